@@ -1,0 +1,48 @@
+# The two commands of a fresh machine are `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STORE ?= ./hpt-store
+export HPT_STORE := $(STORE)
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart openmoji-line data venv test lint format ui clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+# Made again when pyproject.toml changes; --upgrade-strategy keeps what is there already.
+$(VENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[demo,test]'
+	touch $@
+
+venv: $(VENV)/.installed  ## make .venv with everything that the quickstart and the tests need
+
+data: venv
+	$(BIN)/hpt-dist shard openmoji/color $(STORE)/datasets/openmoji/color
+	$(BIN)/hpt-dist shard openmoji/line $(STORE)/datasets/openmoji/line
+
+quickstart: data  ## shard real images, run the three stages, print the report (about 10 minutes)
+	$(BIN)/hpt-dist launch recipes/quickstart.yaml
+
+openmoji-line: data  ## the same question with baselines, budgets and seeds (about an hour)
+	$(BIN)/hpt-dist launch recipes/openmoji_line.yaml
+
+test: venv  ## run the tests; HPT_REQUIRE_SERVICES=1 makes a missing real service a failure
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: venv  ## ruff, strict types, and the pre-commit checks' own rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: venv  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ui: venv  ## open MLflow's UI on the quickstart's runs
+	$(BIN)/hpt-dist ui --store $(STORE)
+
+clean:  ## remove the virtual environment and caches, but no results
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

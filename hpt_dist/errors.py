@@ -1,0 +1,99 @@
+"""The exception tree. Every error says what, where, what is allowed and what to do.
+
+HptError                 exit code 1: the work failed
+├── RequestError         exit code 2: the request was wrong; nothing was started
+│   └── RecipeError      every problem of a recipe at once
+├── DataError            an image, shard or manifest is damaged or missing
+├── StoreError           the object store refused, or an object is not there
+├── WeightsError         weights do not fit the backbone
+├── TrainingError        training cannot go on (a non-finite loss, a damaged state)
+└── Interrupted          stopped on request after saving; the same command goes on
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, in the words that its reader needs.
+
+    Args:
+        what: the fault, in one sentence.
+        where: a file:line and key path, a URI or an option; empty when `what` says it.
+        allowed: the values or the range that would have been right.
+        fix: the next thing to do.
+    """
+
+    what: str
+    where: str = ""
+    allowed: str = ""
+    fix: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"{self.where}: {self.what}" if self.where else self.what]
+        if self.allowed:
+            lines.append(f"  allowed: {self.allowed}")
+        if self.fix:
+            lines.append(f"  do: {self.fix}")
+        return "\n".join(lines)
+
+
+class HptError(Exception):
+    """The work failed for a reason that its user can act on."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", allowed: str = "", fix: str = "") -> None:
+        self.problem = Problem(what, where, allowed, fix)
+        super().__init__(str(self.problem))
+
+
+class RequestError(HptError):
+    """The request was wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class RecipeError(RequestError):
+    """All problems of one recipe.
+
+    Args:
+        problems: at least one problem, in file order.
+    """
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        title = f"{count} problem{'s' if count > 1 else ''} in the recipe"
+        Exception.__init__(self, "\n".join([title, *map(str, self.problems)]))
+        self.problem = Problem(str(self))
+
+
+class DataError(HptError):
+    """An image, a shard or a manifest is damaged or missing."""
+
+
+class StoreError(HptError):
+    """The object store refused a request, or an object is not there."""
+
+
+class WeightsError(HptError):
+    """Weights do not fit the backbone they are meant for."""
+
+
+class TrainingError(HptError):
+    """Training cannot go on."""
+
+
+class Interrupted(HptError):
+    """Stopped on request after the state was saved; the same command goes on from there."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `did you mean X?` for the nearest of the known names, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else ""
