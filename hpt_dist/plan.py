@@ -1,0 +1,298 @@
+"""A recipe becomes a graph of trials, each under the key of what determines its result. Pure.
+
+The key is the SHA-256 of a trial's document: its resolved settings, the keys of its parents, the
+digests of its datasets, the fingerprint of imported weights and the version of the stage's code.
+Where things lie, which machine runs them and how often states are saved are not in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hpt_dist.errors import Problem, RecipeError, nearest
+from hpt_dist.recipe import Import, Knn, Linear, Mme, Pretrain, StageKind, result_fields
+from hpt_dist.recipe_file import Axis, Recipe, data_of
+
+# Raised by hand when a kind's code gives another result for the same settings.
+STAGE_VERSIONS = {"import": 1, "pretrain": 1, "knn": 1, "linear": 1, "mme": 1}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a plan needs to know of a dataset.
+
+    Args:
+        name: its name in its store, such as openmoji/line.
+        store: URI of the store that holds it; empty for the recipe's own.
+        digest: of its manifest.
+        classes: how many classes; 0 without labels.
+        class_counts: images of each class, by split.
+        images: images by split.
+        stand_in: whether it is only assumed, so that nothing can run on it.
+    """
+
+    name: str
+    store: str
+    digest: str
+    classes: int
+    images: Mapping[str, int]
+    class_counts: Mapping[str, Sequence[int]]
+    stand_in: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the world outside says: datasets by the recipe's names, weights' fingerprints."""
+
+    datasets: Mapping[str, Dataset]
+    weights: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One concrete point of one stage.
+
+    Args:
+        name: `stage/axis=value,...`, for people.
+        stage: name of its stage.
+        axes: the swept settings, those inherited from parents included.
+        inherited: the names of the inherited axes, `stage.axis`.
+        spec: its resolved settings; `init` names the parent stage.
+        init: key of the trial whose weights it starts from; empty for imports.
+        datasets: the datasets it reads, by the recipe's names.
+        backbone: model name.
+        document: what is hashed.
+        key: SHA-256 of the document.
+    """
+
+    name: str
+    stage: str
+    axes: Mapping[str, Axis]
+    inherited: frozenset[str]
+    spec: StageKind
+    init: str
+    datasets: Mapping[str, Dataset]
+    backbone: str
+    document: Mapping[str, Any]
+    key: str
+
+    @property
+    def steps(self) -> int:
+        """The optimizer steps of its training; 0 where nothing is trained step by step."""
+        return int(getattr(self.spec, "steps", 0))
+
+    @property
+    def images(self) -> int:
+        """How many image views it feeds to the network in training."""
+        return images_of(self.spec)
+
+
+def key_of(document: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a document in canonical JSON."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def make(recipe: Recipe, facts: Facts) -> tuple[Trial, ...]:
+    """Return every trial of a recipe, parents before children.
+
+    A stage runs for each point of its sweep and each trial of the stage it starts from: what the
+    parent sweeps over becomes an axis of the child too, except that where both sweep over `seed`
+    a child starts from the parent of its own seed.
+
+    Raises:
+        RecipeError: with every trial that cannot be fed from its datasets.
+    """
+    trials: dict[str, list[Trial]] = {}
+    problems: list[Problem] = []
+    for stage, points in recipe.stages.items():
+        trials[stage] = []
+        for point in points:
+            problems += [p for p in _unfed(recipe, stage, point.spec, facts) if p not in problems]
+            if isinstance(point.spec, Import):
+                trials[stage].append(_trial(recipe, facts, stage, point.axes, point.spec, None))
+                continue
+            parents = _starts(trials[point.spec.init], point.axes)
+            if not parents:
+                problems.append(_no_such_seed(recipe, stage, point.spec))
+            for parent in parents:
+                trials[stage].append(_trial(recipe, facts, stage, point.axes, point.spec, parent))
+    if problems:
+        raise RecipeError(problems)
+    return tuple(trial for stage in trials.values() for trial in stage)
+
+
+def images_of(spec: StageKind) -> int:
+    """Return the number of image views that training feeds to the network."""
+    if isinstance(spec, Pretrain):
+        return 2 * spec.steps * spec.batch
+    if isinstance(spec, Mme):
+        unlabelled = 0 if spec.objective == "s+t" else spec.batch_unlabelled
+        return spec.steps * (2 * spec.batch_labelled + unlabelled)
+    return 0
+
+
+def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Return what changed between two documents, as `path: before -> after` lines."""
+    old, new = _flat(before), _flat(after)
+    return [
+        f"{path}: {_short(old.get(path))} -> {_short(new.get(path))}"
+        for path in sorted(old.keys() | new.keys())
+        if old.get(path) != new.get(path)
+    ]
+
+
+def _starts(parents: Sequence[Trial], axes: Mapping[str, Axis]) -> list[Trial]:
+    """Return the parents of a point: those of its own seed where both sweep over seeds."""
+    if "seed" in axes and any("seed" in parent.axes for parent in parents):
+        return [parent for parent in parents if parent.axes["seed"] == axes["seed"]]
+    return list(parents)
+
+
+def _no_such_seed(recipe: Recipe, stage: str, spec: StageKind) -> Problem:
+    init = "" if isinstance(spec, Import) else spec.init
+    what = f"{init} has no trial with seed {spec.seed} to start from"
+    where = recipe.where("stages", stage, "sweep", "seed")
+    return Problem(what, where, fix=f"sweep {init} over the same seeds, or over none")
+
+
+def _inherited(parent: Trial, axes: Mapping[str, Axis]) -> dict[str, Axis]:
+    return {
+        name if name in parent.inherited else f"{parent.stage}.{name}": value
+        for name, value in parent.axes.items()
+        if not (name == "seed" and "seed" in axes)
+    }
+
+
+def _trial(
+    recipe: Recipe,
+    facts: Facts,
+    stage: str,
+    axes: Mapping[str, Axis],
+    spec: StageKind,
+    parent: Trial | None,
+) -> Trial:
+    used = {reference.split("/")[0] for _, reference in data_of(spec)}
+    datasets = {alias: facts.datasets[alias] for alias in sorted(used) if alias in facts.datasets}
+    settings = result_fields(spec)
+    settings.pop("init", None)
+    document = {
+        "format": 1,
+        "stage_version": STAGE_VERSIONS[spec.kind],
+        "spec": settings,
+        "backbone": recipe.backbone,
+        "image": result_fields(recipe.image),
+        "init": parent.key if parent else "",
+        "datasets": {alias: dataset.digest for alias, dataset in datasets.items()},
+        "weights": facts.weights[spec.weights] if isinstance(spec, Import) else "",
+    }
+    # Written and read back, so that a stored document equals this one (tuples become lists).
+    document = json.loads(json.dumps(document))
+    inherited = _inherited(parent, axes) if parent else {}
+    axes = {**axes, **inherited}
+    text = ",".join(f"{axis}={_word(value)}" for axis, value in axes.items())
+    return Trial(
+        name=f"{stage}/{text}" if text else stage,
+        stage=stage,
+        axes=axes,
+        inherited=frozenset(inherited),
+        spec=spec,
+        init=parent.key if parent else "",
+        datasets=datasets,
+        backbone=recipe.backbone,
+        document=document,
+        key=key_of(document),
+    )
+
+
+def _unfed(recipe: Recipe, stage: str, spec: StageKind, facts: Facts) -> list[Problem]:
+    """Return what a stage asks of its datasets that they do not hold."""
+    problems = []
+    for field, split_of, labelled in _needs(spec):
+        alias, _, split = split_of.partition("/")
+        where = recipe.where("stages", stage, field)
+        dataset = facts.datasets[alias]
+        if not split:
+            problems.append(Problem(f"{split_of} names no split", where, f"{alias}/SPLIT"))
+        elif not dataset.images.get(split):
+            known = [name for name, images in dataset.images.items() if images]
+            problems.append(
+                Problem(
+                    f"{dataset.name} has no split {split}",
+                    where,
+                    ", ".join(known),
+                    nearest(split, known),
+                )
+            )
+        elif labelled and not dataset.classes:
+            problems.append(Problem(f"{dataset.name} has no labels", where))
+    if not problems:
+        problems = list(_too_small(recipe, stage, spec, facts))
+    return problems
+
+
+def _needs(spec: StageKind) -> list[tuple[str, str, bool]]:
+    """Return (field, dataset/split, labels are needed) of everything a spec reads."""
+    if isinstance(spec, Pretrain):
+        return [("data", reference, False) for reference in spec.data]
+    if isinstance(spec, Knn | Linear):
+        return [("data", f"{spec.data}/{split}", True) for split in ("train", "val", "test")]
+    if isinstance(spec, Mme):
+        target = [("target", f"{spec.target}/{split}", True) for split in ("train", "val", "test")]
+        return [("source", spec.source, True), *target]
+    return []
+
+
+def _too_small(recipe: Recipe, stage: str, spec: StageKind, facts: Facts) -> list[Problem]:
+    if isinstance(spec, Pretrain):
+        references = [reference.partition("/") for reference in spec.data]
+        images = sum(facts.datasets[alias].images[split] for alias, _, split in references)
+        if images < spec.batch:
+            where = recipe.where("stages", stage, "batch")
+            return [
+                Problem(f"a batch of {spec.batch} from {images} images", where, f"2 to {images}")
+            ]
+    if isinstance(spec, Mme):
+        return _too_few_labels(recipe, stage, spec, facts)
+    return []
+
+
+def _too_few_labels(recipe: Recipe, stage: str, spec: Mme, facts: Facts) -> list[Problem]:
+    target, source = facts.datasets[spec.target], facts.datasets[spec.source.split("/")[0]]
+    problems = []
+    if source.classes != target.classes:
+        where = recipe.where("stages", stage, "target")
+        what = f"{source.name} has {source.classes} classes, {target.name} has {target.classes}"
+        problems.append(Problem(what, where, fix="the domains must share their classes"))
+    least = min(target.class_counts["train"], default=0)
+    where = recipe.where("stages", stage, "shots" if spec.shots else "labels")
+    if spec.labels and not target.classes <= spec.labels <= target.images["train"]:
+        allowed = f"{target.classes} (one of each class) to {target.images['train']}"
+        problems.append(Problem(f"{spec.labels} labels of {target.name}", where, allowed))
+    if spec.shots and spec.shots > least:
+        what = f"{spec.shots} shots, but the rarest class of {target.name}/train has {least}"
+        problems.append(
+            Problem(what, where, f"1 to {least}", "or give the whole budget: labels: N")
+        )
+    return problems
+
+
+def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in document.items():
+        path = f"{prefix}{key}"
+        flat.update(_flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value})
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = _word(value)
+    return f"{text[:12]}..." if len(text) > 40 else text
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

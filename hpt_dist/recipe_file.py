@@ -1,0 +1,378 @@
+"""Read a recipe from YAML; report every problem at once with file:line and key path."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from pydantic import BaseModel, Field, ValidationError
+
+from hpt_dist.errors import Problem, RecipeError, nearest
+from hpt_dist.recipe import KINDS, MAKES_WEIGHTS, Image, Import, Report, Spec, StageKind
+from hpt_dist.yaml_document import Document, KeyPath, apply, fill, read
+
+Axis = str | int | float | bool | None
+
+S = TypeVar("S", bound=BaseModel)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One concrete point of a stage's sweep.
+
+    Args:
+        axes: the swept settings by key path, in the recipe's order; empty without a sweep.
+        spec: the settings at this point.
+    """
+
+    axes: Mapping[str, Axis]
+    spec: StageKind
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A valid recipe: what `plan.make` turns into trials.
+
+    Args:
+        name: also the name of the MLflow experiment.
+        store: URI of the store.
+        datasets: the recipe's short names to dataset names in the store, or full URIs.
+        backbone: a torchvision or timm model name.
+        image: how images enter the network.
+        stages: the points of each stage, parents before children.
+        report: the table to end with, if any.
+        where: `file:line key` of key paths, for problems found later.
+    """
+
+    name: str
+    store: str
+    datasets: Mapping[str, str]
+    backbone: str
+    image: Image
+    stages: Mapping[str, tuple[Point, ...]]
+    report: Report | None
+    document: Document
+
+    def where(self, *path: str | int) -> str:
+        """Return `file:line key.path` of a key."""
+        return self.document.where(path)
+
+
+class _Head(Spec):
+    """The top level of the file; stages are validated one by one, each by its kind."""
+
+    name: str
+    store: str = "./hpt-store"
+    datasets: dict[str, str] = Field(default_factory=dict)
+    backbone: str
+    image: Image = Image()
+    stages: dict[str, Any] = Field(min_length=1)
+    report: Report | None = None
+
+
+def load(
+    path: Path | str,
+    overrides: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Recipe:
+    """Read and validate a recipe.
+
+    Args:
+        path: the YAML file.
+        overrides: `key.path=value` strings, applied before validation.
+        environment: what `${NAME}` and `${NAME:-default}` refer to; the process's by default.
+
+    Raises:
+        RecipeError: with every problem found.
+        RequestError: the file cannot be read.
+    """
+    document = read(Path(path), os.environ if environment is None else environment)
+    for override in overrides:
+        apply(document, override)
+    if document.problems:
+        raise RecipeError(document.sorted_problems())
+    return validate(document)
+
+
+def parse(
+    text: str, file: str = "recipe.yaml", environment: Mapping[str, str] | None = None
+) -> Recipe:
+    """Validate a recipe given as text; see `load`."""
+    document = Document(file)
+    fill(document, text, os.environ if environment is None else environment)
+    if document.problems:
+        raise RecipeError(document.sorted_problems())
+    return validate(document)
+
+
+def validate(document: Document) -> Recipe:
+    """Turn plain data into a recipe, or raise a RecipeError with every problem."""
+    head = _validated(document, _Head, document.tree, ())
+    raw_stages = document.tree.get("stages") if isinstance(document.tree, dict) else None
+    points: dict[str, tuple[Point, ...]] = {}
+    if isinstance(raw_stages, dict):
+        for name, raw in raw_stages.items():
+            points[name] = _stage(document, str(name), raw)
+    if isinstance(document.tree, dict):
+        _check_names(document)
+        _check_references(document)
+        _check_report(document)
+    if not document.problems and (stage := _cycle(points)):
+        document.problem(("stages", stage), f"{stage} starts, in the end, from itself")
+    if head is None or document.problems:
+        raise RecipeError(document.sorted_problems())
+    return Recipe(
+        name=head.name,
+        store=head.store,
+        datasets=head.datasets,
+        backbone=head.backbone,
+        image=head.image,
+        stages={name: points[name] for name in _parents_first(points)},
+        report=head.report,
+        document=document,
+    )
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of a recipe, for editors."""
+    head = _Head.model_json_schema()
+    kinds = []
+    for spec in KINDS.values():
+        kind = spec.model_json_schema()
+        head.setdefault("$defs", {}).update(kind.pop("$defs", {}))
+        kind["properties"]["sweep"] = {
+            "type": "object",
+            "description": "values to try by key path; every combination is one trial",
+            "additionalProperties": {"type": "array", "minItems": 1},
+        }
+        # A swept field stands in `sweep`, not beside it, so only `kind` is required here.
+        kind["required"] = ["kind"]
+        kinds.append(kind)
+    head["properties"]["stages"]["additionalProperties"] = {"oneOf": kinds}
+    return head
+
+
+def _validated(document: Document, spec: type[S], raw: Any, path: KeyPath) -> S | None:
+    """Validate plain data against a spec; note every fault and return None if there is one."""
+    try:
+        # JSON's rules make 224 no string and "224" no number, and still a list a tuple.
+        return spec.model_validate_json(json.dumps(raw, default=str), strict=True)
+    except ValidationError as error:
+        for fault in error.errors(include_url=False):
+            _note(document, spec, (*path, *fault["loc"]), cast("dict[str, Any]", fault))
+        return None
+
+
+def _note(document: Document, spec: type[BaseModel], path: KeyPath, fault: dict[str, Any]) -> None:
+    key = str(path[-1]) if path else ""
+    kind, context = fault["type"], fault.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = _fields_at(spec, fault["loc"][:-1])
+        document.problem(path, f"unknown setting {key}", ", ".join(known), nearest(key, known))
+    elif kind == "missing":
+        document.problem(path, f"{key} is missing", fix=f"add {key}")
+    elif kind == "literal_error":
+        allowed = str(context["expected"]).replace("'", "")
+        choices = re.split(", | or ", allowed)
+        document.problem(
+            path, f"{fault['input']!r} is not known", allowed, nearest(str(fault["input"]), choices)
+        )
+    else:
+        what = fault["msg"].removeprefix("Value error, ")
+        given = fault["input"]
+        shown = f" (given: {given!r})" if isinstance(given, str | int | float) else ""
+        document.problem(path, what[0].lower() + what[1:] + shown)
+
+
+def _fields_at(spec: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    """Return the field names of the spec that stands at a path inside another."""
+    for key in path:
+        annotation = spec.model_fields[str(key)].annotation if key in spec.model_fields else None
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        spec = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), spec)
+    return list(spec.model_fields)
+
+
+def _stage(document: Document, name: str, raw: Any) -> tuple[Point, ...]:
+    path: KeyPath = ("stages", name)
+    if not isinstance(raw, dict):
+        document.problem(path, "a stage is a mapping", allowed="kind: ..., and its settings")
+        return ()
+    kind = raw.get("kind")
+    if kind not in KINDS:
+        what = f"unknown kind {kind}" if "kind" in raw else "kind is missing"
+        document.problem((*path, "kind"), what, ", ".join(KINDS), nearest(str(kind), KINDS))
+        return ()
+    settings = {key: value for key, value in raw.items() if key != "sweep"}
+    sweep = _sweep(document, path, KINDS[kind], raw.get("sweep", {}), settings)
+    if sweep is None:
+        return ()
+    points = []
+    noted: set[Problem] = set()
+    for values in itertools.product(*sweep.values()):
+        axes = dict(zip(sweep, values, strict=True))
+        inner = Document(document.file, lines=document.lines)
+        spec = _validated(inner, KINDS[kind], _substituted(settings, axes), path)
+        # A fault shared by many points is one problem.
+        fresh = [p for p in inner.problems if p not in noted]
+        noted.update(fresh)
+        document.problems += fresh
+        if spec is not None:
+            points.append(Point(axes, spec))
+    return tuple(points)
+
+
+def _sweep(
+    document: Document, path: KeyPath, spec: type[StageKind], raw: Any, settings: dict[str, Any]
+) -> dict[str, list[Axis]] | None:
+    """Check a sweep's shape; return None where it has a fault."""
+    here = (*path, "sweep")
+    if not isinstance(raw, dict):
+        document.problem(here, "a sweep is a mapping of settings to lists of values")
+        return None
+    before = len(document.problems)
+    for key, values in raw.items():
+        outer = key.split(".")[0]
+        if outer not in spec.model_fields or outer == "kind":
+            known = [name for name in spec.model_fields if name != "kind"]
+            document.problem(
+                (*here, key), f"cannot sweep over {key}", ", ".join(known), nearest(outer, known)
+            )
+        elif key in settings:
+            document.problem(
+                (*here, key), f"{key} stands in the stage and in its sweep", fix="keep one of them"
+            )
+        if not isinstance(values, list) or not values:
+            document.problem((*here, key), "a sweep needs a list of values", allowed="[value, ...]")
+        elif any(isinstance(value, list | dict) for value in values):
+            document.problem((*here, key), "a sweep's values are single values")
+        elif len(set(map(repr, values))) < len(values):
+            document.problem((*here, key), "a value stands twice", fix="keep one of them")
+    for key in settings:
+        document.lines.setdefault((*here, key), document.lines.get((*path, key), 1))
+    for key in raw:
+        # A fault in a swept value is then reported at the sweep's line.
+        document.lines.setdefault((*path, *key.split(".")), document.lines.get((*here, key), 1))
+    return raw if len(document.problems) == before else None
+
+
+def _substituted(settings: dict[str, Any], axes: Mapping[str, Axis]) -> dict[str, Any]:
+    tree = cast("dict[str, Any]", json.loads(json.dumps(settings, default=str)))
+    for path, value in axes.items():
+        *outer, last = path.split(".")
+        inner = tree
+        for key in outer:
+            inner = inner.setdefault(key, {})
+        inner[last] = value
+    return tree
+
+
+def _check_names(document: Document) -> None:
+    allowed = "letters, digits, '.', '_' and '-', starting with a letter or digit"
+    names = [(("name",), document.tree.get("name"))]
+    for path, name in [*names, *((("stages", s), s) for s in _mapping(document, "stages"))]:
+        if isinstance(name, str) and not _NAME.fullmatch(name):
+            document.problem(path, f"{name!r} cannot be a name", allowed)
+
+
+def _check_references(document: Document) -> None:
+    """Check what names other stages and datasets, also in stages that have other faults."""
+    stages, datasets = _mapping(document, "stages"), _mapping(document, "datasets")
+    for stage, raw in stages.items():
+        for key, name in _references(raw):
+            path = ("stages", stage, key)
+            if key == "init":
+                _check_init(document, path, name, stages)
+            elif (alias := name.split("/")[0]) not in datasets:
+                document.problem(
+                    path,
+                    f"no dataset {alias} in this recipe",
+                    ", ".join(datasets) or "(datasets: is empty)",
+                    nearest(alias, datasets) or f"add {alias} to datasets:",
+                )
+
+
+def _references(raw: Any) -> list[tuple[str, str]]:
+    """Return (setting, name) of each stage or dataset that a stage's plain data names."""
+    found: list[tuple[str, str]] = []
+    if not isinstance(raw, dict):
+        return found
+    sweep = raw.get("sweep") if isinstance(raw.get("sweep"), dict) else {}
+    for key in ("init", "data", "source", "target"):
+        for value in (raw.get(key), (sweep or {}).get(key)):
+            values = value if isinstance(value, list) else [value]
+            found += [(key, v) for v in values if isinstance(v, str) and (key, v) not in found]
+    return found
+
+
+def _check_init(document: Document, path: KeyPath, name: str, stages: dict[str, Any]) -> None:
+    others = [stage for stage in stages if stage != path[1]]
+    if name not in stages:
+        document.problem(path, f"no stage {name}", ", ".join(others), nearest(name, others))
+    elif (
+        isinstance(stages[name], dict) and stages[name].get("kind") in KINDS.keys() - MAKES_WEIGHTS
+    ):
+        what = f"{name} makes no weights to start from"
+        document.problem(path, what, "a stage of kind " + " or ".join(sorted(MAKES_WEIGHTS)))
+
+
+def _check_report(document: Document) -> None:
+    report, stages = _mapping(document, "report"), _mapping(document, "stages")
+    table = report.get("table")
+    if not isinstance(table, str):
+        return
+    if table not in stages:
+        close = nearest(table, stages)
+        document.problem(("report", "table"), f"no stage {table}", ", ".join(stages), close)
+        return
+    sweep = stages[table].get("sweep") if isinstance(stages[table], dict) else None
+    axes = list(sweep) if isinstance(sweep, dict) else []
+    for key in ("rows", "columns"):
+        axis = report.get(key)
+        if isinstance(axis, str) and axis not in axes:
+            what = f"{table} has no sweep over {axis}"
+            document.problem(("report", key), what, ", ".join(axes), nearest(axis, axes))
+
+
+def _mapping(document: Document, key: str) -> dict[str, Any]:
+    value = document.tree.get(key) if isinstance(document.tree, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def data_of(spec: StageKind) -> Iterator[tuple[str, str]]:
+    """Yield (field, reference) of each dataset or dataset/split that a spec reads."""
+    for name in ("data", "source", "target"):
+        value = getattr(spec, name, ())
+        for reference in (value,) if isinstance(value, str) else value:
+            yield name, reference
+
+
+def _parents(points: Mapping[str, tuple[Point, ...]], stage: str) -> set[str]:
+    return {point.spec.init for point in points[stage] if not isinstance(point.spec, Import)}
+
+
+def _cycle(points: Mapping[str, tuple[Point, ...]]) -> str | None:
+    """Return a stage that is its own ancestor."""
+    for stage in points:
+        reached, frontier = set[str](), _parents(points, stage)
+        while frontier:
+            reached |= frontier
+            frontier = {p for name in frontier for p in _parents(points, name)} - reached
+        if stage in reached:
+            return stage
+    return None
+
+
+def _parents_first(points: Mapping[str, tuple[Point, ...]]) -> list[str]:
+    ordered: list[str] = []
+    while len(ordered) < len(points):
+        ready = [s for s in points if s not in ordered and _parents(points, s) <= set(ordered)]
+        ordered += ready
+    return ordered

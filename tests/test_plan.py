@@ -1,0 +1,159 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpt_dist import plan, recipe_file
+from hpt_dist.errors import RecipeError
+from hpt_dist.plan import Dataset, Facts
+
+ROOT = Path(__file__).parent.parent
+
+RECIPE = """\
+name: small
+datasets: {color: openmoji/color, line: openmoji/line}
+backbone: resnet18
+stages:
+  base: {kind: import, weights: random}
+  hpt:
+    kind: pretrain
+    init: base
+    data: [color/train]
+    batch: 16
+    moco: {queue: 64}
+  adapt:
+    kind: mme
+    source: color/train
+    target: line
+    sweep: {init: [base, hpt], shots: [1, 3], seed: [0, 1]}
+"""
+
+
+def dataset(name, digest="d", images=100, classes=4):
+    counts = {"train": images, "val": 20, "test": 40}
+    per_class = {s: [n // classes] * classes for s, n in counts.items()}
+    return Dataset(name, "", digest, classes, counts, per_class)
+
+
+def facts(**changed):
+    return Facts(
+        {"color": dataset("openmoji/color", "c"), "line": dataset("openmoji/line", "l")} | changed,
+        {"random": "random"},
+    )
+
+
+def make(text=RECIPE, known=None):
+    return plan.make(recipe_file.parse(text, environment={}), known or facts())
+
+
+def by_name(trials):
+    return {trial.name: trial for trial in trials}
+
+
+def test_every_point_is_a_trial_after_its_parent():
+    trials = make()
+    assert len(trials) == 2 + 8
+    done = set()
+    for trial in trials:
+        assert not trial.init or trial.init in done
+        done.add(trial.key)
+    assert len(done) == len(trials)
+    named = by_name(trials)
+    assert named["adapt/init=hpt,shots=3,seed=1"].init == named["hpt"].key
+    assert named["adapt/init=base,shots=3,seed=1"].init == named["base"].key
+
+
+def test_planning_twice_is_planning_once():
+    assert [t.key for t in make()] == [t.key for t in make()]
+
+
+@pytest.mark.parametrize(
+    ("change", "affected"),
+    [
+        (("batch: 16", "batch: 32"), {"hpt", "adapt/init=hpt"}),
+        (("queue: 64", "queue: 64, temperature: 0.1"), {"hpt", "adapt/init=hpt"}),
+        (("weights: random", "weights: random, seed: 1"), {"base", "hpt", "adapt"}),
+        (("target: line", "target: line\n    steps: 7"), {"adapt"}),
+        (("backbone: resnet18", "backbone: resnet34"), {"base", "hpt", "adapt"}),
+        (("name: small", "name: other"), set()),
+        (("batch: 16", "batch: 16\n    checkpoint_every: 3"), set()),
+    ],
+)
+def test_a_change_gives_new_keys_to_what_depends_on_it_and_to_nothing_else(change, affected):
+    before, after = by_name(make()), by_name(make(RECIPE.replace(*change)))
+    for name in before:
+        touched = any(name.startswith(prefix) for prefix in affected)
+        assert (before[name].key != after[name].key) == touched, name
+
+
+def test_a_changed_dataset_or_file_of_weights_gives_new_keys():
+    before = by_name(make())
+    after = by_name(make(known=facts(line=dataset("openmoji/line", "changed"))))
+    assert {n for n in before if before[n].key != after[n].key} == {
+        n for n in before if n.startswith("adapt")
+    }
+    moved = Facts(facts().datasets, {"random": "other bytes"})
+    assert all(before[n].key != t.key for n, t in by_name(make(known=moved)).items())
+
+
+@given(st.permutations(RECIPE.split("\n  ")[1:]))
+def test_keys_do_not_depend_on_the_order_of_settings(_lines):
+    swapped = RECIPE.replace(
+        "    batch: 16\n    moco: {queue: 64}\n", "    moco: {queue: 64}\n    batch: 16\n"
+    )
+    assert by_name(make()).keys() == by_name(make(swapped)).keys()
+    assert {t.key for t in make()} == {t.key for t in make(swapped)}
+
+
+def test_an_axis_of_the_parent_becomes_one_of_the_child():
+    text = RECIPE.replace("    moco: {queue: 64}", "    moco: {queue: 64}\n    sweep: {steps: [5, 6]}")
+    names = [t.name for t in make(text) if t.stage == "adapt"]
+    assert "adapt/init=hpt,shots=1,seed=0,hpt.steps=5" in names
+    assert "adapt/init=base,shots=1,seed=0" in names
+    assert len(names) == 4 + 8
+
+
+def test_equal_seeds_pair_parents_with_children():
+    text = RECIPE.replace("    moco: {queue: 64}", "    moco: {queue: 64}\n    sweep: {seed: [0, 1]}")
+    named = by_name(make(text))
+    assert named["adapt/init=hpt,shots=1,seed=1"].init == named["hpt/seed=1"].key
+    assert len(named) == 3 + 8
+    with pytest.raises(RecipeError, match="hpt has no trial with seed 1"):
+        make(text.replace("sweep: {seed: [0, 1]}", "sweep: {seed: [0]}"))
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        (facts(line=dataset("openmoji/line", images=8)), "1 to 2"),
+        (facts(line=dataset("openmoji/line", classes=5)), "share their classes"),
+        (facts(color=dataset("openmoji/color", images=9)), "a batch of 16 from 9 images"),
+        (facts(line=Dataset("line", "", "d", 4, {"train": 100, "val": 9}, {})), "no split test"),
+        (facts(line=Dataset("l", "", "d", 0, {"train": 9, "val": 9, "test": 9}, {})), "no labels"),
+    ],
+)
+def test_what_cannot_be_fed_is_refused(known, said):
+    with pytest.raises(RecipeError) as caught:
+        make(known=known)
+    assert said in str(caught.value)
+    assert "recipe.yaml:" in str(caught.value)
+
+
+def test_a_difference_names_what_changed():
+    before, after = by_name(make())["hpt"], by_name(make(RECIPE.replace("batch: 16", "batch: 32")))["hpt"]
+    assert plan.difference(before.document, after.document) == ["spec.batch: 16 -> 32"]
+    assert plan.difference(before.document, before.document) == []
+
+
+def test_planning_imports_neither_torch_nor_mlflow_nor_boto3():
+    code = (
+        "import sys, hpt_dist.cli, hpt_dist.survey\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'mlflow', 'boto3', 'submitit', 'matplotlib',"
+        " 'accelerate', 'webdataset'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,175 @@
+import json
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpt_dist import recipe_file
+from hpt_dist.errors import RecipeError, RequestError
+from hpt_dist.recipe import KINDS, Mme, Pretrain, result_fields
+
+GOOD = """\
+name: small
+store: ${HPT_STORE:-./hpt-store}
+datasets: {color: openmoji/color, line: openmoji/line}
+backbone: resnet18
+image: {size: 64}
+stages:
+  adapt:
+    kind: mme
+    source: color/train
+    target: line
+    sweep: {init: [base, hpt], shots: [1, 3]}
+  hpt:
+    kind: pretrain
+    init: base
+    data: [color/train, line/train]
+    steps: 100
+    optimizer: {name: adamw, lr: 3e-4}
+  base: {kind: import, weights: random}
+report: {table: adapt, rows: init, columns: shots}
+"""
+
+
+def problems(text, **environment):
+    with pytest.raises(RecipeError) as caught:
+        recipe_file.parse(text, "r.yaml", environment)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_a_good_recipe_is_read_with_parents_before_children():
+    recipe = recipe_file.parse(GOOD, environment={})
+    assert list(recipe.stages) == ["base", "hpt", "adapt"]
+    assert recipe.store == "./hpt-store"
+    assert [dict(point.axes) for point in recipe.stages["adapt"]] == [
+        {"init": init, "shots": shots} for init in ("base", "hpt") for shots in (1, 3)
+    ]
+    spec = recipe.stages["hpt"][0].spec
+    assert isinstance(spec, Pretrain)
+    # YAML 1.1 reads 3e-4 as a string; here it is the number that everybody means.
+    assert spec.optimizer.lr == 3e-4
+
+
+def test_every_problem_comes_at_once_with_its_line_and_the_nearest_name():
+    text = (
+        GOOD.replace("steps: 100", "stepz: 100")
+        .replace("    init: base", "    init: bose")
+        .replace("source: color/train", "source: colour/train")
+        .replace("columns: shots", "columns: shot")
+        .replace("image: {size: 64}", "image: {size: -64}")
+    )
+    found = problems(text)
+    assert [problem.split(" ")[0] for problem in found] == [
+        "r.yaml:5",
+        "r.yaml:9",
+        "r.yaml:14",
+        "r.yaml:16",
+        "r.yaml:19",
+    ]
+    for key, said in [
+        ("image.size", "greater than 0"),
+        ("stages.adapt.source", "did you mean color?"),
+        ("stages.hpt.init", "did you mean base?"),
+        ("stages.hpt.stepz", "did you mean steps?"),
+        ("report.columns", "did you mean shots?"),
+    ]:
+        assert any(key in problem and said in problem for problem in found), (key, found)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("kind: mme", "kind: mmee"), "did you mean mme?"),
+        (("init: [base, hpt]", "init: [base, adapt]"), "adapt makes no weights to start from"),
+        (("shots: [1, 3]", "shots: [1, 0]"), "greater than 0"),
+        (("shots: [1, 3]", "shots: [1, 1]"), "stands twice"),
+        (("shots: [1, 3]", "shots: 3"), "list of values"),
+        (("shots: [1, 3]", "shotz: [3]"), "did you mean shots?"),
+        (("shots: [1, 3]", "seed: [0]"), "exactly one of shots and labels"),
+        (("steps: 100", "steps: 100\n    steps: 200"), "stands twice: lines 16 and 17"),
+        (("steps: 100", "steps: ten"), "valid integer"),
+        (("steps: 100", "moco: {queue: 1000}"), "no multiple of batch"),
+        (("lr: 3e-4", "lr: .nan"), "finite"),
+        (("lr: 3e-4", "lr: 0"), "greater than 0"),
+        (("name: small", "name: ../up"), "cannot be a name"),
+        (("weights: random", "weights: '${NO_SUCH}'"), "NO_SUCH is not set"),
+        (("init: base\n", "init: hpt\n"), "from itself"),
+        (("stages:", "stages: ["), "not valid YAML"),
+        (("name: small\n", ""), "name is missing"),
+    ],
+)
+def test_each_fault_is_named(change, said):
+    found = problems(GOOD.replace(*change))
+    assert any(said in problem for problem in found), found
+    assert all(problem.startswith("r.yaml:") for problem in found)
+
+
+def test_variables_are_filled_and_typed():
+    text = GOOD.replace("steps: 100", "steps: ${STEPS}").replace("name: small", "name: '${NAME}'")
+    recipe = recipe_file.parse(text, environment={"STEPS": "7", "NAME": "12", "HPT_STORE": "s3://b"})
+    assert recipe.stages["hpt"][0].spec.steps == 7
+    assert recipe.name == "12"
+    assert recipe.store == "s3://b"
+
+
+def test_overrides_change_settings_and_are_checked_like_the_file(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(GOOD)
+    recipe = recipe_file.load(path, ["stages.hpt.steps=5", "stages.hpt.optimizer.lr=1e-3"])
+    spec = recipe.stages["hpt"][0].spec
+    assert (spec.steps, spec.optimizer.lr) == (5, 1e-3)
+    with pytest.raises(RecipeError, match="did you mean steps"):
+        recipe_file.load(path, ["stages.hpt.step=5"])
+    with pytest.raises(RecipeError, match="did you mean hpt"):
+        recipe_file.load(path, ["stages.hptt.steps=5"])
+    with pytest.raises(RecipeError, match="allowed: key"):
+        recipe_file.load(path, ["nonsense"])
+    with pytest.raises(RequestError, match="cannot read the recipe"):
+        recipe_file.load(tmp_path / "none.yaml")
+
+
+def test_a_recipe_written_in_any_order_is_the_same_recipe():
+    recipe = recipe_file.parse(GOOD, environment={})
+    head, stages = GOOD.split("stages:\n")
+    adapt, hpt = stages.split("  hpt:\n")
+    hpt, tail = hpt.split("  base:")
+    base, report = tail.split("report:")
+    other = f"{head}stages:\n  base:{base}{adapt}  hpt:\n{hpt}report:{report}"
+    assert recipe_file.parse(other, environment={}).stages == recipe.stages
+
+
+@given(st.text(alphabet=string.printable, max_size=200))
+def test_no_text_brings_a_traceback(text):
+    try:
+        recipe_file.parse(text, environment={})
+    except RecipeError as error:
+        assert error.problems
+        assert error.exit_code == 2
+
+
+@given(st.data())
+def test_damaged_recipes_are_refused_in_words(data):
+    lines = GOOD.splitlines()
+    at = data.draw(st.integers(0, len(lines) - 1))
+    lines[at] = data.draw(st.text(alphabet=string.printable.replace("\n", ""), max_size=30))
+    try:
+        recipe_file.parse("\n".join(lines), environment={})
+    except RecipeError as error:
+        assert all(problem.what for problem in error.problems)
+
+
+def test_fields_that_do_not_change_results_are_not_in_them():
+    one, other = (
+        Mme(kind="mme", init="a", source="b/c", target="d", shots=1, checkpoint_every=n)
+        for n in (1, 2)
+    )
+    assert result_fields(one) == result_fields(other)
+    assert "checkpoint_every" not in result_fields(one)
+    assert result_fields(one)["optimizer"]["nesterov"] is True
+
+
+def test_the_schema_describes_every_kind():
+    schema = json.loads(json.dumps(recipe_file.schema()))
+    kinds = schema["properties"]["stages"]["additionalProperties"]["oneOf"]
+    assert [kind["properties"]["kind"]["const"] for kind in kinds] == list(KINDS)
