@@ -1,0 +1,40 @@
+"""Where things lie in a store and in the local work folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hpt_dist.store import Store
+
+# A trial is finished when this object exists; it is written last and names all the others.
+DONE = "DONE"
+LEASE = "lease.json"
+LAUNCHES = "launches"
+
+
+def stage_prefix(key: str) -> str:
+    """Return where in a store a trial's objects lie."""
+    return f"stages/{key}"
+
+
+def work_folder(store: Store, chosen: str = "") -> Path:
+    """Return the folder for logs, metrics on their way to MLflow, and MLflow's own database.
+
+    Args:
+        store: a folder store keeps its work inside itself.
+        chosen: another folder, from an option or HPT_WORK.
+    """
+    if chosen:
+        return Path(chosen).absolute()
+    inside = store.local("work")
+    return inside if inside else Path("hpt-work").absolute()
+
+
+def trial_folder(work: Path, key: str) -> Path:
+    """Return the local folder of a trial."""
+    return work / "trials" / key
+
+
+def default_tracking_uri(work: Path) -> str:
+    """Return the URI of the SQLite database that MLflow uses when nobody names a server."""
+    return f"sqlite:///{work}/mlflow.db"

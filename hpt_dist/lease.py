@@ -1,0 +1,237 @@
+"""One writer for each trial: a lease in the store, renewed while its holder lives.
+
+The lease is an object that only compare-and-swap changes, so of several processes one gets it, on
+any store. A holder that died on this host is known by its process; elsewhere, by its silence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpt_dist.errors import HptError, StoreError
+from hpt_dist.store import Store
+
+log = logging.getLogger(__name__)
+
+TTL_S = 60.0
+
+
+class LeaseTakenError(HptError):
+    """Another process holds the lease."""
+
+
+class LeaseLostError(HptError):
+    """Another process has taken the lease over; this one may not write any more."""
+
+
+@dataclass(frozen=True)
+class LeaseInfo:
+    """What a lease says.
+
+    Args:
+        owner: a random name; two leases of one process differ.
+        host: of the holder.
+        pid: of the holder.
+        started: start time of that process, clock ticks since boot: pids come again.
+        boot: of the host, for the same reason.
+        ttl_s: silence after which a holder counts as dead.
+        renewed: unix time.
+        facts: what the holder says of its progress.
+    """
+
+    owner: str
+    host: str
+    pid: int
+    started: str
+    boot: str
+    ttl_s: float
+    renewed: float
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def on_this_host(self) -> bool:
+        """Whether the holder is, or was, a process of this host."""
+        return self.host == socket.gethostname()
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since it was renewed, by this host's clock."""
+        return time.time() - self.renewed
+
+    @property
+    def alive(self) -> bool:
+        """Whether the holder lives, as far as can be known from here."""
+        if self.on_this_host:
+            same_process = self.started == _started(self.pid)
+            return self.boot == _boot() and same_process
+        return self.age_s < self.ttl_s
+
+
+class Lease:
+    """A lease that this process holds; see `hold`."""
+
+    def __init__(self, store: Store, path: str, info: LeaseInfo, etag: str) -> None:
+        self._store = store
+        self._path = path
+        self._info = info
+        self._etag = etag
+        self._facts: dict[str, Any] = {}
+        self._lost = ""
+        self._lock = threading.Lock()
+
+    def beat(self, **facts: Any) -> None:
+        """Note progress; the next renewal shows it to others."""
+        with self._lock:
+            self._facts.update(facts)
+
+    def check(self) -> None:
+        """Renew the lease now.
+
+        Raises:
+            LeaseLostError: another process has it.
+        """
+        with self._lock:
+            if not self._lost:
+                self._renew()
+            if self._lost:
+                raise LeaseLostError(
+                    "another process has taken this trial over",
+                    where=f"{self._store.uri}/{self._path}",
+                    fix="nothing: the other process goes on from the last saved state",
+                )
+
+    def keep(self, stop: threading.Event) -> None:
+        """Renew until told to stop; a store that does not answer is asked again."""
+        # Progress is worth seeing sooner than the lease needs to be renewed.
+        while not stop.wait(min(self._info.ttl_s / 4, 2.0)):
+            with self._lock, _tolerated():
+                if not self._lost:
+                    self._renew()
+
+    def release(self) -> None:
+        """Let others have it."""
+        with self._lock, _tolerated():
+            found = self._store.stat(self._path)
+            if not self._lost and found and found.etag == self._etag:
+                self._store.delete(self._path)
+
+    def _renew(self) -> None:
+        info = LeaseInfo(**asdict(self._info) | {"renewed": time.time(), "facts": self._facts})
+        etag = self._store.swap(self._path, _encoded(info), self._etag)
+        if etag is None:
+            self._lost = "lost"
+        else:
+            self._etag = etag
+
+
+@contextlib.contextmanager
+def hold(store: Store, path: str, *, ttl_s: float = TTL_S) -> Iterator[Lease]:
+    """Hold a lease while the block runs.
+
+    Args:
+        store: where the lease is.
+        path: of the lease.
+        ttl_s: silence, in seconds, after which processes on other hosts may take it over.
+
+    Raises:
+        LeaseTakenError: a living process holds it.
+    """
+    lease = _acquire(store, path, ttl_s)
+    stop = threading.Event()
+    thread = threading.Thread(target=lease.keep, args=(stop,), name="lease", daemon=True)
+    thread.start()
+    try:
+        yield lease
+    finally:
+        stop.set()
+        thread.join()
+        lease.release()
+
+
+def read(store: Store, path: str) -> LeaseInfo | None:
+    """Return what a lease says, or None if nobody holds it."""
+    found = _read(store, path)
+    return found[0] if found else None
+
+
+def _acquire(store: Store, path: str, ttl_s: float) -> Lease:
+    found = _read(store, path)
+    if found and found[0].alive:
+        raise _taken(store, path, found[0])
+    info = LeaseInfo(
+        owner=secrets.token_hex(8),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        started=_started(os.getpid()),
+        boot=_boot(),
+        ttl_s=ttl_s,
+        renewed=time.time(),
+    )
+    etag = store.swap(path, _encoded(info), found[1] if found else None)
+    if etag is None:
+        raise _taken(store, path, read(store, path))
+    return Lease(store, path, info, etag)
+
+
+def _taken(store: Store, path: str, info: LeaseInfo | None) -> LeaseTakenError:
+    who = (
+        f"process {info.pid} on {info.host}, {info.age_s:.0f} s ago" if info else "another process"
+    )
+    return LeaseTakenError(
+        f"this trial is held by {who}",
+        where=f"{store.uri}/{path}",
+        fix="wait for it, or hpt-dist cancel",
+    )
+
+
+def _read(store: Store, path: str) -> tuple[LeaseInfo, str] | None:
+    """Return a lease and the etag that it was read under."""
+    found = store.stat(path)
+    if found is None:
+        return None
+    try:
+        info = LeaseInfo(**json.loads(store.get(path)))
+    except StoreError:  # released in between
+        return None
+    # Had it changed between the two requests, a swap under this etag would fail: nothing is lost.
+    return info, found.etag
+
+
+def _encoded(info: LeaseInfo) -> bytes:
+    return json.dumps(asdict(info), sort_keys=True).encode()
+
+
+@contextlib.contextmanager
+def _tolerated() -> Iterator[None]:
+    """Let the holder live through a store that does not answer for a while."""
+    try:
+        yield
+    except StoreError as error:
+        log.warning("the lease could not be renewed: %s", error)
+
+
+def _started(pid: int) -> str:
+    """Return the start time of a living process, or an empty string."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
+    # The name in brackets may hold spaces; field 3 is the state, field 22 the start time.
+    fields = text.rpartition(")")[2].split()
+    return "" if fields[0] == "Z" else fields[19]
+
+
+def _boot() -> str:
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text(encoding="ascii").strip() if path.exists() else ""
