@@ -1,0 +1,301 @@
+"""The JSON files that describe a dataset: its manifest, and the index of each shard.
+
+They are read, written and checked against the tars here; `shards.py` makes them.
+
+```
+datasets/<name>/manifest.json                          counts, classes, mean and std, digests
+datasets/<name>/<split>/<stem>-<split>-000000.tar      plain WebDataset: KEY.png or .jpg, KEY.cls
+datasets/<name>/<split>/<stem>-<split>-000000.index.json
+```
+`<stem>` is the last part of the name. Both files are canonical JSON, so that equal contents are
+equal bytes and the digest of a manifest names a dataset.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections import Counter
+from functools import cached_property
+from typing import Any, Final, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import to_jsonable_python
+
+from hpt_dist.errors import DataError, Problem, RequestError, nearest
+from hpt_dist.store import Store
+
+FORMAT: Final = 1
+NO_LABEL = -1
+
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Shard:
+    """One tar and its index; paths are below the dataset's folder."""
+
+    path: str
+    images: int
+    bytes: int
+    sha256: str
+    index: str
+    index_sha256: str
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Split:
+    """The shards of one split in order, and the number of images of each class."""
+
+    images: int
+    class_counts: tuple[int, ...]
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Origin:
+    """Where the images come from, whom to credit, and how they were chosen and split."""
+
+    name: str
+    licence: str
+    credit: str
+    rule: str
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Quarantined:
+    """An image of the source that is not in the dataset."""
+
+    origin: str
+    reason: str
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Manifest:
+    """A dataset.
+
+    Args:
+        format: version of this file's format.
+        name: the dataset's name in its store.
+        label: "single", one class for each image (-1 where it has none), or "none".
+        classes: class names in the order of their ids.
+        mean: of the red, green and blue of all pixels of train (without it: of all), 0 to 1.
+        std: the standard deviation of the same.
+        source: where the images come from.
+        splits: by name.
+        quarantined: images that do not decode, sorted.
+    """
+
+    format: Literal[1]
+    name: str
+    label: Literal["single", "none"]
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    source: Origin
+    splits: dict[str, Split]
+    quarantined: tuple[Quarantined, ...]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of manifest.json."""
+        return sha256(canonical_json(self))
+
+    def as_json(self) -> Any:
+        """Return manifest.json as a JSON value."""
+        return to_jsonable_python(self)
+
+    def images(self, split: str) -> int:
+        """Return the number of images of a split.
+
+        Raises:
+            RequestError: the dataset has no such split.
+        """
+        if split not in self.splits:
+            raise RequestError(
+                f"dataset {self.name} has no split {split}",
+                allowed=", ".join(self.splits),
+                fix=nearest(split, self.splits),
+            )
+        return self.splits[split].images
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Index:
+    """Where the images of one shard are; equally long lists, one entry for each image.
+
+    Args:
+        keys: unique in the dataset.
+        extensions: "png" or "jpg".
+        offsets: position of the image's first byte in the tar.
+        lengths: of the image, bytes.
+        labels: class ids; -1 for none.
+    """
+
+    keys: tuple[str, ...]
+    extensions: tuple[str, ...]
+    offsets: tuple[int, ...]
+    lengths: tuple[int, ...]
+    labels: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        columns = (self.keys, self.extensions, self.offsets, self.lengths, self.labels)
+        if len({len(column) for column in columns}) > 1:
+            raise ValueError("the lists of an index are not equally long")
+
+
+_MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
+_INDEX: TypeAdapter[Index] = TypeAdapter(Index)
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return the one way to write a dataclass or a JSON value: sorted keys, no spaces."""
+    plain = to_jsonable_python(value)
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def parse_manifest(data: bytes, where: str) -> Manifest:
+    """Parse manifest.json.
+
+    Args:
+        data: its bytes.
+        where: how messages name it.
+
+    Raises:
+        DataError: it is damaged, or of a format that this version does not know.
+    """
+    try:
+        return _MANIFEST.validate_json(data)
+    except ValidationError as error:
+        for detail in error.errors():
+            if detail["loc"] == ("format",):
+                raise DataError(
+                    f"manifest format {detail['input']!r} is not known",
+                    where=where,
+                    allowed=str(FORMAT),
+                    fix="update hpt-dist, or shard the dataset again",
+                ) from error
+        raise DataError(f"damaged manifest: {_first(error)}", where=where) from error
+
+
+def parse_index(data: bytes, where: str) -> Index:
+    """Parse the index of a shard.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        return _INDEX.validate_json(data)
+    except ValidationError as error:
+        raise DataError(f"damaged shard index: {_first(error)}", where=where) from error
+
+
+def read_manifest(store: Store, name: str) -> Manifest:
+    """Read the manifest of a dataset.
+
+    Args:
+        store: the root of the store.
+        name: such as `openmoji/line`.
+
+    Raises:
+        RequestError: the store has no such dataset.
+        DataError: its manifest is damaged.
+    """
+    path = f"datasets/{name}/manifest.json"
+    if store.stat(path) is None:
+        known = dataset_names(store)
+        raise RequestError(
+            f"no dataset {name} in {store.uri}",
+            allowed=", ".join(known) or "nothing yet",
+            fix=nearest(name, known) or "hpt-dist shard SOURCE DEST",
+        )
+    return parse_manifest(store.get(path), f"{store.uri}/{path}")
+
+
+def dataset_names(store: Store) -> list[str]:
+    """Return the names of the finished datasets of a store, sorted."""
+    prefix, suffix = "datasets/", "/manifest.json"
+    paths = (info.path for info in store.list(prefix))
+    return [p.removeprefix(prefix).removesuffix(suffix) for p in paths if p.endswith(suffix)]
+
+
+def verify(store: Store, name: str) -> list[Problem]:
+    """Check every digest, count and key of a dataset against its manifest.
+
+    Returns:
+        What is wrong; nothing for a sound dataset.
+
+    Raises:
+        RequestError: the store has no such dataset.
+        DataError: its manifest is damaged.
+    """
+    manifest = read_manifest(store, name)
+    dataset = store.at(f"datasets/{name}")
+    problems = []
+    seen: set[str] = set()
+    for split_name, split in manifest.splits.items():
+        labels: Counter[int] = Counter()
+        for shard in split.shards:
+            try:
+                index = _verified_index(dataset, shard)
+            except DataError as error:
+                problems.append(error.problem)
+                continue
+            labels.update(index.labels)
+            problems += [
+                Problem(f"the key {key} occurs twice", where=f"{dataset.uri}/{shard.path}")
+                for key in index.keys
+                if key in seen
+            ]
+            seen.update(index.keys)
+        counts = tuple(labels[label] for label in range(len(manifest.classes)))
+        if (labels.total(), counts) != (split.images, split.class_counts):
+            problems.append(
+                Problem(
+                    f"{labels.total()} sound images of {split.images}, or other class counts",
+                    where=f"{dataset.uri}/{split_name}",
+                )
+            )
+    return problems
+
+
+def _verified_index(dataset: Store, shard: Shard) -> Index:
+    """Return the index of a shard after checking both files against the manifest."""
+    where = f"{dataset.uri}/{shard.path}"
+    index_data = _verified_bytes(dataset, shard.index, shard.index_sha256)
+    tar = _verified_bytes(dataset, shard.path, shard.sha256)
+    index = parse_index(index_data, where)
+    if len(tar) != shard.bytes or len(index.keys) != shard.images:
+        raise DataError("size or number of images is not that of the manifest", where=where)
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        members = {member.name: (member.offset_data, member.size) for member in archive}
+    for key, extension, offset, length in zip(
+        index.keys, index.extensions, index.offsets, index.lengths, strict=True
+    ):
+        if members.get(f"{key}.{extension}") != (offset, length):
+            raise DataError(f"the image {key} is not where the index says", where=where)
+    return index
+
+
+def _verified_bytes(dataset: Store, path: str, digest: str) -> bytes:
+    where = f"{dataset.uri}/{path}"
+    fix = "delete it and run the same hpt-dist shard again"
+    if dataset.stat(path) is None:
+        raise DataError("missing", where=where, fix=fix)
+    data = dataset.get(path)
+    if sha256(data) != digest:
+        raise DataError("its SHA-256 is not that of the manifest", where=where, fix=fix)
+    return data
+
+
+def sha256(data: bytes | bytearray) -> str:
+    """Return a digest as manifests write it."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _first(error: ValidationError) -> str:
+    detail = error.errors()[0]
+    return f"{'.'.join(map(str, detail['loc']))} {detail['msg']}".strip()

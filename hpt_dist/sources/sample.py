@@ -1,0 +1,128 @@
+"""What a source is: a named list of labelled images, each with the split it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+# The split names of folders and lists, and what they are called in a dataset.
+SPLITS = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "unlabeled": "unlabeled",
+    "unlabelled": "unlabeled",
+}
+
+HASH_SPLIT_RULE = "70 % train, 15 % val and 15 % test by SHA-256 of each file's path"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image of a source, not yet read.
+
+    Args:
+        key: unique in the source; letters, digits, `_` and `-` only.
+        split: the split it belongs to.
+        label: class id, or None without a label.
+        origin: how messages and reports name it.
+        version: changes whenever the bytes that `read` returns may have changed.
+        size_bytes: about how much `read` returns; decides only where a shard ends.
+        read: returns the encoded image.
+    """
+
+    key: str
+    split: str
+    label: int | None
+    origin: str
+    version: str
+    size_bytes: int
+    read: Callable[[], bytes]
+
+
+class Source(Protocol):
+    """A named list of samples. Listing them is cheap: images are read later, one at a time."""
+
+    @property
+    def name(self) -> str:
+        """A short name; never a path of this machine."""
+
+    @property
+    def licence(self) -> str:
+        """The licence of the images."""
+
+    @property
+    def credit(self) -> str:
+        """Whom a user of the images must credit."""
+
+    @property
+    def rule(self) -> str:
+        """How the samples were chosen and split, in words."""
+
+    @property
+    def classes(self) -> list[str]:
+        """The class names in the order of their ids; empty without labels."""
+
+    def samples(self) -> Iterable[Sample]:
+        """Every sample, always in the same order."""
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Images in files whose listing is complete: what a folder or a list file becomes."""
+
+    name: str
+    rule: str
+    classes: list[str]
+    files: list[Sample]
+    licence: str = "not stated"
+    credit: str = "not stated"
+
+    def samples(self) -> list[Sample]:
+        """Every sample, in the order of the folder or the list."""
+        return self.files
+
+
+def file_sample(path: Path, relative: str, split: str, label: int | None) -> Sample:
+    """Describe one image file.
+
+    Args:
+        path: the file.
+        relative: its path from the source's root with `/`; key and reports come from it.
+        split: the split it belongs to.
+        label: class id, or None.
+
+    Raises:
+        OSError: the file is not there.
+    """
+    status = path.stat()
+    return Sample(
+        key=key_of(relative),
+        split=split,
+        label=label,
+        origin=relative.encode("utf-8", "backslashreplace").decode(),
+        version=f"{status.st_size} {status.st_mtime_ns}",
+        size_bytes=status.st_size,
+        read=partial(Path.read_bytes, path),
+    )
+
+
+def key_of(relative: str) -> str:
+    """Return a readable key without dots; the hash keeps apart what the readable part does not."""
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "_", relative.rpartition(".")[0] or relative)
+    digest = hashlib.sha256(relative.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{readable[-60:].lstrip('-') or '_'}-{digest[:12]}"
+
+
+def hash_split(relative: str) -> str:
+    """Return the split of a file whose source has none, by `HASH_SPLIT_RULE`."""
+    digest = hashlib.sha256(relative.encode("utf-8", "surrogateescape")).digest()
+    share = int.from_bytes(digest[:8], "big") / 2**64
+    return "train" if share < 0.70 else "val" if share < 0.85 else "test"

