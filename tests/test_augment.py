@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+
+from hpt_dist.augment import (
+    BRIGHTNESS,
+    CONTRAST,
+    DRAWS,
+    HUE,
+    SATURATION,
+    Normalize,
+    Parameters,
+    Photometric,
+    draw,
+    transform,
+)
+from hpt_dist.order import uniforms
+from hpt_dist.recipe import Augment
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NOTHING = Augment(flip=0, jitter=0, gray=0, blur=0)
+SIZE = 24
+
+
+def pictures(count: int) -> torch.Tensor:
+    """Noise, smooth colours, grays, black and white: uint8 [count, 3, SIZE, SIZE]."""
+    rng = np.random.default_rng(count)
+    images = rng.integers(0, 256, (count, 3, SIZE, SIZE), np.uint8)
+    images[1::5] = np.linspace(0, 255, SIZE).astype(np.uint8) // np.array([1, 2, 3])[:, None, None]
+    images[2::5] = images[2::5, :1]
+    images[3::5] = 255 * (images[3::5] > 200)
+    images[4::5] = rng.integers(0, 256, (len(images[4::5]), 3, 1, 1))
+    return torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
+
+
+def draws(count: int, seed: int = 0) -> np.ndarray:
+    return uniforms(seed, np.zeros(count, np.int64), np.arange(count), 0, DRAWS)
+
+
+def by_torchvision(image: torch.Tensor, parameters: Parameters, row: int) -> torch.Tensor:
+    """The same operations on one float image in 0..1, one after another."""
+    operations = {
+        BRIGHTNESS: functional.adjust_brightness,
+        CONTRAST: functional.adjust_contrast,
+        SATURATION: functional.adjust_saturation,
+        HUE: functional.adjust_hue,
+    }
+    for operation in parameters.order[row]:
+        image = operations[operation](image, float(parameters.factors[row, operation]))
+    if parameters.gray[row]:
+        image = functional.rgb_to_grayscale(image, num_output_channels=3)
+    sigma = float(parameters.sigma[row]) * image.shape[-1] / 224
+    if sigma > 0:
+        image = functional.gaussian_blur(image, 2 * math.ceil(3 * sigma) + 1, sigma)
+    return functional.horizontal_flip(image) if parameters.flip[row] else image
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Augment(),
+        Augment(jitter=1, brightness=1, contrast=1, saturation=1, hue=0.5, blur=0, gray=0),
+        Augment(jitter=0, blur=1, blur_sigma=(0.1, 40)),
+    ],
+    ids=["moco_v2", "jitter", "blur"],
+)
+def test_each_image_is_what_torchvision_makes_of_it(policy):
+    images = pictures(100)
+    parameters = draw(policy, draws(100))
+    expected = [by_torchvision(image / 255, parameters, row) for row, image in enumerate(images)]
+    actual = transform(images, parameters) / 255
+    torch.testing.assert_close(actual, torch.stack(expected), atol=1e-5, rtol=0)
+
+
+def test_an_image_does_not_depend_on_its_batch():
+    images, u = pictures(40), draws(40)
+    photometric = Photometric(Augment(), MEAN, STD)
+    alone = torch.cat([photometric(images[i : i + 1], u[i : i + 1]) for i in range(40)])
+    torch.testing.assert_close(photometric(images, u), alone, atol=1e-5, rtol=1e-5)
+
+
+def test_views_are_ready_for_the_network():
+    images = pictures(8)
+    before = images.clone()
+    views = Photometric(Augment(), MEAN, STD)(images, draws(8))
+    assert torch.equal(images, before)
+    assert views.dtype == torch.float32
+    assert views.shape == images.shape
+    assert views.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_without_augmentation_images_are_only_normalised():
+    images = pictures(8)
+    expected = functional.normalize(images / 255, MEAN, STD)
+    normalised = Normalize(MEAN, STD)(images)
+    torch.testing.assert_close(normalised, expected, atol=1e-5, rtol=0)
+    assert normalised.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(Photometric(NOTHING, MEAN, STD)(images, draws(8)), normalised)
+
+
+def test_parameters_have_the_distribution_of_the_policy():
+    n, policy = 40_000, Augment()
+    parameters = draw(policy, draws(n))
+    jittered = (parameters.factors != (1, 1, 1, 0)).any(axis=1)
+    blurred = parameters.sigma > 0
+    for share, chance in [
+        (parameters.flip, policy.flip),
+        (jittered, policy.jitter),
+        (parameters.gray, policy.gray),
+        (blurred, policy.blur),
+    ]:
+        assert stats.binomtest(int(share.sum()), n, chance).pvalue > 1e-3
+    ranges = [(0.6, 1.4)] * 3 + [(-0.1, 0.1)]
+    for column, (low, high) in zip(parameters.factors[jittered].T, ranges, strict=True):
+        assert stats.kstest(column, stats.uniform(low, high - low).cdf).pvalue > 1e-3
+    low, high = policy.blur_sigma
+    sigma = stats.uniform(low, high - low)
+    assert stats.kstest(parameters.sigma[blurred], sigma.cdf).pvalue > 1e-3
+    orders = np.unique(parameters.order @ 4 ** np.arange(4), return_counts=True)[1]
+    assert len(orders) == 24
+    assert stats.chisquare(orders).pvalue > 1e-3
+    choices = np.stack([parameters.flip, jittered, parameters.gray, blurred]).astype(float)
+    assert np.abs(np.corrcoef(choices) - np.eye(4)).max() < 4 / math.sqrt(n)
+
+
+def facts(views: torch.Tensor) -> dict[str, np.ndarray]:
+    """A few numbers of each view that the operations move, rounded so that equals are ties."""
+    red, green, blue = views.mean((2, 3)).T
+    found = {
+        "red": red,
+        "colour": red - blue,
+        "tint": green - (red + blue) / 2,
+        "contrast": views.std((1, 2, 3)),
+        "sharpness": views.diff(dim=-1).abs().mean((1, 2, 3)),
+        "left": views[..., : SIZE // 2].mean((1, 2, 3)) - views.mean((1, 2, 3)),
+    }
+    return {name: values.double().round(decimals=4).numpy() for name, values in found.items()}
+
+
+def test_views_have_the_distribution_of_torchvisions_moco_v2_policy():
+    n = 3000
+    rng = np.random.default_rng(0)
+    gradient = np.linspace(0.2, 1, SIZE)
+    pixels = 200 * rng.random((3, SIZE, SIZE)) * gradient * np.array([1.0, 0.7, 0.4])[:, None, None]
+    image = torch.from_numpy(pixels.astype(np.uint8))
+    policy = Augment(blur_sigma=(0.9, 9))  # as wide in this small image as shows
+    ours = transform(image.expand(n, 3, SIZE, SIZE), draw(policy, draws(n, seed=3))) / 255
+    sigma = tuple(s * SIZE / 224 for s in policy.blur_sigma)
+    official = v2.Compose(
+        [
+            v2.ToDtype(torch.float32, scale=True),
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+            v2.RandomGrayscale(p=0.2),
+            v2.RandomApply([v2.GaussianBlur(7, sigma)], p=0.5),
+            v2.RandomHorizontalFlip(),
+        ]
+    )
+    torch.manual_seed(0)
+    theirs = torch.stack([official(image) for _ in range(n)])
+    expected = facts(theirs)
+    for name, values in facts(ours).items():
+        assert stats.ks_2samp(values, expected[name]).pvalue > 1e-3, name
+
+
+def test_every_order_of_the_jitter_is_used():
+    """One uniform number chooses among all of them."""
+    u = np.zeros((24, DRAWS))
+    u[:, 6] = np.arange(24) / 24
+    orders = draw(Augment(), u).order
+    assert sorted(map(tuple, orders.tolist())) == list(itertools.permutations(range(4)))
