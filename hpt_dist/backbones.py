@@ -1,0 +1,184 @@
+"""Backbones by name: the modules of torchvision and timm, without their classifiers.
+
+A name is `torchvision/NAME`, `timm/NAME`, or plain `NAME`, which means torchvision's model where
+torchvision has one and timm's otherwise. The parameters keep the names that the library gave
+them, so weights go in and out without translation.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Literal, Self, cast
+
+import timm
+from timm.layers import DropPath
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torchvision import models
+from torchvision.ops import StochasticDepth
+
+from hpt_dist.errors import RequestError, nearest
+
+LIBRARIES = ("torchvision", "timm")
+
+# Their auxiliary heads change what forward returns, and their weights how it normalises.
+_WITH_AUXILIARY_HEADS = {"googlenet", "inception_v3"}
+
+
+class Backbone(nn.Module):
+    """The type of what `create` returns: a library's own module, mapping images to features.
+
+    `forward(images)` takes float images [b, 3, height, width] and returns [b, feature_dim].
+
+    Attributes:
+        feature_dim: length of the pooled features.
+        classifier_names: the removed classifier's module names, such as `("fc",)`.
+    """
+
+    feature_dim: int
+    classifier_names: tuple[str, ...]
+
+
+def resolve(name: str) -> str:
+    """Return the full name, `torchvision/NAME` or `timm/NAME`.
+
+    Raises:
+        RequestError: neither library, or not the one that was named, has such a model.
+    """
+    library, _, model = name.rpartition("/")
+    if library not in ("", *LIBRARIES):
+        raise RequestError(
+            f"no library {library!r} of backbones", where=name, allowed=", ".join(LIBRARIES)
+        )
+    candidates = (library,) if library else LIBRARIES
+    for candidate in candidates:
+        if _has(candidate, model):
+            return f"{candidate}/{model}"
+    known = [known for candidate in candidates for known in _model_names(candidate)]
+    raise RequestError(
+        f"no backbone {model!r} in {' or '.join(candidates)}",
+        where=name,
+        fix=nearest(model, known) or "see timm.list_models() and torchvision.models.list_models()",
+    )
+
+
+def create(name: str) -> Backbone:
+    """Build a backbone with fresh weights from torch's random generator.
+
+    Dropout and stochastic depth are switched off: they draw from the process's generator, and
+    what a trial learns must not depend on how many processes share the work.
+
+    Args:
+        name: a full or plain name, see `resolve`.
+
+    Raises:
+        RequestError: there is no such model.
+    """
+    library, model = resolve(name).split("/")
+    backbone = _from_torchvision(model) if library == "torchvision" else _from_timm(model)
+    for module in backbone.modules():
+        if isinstance(module, _DropoutNd | StochasticDepth):
+            module.p = 0.0
+        elif isinstance(module, DropPath):
+            module.drop_prob = 0.0
+    return backbone
+
+
+def freeze_batch_norm(module: nn.Module) -> None:
+    """Keep batch-norm statistics where they are, whatever `train()` is called later.
+
+    The layers normalise by their running statistics from now on; their weights and biases go on
+    learning if they require gradients. Deep copies stay frozen.
+    """
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            layer_class: Any = type(layer)
+            layer.__class__ = _frozen_class(layer_class)
+            layer.eval()
+
+
+def trainable_parameters(
+    module: nn.Module, which: Literal["all", "batchnorm", "head"]
+) -> tuple[str, ...]:
+    """Set which parameters of a backbone learn; to be called before it is wrapped for training.
+
+    Args:
+        module: the backbone.
+        which: `all`; `batchnorm`, exactly the weights and biases of its batch-norm layers
+            (HPT-BN, arXiv 2103.12718, section 3); or `head`, none of them.
+
+    Returns:
+        The names of the parameters that learn, in the module's order.
+
+    Raises:
+        RequestError: `batchnorm` was asked of a module that has no such parameters.
+    """
+    norms = {
+        parameter
+        for layer in module.modules()
+        if isinstance(layer, _BatchNorm)
+        for parameter in layer.parameters(recurse=False)
+    }
+    if which == "batchnorm" and not norms:
+        raise RequestError(
+            "this backbone has no batch norm to train",
+            where="train: batchnorm",
+            allowed="all, head",
+        )
+    for parameter in module.parameters():
+        parameter.requires_grad_(which == "all" or (which == "batchnorm" and parameter in norms))
+    return tuple(name for name, value in module.named_parameters() if value.requires_grad)
+
+
+def _from_torchvision(model: str) -> Backbone:
+    """Take away the classifier: the last linear layer (a 1x1 convolution in SqueezeNet)."""
+    module = models.get_model(model, weights=None)
+    layers = [
+        (name, layer)
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
+    ]
+    name, classifier = layers[-1]
+    module.set_submodule(name, nn.Identity())
+    module.feature_dim = (
+        classifier.in_features if isinstance(classifier, nn.Linear) else classifier.in_channels
+    )
+    module.classifier_names = (name,)
+    return cast("Backbone", module)
+
+
+def _from_timm(model: str) -> Backbone:
+    module = timm.create_model(model, pretrained=False, num_classes=0)
+    classifier = module.pretrained_cfg.get("classifier") or ()
+    module.feature_dim = module.head_hidden_size
+    module.classifier_names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    return cast("Backbone", module)
+
+
+def _has(library: str, model: str) -> bool:
+    if library == "torchvision":
+        return model in _model_names(library)
+    return timm.is_model(model) and ("." not in model or timm.is_model_pretrained(model))
+
+
+@cache
+def _model_names(library: str) -> frozenset[str]:
+    if library == "torchvision":
+        return frozenset(models.list_models(module=models)) - _WITH_AUXILIARY_HEADS
+    return frozenset(timm.list_models())
+
+
+class _FrozenStatistics(nn.Module):
+    """Goes before a batch-norm class: its layers stay in evaluation mode."""
+
+    def train(self, mode: bool = True) -> Self:  # noqa: ARG002 - this is the point
+        return super().train(mode=False)
+
+
+@cache
+def _frozen_class(layer_class: type[Any]) -> type[Any]:
+    # A class, not a function set on the instance, which a deep copy would share with the original.
+    if issubclass(layer_class, _FrozenStatistics):
+        return layer_class
+    return type(f"Frozen{layer_class.__name__}", (_FrozenStatistics, layer_class), {})

