@@ -1,0 +1,62 @@
+"""What the training loop asks of a method, and the seeded layer that methods share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Loss(NamedTuple):
+    """What one forward pass of a method returns.
+
+    Args:
+        total: what the optimizer minimises; a float32 scalar.
+        metrics: detached scalars to log, under names that no other phase uses.
+    """
+
+    total: Tensor
+    metrics: dict[str, Tensor]
+
+
+class Method(nn.Module, ABC):
+    """A backbone with all that trains it; everything that must survive a restart is its state.
+
+    One training step is, for each phase in turn, a forward pass, a backward pass and an optimizer
+    step; then one `after_step`.
+
+    Args:
+        backbone: the module that the training is for, images [b, 3, h, w] -> [b, feature_dim].
+        phases: number of optimizer steps in one training step.
+    """
+
+    backbone: nn.Module
+    phases: int
+
+    @abstractmethod
+    def forward(self, inputs: tuple[Tensor, ...], phase: int) -> Loss:
+        """Return the loss of one phase on this rank's share of the batch."""
+
+    @abstractmethod
+    def after_step(self) -> None:
+        """Do what follows the optimizer steps of a training step, without gradients."""
+
+
+def seeded_linear(
+    inputs: int, outputs: int, *, generator: torch.Generator, bias: bool = True
+) -> nn.Linear:
+    """Return a linear layer with PyTorch's usual initialisation, drawn from `generator` alone.
+
+    Args:
+        inputs: length of an input vector.
+        outputs: length of an output vector.
+        generator: a CPU generator; the global one is neither read nor advanced.
+        bias: whether the layer has one.
+    """
+    # From the meta device, where PyTorch's own initialisation draws nothing.
+    layer = nn.Linear(inputs, outputs, bias=bias, device="meta").to_empty(device="cpu")
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5, generator=generator)
+    return layer
