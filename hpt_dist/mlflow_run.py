@@ -1,0 +1,266 @@
+"""Runs in MLflow: found by key, written so that everything may be repeated.
+
+mlflow is imported by the first call, not with this module: it takes seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import posixpath
+import re
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hpt_dist.errors import HptError
+from hpt_dist.metrics_file import Line, replace_file
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+FinalStatus = Literal["FINISHED", "FAILED", "KILLED"]
+Status = Literal["RUNNING"] | FinalStatus
+
+KEY_TAG = "hpt.key"
+TIMEOUT_VARIABLE = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+TIMEOUT_S = 5
+SLOWEST_UPLOAD = 1 << 20  # bytes/s
+
+# With MLflow's own settings a call to a dead server blocks for minutes. Its errors reach us as
+# exceptions, so its own lines would only break the progress bars.
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    TIMEOUT_VARIABLE: str(TIMEOUT_S),
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunIdentity:
+    """What a run is called, and by what it is found again.
+
+    Args:
+        experiment: MLflow experiment, the recipe's name.
+        name: shown in the run table.
+        key: the trial's key, or the launch's id for a parent run; one key is one run of the
+            experiment, however often it restarts.
+        parent_run_id: MLflow id of the launch's run.
+        tags: flat tags such as `hpt.stage`.
+        params: the resolved spec, flat; MLflow shows values as text.
+        artifact_location: where a new experiment keeps artifacts; None leaves it to the server, or
+            to the folder `mlartifacts` beside a SQLite database.
+    """
+
+    experiment: str
+    name: str
+    key: str
+    parent_run_id: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    artifact_location: str | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.:-]+", self.key):
+            raise ValueError(f"{self.key!r} cannot tell the run {self.name} from others")
+
+
+def initialise(tracking_uri: str) -> None:
+    """Make the tables of a new SQLite database, before several workers wait for each other.
+
+    Raises:
+        HptError: MLflow failed; so for the parent functions below.
+    """
+    with explaining(tracking_uri):
+        _client(tracking_uri).search_experiments(max_results=1)
+
+
+def open_parent(tracking_uri: str, identity: RunIdentity) -> str:
+    """Return the MLflow id of a launch's run, which is RUNNING from now on."""
+    with explaining(tracking_uri):
+        run = open_run(tracking_uri, identity, time.time())
+        run.set_status("RUNNING")
+        return run.id
+
+
+def log_parent(
+    tracking_uri: str,
+    run_id: str,
+    lines: Iterable[Line] = (),
+    artifacts: Mapping[str, bytes] | None = None,
+) -> None:
+    """Show files on a launch's run, and those of the headline metrics that are new to it."""
+    with explaining(tracking_uri), tempfile.TemporaryDirectory() as folder:
+        run = _run_of(tracking_uri, run_id)
+        run.log(lines)
+        for name, data in (artifacts or {}).items():
+            replace_file(Path(folder, name), data)
+            run.upload(Path(folder, name), name)
+
+
+def set_status(tracking_uri: str, run_id: str, status: Status) -> None:
+    """Set the status of a launch's run; it ends now unless it is RUNNING."""
+    with explaining(tracking_uri):
+        _run_of(tracking_uri, run_id).set_status(status, time.time())
+
+
+@contextlib.contextmanager
+def explaining(tracking_uri: str) -> Iterator[None]:
+    """Turn whatever MLflow raises into an HptError that says what to do."""
+    try:
+        yield
+    except Exception as error:
+        raise HptError(
+            f"MLflow failed: {type(error).__name__}: {error}",
+            where=tracking_uri,
+            fix="start it or correct its address; nothing is lost, `hpt-dist sync` brings the rest",
+        ) from error
+
+
+class MlflowRun:
+    """A run in MLflow. Methods raise whatever MLflow raises, and may be repeated."""
+
+    def __init__(self, client: MlflowClient, run: Run) -> None:
+        self.id: str = run.info.run_id
+        self._client = client
+        # The protocol message is the one public view of a run that holds the metrics' steps.
+        self._last_steps = {each.key: each.step for each in run.data.to_proto().metrics}
+
+    def log(self, lines: Iterable[Line]) -> int:
+        """Send the points beyond those that the run had when it was opened; return their number."""
+        from mlflow.entities import Metric
+
+        points = [
+            Metric(name, value, round(1000 * line.time), line.step)
+            for line in map(_with_allowed_names, lines)
+            for name, value in line.beyond(self._last_steps).metrics.items()
+        ]
+        if points:
+            self._client.log_batch(self.id, metrics=points)
+        return len(points)
+
+    def upload(self, path: Path, name: str) -> None:
+        """Send a file as the artifact `name`, whose last part is the file's own."""
+        with _patience(TIMEOUT_S + path.stat().st_size // SLOWEST_UPLOAD):
+            self._client.log_artifact(self.id, str(path), posixpath.dirname(name) or None)
+
+    def set_status(self, status: Status, ended: float | None = None) -> None:
+        """Set the status; a final one with its unix time."""
+        if status == "RUNNING":
+            self._client.update_run(self.id, status)
+        else:
+            self._client.set_terminated(self.id, status, round(1000 * (ended or time.time())))
+
+
+def open_run(tracking_uri: str, identity: RunIdentity, started: float) -> MlflowRun:
+    """Find the run of a key, or create it, and see to its tags and parameters.
+
+    Args:
+        tracking_uri: MLflow's address.
+        identity: see RunIdentity.
+        started: unix time of the run's first start.
+    """
+    from mlflow.entities import Param, RunTag
+
+    client = _client(tracking_uri)
+    experiment = _open_experiment(client, tracking_uri, identity)
+    key_tag = {KEY_TAG: identity.key}
+    runs = _runs_of(client, experiment, identity.key)
+    if not runs:
+        client.create_run(experiment, round(1000 * started), key_tag, identity.name)
+        # A request that MLflow repeated because the answer was lost has made two.
+        runs = _runs_of(client, experiment, identity.key)
+        for repeat in runs[1:]:
+            client.delete_run(repeat.info.run_id)
+    run = MlflowRun(client, runs[0])
+    tags = {_allowed_name(name): value for name, value in identity.tags.items()} | key_tag
+    if identity.parent_run_id:
+        tags["mlflow.parentRunId"] = identity.parent_run_id
+    params = {_allowed_name(name): value for name, value in identity.params.items()}
+    client.log_batch(
+        run.id,
+        # MLflow refuses to change a parameter, and under the same key the spec is the same.
+        params=[Param(*each) for each in params.items() if each[0] not in runs[0].data.params],
+        tags=[RunTag(*each) for each in tags.items()],
+    )
+    return run
+
+
+def set_environment() -> None:
+    """Set MLflow's limits, unless the user did; to be done before threads start."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def _client(tracking_uri: str) -> MlflowClient:
+    set_environment()
+    if database := _database(tracking_uri):
+        database.parent.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("urllib3.connectionpool").setLevel(
+        logging.ERROR
+    )  # else a line for each retry
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri)
+
+
+def _database(tracking_uri: str) -> Path | None:
+    path = tracking_uri.removeprefix("sqlite:///")
+    return None if path == tracking_uri else Path(path).absolute()
+
+
+def _run_of(tracking_uri: str, run_id: str) -> MlflowRun:
+    client = _client(tracking_uri)
+    return MlflowRun(client, client.get_run(run_id))
+
+
+def _runs_of(client: MlflowClient, experiment: str, key: str) -> list[Run]:
+    query = f"tags.`{KEY_TAG}` = '{key}'"
+    return list(client.search_runs([experiment], query, order_by=["attributes.start_time ASC"]))
+
+
+def _open_experiment(client: MlflowClient, tracking_uri: str, identity: RunIdentity) -> str:
+    from mlflow.exceptions import MlflowException
+
+    location = identity.artifact_location
+    if location is None and (database := _database(tracking_uri)):
+        # MLflow's own default is a folder below wherever each process happens to run.
+        location = (database.parent / "mlartifacts").as_uri()
+    experiment = client.get_experiment_by_name(identity.experiment)
+    if experiment is None:
+        try:
+            return str(client.create_experiment(identity.experiment, location))
+        except MlflowException:
+            experiment = client.get_experiment_by_name(identity.experiment)
+            if experiment is None:  # so it is not that another worker was first
+                raise
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return str(experiment.experiment_id)
+
+
+def _allowed_name(name: str) -> str:
+    """Replace what MLflow refuses in a name: one refused point would block all later ones."""
+    return posixpath.normpath(re.sub(r"[^\w./: -]", "_", name)).lstrip("./")[:250] or "_"
+
+
+def _with_allowed_names(line: Line) -> Line:
+    return line._replace(metrics={_allowed_name(name): v for name, v in line.metrics.items()})
+
+
+@contextlib.contextmanager
+def _patience(timeout_s: int) -> Iterator[None]:
+    """Let requests take longer; MLflow reads its time limit from the environment only."""
+    before = os.environ[TIMEOUT_VARIABLE]
+    os.environ[TIMEOUT_VARIABLE] = str(max(timeout_s, int(before)))
+    try:
+        yield
+    finally:
+        os.environ[TIMEOUT_VARIABLE] = before

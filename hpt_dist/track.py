@@ -1,0 +1,299 @@
+"""The tracker: metrics go to a local file first, and from there to MLflow in the background.
+
+A run's work folder holds
+
+    metrics.jsonl   the truth: a line {"step": int, "time": unix, "metrics": {...}} for each log()
+    artifacts/      files to show beside the metrics
+    run.json        what the run says of itself: identity, MLflow's address, status
+    mlflow.json     what MLflow has: run id, stamps of uploaded artifacts; may be lost
+
+MLflow is only a view of it. Whatever MLflow does, training neither waits nor fails, and `sync`
+brings later what is missing.
+
+Each (metric, step) exists once, in the file and in MLflow, by the same rule: *a point is new if its
+step is beyond the last step of that metric*. For the file, the last steps are those of the lines
+kept at the restart. For MLflow, they are what MLflow itself answers when a process opens the run,
+so it does no harm to be killed between an upload and any note of it. Points that MLflow got beyond
+the resumed state are repeated by the deterministic replay, and skipped. Within a process an upload
+may be repeated: a point equal in metric, step, time and value is one row of MLflow's database.
+So a metric is logged at most once a step, and its steps only go forward.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple, Self
+
+from hpt_dist.errors import HptError
+from hpt_dist.metrics_file import Line, keep_until, partial, read_lines, replace_file
+from hpt_dist.mlflow_run import (
+    FinalStatus,
+    RunIdentity,
+    Status,
+    explaining,
+    initialise,
+    log_parent,
+    open_parent,
+    open_run,
+    set_environment,
+    set_status,
+)
+
+__all__ = [
+    "FinalStatus",
+    "Line",
+    "RunIdentity",
+    "Status",
+    "SyncResult",
+    "Tracker",
+    "initialise",
+    "log_parent",
+    "open_parent",
+    "read_lines",
+    "set_status",
+    "sync",
+]
+
+METRICS, ARTIFACTS, RECORD, SHIPPED = "metrics.jsonl", "artifacts", "run.json", "mlflow.json"
+SHIP_EVERY_S = 2.0
+MOST_DOUBLINGS = 5  # of that pause while MLflow is down: about a minute
+LINES_AT_ONCE = 1000
+
+logger = logging.getLogger(__name__)
+
+
+class Tracker:
+    """Logs one run; no method fails for want of MLflow, and only `finish` waits for it.
+
+    Methods are for one thread.
+
+    Args:
+        folder: the run's work folder, the same one after each restart.
+        identity: see RunIdentity.
+        tracking_uri: MLflow's address (`http://...`, `sqlite:////absolute/mlflow.db`), or None to
+            keep the local file only.
+        resume_step: the step of the state that training goes on from; lines beyond it are dropped,
+            for they will be logged again.
+    """
+
+    def __init__(
+        self, folder: Path, identity: RunIdentity, tracking_uri: str | None, *, resume_step: int
+    ) -> None:
+        self._folder = folder
+        before = _Record.read(folder)
+        started = before.started if before else time.time()
+        self._record = _Record(identity, tracking_uri, "RUNNING", started)
+        self._record.write(folder)
+        self._last_steps = keep_until(folder / METRICS, resume_step)
+        self._file = (folder / METRICS).open("ab", buffering=0)
+        self._unwritten = b""
+        self._closing = threading.Event()
+        self._deadline = math.inf
+        self._is_behind = tracking_uri is not None
+        self._thread = threading.Thread(
+            target=self._ship, args=[tracking_uri], name="tracker", daemon=True
+        )
+        if tracking_uri:
+            set_environment()
+            self._thread.start()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append the metrics of an optimizer step; what was logged before a restart is skipped."""
+        values = {name: float(value) for name, value in metrics.items()}
+        line = Line(step, time.time(), values).beyond(self._last_steps)
+        if line.metrics:
+            self._unwritten += line.encode()
+            self._write()
+
+    def _write(self) -> None:
+        with _forgiving_disk(self._folder / METRICS):
+            # A full disk takes a part or nothing; the rest goes with the next line.
+            self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+
+    def artifact(self, name: str, data: bytes) -> None:
+        """Keep a file, such as `report/table.md`, to be shown with the run.
+
+        Args:
+            name: a relative path; the same name again replaces the file.
+            data: its content.
+        """
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"artifact {name!r} would lie outside its run")
+        with _forgiving_disk(self._folder / ARTIFACTS / path):
+            replace_file(self._folder / ARTIFACTS / path, data)
+
+    def finish(self, status: FinalStatus, timeout_s: float = 15) -> None:
+        """Record how the run ended, and let MLflow catch up.
+
+        Args:
+            status: the final status.
+            timeout_s: how long to wait at most, less if MLflow fails twice; the rest is left to
+                `sync`.
+        """
+        self._record = dataclasses.replace(self._record, status=status, ended=time.time())
+        with _forgiving_disk(self._folder / RECORD):
+            self._record.write(self._folder)
+        self._write()
+        self._file.close()
+        self._deadline = time.monotonic() + timeout_s
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        if self._is_behind:
+            logger.warning("MLflow is behind %s: `hpt-dist sync` brings the rest", self._folder)
+
+    def _ship(self, tracking_uri: str) -> None:
+        """Bring what is new to MLflow again and again, until closed, or in vain."""
+        shipper: _Shipper | None = None
+        failures, pause_s = 0, 0.0
+        while time.monotonic() < self._deadline:
+            closing = self._closing.wait(pause_s)
+            try:
+                if shipper is None:
+                    shipper = _Shipper(self._folder, self._record, tracking_uri)
+                    shipper.run.set_status("RUNNING")
+                shipper.ship()
+                if closing:
+                    shipper.run.set_status(self._record.status, self._record.ended)
+                    self._is_behind = False
+                    return
+                failures, pause_s = 0, SHIP_EVERY_S
+            except Exception as error:  # noqa: BLE001  MLflow's failure must not become training's
+                failures += 1
+                if failures == 1:
+                    name = type(error).__name__
+                    logger.warning("MLflow fails; %s goes on alone: %s: %s", METRICS, name, error)
+                elif closing:
+                    return
+                # The next attempt begins with what MLflow then says it has.
+                shipper = None
+                pause_s = SHIP_EVERY_S * 2 ** min(failures, MOST_DOUBLINGS)
+
+
+@contextlib.contextmanager
+def _forgiving_disk(path: Path) -> Iterator[None]:
+    """Turn a disk's refusal into a warning: what training needs is in its checkpoints."""
+    try:
+        yield
+    except OSError as error:
+        logger.warning("%s is not up to date: %s", path, error)
+
+
+class SyncResult(NamedTuple):
+    """What `sync` brought; `run_id` is None for a run that no MLflow follows."""
+
+    run_id: str | None
+    status: Status
+    points: int
+    artifacts: int
+
+
+def sync(
+    folder: Path,
+    *,
+    tracking_uri: str | None = None,
+    parent_run_id: str | None = None,
+    if_unfinished: FinalStatus = "FAILED",
+) -> SyncResult:
+    """Bring to MLflow what is missing of a run whose process is gone, and its true status.
+
+    Args:
+        folder: the run's work folder.
+        tracking_uri: another MLflow than the recorded one.
+        parent_run_id: the launch's run, where MLflow was down at the launch.
+        if_unfinished: the status of a run that did not live to record one.
+
+    Raises:
+        HptError: no run was recorded in the folder, or MLflow failed.
+    """
+    record = _Record.read(folder)
+    if record is None:
+        raise HptError(f"there is no {RECORD}", where=str(folder), fix="launch the run first")
+    if record.status == "RUNNING":
+        last = max((line.time for line in read_lines(folder / METRICS)[0]), default=record.started)
+        record = dataclasses.replace(record, status=if_unfinished, ended=last)
+    if parent_run_id:
+        identity = dataclasses.replace(record.identity, parent_run_id=parent_run_id)
+        record = dataclasses.replace(record, identity=identity)
+    record = dataclasses.replace(record, tracking_uri=tracking_uri or record.tracking_uri)
+    record.write(folder)
+    if record.tracking_uri is None:
+        return SyncResult(None, record.status, 0, 0)
+    with explaining(record.tracking_uri):
+        shipper = _Shipper(folder, record, record.tracking_uri)
+        shipper.ship()
+        shipper.run.set_status(record.status, record.ended)
+    return SyncResult(shipper.run.id, record.status, shipper.points, shipper.artifacts)
+
+
+@dataclass(frozen=True)
+class _Record:
+    """The content of run.json; times are unix seconds."""
+
+    identity: RunIdentity
+    tracking_uri: str | None
+    status: Status
+    started: float
+    ended: float | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        if not (folder / RECORD).exists():
+            return None
+        values = json.loads((folder / RECORD).read_bytes())
+        return cls(**values | {"identity": RunIdentity(**values["identity"])})
+
+    def write(self, folder: Path) -> None:
+        replace_file(folder / RECORD, json.dumps(dataclasses.asdict(self), indent=1).encode())
+
+
+class _Shipper:
+    """Brings a work folder to its run, from where MLflow says the run is."""
+
+    def __init__(self, folder: Path, record: _Record, tracking_uri: str) -> None:
+        self.run = open_run(tracking_uri, record.identity, record.started)
+        self.points = self.artifacts = 0
+        self._folder = folder
+        self._position = 0  # of the next line of metrics, in bytes
+        shipped = folder / SHIPPED
+        state = json.loads(shipped.read_bytes()) if shipped.exists() else {}
+        self._stamps: dict[str, str] = (
+            state["artifacts"] if state.get("run_id") == self.run.id else {}
+        )
+        self._note()
+
+    def ship(self) -> None:
+        """Send the lines and artifacts that came since the last call."""
+        while True:
+            lines, end = read_lines(self._folder / METRICS, self._position, LINES_AT_ONCE)
+            if not lines:
+                break
+            self.points += self.run.log(lines)
+            self._position = end
+        folder = self._folder / ARTIFACTS
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and not path.match(partial(Path("*")).name):
+                self._ship_artifact(path, path.relative_to(folder).as_posix())
+
+    def _ship_artifact(self, path: Path, name: str) -> None:
+        file = path.stat()
+        stamp = f"{file.st_size} bytes at {file.st_mtime_ns} ns"
+        if self._stamps.get(name) != stamp:
+            self.run.upload(path, name)
+            self.artifacts += 1
+            self._stamps[name] = stamp
+            self._note()
+
+    def _note(self) -> None:
+        state = {"run_id": self.run.id, "artifacts": self._stamps}
+        replace_file(self._folder / SHIPPED, json.dumps(state, indent=1).encode())
