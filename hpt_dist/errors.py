@@ -89,7 +89,7 @@ class TrainingError(HptError):
     """Training cannot go on."""
 
 
-class Interrupted(HptError):
+class Interrupted(HptError):  # noqa: N818 - no fault
     """Stopped on request after the state was saved; the same command goes on from there."""
 
 

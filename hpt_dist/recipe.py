@@ -45,6 +45,12 @@ class Optimizer(Spec):
     nesterov: bool = Field(default=False, description="sgd only")
     backbone_lr_scale: Rate = Field(1.0, description="backbone learning rate as a share of lr")
 
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Optimizer:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
 
 class Augment(Spec):
     """The random views of one image; the defaults are MoCo v2's (hue 0.1)."""
@@ -152,7 +158,7 @@ class Linear(StageSpec):
     batch: Positive = 512
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     views: Positive = Field(
-        8, description="augmented copies (crop and flip) of each training image; 1 = none"
+        8, description="augmented copies (crop and flip) of each training image"
     )
 
 
@@ -181,6 +187,9 @@ class Mme(StageSpec):
     batch_norm: Literal["train", "frozen"] = "train"
     optimizer: Optimizer = Optimizer(
         name="sgd", lr=0.01, weight_decay=5e-4, nesterov=True, backbone_lr_scale=0.1
+    )
+    head_warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="first steps in which only the head learns"
     )
     crop_area: tuple[Rate, Fraction] = (0.7, 1.0)
     eval_every: Positive = 500

@@ -3,9 +3,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from hpt_dist import plan, recipe_file
 from hpt_dist.errors import RecipeError
 from hpt_dist.plan import Dataset, Facts
@@ -99,17 +96,18 @@ def test_a_changed_dataset_or_file_of_weights_gives_new_keys():
     assert all(before[n].key != t.key for n, t in by_name(make(known=moved)).items())
 
 
-@given(st.permutations(RECIPE.split("\n  ")[1:]))
-def test_keys_do_not_depend_on_the_order_of_settings(_lines):
+def test_keys_do_not_depend_on_the_order_of_settings():
     swapped = RECIPE.replace(
         "    batch: 16\n    moco: {queue: 64}\n", "    moco: {queue: 64}\n    batch: 16\n"
     )
-    assert by_name(make()).keys() == by_name(make(swapped)).keys()
+    assert swapped != RECIPE
     assert {t.key for t in make()} == {t.key for t in make(swapped)}
 
 
 def test_an_axis_of_the_parent_becomes_one_of_the_child():
-    text = RECIPE.replace("    moco: {queue: 64}", "    moco: {queue: 64}\n    sweep: {steps: [5, 6]}")
+    text = RECIPE.replace(
+        "    moco: {queue: 64}", "    moco: {queue: 64}\n    sweep: {steps: [5, 6]}"
+    )
     names = [t.name for t in make(text) if t.stage == "adapt"]
     assert "adapt/init=hpt,shots=1,seed=0,hpt.steps=5" in names
     assert "adapt/init=base,shots=1,seed=0" in names
@@ -117,7 +115,9 @@ def test_an_axis_of_the_parent_becomes_one_of_the_child():
 
 
 def test_equal_seeds_pair_parents_with_children():
-    text = RECIPE.replace("    moco: {queue: 64}", "    moco: {queue: 64}\n    sweep: {seed: [0, 1]}")
+    text = RECIPE.replace(
+        "    moco: {queue: 64}", "    moco: {queue: 64}\n    sweep: {seed: [0, 1]}"
+    )
     named = by_name(make(text))
     assert named["adapt/init=hpt,shots=1,seed=1"].init == named["hpt/seed=1"].key
     assert len(named) == 3 + 8
@@ -143,7 +143,10 @@ def test_what_cannot_be_fed_is_refused(known, said):
 
 
 def test_a_difference_names_what_changed():
-    before, after = by_name(make())["hpt"], by_name(make(RECIPE.replace("batch: 16", "batch: 32")))["hpt"]
+    before, after = (
+        by_name(make())["hpt"],
+        by_name(make(RECIPE.replace("batch: 16", "batch: 32")))["hpt"],
+    )
     assert plan.difference(before.document, after.document) == ["spec.batch: 16 -> 32"]
     assert plan.difference(before.document, before.document) == []
 

@@ -107,7 +107,9 @@ def test_each_fault_is_named(change, said):
 
 def test_variables_are_filled_and_typed():
     text = GOOD.replace("steps: 100", "steps: ${STEPS}").replace("name: small", "name: '${NAME}'")
-    recipe = recipe_file.parse(text, environment={"STEPS": "7", "NAME": "12", "HPT_STORE": "s3://b"})
+    recipe = recipe_file.parse(
+        text, environment={"STEPS": "7", "NAME": "12", "HPT_STORE": "s3://b"}
+    )
     assert recipe.stages["hpt"][0].spec.steps == 7
     assert recipe.name == "12"
     assert recipe.store == "s3://b"

@@ -1,0 +1,464 @@
+"""The commands: parse, call, print. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hpt_dist import __version__, console
+from hpt_dist.errors import HptError, RequestError
+from hpt_dist.launch import Where
+
+app = typer.Typer(
+    name="hpt-dist",
+    help="Continue pretraining on your own data, in stages, safely.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Look at sharded datasets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="[RUN]", help="A launch, or a recipe's name or file; else the last")
+]
+StoreOption = Annotated[
+    str, typer.Option("--store", envvar="HPT_STORE", help="URI of the store: a folder or s3://...")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a setting; may be repeated."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TrackingOption = Annotated[
+    str,
+    typer.Option(
+        "--tracking-uri",
+        envvar="MLFLOW_TRACKING_URI",
+        help="MLflow's address; by default a SQLite file in the work folder.",
+    ),
+]
+WorkOption = Annotated[
+    str, typer.Option("--work", envvar="HPT_WORK", help="Folder for logs and local metrics.")
+]
+DEFAULT_STORE = "./hpt-store"
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        console.say(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def shard(
+    source: Annotated[
+        str, typer.Argument(help="A folder, a CSV or JSONL list, or openmoji/DOMAIN")
+    ],
+    destination: Annotated[str, typer.Argument(metavar="DEST", help="STORE/datasets/NAME")],
+    max_bad: Annotated[int, typer.Option(help="Images that may fail to decode.", min=0)] = 10,
+    shard_mb: Annotated[int, typer.Option(help="Size of one tar, MB.", min=1)] = 256,
+    json_: JsonOption = False,
+) -> None:
+    """Write images as WebDataset tars with a manifest. Running again goes on, or finds it done.
+
+    \b
+    Examples:
+      hpt-dist shard ~/photos ./hpt-store/datasets/photos
+      hpt-dist shard labels.csv s3://bucket/hpt/datasets/flowers
+      hpt-dist shard openmoji/line ./hpt-store/datasets/openmoji/line
+    """
+    from hpt_dist import shards, sources
+    from hpt_dist.store import open_store
+    from hpt_dist.survey import dataset_store
+
+    where = destination if "://" in destination else str(Path(destination).absolute())
+    uri, name = dataset_store(where)
+    began = time.perf_counter()
+    with console.counting(f"shard {source}") as tell:
+        manifest = shards.write_dataset(
+            sources.open_source(source),
+            open_store(uri),
+            name,
+            shard_bytes=shard_mb * 1_000_000,
+            max_bad=max_bad,
+            progress=lambda progress: tell(progress.images, progress.total),
+        )
+    if json_:
+        console.print_json({"name": name, "digest": manifest.digest, "uri": destination})
+        return
+    images = sum(split.images for split in manifest.splits.values())
+    seconds = time.perf_counter() - began
+    console.say(f"{name}: {images:,} images in {destination} ({seconds:.1f} s)")
+
+
+@data_app.command("show")
+def data_show(
+    uri: Annotated[str, typer.Argument(help="A dataset: STORE/datasets/NAME")],
+    json_: JsonOption = False,
+) -> None:
+    """Print what a dataset's manifest says.
+
+    \b
+    Example:
+      hpt-dist data show ./hpt-store/datasets/openmoji/line
+    """
+    from hpt_dist.manifest import read_manifest
+
+    manifest = read_manifest(*_dataset(uri))
+    if json_:
+        console.print_json(manifest.as_json())
+        return
+    console.say(f"{manifest.name}  {len(manifest.classes)} classes  digest {manifest.digest[:12]}")
+    mean, std = (" ".join(f"{v:.4f}" for v in values) for values in (manifest.mean, manifest.std))
+    console.say(f"mean {mean}  std {std}")
+    rows = [
+        (
+            name,
+            f"{split.images:,}",
+            str(len(split.shards)),
+            f"{sum(s.bytes for s in split.shards) / 1e6:.1f}",
+        )
+        for name, split in manifest.splits.items()
+    ]
+    console.print_table(("split", "images", "shards", "MB"), rows)
+
+
+@data_app.command("verify")
+def data_verify(
+    uri: Annotated[str, typer.Argument(help="A dataset: STORE/datasets/NAME")],
+) -> None:
+    """Check every digest and count of a dataset; exit 1 if one is wrong.
+
+    \b
+    Example:
+      hpt-dist data verify ./hpt-store/datasets/openmoji/line
+    """
+    from hpt_dist import shards
+
+    problems = shards.verify(*_dataset(uri))
+    for problem in problems:
+        console.complain(str(problem))
+    if problems:
+        raise typer.Exit(1)
+    console.say("every digest and count is right")
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    stand_ins: Annotated[
+        Path | None, typer.Option(help="YAML that describes datasets that are not there yet.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Say of each trial whether it is cached, resumes or runs, and why. Starts nothing.
+
+    \b
+    Examples:
+      hpt-dist plan recipes/quickstart.yaml
+      hpt-dist plan recipes/real_to_sketch.yaml --stand-ins recipes/stand_ins/domainnet.yaml
+    """
+    from hpt_dist import survey
+
+    prepared = _prepare(recipe, set_, stand_ins)
+    if json_:
+        console.print_json(
+            [
+                {"trial": t.name, "key": t.key, "views": t.images, "settings": t.document["spec"]}
+                | survey.as_json(prepared.states[t.key])
+                for t in prepared.trials
+            ]
+        )
+        return
+    console.print_plan(prepared.trials, prepared.states, prepared.facts)
+
+
+@app.command()
+def launch(
+    recipe: RecipeArgument,
+    on: Annotated[
+        Where, typer.Option(help="local: worker processes; inline: this process.")
+    ] = "local",
+    set_: SetOption = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Run this stage, and what it starts from, alone.")
+    ] = None,
+    cores: Annotated[
+        int | None, typer.Option(help="CPU cores to share out.", min=1, envvar="HPT_CORES")
+    ] = None,
+    tracking_uri: TrackingOption = "",
+    work: WorkOption = "",
+) -> None:
+    """Run what is pending of a recipe, and print its report. Safe to run again after anything.
+
+    \b
+    Examples:
+      hpt-dist launch recipes/quickstart.yaml
+      hpt-dist launch recipes/quickstart.yaml --set stages.hpt.steps=100 --only hpt
+    """
+    from hpt_dist import command_launch
+
+    prepared = _prepare(recipe, set_)
+    done = command_launch.run(prepared, on, only or [], cores, tracking_uri, work)
+    if not done:
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    run: RunArgument = "", store: StoreOption = DEFAULT_STORE, json_: JsonOption = False
+) -> None:
+    """Say where each trial of a launch stands: cached, running (where), resumes, runs.
+
+    \b
+    Example:
+      hpt-dist status quickstart
+    """
+    from hpt_dist import survey
+    from hpt_dist.launch import find
+    from hpt_dist.store import open_store
+
+    opened = open_store(store)
+    found = find(opened, run)
+    states = survey.states_of(opened, found)
+    if json_:
+        console.print_json(
+            {"launch": found.id, "trials": {n: survey.as_json(s) for n, s in states.items()}}
+        )
+        return
+    console.say(f"{found.id}  ({found.file}, {found.created})")
+    rows = [(name, state.name, state.why) for name, state in states.items()]
+    console.print_table(("trial", "state", "why"), rows)
+
+
+@app.command()
+def logs(
+    run: RunArgument = "",
+    trial: Annotated[str, typer.Option(help="A stage or one of its trials; else all.")] = "",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as more comes.")] = False,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Print what the processes of a launch's trials said.
+
+    \b
+    Example:
+      hpt-dist logs quickstart --trial hpt -f
+    """
+    from hpt_dist import command_launch
+    from hpt_dist.launch import find
+    from hpt_dist.store import open_store
+
+    opened = open_store(store)
+    command_launch.print_logs(opened, find(opened, run), trial, follow)
+
+
+@app.command()
+def cancel(run: RunArgument = "", store: StoreOption = DEFAULT_STORE) -> None:
+    """Ask the running trials of a launch on this machine to save and stop.
+
+    \b
+    Example:
+      hpt-dist cancel quickstart
+    """
+    from hpt_dist.launch import cancel as ask
+    from hpt_dist.launch import find
+    from hpt_dist.store import open_store
+
+    opened = open_store(store)
+    asked = ask(opened, find(opened, run))
+    for name in asked:
+        console.say(f"asked to save and stop: {name}")
+    if not asked:
+        console.say("nothing runs on this machine")
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(metavar="RUN/STAGE", help="Such as quickstart/hpt")],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A folder.")],
+    format_: Annotated[
+        str, typer.Option("--format", help="safetensors, timm or torchvision")
+    ] = "safetensors",
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Copy weights and results of finished trials, digests checked.
+
+    \b
+    Examples:
+      hpt-dist pull quickstart/hpt ./out
+      hpt-dist pull quickstart/hpt ./out --format timm
+    """
+    from hpt_dist import results
+    from hpt_dist.launch import find
+    from hpt_dist.store import open_store
+
+    if format_ not in results.FORMATS:
+        allowed = ", ".join(results.FORMATS)
+        raise RequestError(f"no format {format_}", where="--format", allowed=allowed)
+    run, _, stage = name.partition("/")
+    if not stage:
+        raise RequestError(f"{name} names no stage", allowed="RUN/STAGE, such as quickstart/hpt")
+    opened = open_store(store)
+    found = find(opened, run)
+    names = results.trials_of(found, stage)
+    for path in results.pull(opened, found, names, destination, format_):
+        console.say(str(path))
+
+
+@app.command()
+def report(
+    run: RunArgument = "",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for report.md, report.html and plots.")
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    json_: JsonOption = False,
+) -> None:
+    """Print the table of a launch with its verdict in words, and write it with plots.
+
+    \b
+    Example:
+      hpt-dist report quickstart --out ./report
+    """
+    from hpt_dist import results
+    from hpt_dist.launch import find
+    from hpt_dist.report import build
+    from hpt_dist.store import open_store
+
+    opened = open_store(store)
+    found = find(opened, run)
+    made = build(found, results.finished(opened, found))
+    for path in made.write(out) if out else ():
+        console.say(f"wrote {path}")
+    if json_:
+        console.print_json(made.as_json())
+        return
+    console.say(made.markdown())
+
+
+@app.command()
+def sync(
+    run: RunArgument = "",
+    store: StoreOption = DEFAULT_STORE,
+    tracking_uri: TrackingOption = "",
+) -> None:
+    """Bring to MLflow what it missed while it was out of reach, and true statuses.
+
+    \b
+    Example:
+      hpt-dist sync quickstart
+    """
+    from hpt_dist import command_launch
+    from hpt_dist.launch import find
+    from hpt_dist.store import open_store
+
+    opened = open_store(store)
+    command_launch.sync(opened, find(opened, run), tracking_uri)
+
+
+@app.command()
+def ui(
+    store: StoreOption = DEFAULT_STORE,
+    work: WorkOption = "",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+) -> None:
+    """Open MLflow's UI on the runs of a store's work folder.
+
+    \b
+    Example:
+      hpt-dist ui
+    """
+    from hpt_dist import command_launch
+    from hpt_dist.layout import work_folder
+    from hpt_dist.store import open_store
+
+    command_launch.open_ui(work_folder(open_store(store), work), host, port)
+
+
+@app.command()
+def doctor(
+    store: StoreOption = DEFAULT_STORE,
+    tracking_uri: TrackingOption = "",
+    work: WorkOption = "",
+    json_: JsonOption = False,
+) -> None:
+    """Check what a launch needs, and say how to mend what is missing; exit 1 if anything is.
+
+    \b
+    Example:
+      hpt-dist doctor --store s3://bucket/hpt
+    """
+    from hpt_dist import doctor as checks
+    from hpt_dist.layout import default_tracking_uri, work_folder
+    from hpt_dist.store import open_store
+
+    if not tracking_uri:
+        tracking_uri = default_tracking_uri(work_folder(open_store(store), work))
+    findings = checks.examine(store, tracking_uri)
+    if json_:
+        console.print_json([vars(finding) for finding in findings])
+    else:
+        marks = {True: "ok", False: "FAIL", None: "note"}
+        console.print_table(
+            ("check", "", "says"), [(f.name, marks[f.ok], f.says) for f in findings]
+        )
+        for finding in findings:
+            if finding.ok is False:
+                console.complain(f"{finding.name}: {finding.mend}")
+    if any(finding.ok is False for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes, for an editor's completion.
+
+    \b
+    Example:
+      hpt-dist schema > recipe.schema.json
+    """
+    from hpt_dist.recipe_file import schema as make
+
+    console.print_json(make())
+
+
+def _dataset(uri: str) -> tuple[Any, str]:
+    from hpt_dist.store import open_store
+    from hpt_dist.survey import dataset_store
+
+    store, name = dataset_store(uri if "://" in uri else str(Path(uri).absolute()))
+    return open_store(store), name
+
+
+def _prepare(recipe: Path, set_: list[str] | None, stand_ins: Path | None = None) -> Any:
+    from hpt_dist.survey import prepare
+
+    return prepare(recipe, set_ or [], stand_ins)
+
+
+def main() -> None:
+    """Run the command line; exit 0 when done, 1 when the work failed, 2 for a wrong request."""
+    try:
+        app()
+    except HptError as error:
+        console.complain(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.complain("interrupted")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""What `launch`, `logs`, `sync` and `ui` do between the command line and the machinery."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+from hpt_dist import console, launch, local, results, track
+from hpt_dist.errors import HptError, RequestError, nearest
+from hpt_dist.launch import Launch, Settings, Where
+from hpt_dist.layout import default_tracking_uri, trial_folder, work_folder
+from hpt_dist.plan import Trial
+from hpt_dist.report import build
+from hpt_dist.store import Store
+from hpt_dist.survey import Prepared, states_of
+
+POLL_S = 0.5
+
+
+def run(
+    prepared: Prepared,
+    where: Where,
+    only: Sequence[str],
+    cores: int | None,
+    tracking_uri: str,
+    work: str,
+) -> bool:
+    """Run what is pending of a plan and print its report; return whether all is done."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    trials = _chosen(prepared, only)
+    stand_ins = [d.name for d in prepared.facts.datasets.values() if d.stand_in]
+    if stand_ins:
+        raise RequestError(f"{', '.join(stand_ins)} is only a stand-in", fix="shard it first")
+    pending = [t for t in trials if prepared.states[t.key].name != "cached"]
+    if not pending:
+        console.say(f"all {len(trials)} trials are cached; nothing to run")
+        record = prepared.last_launch
+        if record is None or set(record.trials.values()) != {t.key for t in trials}:
+            settings = _settings(prepared, where, cores, "", work)
+            record = launch.record(prepared.recipe, trials, prepared.store, settings)
+        return _print_report(record, prepared.store)
+    console.print_plan(trials, prepared.states, prepared.facts)
+    settings = _settings(prepared, where, cores, tracking_uri, work)
+    launch.close_orphans(prepared.store, prepared.recipe.name)
+    record = launch.record(prepared.recipe, trials, prepared.store, settings)
+    console.say(f"launch {record.id}")
+    with console.watching(len(pending)) as watcher:
+        errors = local.work_through(
+            prepared.recipe, trials, prepared.store, settings, record, watcher
+        )
+    done = results.finished(prepared.store, record)
+    report = build(record, done)
+    launch.close(
+        record,
+        prepared.store,
+        done=not errors,
+        headline=report.headline(),
+        files=report.files(),
+    )
+    _settle(record, prepared.store)
+    _print_report(record, prepared.store)
+    if errors:
+        console.complain(f"{len(errors)} of {len(trials)} trials are not done:")
+        for name, error in errors.items():
+            console.complain(f"  {name}: {error.splitlines()[0]}")
+        console.complain(f"their logs: hpt-dist logs {record.id}")
+    return not errors
+
+
+def print_logs(store: Store, record: Launch, name: str, follow: bool) -> None:
+    """Print the output of a launch's trials, file by file; with `follow`, as it grows.
+
+    Raises:
+        RequestError: no trial of that name, or none has any output on this machine.
+    """
+    names = results.trials_of(record, name) if name else list(record.trials)
+    positions: dict[Path, int] = {}
+    while True:
+        for trial in names:
+            for path in launch.log_files(Path(record.work), record.trials[trial]):
+                with path.open(encoding="utf-8", errors="replace") as file:
+                    _copy_from(file, positions, path, f"== {trial}")
+        states = states_of(store, record)
+        if not follow or not any(states[trial].name == "running" for trial in names):
+            break
+        time.sleep(POLL_S)
+    if not positions:
+        raise RequestError("no output on this machine yet", fix=f"hpt-dist status {record.id}")
+
+
+def sync(store: Store, record: Launch, tracking_uri: str) -> None:
+    """Replay to MLflow what it lacks of a launch, and set true statuses.
+
+    Raises:
+        HptError: MLflow is still out of reach.
+    """
+    record = replace(record, tracking_uri=tracking_uri or record.tracking_uri)
+    parent = launch.open_parent(record)
+    states = states_of(store, record)
+    for name, state in states.items():
+        folder = trial_folder(Path(record.work), record.trials[name])
+        if not folder.exists() or state.name == "running":
+            console.say(f"{name}: {'still running' if folder.exists() else 'nothing here'}")
+            continue
+        result = track.sync(
+            folder,
+            tracking_uri=record.tracking_uri,
+            parent_run_id=parent,
+            if_unfinished="FINISHED" if state.name == "cached" else "KILLED",
+        )
+        console.say(f"{name}: {result.status}, {result.points} points sent")
+    if not any(state.name == "running" for state in states.values()):
+        report = build(record, results.finished(store, record))
+        done = all(state.name == "cached" for state in states.values())
+        record = replace(record, parent_run=parent)
+        launch.close(record, store, done=done, headline=report.headline(), files=report.files())
+
+
+def open_ui(work: Path, host: str, port: int) -> None:
+    """Become MLflow's UI server on a work folder's database."""
+    if not (work / "mlflow.db").exists():
+        raise RequestError(f"there is no {work}/mlflow.db", fix="hpt-dist launch RECIPE")
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    uri = default_tracking_uri(work)
+    # MLflow opens its pages for language models unless told otherwise.
+    page = f"http://{host}:{port}/#/experiments?workflowType=machine_learning"
+    console.say(f"MLflow's UI: {page}   (Ctrl-C ends it)")
+    command = ["-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host]
+    os.execv(sys.executable, [sys.executable, *command, "--port", str(port), "--workers", "1"])
+
+
+def _chosen(prepared: Prepared, only: Sequence[str]) -> list[Trial]:
+    """Return the trials of the chosen stages with their ancestors; all without a choice."""
+    stages = {trial.stage for trial in prepared.trials}
+    for stage in only:
+        if stage not in stages:
+            allowed = ", ".join(sorted(stages))
+            raise RequestError(
+                f"no stage {stage}", where="--only", allowed=allowed, fix=nearest(stage, stages)
+            )
+    wanted = {t.key for t in prepared.trials if not only or t.stage in only}
+    for trial in reversed(prepared.trials):
+        if trial.key in wanted and trial.init:
+            wanted.add(trial.init)
+    return [trial for trial in prepared.trials if trial.key in wanted]
+
+
+def _settings(
+    prepared: Prepared, where: Where, cores: int | None, tracking_uri: str, work: str
+) -> Settings:
+    folder = work_folder(prepared.store, work)
+    folder.mkdir(parents=True, exist_ok=True)
+    return Settings(
+        where=where,
+        cores=cores or len(os.sched_getaffinity(0)),
+        gpus=len(list(Path("/dev").glob("nvidia[0-9]*"))),
+        work=folder,
+        tracking_uri=tracking_uri or default_tracking_uri(folder),
+        artifact_location="" if tracking_uri else (folder / "mlartifacts").as_uri(),
+    )
+
+
+def _settle(record: Launch, store: Store) -> None:
+    """Give the runs of trials whose processes died their true status."""
+    for name, state in states_of(store, record).items():
+        folder = trial_folder(Path(record.work), record.trials[name])
+        if state.name in ("resumes", "runs") and folder.exists():
+            try:
+                track.sync(folder, if_unfinished="FAILED")
+            except HptError as error:
+                console.complain(f"{name}: {error}")
+
+
+def _print_report(record: Launch, store: Store) -> bool:
+    report = build(record, results.finished(store, record))
+    folder = Path(record.work) / "reports" / record.recipe
+    written = report.write(folder)
+    console.say("")
+    console.say(report.markdown())
+    page = next((path for path in written if path.suffix == ".html"), folder)
+    console.say(f"report: {page}")
+    port = f" --store {store.uri}" if store.uri != str(Path("hpt-store").absolute()) else ""
+    if record.tracking_uri.startswith("sqlite"):
+        console.say(f"watch the runs in MLflow's UI: hpt-dist ui{port}")
+    return True
+
+
+def _copy_from(file: IO[str], positions: dict[Path, int], path: Path, title: str) -> None:
+    file.seek(positions.get(path, 0))
+    text = file.read()
+    if text:
+        console.say(title)
+        console.say(text.rstrip("\n"))
+    positions[path] = file.tell()

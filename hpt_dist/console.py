@@ -1,0 +1,184 @@
+"""What people see: tables and progress bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from hpt_dist.plan import Facts, Trial
+from hpt_dist.survey import State
+
+PLAIN_EVERY_S = 10.0
+
+out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+_COLOURS = {"cached": "green", "running": "cyan", "resumes": "yellow", "runs": "white"}
+
+
+def say(text: str) -> None:
+    """Print one line for people, as it is."""
+    out.print(text, markup=False)
+
+
+def complain(text: str) -> None:
+    """Print an error."""
+    err.print(text, markup=False, style="red")
+
+
+def print_json(value: Any) -> None:
+    """Print a value for programs."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; without a terminal its columns are separated by two spaces or more."""
+    if not out.is_terminal:
+        widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+        for row in (columns, *rows):
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            say("  ".join(cells).rstrip())
+        return
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table, markup=False)
+
+
+def print_plan(trials: Sequence[Trial], states: Mapping[str, State], facts: Facts) -> None:
+    """Print every trial with its state and why, and what the whole will cost."""
+    for alias, dataset in facts.datasets.items():
+        images = ", ".join(f"{split} {count:,}" for split, count in dataset.images.items())
+        assumed = "  (a stand-in: nothing can run on it)" if dataset.stand_in else ""
+        say(f"{alias} = {dataset.name}: {images}; {dataset.classes} classes{assumed}")
+    rows = [
+        (trial.name, trial.key[:12], states[trial.key].name, _views(trial), states[trial.key].why)
+        for trial in trials
+    ]
+    print_table(("trial", "key", "state", "views", "why"), rows)
+    counts = {name: sum(s.name == name for s in states.values()) for name in _COLOURS}
+    views = sum(trial.images for trial in trials if states[trial.key].name != "cached")
+    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    say(f"{len(trials)} trials: {told}; {views:,} image views to train on")
+
+
+def _views(trial: Trial) -> str:
+    return f"{trial.images:,}" if trial.images else "-"
+
+
+class Lines:
+    """Tells of trials in plain lines, at most one for each trial every few seconds."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._ended = 0
+        self._said: dict[str, tuple[float, int]] = {}
+
+    def started(self, trial: Trial) -> None:
+        """A trial has a process now."""
+        say(f"starts  {trial.name}")
+
+    def moved(self, trial: Trial, facts: Mapping[str, Any]) -> None:
+        """A running trial said how far it is."""
+        step = int(facts.get("step", 0))
+        when, before = self._said.get(trial.key, (0.0, 0))
+        if step != before and time.monotonic() - when >= PLAIN_EVERY_S:
+            self._said[trial.key] = (time.monotonic(), step)
+            say(f"        {trial.name}  step {step}/{facts.get('steps')}  {_rate(facts)}")
+
+    def ended(self, trial: Trial, error: str) -> None:
+        """A trial ended."""
+        self._ended += 1
+        say(f"{'FAILED' if error else 'done'}    {trial.name}  [{self._ended}/{self._total}]")
+        if error:
+            complain(error)
+
+
+class Bars:
+    """Tells of trials in progress bars."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress = progress
+        self._all = progress.add_task("trials", total=total, rate="")
+        self._tasks: dict[str, TaskID] = {}
+
+    def started(self, trial: Trial) -> None:
+        """A trial has a process now."""
+        if trial.key not in self._tasks:
+            total = trial.steps or None
+            self._tasks[trial.key] = self._progress.add_task(trial.name, total=total, rate="")
+
+    def moved(self, trial: Trial, facts: Mapping[str, Any]) -> None:
+        """A running trial said how far it is."""
+        self.started(trial)
+        step = int(facts.get("step", 0))
+        self._progress.update(self._tasks[trial.key], completed=step, rate=_rate(facts))
+
+    def ended(self, trial: Trial, error: str) -> None:
+        """A trial ended."""
+        if task := self._tasks.pop(trial.key, None):
+            self._progress.remove_task(task)
+        self._progress.advance(self._all)
+        self._progress.console.print(f"{'FAILED' if error else 'done'}  {trial.name}", markup=False)
+        if error:
+            complain(error)
+
+
+def _rate(facts: Mapping[str, Any]) -> str:
+    rate = facts.get("images_per_second")
+    return f"{rate:.0f} images/s" if rate else ""
+
+
+@contextmanager
+def watching(total: int) -> Iterator[Lines | Bars]:
+    """Yield something that shows a launch's trials as they go."""
+    if not out.is_terminal:
+        yield Lines(total)
+        return
+    with _progress() as progress:
+        yield Bars(progress, total)
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function of (done, total) that shows how far a long work is."""
+    if out.is_terminal:
+        with _progress() as progress:
+            task = progress.add_task(what, total=None, rate="")
+            yield lambda done, total: progress.update(task, completed=done, total=total)
+        return
+    last = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= PLAIN_EVERY_S:
+            last = time.monotonic()
+            say(f"{what}: {done:,} of {total:,}")
+
+    yield tell
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[rate]}"),
+        console=out,
+    )

@@ -1,0 +1,373 @@
+"""Checks of everything outside that a launch needs, each with its mend. No check ever raises."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import ssl
+import statistics
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from email.utils import parsedate_to_datetime
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from hpt_dist import machine
+from hpt_dist.errors import HptError
+from hpt_dist.finding import Finding
+from hpt_dist.layout import work_folder
+from hpt_dist.manifest import Manifest, dataset_names, read_manifest
+from hpt_dist.store import Store, open_store
+
+__all__ = ["Finding", "examine"]
+
+T = TypeVar("T")
+Check = Callable[[], Iterator[Finding]]
+
+_LEAST_FREE_GB = 2.0
+_TIMEOUT_S = 5.0
+_LOCK_TIMEOUT_S = 2.0
+# S3 refuses requests that are 15 minutes off; long before that, lease ages mislead.
+_LARGEST_SKEW_S = 20.0
+_SHARDS_LOOKED_AT = 8  # of each split; `data verify` reads all
+_SQLITE_MAGIC = b"SQLite format 3\0"
+# Of failures that nobody foresaw.
+_MENDS = {
+    "python": "install Python 3.11 or newer",
+    "packages": "install again: pip install --upgrade hpt-dist",
+    "torch": "install torch and torchvision together: pip install --upgrade torch torchvision",
+    "cpu": "see what the message says; training needs to know the machine's cores and memory",
+    "store": "check the URI, the network, AWS_ENDPOINT_URL_S3, the credentials and the rights "
+    "to read, write, list and delete",
+    "disk": "name a store and a work folder on a disk that this user can read",
+    "clock": "check that AWS_ENDPOINT_URL_S3 is right and can be reached",
+    "datasets": "`hpt-dist data verify NAME` says what is damaged; shard it again",
+    "mlflow": "check the tracking URI; training goes on without MLflow, and `hpt-dist sync` "
+    "brings it up to date",
+}
+
+
+def examine(store_uri: str, tracking_uri: str) -> list[Finding]:
+    """Check this machine, a store and MLflow.
+
+    Args:
+        store_uri: of the store; a probe object is written there and removed.
+        tracking_uri: of MLflow; empty for none.
+
+    Returns:
+        One finding or more for each check, always in the same order.
+    """
+    checks: list[tuple[str, Check]] = [
+        ("python", machine.python),
+        ("packages", machine.packages),
+        ("torch", machine.torch),
+        ("cpu", machine.cpu),
+        ("store", partial(_store, store_uri)),
+        ("disk", partial(_disk, store_uri)),
+        ("mlflow", partial(_mlflow, tracking_uri)),
+    ]
+    with ThreadPoolExecutor(len(checks)) as pool:
+        return [finding for found in pool.map(_guarded, checks) for finding in found]
+
+
+def _guarded(named: tuple[str, Check]) -> list[Finding]:
+    name, check = named
+    findings: list[Finding] = []
+    try:
+        findings += check()
+    except HptError as error:
+        problem = error.problem
+        mend = problem.fix or (f"allowed: {problem.allowed}" if problem.allowed else "")
+        where = f"{problem.where}: " if problem.where else ""
+        findings.append(_failed(name, where + problem.what, mend))
+    except Exception as error:  # noqa: BLE001  a check that fails is a finding like any other
+        findings.append(_failed(name, f"{type(error).__name__}: {error}"))
+    return findings
+
+
+def _failed(name: str, what: str, mend: str = "") -> Finding:
+    return Finding(name, False, " ".join(what.split()), mend or _MENDS[name])
+
+
+def _store(uri: str) -> Iterator[Finding]:
+    """Check a store, and what is in it if it can be used."""
+    store = open_store(uri)
+    folder = _folder(store)
+    if folder is None:
+        clock = _guarded(("clock", partial(_clock, _endpoint())))
+        yield from clock
+        usable = all(finding.ok is not False for finding in clock)
+        found = _guarded(("store", partial(_used, store))) if usable else []
+    elif folder.exists():
+        found = _guarded(("store", partial(_used, store)))
+    else:
+        found = [_to_be_made("store", folder, "name another store with --store or HPT_STORE")]
+    yield from found
+    if any(finding.ok for finding in found):
+        yield from _guarded(("datasets", partial(_datasets, store)))
+
+
+def _to_be_made(name: str, path: Path, otherwise: str) -> Finding:
+    """Judge a path that is not there by the nearest folder above it."""
+    above = _existing(path)
+    if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
+        mend = "nothing if the name is right: it is made at first use"
+        return Finding(name, None, f"{path} does not exist yet", mend)
+    return _failed(name, f"{path} does not exist and cannot be made in {above}", otherwise)
+
+
+def _used(store: Store) -> Iterator[Finding]:
+    """Write, read, list, swap and delete a probe, as launches do."""
+    name = f"doctor/{uuid.uuid4().hex}"
+    seconds: list[float] = []
+    try:
+        wrong = list(_probed(store.at(name), seconds))
+    finally:
+        left = store.local(name)
+        if left is not None:  # objects are gone, their folders are not
+            shutil.rmtree(left, ignore_errors=True)
+            with suppress(OSError):  # another doctor is at work there
+                left.parent.rmdir()
+    if wrong:
+        yield _failed("store", f"{store.uri}: {'; '.join(wrong)}")
+        return
+    latency_ms = 1000 * statistics.median(seconds)
+    yield Finding(
+        "store",
+        True,
+        f"{store.uri}: put, get, range, list, swap and delete work; {latency_ms:.1f} ms each",
+    )
+
+
+def _probed(probe: Store, seconds: list[float]) -> Iterator[str]:
+    """Yield what each request did wrong; note how long each took."""
+    data = bytes(range(256)) * 16
+    try:
+        _timed(seconds, lambda: probe.put("object", data))
+        if _timed(seconds, lambda: probe.get("object")) != data:
+            yield "get returned other bytes than were put"
+        if _timed(seconds, lambda: probe.get("object", 100, 50)) != data[100:150]:
+            yield "a ranged get returned the wrong bytes"
+        if [info.path for info in _timed(seconds, lambda: list(probe.list()))] != ["object"]:
+            yield "list does not show what was put"
+        yield from _swapped(probe, seconds)
+    finally:
+        for name in ("object", "swapped"):
+            probe.delete(name)
+    if probe.stat("object") is not None:
+        yield "a deleted object is still there"
+
+
+def _swapped(probe: Store, seconds: list[float]) -> Iterator[str]:
+    """Check that of two writers one is refused: leases depend on it."""
+    first = _timed(seconds, lambda: probe.swap("swapped", b"first", None))
+    if first is None:
+        yield "swap could not create an object"
+        return
+    if probe.swap("swapped", b"second", None) is not None:
+        yield "swap overwrote an object that was to be absent"
+    if probe.swap("swapped", b"second", first) is None:
+        yield "swap refused the right expectation"
+    if probe.swap("swapped", b"third", first) is not None:
+        yield "swap accepted a stale expectation, so that two machines could run one trial"
+
+
+def _timed(seconds: list[float], request: Callable[[], T]) -> T:
+    began = time.perf_counter()
+    answer = request()
+    seconds.append(time.perf_counter() - began)
+    return answer
+
+
+def _disk(uri: str) -> Iterator[Finding]:
+    """Look at the free space of a folder store and of the work folder."""
+    store = open_store(uri)
+    root = _folder(store)
+    folders = {"work folder": work_folder(store, os.environ.get("HPT_WORK", ""))}
+    if root is not None:
+        folders = {"store": root, **folders}
+    for what, folder in folders.items():
+        free_gb = shutil.disk_usage(_existing(folder)).free / 1e9
+        says = f"{what} {folder}: {free_gb:,.1f} GB free"
+        if free_gb < _LEAST_FREE_GB:
+            mend = f"free some space (at least {_LEAST_FREE_GB:g} GB), or use another disk"
+            yield Finding("disk", False, says, mend)
+        else:
+            yield Finding("disk", True, says)
+
+
+def _endpoint() -> str:
+    """Return the address of the S3 server that AWS's settings name."""
+    from hpt_dist.s3 import endpoint
+
+    return endpoint()
+
+
+def _clock(endpoint: str) -> Iterator[Finding]:
+    """See whether an S3 server can be reached, and compare this machine's clock with its own."""
+    try:
+        date = _date_header(endpoint)
+    except OSError as error:
+        yield _failed(
+            "store",
+            f"{endpoint} cannot be reached: {getattr(error, 'reason', error)}",
+            "check AWS_ENDPOINT_URL_S3, the network and, over TLS, AWS_CA_BUNDLE",
+        )
+        return
+    if not date:
+        yield Finding("clock", None, f"{endpoint} tells no time", "compare the clocks by hand")
+        return
+    # The header has whole seconds: the middle of one is nearest on average.
+    skew_s = time.time() - (parsedate_to_datetime(date).timestamp() + 0.5)
+    says = f"this clock and that of {endpoint} differ by {abs(skew_s):.0f} s"
+    if abs(skew_s) > _LARGEST_SKEW_S:
+        yield Finding("clock", False, says, "synchronise this machine's clock (chrony or ntpd)")
+    else:
+        yield Finding("clock", True, says)
+
+
+def _date_header(endpoint: str) -> str:
+    request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310  the user's own server
+    try:
+        with _open(request, "AWS_CA_BUNDLE", timeout_s=_TIMEOUT_S) as answer:
+            return answer.headers.get("Date") or ""
+    except urllib.error.HTTPError as refusal:  # a refusal also has a date
+        with refusal:
+            return refusal.headers.get("Date") or ""
+
+
+def _datasets(store: Store) -> Iterator[Finding]:
+    """Parse every manifest, and see whether the first shards are as long as it says."""
+    names = dataset_names(store)
+    if not names:
+        mend = "hpt-dist shard SOURCE DEST"
+        yield Finding("datasets", None, f"no dataset in {store.uri} yet", mend)
+        return
+    shards, good = 0, 0
+    for name in names:
+        try:
+            manifest = read_manifest(store, name)
+        except HptError as error:
+            yield _failed("datasets", str(error.problem.what), error.problem.fix)
+            continue
+        shards += sum(len(split.shards) for split in manifest.splits.values())
+        wrong = _wrong_shards(store, manifest)
+        if wrong:
+            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            yield _failed("datasets", f"{name}: {wrong[0]} is missing or cut{more}")
+        else:
+            good += 1
+    if good:
+        yield Finding("datasets", True, f"{good} readable datasets, {shards} shards in all")
+
+
+def _wrong_shards(store: Store, manifest: Manifest) -> list[str]:
+    wrong = []
+    for split in manifest.splits.values():
+        for shard in split.shards[:_SHARDS_LOOKED_AT]:
+            info = store.stat(f"datasets/{manifest.name}/{shard.path}")
+            if info is None or info.bytes != shard.bytes:
+                wrong.append(shard.path)
+    return wrong
+
+
+def _mlflow(uri: str) -> Iterator[Finding]:
+    """See whether MLflow can take runs."""
+    scheme = urlsplit(uri).scheme
+    if not uri:
+        mend = "name one with MLFLOW_TRACKING_URI"
+        yield Finding("mlflow", None, "no MLflow is named; metrics stay in local files", mend)
+    elif scheme == "sqlite":
+        yield _sqlite(uri)
+    elif scheme in ("http", "https"):
+        yield _server(uri.rstrip("/"))
+    elif scheme in ("", "file"):
+        yield _failed(
+            "mlflow",
+            f"{uri} is a folder, which MLflow no longer takes",
+            "use sqlite:////absolute/mlflow.db, or the address of a server",
+        )
+    else:
+        yield Finding("mlflow", None, f"{scheme} is not checked", "try `hpt-dist sync`")
+
+
+def _sqlite(uri: str) -> Finding:
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not path.exists():
+        return _to_be_made("mlflow", path, "name another file, or make that folder")
+    mend = f"move {path} away and run `hpt-dist sync`, which fills a new one from local files"
+    with path.open("rb") as file:
+        magic = file.read(len(_SQLITE_MAGIC))
+    if magic and magic != _SQLITE_MAGIC:
+        return _failed("mlflow", f"{path} is no SQLite database", mend)
+    try:
+        address = f"{path.absolute().as_uri()}?mode=rw"
+        with closing(sqlite3.connect(address, timeout=_LOCK_TIMEOUT_S, uri=True)) as database:
+            database.execute("BEGIN IMMEDIATE").close()
+            database.rollback()
+    except sqlite3.OperationalError as error:
+        return _failed(
+            "mlflow",
+            f"{path} cannot be written: {error}",
+            "end the program that holds it, and check the file's and its folder's rights",
+        )
+    except sqlite3.DatabaseError as error:
+        return _failed("mlflow", f"{path} is damaged: {error}", mend)
+    return Finding("mlflow", True, f"{path} can be written")
+
+
+def _server(uri: str) -> Finding:
+    request = urllib.request.Request(f"{uri}/health")  # noqa: S310  the user's own server
+    try:
+        with _open(
+            request,
+            "MLFLOW_TRACKING_SERVER_CERT_PATH",
+            "REQUESTS_CA_BUNDLE",
+            timeout_s=_TIMEOUT_S,
+        ):
+            return Finding("mlflow", True, f"{uri} answers")
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return _failed(
+                "mlflow",
+                f"{uri}/health answers with HTTP {refusal.code}",
+                "see the server's log, and whether the address is that of an MLflow server",
+            )
+    except OSError as error:
+        return _failed(
+            "mlflow",
+            f"{uri} does not answer: {getattr(error, 'reason', error)}",
+            "start the server (mlflow server), or correct the address and the certificate's path; "
+            "training goes on without it, and `hpt-dist sync` brings it up to date",
+        )
+
+
+def _open(
+    request: urllib.request.Request, *bundle_variables: str, timeout_s: float
+) -> urllib.request._UrlopenRet:
+    """Open a URL, trusting also the certificates of the first of these variables that is set."""
+    context = ssl.create_default_context()
+    bundles: Sequence[str] = [os.environ[name] for name in bundle_variables if os.environ.get(name)]
+    if bundles:
+        context.load_verify_locations(bundles[0])
+    return urllib.request.urlopen(request, timeout=timeout_s, context=context)  # noqa: S310
+
+
+def _folder(store: Store) -> Path | None:
+    """Return the folder of a folder store, there or not."""
+    inside = store.local("datasets")
+    return inside.parent if inside else None
+
+
+def _existing(path: Path) -> Path:
+    """Return the path, or the nearest of the folders above it that exists."""
+    path = path.absolute()
+    return next(p for p in (path, *path.parents) if p.exists())

@@ -1,0 +1,211 @@
+"""Is one row better than another? Differences paired by seed, intervals, a verdict in words. Pure.
+
+Seeds are the units: settings that are swept beside the seed are averaged within each seed, so that
+they cannot pass for independent repetitions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Literal
+
+Axes = Mapping[str, str]
+Verdict = Literal["helped", "harmed", "no evidence", "none"]
+_Key = frozenset[tuple[str, str]]  # some axes with their values
+
+_CONFIDENCE = 0.95
+_POWER = 0.8
+_NORMAL_QUANTILE = 1.959964  # of 0.975
+_SAME = 1e-9  # differences closer than this are equal up to rounding
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a metric is printed and read.
+
+    Args:
+        factor: from the metric to what is printed.
+        unit: of a value.
+        step: the unit of a difference, in words.
+        decimals: digits after the point.
+        lower_is_better: true for losses.
+    """
+
+    factor: float
+    unit: str
+    step: str
+    decimals: int
+    lower_is_better: bool
+
+    def text(self, value: float) -> str:
+        """Return a value or a spread, already scaled."""
+        return f"{value:.{self.decimals}f}"
+
+    def signed(self, value: float) -> str:
+        """Return a difference, already scaled."""
+        return f"{value:+.{self.decimals}f}{self.step}"
+
+    def plus_minus(self, value: float, half_width: float) -> str:
+        """Return a difference with its interval, already scaled."""
+        return f"{value:+.{self.decimals}f} ± {self.text(half_width)}{self.step}"
+
+
+def scale_of(metric: str) -> Scale:
+    """Return the scale of a metric: per cent for accuracies (shares of 1), else as it is."""
+    last = metric.rpartition("/")[2]
+    if last in {"top1", "top5", "accuracy", "auroc"}:
+        return Scale(100.0, "%", " points", 1, lower_is_better=False)
+    return Scale(1.0, "", "", 4, lower_is_better="loss" in last)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far something is from the baseline, on the metric's printed scale.
+
+    Args:
+        verdict: "none" where there is too little to judge by.
+        n: how many seeds were compared.
+        mean: mean difference; None without a pair, or where a value is not finite.
+        half_width: half of the 95 % interval; None without a verdict.
+        detectable: the true difference that this many seeds show four times in five; None where
+            the interval is not one over seeds.
+        says: all of it in words.
+    """
+
+    verdict: Verdict
+    n: int
+    mean: float | None
+    half_width: float | None
+    detectable: float | None
+    says: str
+
+
+def is_seed(axis: str) -> bool:
+    """Return whether an axis, or an inherited `stage.axis`, is a seed."""
+    return axis.rpartition(".")[2] == "seed"
+
+
+def seed_differences(
+    ours: Iterable[tuple[Axes, float]],
+    base: Iterable[tuple[Axes, float]],
+    *,
+    fixed_base: bool = False,
+) -> list[float]:
+    """Return one difference for each seed, averaged over everything else that both sides share.
+
+    What only one side sweeps is averaged first. A seed for which a setting is missing that another
+    seed has is left out: it would be an average of something else.
+
+    Args:
+        ours: (axes, value) of each trial of a row.
+        base: the same of the baseline.
+        fixed_base: the baseline's own value has no randomness, so that each seed that only our
+            side has counts too.
+    """
+    ours, base = list(ours), list(base)
+    if not ours or not base:
+        return []
+    named = set.intersection(*(set(axes) for axes, _ in ours))
+    shared = named.intersection(*(axes for axes, _ in base))
+    kept = shared | set(filter(is_seed, named)) if fixed_base else shared
+    base_means = _means(base, shared)
+    by_seed: dict[_Key, dict[_Key, float]] = defaultdict(dict)
+    for key, mean in _means(ours, kept).items():
+        seed = frozenset(item for item in key if is_seed(item[0]))
+        base_mean = base_means.get(frozenset(item for item in key if item[0] in shared))
+        if base_mean is not None:
+            by_seed[seed][key - seed] = mean - base_mean
+    every_setting = {setting for settings in by_seed.values() for setting in settings}
+    complete = (
+        (sorted(seed), fmean(settings.values()))
+        for seed, settings in by_seed.items()
+        if settings.keys() == every_setting
+    )
+    return [difference for _, difference in sorted(complete)]
+
+
+def paired(differences: Sequence[float], scale: Scale) -> Comparison:
+    """Judge differences that are paired by seed with Student's t, two-sided, at 95 %.
+
+    Args:
+        differences: one for each seed, on the printed scale.
+        scale: of the metric.
+    """
+    n = len(differences)
+    if not n:
+        return Comparison("none", 0, None, None, None, "nothing to compare yet")
+    if not all(map(math.isfinite, differences)):
+        return Comparison("none", n, None, None, None, "no verdict: a value is not finite")
+    mean = fmean(differences)
+    if n == 1:
+        says = f"{scale.signed(mean)} (n=1 seed): no verdict from one seed"
+        return Comparison("none", 1, mean, None, None, says)
+    if max(differences) - min(differences) <= _SAME:
+        says = f"{scale.signed(mean)} for each of {n} seeds: without a spread, no verdict"
+        return Comparison("none", n, mean, None, None, says)
+    error = stdev(differences) / math.sqrt(n)
+    reach = _t_quantile((1 + _CONFIDENCE) / 2, n - 1)
+    half_width, detectable = reach * error, (reach + _t_quantile(_POWER, n - 1)) * error
+    verdict = _verdict(mean, half_width, scale)
+    says = f"{_opening(verdict)}{scale.plus_minus(mean, half_width)} (n={n} seeds)"
+    if verdict == "no evidence":
+        limit = f"{scale.text(detectable)}{scale.step}"
+        says += f"; this many seeds can show differences above {limit}"
+    return Comparison(verdict, n, mean, half_width, detectable, says)
+
+
+def on_images(ours: float, base: float, num_images: int, split: str, scale: Scale) -> Comparison:
+    """Judge two accuracies of single models by the binomial error of the images.
+
+    The images are the same, so that the interval, which takes them for independent, is cautious.
+    It says nothing of other seeds.
+
+    Args:
+        ours: share of 1.
+        base: share of 1.
+        num_images: on which both were measured.
+        split: of the images, in words.
+        scale: of the metric.
+    """
+    # One success and one failure more for each (Agresti and Caffo, 2000): no zero error at 0 or 1.
+    shares = ((share * num_images + 1) / (num_images + 2) for share in (ours, base))
+    error = math.hypot(*(standard_error(share, num_images + 2) for share in shares))
+    mean, half_width = ((ours - base) * scale.factor, _NORMAL_QUANTILE * error * scale.factor)
+    verdict = _verdict(mean, half_width, scale)
+    says = (
+        f"{_opening(verdict)}{scale.plus_minus(mean, half_width)} "
+        f"(one model each; ± is that of {num_images:,} {split} images)"
+    )
+    return Comparison(verdict, 1, mean, half_width, None, says)
+
+
+def standard_error(share: float, num_images: int) -> float:
+    """Return the binomial standard error of an accuracy, as a share of 1."""
+    return math.sqrt(share * (1 - share) / num_images)
+
+
+def _means(trials: Iterable[tuple[Axes, float]], names: set[str]) -> dict[_Key, float]:
+    groups = defaultdict(list)
+    for axes, value in trials:
+        groups[frozenset((name, axes[name]) for name in names)].append(value)
+    return {key: fmean(values) for key, values in groups.items()}
+
+
+def _verdict(mean: float, half_width: float, scale: Scale) -> Verdict:
+    if not abs(mean) > half_width:
+        return "no evidence"
+    return "harmed" if (mean > 0) == scale.lower_is_better else "helped"
+
+
+def _opening(verdict: Verdict) -> str:
+    return "no evidence of a difference: " if verdict == "no evidence" else f"{verdict} by "
+
+
+def _t_quantile(probability: float, degrees: int) -> float:
+    from scipy.special import stdtrit  # takes a while, and most commands do not need it
+
+    return float(stdtrit(degrees, probability))

@@ -1,0 +1,45 @@
+"""Signals become a flag that the training loop reads at a step boundary.
+
+A handler that saved by itself could run inside a collective and deadlock the other ranks, so
+nothing happens here but the setting of the flag.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+
+class Interrupt:
+    """Whether somebody asked this process to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.signal_name = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.signal_name)
+
+    def _set(self, number: int, _frame: FrameType | None) -> None:
+        self.signal_name = signal.Signals(number).name
+
+
+@contextmanager
+def listening() -> Iterator[Interrupt]:
+    """Turn SIGTERM, SIGINT and SIGUSR2 into a flag for as long as the block runs.
+
+    Only the main thread may set handlers; in another thread the flag simply stays unset.
+    """
+    interrupt = Interrupt()
+    try:
+        before = {number: signal.signal(number, interrupt._set) for number in SIGNALS}
+    except ValueError:
+        before = {}
+    try:
+        yield interrupt
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,203 @@
+"""The record of a launch: what was asked for, under which keys, and where it is watched."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from hpt_dist import lease, track
+from hpt_dist.errors import HptError, RequestError, nearest
+from hpt_dist.layout import LAUNCHES, LEASE, stage_prefix, trial_folder
+from hpt_dist.plan import Trial
+from hpt_dist.recipe_file import Recipe
+from hpt_dist.store import Store
+
+Where = Literal["local", "inline"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The record of one launch, kept in the store.
+
+    Args:
+        id: name of the record.
+        recipe: name of the recipe.
+        file: where the recipe was read.
+        created: ISO 8601, UTC.
+        trials: trial names to keys, parents first.
+        report: the recipe's report settings; empty without.
+        work: the local work folder.
+        tracking_uri: of MLflow.
+        parent_run: MLflow run of the launch; empty while MLflow was out of reach.
+    """
+
+    id: str
+    recipe: str
+    file: str
+    created: str
+    trials: Mapping[str, str]
+    report: Mapping[str, Any]
+    work: str
+    tracking_uri: str
+    parent_run: str = ""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a launch uses this machine.
+
+    Args:
+        where: worker processes, or inline in this process (for debugging).
+        cores: CPU cores to share out.
+        gpus: how many GPUs to share out, one for a trial.
+        work: the local work folder.
+        tracking_uri: of MLflow; empty for none.
+        artifact_location: of a new MLflow experiment; empty for MLflow's default.
+    """
+
+    where: Where
+    cores: int
+    gpus: int
+    work: Path
+    tracking_uri: str
+    artifact_location: str = ""
+
+
+def record(recipe: Recipe, trials: Sequence[Trial], store: Store, settings: Settings) -> Launch:
+    """Write a new launch record and open its MLflow run, if MLflow can be reached."""
+    now = datetime.now(UTC)
+    name = f"{recipe.name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    launch = Launch(
+        id=name,
+        recipe=recipe.name,
+        file=recipe.document.file,
+        created=now.isoformat(timespec="seconds"),
+        trials={trial.name: trial.key for trial in trials},
+        report=recipe.report.model_dump() if recipe.report else {},
+        work=str(settings.work),
+        tracking_uri=settings.tracking_uri,
+    )
+    if settings.tracking_uri:
+        try:
+            parent = open_parent(launch, settings.artifact_location)
+            launch = replace(launch, parent_run=parent)
+        except HptError as error:
+            # MLflow being down must not stop a launch.
+            log.warning("MLflow is out of reach; `hpt-dist sync` brings it up to date: %s", error)
+    data = json.dumps(asdict(launch), indent=2).encode()
+    store.put(f"{LAUNCHES}/{launch.id}.json", data)
+    return launch
+
+
+def launches(store: Store) -> list[Launch]:
+    """Return every launch of a store, oldest first."""
+    found = [
+        Launch(**json.loads(store.get(info.path)))
+        for info in store.list(f"{LAUNCHES}/")
+        if info.path.endswith(".json")
+    ]
+    return sorted(found, key=lambda launch: launch.created)
+
+
+def find(store: Store, name: str = "") -> Launch:
+    """Return a launch by its id, or the newest of a recipe by its name or file, or the newest.
+
+    Raises:
+        RequestError: there is none.
+    """
+    known = launches(store)
+    name = Path(name).stem if name.endswith((".yaml", ".yml")) else name
+    match = [launch for launch in known if name in ("", launch.id, launch.recipe)]
+    if match:
+        return match[-1]
+    names = sorted({launch.recipe for launch in known})
+    raise RequestError(
+        f"no launch {name} in {store.uri}" if name else f"no launch in {store.uri}",
+        allowed=", ".join(names),
+        fix=nearest(name, names) or "hpt-dist launch RECIPE, or name another store with --store",
+    )
+
+
+def close(
+    launch: Launch,
+    store: Store,
+    *,
+    done: bool,
+    headline: Mapping[str, float] | None = None,
+    files: Mapping[str, bytes] | None = None,
+) -> None:
+    """Note a launch's end, and show its report on its MLflow run.
+
+    Args:
+        launch: the launch.
+        store: where its record is.
+        done: whether every trial is done.
+        headline: the report's main numbers by name.
+        files: the report's files by name.
+    """
+    status: track.FinalStatus = "FINISHED" if done else "FAILED"
+    store.put(f"{LAUNCHES}/{launch.id}.end", status.encode())
+    if launch.parent_run:
+        uri, run = launch.tracking_uri, launch.parent_run
+        lines = [track.Line(0, time.time(), dict(headline))] if headline else []
+        try:
+            track.log_parent(uri, run, lines, files)
+            track.set_status(uri, run, status)
+        except HptError as error:
+            log.warning("MLflow is out of reach: %s", error)
+
+
+def close_orphans(store: Store, recipe: str) -> None:
+    """Give the launches of a recipe that were killed their true status in MLflow."""
+    ended = {info.path for info in store.list(f"{LAUNCHES}/{recipe}-")}
+    for launch in launches(store):
+        if launch.recipe != recipe or f"{LAUNCHES}/{launch.id}.end" in ended:
+            continue
+        held = [lease.read(store.at(stage_prefix(key)), LEASE) for key in launch.trials.values()]
+        if not any(holder and holder.alive for holder in held):
+            close(launch, store, done=False)
+
+
+def cancel(store: Store, launch: Launch) -> list[str]:
+    """Ask every process of a launch on this host to save and stop; return the trials asked."""
+    asked = []
+    for name, key in launch.trials.items():
+        holder = lease.read(store.at(stage_prefix(key)), LEASE)
+        if holder and holder.alive and holder.on_this_host:
+            os.kill(holder.pid, signal.SIGTERM)
+            asked.append(name)
+    return asked
+
+
+def log_files(work: Path, key: str) -> list[Path]:
+    """Return the output files of a trial's processes, oldest first."""
+    files = (trial_folder(work, key) / "logs").glob("*_log.*")
+    return sorted(files, key=lambda path: path.stat().st_mtime)
+
+
+def open_parent(launch: Launch, artifact_location: str = "") -> str:
+    """Return the MLflow run of a launch, made if it is not there.
+
+    Raises:
+        HptError: MLflow failed or is out of reach.
+    """
+    identity = track.RunIdentity(
+        experiment=launch.recipe,
+        name=launch.id,
+        key=launch.id,
+        tags={"hpt.recipe": launch.file},
+        artifact_location=artifact_location or None,
+    )
+    track.initialise(launch.tracking_uri)
+    return track.open_parent(launch.tracking_uri, identity)

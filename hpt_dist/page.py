@@ -1,0 +1,159 @@
+"""A page of text as blocks, and its two forms: Markdown that reads well in a terminal, and HTML."""
+
+from __future__ import annotations
+
+import base64
+import html
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading; level 1 is the page's title."""
+
+    level: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """One paragraph."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list of short texts."""
+
+    texts: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of texts; its first `num_left` columns are words, the others numbers."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    num_left: int = 1
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG by its file name; Markdown leaves it out."""
+
+    name: str
+    caption: str
+
+
+Block = Heading | Paragraph | Items | Grid | Picture
+
+_WIDTH = 100  # of Markdown's lines; only tables are wider
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
+th, td { padding: .3rem .8rem; border-bottom: 1px solid #ccc; text-align: left }
+.number { text-align: right }
+img { max-width: 100% }
+figcaption { color: #555 }
+""".strip()
+
+
+def table_lines(
+    header: Sequence[str], rows: Sequence[Sequence[str]], num_left: int = 1
+) -> list[str]:
+    """Return a Markdown table whose columns are aligned also as plain text.
+
+    Args:
+        header: names of the columns.
+        rows: as many texts each as the header has.
+        num_left: how many columns are aligned left; the others are aligned right.
+    """
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        padded = [
+            cell.ljust(width) if at < num_left else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        return f"| {' | '.join(padded)} |"
+
+    rule = [
+        "-" * width if at < num_left else "-" * (width - 1) + ":" for at, width in enumerate(widths)
+    ]
+    return [line(cells[0]), line(rule), *map(line, cells[1:])]
+
+
+def markdown(blocks: Sequence[Block]) -> str:
+    """Return the page in Markdown, without pictures."""
+    parts = []
+    for block in blocks:
+        match block:
+            case Heading(level, text):
+                parts.append(f"{'#' * level} {text}")
+            case Paragraph(text):
+                parts.append(_wrapped(text))
+            case Items(texts):
+                parts.append("\n".join(_wrapped(f"- {text}", indent="  ") for text in texts))
+            case Grid(header, rows, num_left):
+                parts.append("\n".join(table_lines(header, rows, num_left)))
+            case Picture():
+                pass
+    return "\n\n".join(parts) + "\n"
+
+
+def as_html(title: str, blocks: Sequence[Block], pictures: Mapping[str, bytes]) -> str:
+    """Return the page as one HTML file that needs no other: pictures are inside it.
+
+    Args:
+        title: of the window.
+        blocks: the page.
+        pictures: PNG bytes by name.
+    """
+    body = "\n".join(_element(block, pictures) for block in blocks)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>\n{_STYLE}\n</style>\n</head>\n"
+        f"<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _element(block: Block, pictures: Mapping[str, bytes]) -> str:
+    match block:
+        case Heading(level, text):
+            return f"<h{level}>{html.escape(text)}</h{level}>"
+        case Paragraph(text):
+            return f"<p>{html.escape(text)}</p>"
+        case Items(texts):
+            items = "\n".join(f"<li>{html.escape(text)}</li>" for text in texts)
+            return f"<ul>\n{items}\n</ul>"
+        case Grid(header, rows, num_left):
+            lines = [_row("th", header, num_left), *(_row("td", row, num_left) for row in rows)]
+            return "<table>\n" + "\n".join(lines) + "\n</table>"
+        case Picture(name, caption):
+            data = base64.b64encode(pictures[name]).decode("ascii")
+            text = html.escape(caption)
+            return (
+                f'<figure><img src="data:image/png;base64,{data}" alt="{text}">'
+                f"<figcaption>{text}</figcaption></figure>"
+            )
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    """Break a text between words, so that names can still be copied."""
+    return textwrap.fill(
+        text, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _row(tag: str, cells: Sequence[str], num_left: int) -> str:
+    kinds = ("" if at < num_left else ' class="number"' for at in range(len(cells)))
+    texts = (
+        f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)
+    )
+    return f"<tr>{''.join(texts)}</tr>"

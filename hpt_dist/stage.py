@@ -1,0 +1,237 @@
+"""Run one trial: hold its lease, do the work, commit the results, `DONE` last."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import platform
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpt_dist import __version__, lease
+from hpt_dist.checkpoint import Checkpoints
+from hpt_dist.errors import Interrupted, StoreError
+from hpt_dist.interrupt import Interrupt, listening
+from hpt_dist.layout import DONE, LEASE, stage_prefix, trial_folder
+from hpt_dist.plan import Trial
+from hpt_dist.store import Store, open_store
+from hpt_dist.track import METRICS, RunIdentity, Tracker
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a process needs to run one trial anywhere.
+
+    Args:
+        recipe: name of the recipe, also of the MLflow experiment.
+        trial: what to run.
+        store: URI of the store.
+        work: folder for local files of all trials.
+        tracking_uri: of MLflow; empty for none.
+        parent_run: MLflow run of the launch; empty for none.
+        artifact_location: of a new MLflow experiment; empty for MLflow's own default.
+        image_size: side of the network input, pixels.
+        normalize: see `recipe.Image`.
+        threads: CPU threads for the network.
+    """
+
+    recipe: str
+    trial: Trial
+    store: str
+    work: Path
+    tracking_uri: str
+    parent_run: str
+    artifact_location: str
+    image_size: int
+    normalize: str
+    threads: int
+
+    @property
+    def folder(self) -> Path:
+        """The trial's local folder: metrics and what waits for MLflow."""
+        return trial_folder(self.work, self.trial.key)
+
+
+@dataclass
+class Result:
+    """What a trial leaves.
+
+    Args:
+        metrics: named as in MLflow, such as test/top1.
+        details: anything else that its reader needs, in JSON.
+        weights: the backbone to start other stages from; None where there is none.
+        seconds_before: time that earlier, interrupted processes had put into it.
+    """
+
+    metrics: dict[str, float]
+    details: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, Tensor] | None = None
+    seconds_before: float = 0.0
+
+
+@dataclass(frozen=True)
+class Context:
+    """A trial in progress, as the code of its kind sees it.
+
+    Args:
+        job: what to run.
+        store: the whole store.
+        root: the store at the trial's own prefix.
+        lease: proof that this process is the only writer.
+        tracker: takes metrics and artifacts.
+        interrupt: set when somebody asks the process to stop.
+    """
+
+    job: Job
+    store: Store
+    root: Store
+    lease: lease.Lease
+    tracker: Tracker
+    interrupt: Interrupt
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Note metrics after `step` steps."""
+        self.tracker.log(step, values)
+
+    def progress(self, step: int, steps: int, images_per_second: float) -> None:
+        """Say how far the training is, for `status` and the launcher."""
+        self.lease.beat(step=step, steps=steps, images_per_second=round(images_per_second, 1))
+        log.info("step %d/%d  %.0f images/s", step, steps, images_per_second)
+
+    def check(self) -> None:
+        """Raise if another process took the trial over."""
+        self.lease.check()
+
+
+Runner = Callable[[Context], Result]
+
+
+def run(job: Job, runner: Runner) -> None:
+    """Run a trial to its `DONE`; return at once if it is done already.
+
+    Raises:
+        lease.LeaseTakenError: another process is at it.
+        Interrupted: asked to stop; the state is saved.
+        HptError: the work failed; MLflow's run says so.
+    """
+    store = open_store(job.store)
+    root = store.at(stage_prefix(job.trial.key))
+    with lease.hold(root, LEASE) as held, listening() as interrupt:
+        if root.stat(DONE):
+            return
+        began = time.perf_counter()
+        root.put("spec.json", _json(job.trial.document))
+        resume_step = max(Checkpoints(root).steps(), default=0)
+        tracker = Tracker(
+            job.folder, _identity(job), job.tracking_uri or None, resume_step=resume_step
+        )
+        context = Context(job, store, root, held, tracker, interrupt)
+        try:
+            result = runner(context)
+            _commit(context, result, time.perf_counter() - began)
+        except Interrupted:
+            tracker.finish("KILLED")
+            raise
+        except BaseException:
+            tracker.finish("FAILED")
+            raise
+        tracker.finish("FINISHED")
+
+
+def _commit(context: Context, result: Result, seconds: float) -> None:
+    """Put every object, verify it, and only then name them all in `DONE`."""
+    trial, root = context.job.trial, context.root
+    objects = {
+        # Nothing in result.json depends on the machine or the clock: a resumed run ends with the
+        # same bytes as an undisturbed one.
+        "result.json": _json(
+            {
+                "trial": trial.name,
+                "stage": trial.stage,
+                "kind": trial.spec.kind,
+                "axes": dict(trial.axes),
+                "seed": trial.spec.seed,
+                "key": trial.key,
+                "images": trial.images,
+                "metrics": result.metrics,
+                "details": result.details,
+            }
+        ),
+        "run.json": _json(_provenance(result.seconds_before + seconds)),
+        "metrics.jsonl": (context.job.folder / METRICS).read_bytes(),
+    }
+    if result.weights is not None:
+        from hpt_dist import weights
+
+        metadata = {"key": trial.key, "trial": trial.name, "backbone": trial.backbone}
+        objects["weights.safetensors"] = weights.save(result.weights, metadata)
+    context.check()
+    manifest = {name: _put(root, name, data) for name, data in objects.items()}
+    context.check()
+    root.put(DONE, _json({"key": trial.key, "objects": manifest}))
+    context.tracker.log(trial.steps, result.metrics)
+    for name in ("result.json", "weights.safetensors"):
+        if name in objects:
+            context.tracker.artifact(name, objects[name])
+    context.tracker.artifact("spec.json", _json(trial.document))
+    Checkpoints(root).clear()
+
+
+def _put(root: Store, name: str, data: bytes) -> dict[str, Any]:
+    info = root.put(name, data)
+    if info.bytes != len(data):
+        raise StoreError(f"{root.uri}/{name} holds {info.bytes} of {len(data)} bytes")
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _identity(job: Job) -> RunIdentity:
+    trial = job.trial
+    tags = {"hpt.stage": trial.stage, "hpt.init": trial.init, "hpt.version": __version__}
+    tags |= {f"hpt.dataset.{alias}": d.digest for alias, d in trial.datasets.items()}
+    params = {**_params(trial.document["spec"]), "backbone": trial.backbone}
+    return RunIdentity(
+        experiment=job.recipe,
+        name=trial.name,
+        key=trial.key,
+        parent_run_id=job.parent_run or None,
+        tags=tags,
+        params=params,
+        artifact_location=job.artifact_location or None,
+    )
+
+
+def _params(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _params(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = str(value)
+    return flat
+
+
+def _provenance(seconds: float) -> dict[str, Any]:
+    packages = ("torch", "torchvision", "timm", "numpy", "pillow")
+    return {
+        "seconds": round(seconds, 1),
+        "host": socket.gethostname(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "hpt_dist": __version__,
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()

@@ -1,0 +1,244 @@
+"""What the world outside says about a recipe: its datasets, its weights, and each trial's state."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from hpt_dist import lease, plan, recipe_file, weights_source
+from hpt_dist.checkpoint import Checkpoints
+from hpt_dist.errors import HptError, Problem, RecipeError, RequestError
+from hpt_dist.launch import Launch, launches
+from hpt_dist.layout import DONE, LEASE, stage_prefix
+from hpt_dist.manifest import read_manifest
+from hpt_dist.plan import Dataset, Facts, Trial, difference
+from hpt_dist.recipe import Import, Spec
+from hpt_dist.recipe_file import Recipe
+from hpt_dist.store import Store, open_store
+
+StateName = Literal["cached", "running", "resumes", "runs"]
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a trial stands.
+
+    Args:
+        name: cached (its `DONE` is there), running (somebody holds its lease), resumes (a saved
+            state is there) or runs (from its start).
+        why: in words.
+        step: of the running or saved state.
+    """
+
+    name: StateName
+    why: str
+    step: int = 0
+
+
+class _StandIn(Spec):
+    """A dataset that is only assumed, to plan before the images are there."""
+
+    classes: Annotated[int, Field(ge=0)] = 0
+    images: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe that can be launched: everything that is known before anything is started.
+
+    Args:
+        recipe: as read and checked.
+        store: the recipe's own, opened.
+        facts: its datasets and weights.
+        trials: all of them, parents first.
+        states: of each trial, by key.
+        last_launch: of a recipe of this name.
+    """
+
+    recipe: Recipe
+    store: Store
+    facts: Facts
+    trials: tuple[Trial, ...]
+    states: Mapping[str, State]
+    last_launch: Launch | None
+
+
+def prepare(path: Path, overrides: Sequence[str], stand_ins: Path | None = None) -> Prepared:
+    """Read a recipe, plan it, and look up where each of its trials stands.
+
+    Args:
+        path: the recipe.
+        overrides: `key.path=value` strings.
+        stand_ins: a YAML file that describes datasets that are not there yet.
+    """
+    recipe = recipe_file.load(path, overrides)
+    store = open_store(recipe.store)
+    found = facts(recipe, store, stand_ins)
+    trials = plan.make(recipe, found)
+    of_recipe = [launch for launch in launches(store) if launch.recipe == recipe.name]
+    last = of_recipe[-1] if of_recipe else None
+    known = {name: key for launch in of_recipe for name, key in launch.trials.items()}
+    return Prepared(recipe, store, found, trials, states(store, trials, known), last)
+
+
+def facts(recipe: Recipe, store: Store, stand_ins: Path | None = None) -> Facts:
+    """Look up every dataset and every imported file that a recipe names.
+
+    Args:
+        recipe: what is asked for.
+        store: the recipe's own.
+        stand_ins: a YAML file that describes datasets that are not there yet.
+
+    Raises:
+        RecipeError: with every dataset and file that is missing.
+    """
+    assumed = _stand_ins(stand_ins) if stand_ins else {}
+    problems: list[Problem] = []
+    datasets, weights = {}, {}
+    for alias, reference in recipe.datasets.items():
+        try:
+            datasets[alias] = assumed.get(reference) or _dataset(store, reference)
+        except HptError as error:
+            problems.append(_located(error, recipe.where("datasets", alias)))
+    for stage, points in recipe.stages.items():
+        for source in {p.spec.weights for p in points if isinstance(p.spec, Import)}:
+            try:
+                weights[source] = weights_source.fingerprint(source, store)
+            except HptError as error:
+                problems.append(_located(error, recipe.where("stages", stage, "weights")))
+    if problems:
+        raise RecipeError(problems)
+    return Facts(datasets, weights)
+
+
+def dataset_store(reference: str) -> tuple[str, str]:
+    """Split a dataset reference into (store URI or empty, name in that store).
+
+    A full URI is that of a dataset's folder: `<store>/datasets/<name>`.
+    """
+    if "://" not in reference and not reference.startswith(("/", "./", "../")):
+        return "", reference
+    uri, found, name = reference.rpartition("/datasets/")
+    if not found or not name.strip("/"):
+        raise RequestError(
+            f"{reference} is no dataset", allowed="NAME, or a URI like s3://bucket/x/datasets/NAME"
+        )
+    return uri, name.strip("/")
+
+
+def states(
+    store: Store, trials: Sequence[Trial], last_keys: Mapping[str, str] | None = None
+) -> dict[str, State]:
+    """Return each trial's state by its key.
+
+    Args:
+        store: where results are.
+        trials: what to look up.
+        last_keys: trial names to keys of an earlier launch, to say what changed since.
+    """
+    return {trial.key: _state(store, trial, last_keys or {}) for trial in trials}
+
+
+def states_of(store: Store, launch: Launch) -> dict[str, State]:
+    """Return the state of each trial of a launch by its name."""
+    return {name: _state_of(store, key) or _RUNS for name, key in launch.trials.items()}
+
+
+_RUNS = State("runs", "no state was saved")
+
+
+def _state(store: Store, trial: Trial, last_keys: Mapping[str, str]) -> State:
+    found = _state_of(store, trial.key)
+    return found or State("runs", _why(store, trial, last_keys.get(trial.name, "")))
+
+
+def _state_of(store: Store, key: str) -> State | None:
+    """Return where a trial stands if there is anything of it in the store."""
+    root = store.at(stage_prefix(key))
+    if root.stat(DONE):
+        return State("cached", f"done under key {key[:12]}")
+    holder = lease.read(root, LEASE)
+    if holder and holder.alive:
+        step, steps = (holder.facts.get(name) for name in ("step", "steps"))
+        at = f", step {step} of {steps}" if step else ""
+        return State("running", f"on {holder.host}, process {holder.pid}{at}", int(step or 0))
+    saved = Checkpoints(root).steps()
+    return State("resumes", f"after step {saved[0]}", saved[0]) if saved else None
+
+
+def _why(store: Store, trial: Trial, last_key: str) -> str:
+    if not last_key:
+        return "never run"
+    if last_key == trial.key:
+        return "launched before, but no state was saved"
+    old = store.at(stage_prefix(last_key))
+    if not old.stat("spec.json"):
+        return "changed since the last launch"
+    changes = difference(json.loads(old.get("spec.json")), trial.document)
+    more = f" and {len(changes) - 2} more" if len(changes) > 2 else ""
+    return "changed: " + "; ".join(changes[:2]) + more
+
+
+def _dataset(store: Store, reference: str) -> Dataset:
+    uri, name = dataset_store(reference)
+    manifest = read_manifest(open_store(uri) if uri else store, name)
+    splits = manifest.splits
+    return Dataset(
+        name=manifest.name,
+        store=uri,
+        digest=manifest.digest,
+        classes=len(manifest.classes),
+        images={name: split.images for name, split in splits.items()},
+        class_counts={name: tuple(split.class_counts) for name, split in splits.items()},
+    )
+
+
+def _stand_ins(path: Path) -> dict[str, Dataset]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assumed = {name: _StandIn.model_validate(value) for name, value in raw.items()}
+    except (OSError, yaml.YAMLError, ValidationError, AttributeError) as error:
+        raise RequestError(
+            f"cannot read the stand-ins: {error}",
+            where=str(path),
+            allowed="name: {classes: N, images: {train: N, val: N, test: N}}",
+        ) from error
+    return {name: _assumed(name, stand_in) for name, stand_in in assumed.items()}
+
+
+def _assumed(name: str, stand_in: _StandIn) -> Dataset:
+    """Describe a dataset that is not there, its classes taken to be balanced."""
+    text = json.dumps(stand_in.model_dump(), sort_keys=True)
+    return Dataset(
+        name=name,
+        store="",
+        digest=f"stand-in:{hashlib.sha256(text.encode()).hexdigest()}",
+        classes=stand_in.classes,
+        images=stand_in.images,
+        class_counts={
+            split: tuple(_even(images, stand_in.classes))
+            for split, images in stand_in.images.items()
+        },
+        stand_in=True,
+    )
+
+
+def _even(images: int, classes: int) -> Iterable[int]:
+    return (images // classes + (n < images % classes) for n in range(classes))
+
+
+def _located(error: HptError, where: str) -> Problem:
+    problem = error.problem
+    return Problem(problem.what, where, problem.allowed, problem.fix)
+
+
+def as_json(state: State) -> dict[str, Any]:
+    """Return a state for `--json`."""
+    return {"state": state.name, "why": state.why, "step": state.step}

@@ -1,0 +1,468 @@
+"""The report: its statistics against scipy, its verdicts, and what it says of missing trials."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import itertools
+import json
+import math
+import random
+import re
+import sys
+from collections.abc import Callable, Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy import stats
+
+from hpt_dist import evidence, figure, page, published
+from hpt_dist.errors import RequestError
+from hpt_dist.evidence import on_images, paired, scale_of, seed_differences
+from hpt_dist.launch import Launch
+from hpt_dist.report import Report, build
+from hpt_dist.results import Finished
+
+TOP1 = scale_of("test/top1")
+# Rounded as accuracies are, so that spreads are either zero or far from rounding.
+accuracies = st.integers(0, 1000).map(lambda n: n / 1000)
+
+
+def finished(
+    name: str,
+    metrics: Mapping[str, float],
+    *,
+    kind: str = "mme",
+    details: Mapping[str, Any] | None = None,
+    images: int = 1000,
+    seconds: float = 10.0,
+) -> Finished:
+    result = {
+        "kind": kind,
+        "seed": 0,
+        "images": images,
+        "metrics": dict(metrics),
+        "details": dict(details or {}),
+        # Of the launch that made it, which may have called it otherwise.
+        "stage": "another",
+        "axes": {"another": 1},
+    }
+    key = hashlib.sha256(name.encode()).hexdigest()
+    return Finished(name, key, result, {"seconds": seconds, "host": "n1"})
+
+
+def launched(names: list[str], **report: Any) -> Launch:
+    keys = {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
+    table = {"table": "adapt", "rows": "init", "columns": "shots", "metric": "test/top1"}
+    return Launch(
+        id="quick-20260101-120000-abcd",
+        recipe="quick",
+        file="quick.yaml",
+        created="2026-01-01T12:00:00+00:00",
+        trials=keys,
+        report={**table, "baseline": "base", "compare": None, **report},
+        work="/work",
+        tracking_uri="",
+    )
+
+
+def adapt(init: str, shots: int, seed: int) -> str:
+    return f"adapt/init={init},shots={shots},seed={seed}"
+
+
+GRID = [adapt(*point) for point in itertools.product(("base", "hpt"), (1, 3), (0, 1, 2))]
+
+
+def filled(accuracy: Callable[[str, int, int], float]) -> list[Finished]:
+    return [
+        finished(adapt(i, s, n), {"test/top1": accuracy(i, s, n)}, details={"n_test": 400})
+        for i, s, n in itertools.product(("base", "hpt"), (1, 3), (0, 1, 2))
+    ]
+
+
+def comparisons(report: Report) -> dict[tuple[str, str], evidence.Comparison]:
+    return {(d.row, d.column): d.comparison for d in report.differences}
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(accuracies, accuracies), min_size=2, max_size=12),
+    st.randoms(use_true_random=False),
+)
+def test_paired_differences_are_scipys_and_have_no_order(
+    pairs: list[tuple[float, float]], shuffle: random.Random
+) -> None:
+    ours = [({"seed": str(n)}, pair[0]) for n, pair in enumerate(pairs)]
+    base = [({"seed": str(n)}, pair[1]) for n, pair in enumerate(pairs)]
+    expected = [a - b for a, b in pairs]
+    found = seed_differences(ours, base)
+    assert sorted(found) == sorted(expected)
+    shuffle.shuffle(ours)
+    shuffle.shuffle(base)
+    assert seed_differences(ours, base) == found
+    comparison = paired([d * 100 for d in found], TOP1)
+    if np.ptp(expected) < 1e-9:
+        assert comparison.verdict == "none"
+        return
+    test = stats.ttest_rel([a * 100 for a, _ in pairs], [b * 100 for _, b in pairs])
+    interval = test.confidence_interval(0.95)
+    assert comparison.mean == pytest.approx(np.mean(expected) * 100, abs=1e-9)
+    assert comparison.mean - comparison.half_width == pytest.approx(interval.low, abs=1e-7)
+    assert comparison.mean + comparison.half_width == pytest.approx(interval.high, abs=1e-7)
+    if abs(test.pvalue - 0.05) > 1e-9:
+        verdicts = ("helped", "harmed")
+        assert (comparison.verdict in verdicts) == (test.pvalue < 0.05)
+    assert comparison.detectable > comparison.half_width
+
+
+@given(st.lists(st.floats(-50, 50), min_size=2, max_size=8))
+def test_the_verdict_turns_with_the_sign(differences: list[float]) -> None:
+    turned = {"helped": "harmed", "harmed": "helped"}
+    there = paired(differences, TOP1)
+    back = paired([-d for d in differences], TOP1)
+    assert back.verdict == turned.get(there.verdict, there.verdict)
+    loss = paired(differences, scale_of("val/loss"))
+    assert loss.verdict == turned.get(there.verdict, there.verdict)
+    assert there.says.startswith(
+        {
+            "helped": "helped by +",
+            "harmed": "harmed by -",
+            "no evidence": "no evidence of a difference: ",
+            "none": there.says[:1],
+        }[there.verdict]
+    )
+
+
+def test_too_little_gives_no_verdict() -> None:
+    for few in ([], [30.0], [30.0, 30.0], [30.0, 30.0 + 1e-12], [math.nan, 1.0], [1.0, math.inf]):
+        comparison = paired(few, TOP1)
+        assert comparison.verdict == "none"
+        assert comparison.half_width is None
+        assert not comparison.says.startswith(("helped", "harmed"))
+
+
+def test_no_evidence_says_what_the_seeds_can_show() -> None:
+    says = paired([1.0, -1.0, 0.5], TOP1).says
+    assert re.fullmatch(
+        r"no evidence of a difference: \+0\.2 ± 2\.6 points \(n=3 seeds\); "
+        r"this many seeds can show differences above 3\.2 points",
+        says,
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 8), st.integers(0, 2**32 - 1))
+def test_a_detectable_difference_is_found_four_times_in_five(n: int, seed: int) -> None:
+    noise = np.random.default_rng(seed).normal(size=(4000, n))
+    detectable = paired(list(np.sqrt(n) * stats.zscore(np.arange(n), ddof=1)), TOP1).detectable
+    assert detectable is not None
+    # In units of a standard error of 1: shift by it, and test with the known quantiles.
+    shifted = noise * np.sqrt(n) + detectable
+    power = np.mean(stats.ttest_1samp(shifted, 0, axis=1).pvalue < 0.05)
+    assert 0.7 < power < 0.95
+
+
+def test_settings_beside_the_seed_are_no_repetitions() -> None:
+    def side(shift: float) -> list[tuple[dict[str, str], float]]:
+        return [
+            ({"seed": str(seed), "objective": objective}, 0.1 * seed + shift * factor)
+            for seed in (0, 1)
+            for objective, factor in (("mme", 1.0), ("ent", 3.0))
+        ]
+
+    assert seed_differences(side(0.2), side(0.1)) == pytest.approx([0.2, 0.2])
+    # A seed that lacks one of them would be the average of something else.
+    assert seed_differences(side(0.2)[:-1], side(0.1)) == pytest.approx([0.2])
+
+
+def test_what_only_one_side_sweeps_is_averaged() -> None:
+    ours = [({"hpt.seed": str(n)}, 0.5 + 0.1 * n) for n in range(3)]
+    base = [({}, 0.5)]
+    assert seed_differences(ours, base) == pytest.approx([0.1])
+    assert seed_differences(ours, base, fixed_base=True) == pytest.approx([0.0, 0.1, 0.2])
+
+
+@given(accuracies, accuracies, st.integers(1, 5000))
+def test_one_model_each_is_judged_by_the_images(ours: float, base: float, images: int) -> None:
+    comparison = on_images(ours, base, images, "validation", TOP1)
+    assert comparison.mean == pytest.approx((ours - base) * 100)
+    assert comparison.half_width > 0
+    if images > 1000 and 0.1 < min(ours, base) <= max(ours, base) < 0.9:
+        error = math.sqrt((ours * (1 - ours) + base * (1 - base)) / images)
+        assert comparison.half_width == pytest.approx(196 * error, rel=0.02)
+    wide = on_images(ours, base, images * 4, "validation", TOP1)
+    assert wide.half_width < comparison.half_width
+
+
+def test_cells_are_means_with_sample_deviations() -> None:
+    rng = np.random.default_rng(0)
+    values = {p: float(rng.uniform(0.2, 0.4)) for p in itertools.product("bh", (1, 3), (0, 1, 2))}
+    done = filled(lambda init, shots, seed: values[init[0], shots, seed])
+    random.Random(0).shuffle(done)
+    report = build(launched(GRID), done)
+    assert report.table is not None
+    assert (report.table.rows, report.table.columns) == (("base", "hpt"), ("1", "3"))
+    assert report.table.over == ("seed",)
+    for cell in report.table.cells:
+        ours = [100 * values[cell.row[0], int(cell.column), seed] for seed in (0, 1, 2)]
+        assert cell.mean == pytest.approx(np.mean(ours))
+        assert cell.std == pytest.approx(np.std(ours, ddof=1))
+        assert f"{np.mean(ours):.1f} ± {np.std(ours, ddof=1):.1f} (n=3)" in report.markdown()
+    assert report.table.num_images == 400
+    means = np.array([cell.mean for cell in report.table.cells]) / 100
+    largest = 100 * np.sqrt(means * (1 - means) / 400).max()
+    assert report.table.standard_error == pytest.approx(largest)
+    assert f"up to {largest:.1f} points" in report.markdown()
+
+
+def test_verdicts_by_column_and_over_all() -> None:
+    effect = {1: (0.1, 0.11, 0.12), 3: (-0.1, -0.11, -0.12)}
+    done = filled(lambda init, shots, seed: 0.5 + (effect[shots][seed] if init == "hpt" else 0.0))
+    found = comparisons(build(launched(GRID), done))
+    assert found["hpt", "1"].verdict == "helped"
+    assert found["hpt", "3"].verdict == "harmed"
+    assert found["hpt", ""].verdict == "none"  # the mean is 0 for each seed
+    assert ("base", "1") not in found
+
+
+def test_missing_trials_are_counted() -> None:
+    done = [f for f in filled(lambda i, s, n: 0.2 + 0.1 * n) if f.name != adapt("hpt", 1, 2)]
+    done = [f for f in done if not f.name.startswith("adapt/init=base,shots=3")]
+    report = build(launched(GRID), done)
+    text = report.markdown()
+    assert "8 of 12 trials done" in text
+    assert " - (0 of 3 done) |" in text
+    assert "(n=2 of 3)" in text
+    found = comparisons(report)
+    assert found["hpt", "1"].n == 2
+    assert found["hpt", "3"].n == 0
+    assert ("hpt", "") not in found  # one column is no mean over columns
+
+
+def test_nothing_done_is_a_report_too() -> None:
+    report = build(launched(GRID), [])
+    assert report.plots() == {}
+    assert "0 of 12 trials done" in report.markdown()
+    assert set(report.files()) == {"report.md", "report.html", "report.json"}
+
+
+def test_a_recipe_without_a_table_still_has_costs() -> None:
+    launch = launched(["base"])
+    object.__setattr__(launch, "report", {})
+    report = build(launch, [finished("base", {}, kind="import", images=0)])
+    assert report.table is None
+    assert report.costs[0].images == 0
+    assert "## Cost" in report.markdown()
+
+
+def test_backbones_of_other_settings_are_rows_of_their_own() -> None:
+    names = {
+        "adapt/init=base,shots=1,seed=0": 0.1,
+        "adapt/init=hpt,shots=1,seed=0,hpt.steps=50": 0.2,
+        "adapt/init=hpt,shots=1,seed=0,hpt.steps=500": 0.4,
+    }
+    done = [finished(name, {"test/top1": value}) for name, value in names.items()]
+    report = build(launched(["base", "hpt", *names]), done)
+    assert report.table is not None
+    assert report.table.rows == ("base", "hpt (hpt.steps=50)", "hpt (hpt.steps=500)")
+    assert all(cell.values for cell in report.table.cells)
+
+
+def test_values_with_commas_are_read_whole() -> None:
+    launch = launched(["adapt/init=a, b,shots=1,optimizer.lr=0.1,seed=0"])
+    report = build(launch, [])
+    assert report.table is not None
+    assert report.table.rows == ("a, b",)
+    assert report.table.over == ("optimizer.lr", "seed")
+
+
+def test_what_does_not_fit_is_said() -> None:
+    done = filled(lambda *_: 0.5)
+    text = build(launched(GRID, metric="test/top", compare="paper/table3_sketch"), done).markdown()
+    assert "have no metric test/top; they have test/top1. did you mean test/top1?" in _joined(text)
+    assert "did you mean paper/table3_real_to_sketch?" in _joined(text)
+    text = build(launched(GRID, baseline="imagenet"), done).markdown()
+    assert "no row imagenet to compare with; the rows are base, hpt" in _joined(text)
+    assert "Against" not in text
+
+
+def _joined(text: str) -> str:
+    return " ".join(text.split())
+
+
+def gate_of(base: dict[str, float], hpt: dict[str, float], n_val: int | None = 400) -> Report:
+    values = {**base, **hpt}
+    details = {"n_val": n_val} if n_val else {}
+    done = [
+        finished(f"probe/{axes}", {"val/top1": value}, kind="linear", details=details)
+        for axes, value in values.items()
+    ]
+    names = [f.name for f in done]
+    return build(launched([*names, "hpt"], table="adapt"), done)
+
+
+@pytest.mark.parametrize(
+    ("hpt", "verdict", "advice"),
+    [
+        (0.35, "harmed", "keep base"),
+        (0.65, "helped", "start from hpt"),
+        (0.51, "no evidence", "base is the simpler choice"),
+    ],
+)
+def test_the_gate_judges_single_models_by_validation_images(
+    hpt: float, verdict: str, advice: str
+) -> None:
+    report = gate_of({"init=base": 0.5}, {"init=hpt": hpt})
+    (gate,) = report.gates
+    (difference,) = gate.differences
+    assert difference.comparison.verdict == verdict
+    assert f"400 validation images); {advice}" in _joined(report.markdown())
+
+
+def test_the_gate_judges_seeds_of_pretraining_against_a_fixed_base() -> None:
+    hpt = {f"init=hpt,hpt.seed={n}": 0.4 + 0.01 * n for n in range(3)}
+    (difference,) = gate_of({"init=base": 0.5}, hpt).gates[0].differences
+    assert difference.comparison.n == 3
+    assert difference.comparison.verdict == "harmed"
+
+
+def test_the_gate_without_seeds_or_image_counts_gives_no_verdict() -> None:
+    (difference,) = gate_of({"init=base": 0.5}, {"init=hpt": 0.9}, None).gates[0].differences
+    assert difference.comparison.verdict == "none"
+
+
+def test_repeating_a_fixed_evaluation_is_no_evidence_of_its_own() -> None:
+    base = {f"init=base,seed={n}": 0.50 for n in range(3)}
+    hpt = {f"init=hpt,seed={n}": 0.51 for n in range(3)}
+    (difference,) = gate_of(base, hpt).gates[0].differences
+    assert difference.comparison.verdict == "no evidence"
+    assert difference.comparison.n == 1
+
+
+def test_costs_add_up_and_a_shared_trial_counts_once() -> None:
+    done = filled(lambda *_: 0.5)
+    twin = Finished("twin", done[0].key, done[0].result, done[0].run)
+    report = build(launched([*GRID, "twin"]), [*done, twin])
+    assert len(report.costs) == 12
+    total = next(line for line in report.markdown().splitlines() if line.startswith("| total"))
+    assert "12,000" in total
+    assert "120.0" in total
+
+
+def test_published_values_stand_beside_ours_under_their_own_name() -> None:
+    done = filled(lambda init, shots, seed: 0.3)
+    report = build(launched(GRID, compare="paper/table3_real_to_sketch"), done)
+    lines = report.markdown().splitlines()
+    ours = next(line for line in lines if line.startswith("| hpt") and " ours " in line)
+    paper = next(line for line in lines if "paper: MME+HPT" in line)
+    assert [cell.strip() for cell in ours.split("|")[3:6]] == ["30.0", "-", "-"]
+    assert [cell.strip() for cell in paper.split("|")[3:6]] == ["50.17", "56.43", "58.77"]
+    other = launched(GRID, compare="paper/table3_real_to_sketch", columns="seed")
+    assert "not by seed" in build(other, done).markdown()
+
+
+def test_published_tables_are_whole() -> None:
+    for name, table in published.TABLES.items():
+        assert published.find(name) is table
+        widths = {len(values) for values in table.axes.values()}
+        widths |= {len(values) for _, values in table.rows.values()}
+        assert len(widths) == 1
+        # The paper's claim: HPT helps at every budget.
+        gains = np.subtract(table.rows["hpt"][1], table.rows["base"][1])
+        assert (gains > 0).all()
+        # Budgets are geometric from the second on.
+        labels = np.array(table.axes["labels"])[1:]
+        assert labels[1:] / labels[:-1] == pytest.approx(1.441, abs=0.001)
+    with pytest.raises(RequestError, match="did you mean paper/table3_real_to_clipart"):
+        published.find("paper/table3_real_to_clip")
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in ("img", "meta"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_html_needs_no_other_file() -> None:
+    report = build(launched(GRID), filled(lambda i, s, n: 0.2 + 0.01 * n * s))
+    parser = _Tags()
+    parser.feed(report.html())
+    assert not parser.open
+    sources = [attrs["src"] for tag, attrs in parser.found if tag == "img"]
+    (png,) = report.plots().values()
+    assert sources == ["data:image/png;base64," + base64.b64encode(png).decode()]
+    assert not {tag for tag, _ in parser.found} & {"script", "link", "iframe"}
+    assert "http" not in report.html()
+
+
+def test_html_escapes_names() -> None:
+    report = build(launched(["adapt/init=<b>&,shots=1,seed=0"]), [])
+    assert "<b>" not in report.html()
+    assert "&lt;b&gt;&amp;" in report.html()
+
+
+@pytest.mark.parametrize("columns", [("1",), ("1", "3"), tuple(map(str, range(12)))])
+def test_plots_are_pngs_and_repeatable(columns: tuple[str, ...]) -> None:
+    series = {
+        "base": [[0.1 * n, 0.2] for n in range(len(columns))],
+        "$odd_": [[] if n == 1 else [0.3] for n in range(len(columns))],
+    }
+
+    def draw() -> bytes:
+        return figure.draw(columns, series, x_label="shots", y_label="top1, %", title="a $ b")
+
+    with Image.open(io.BytesIO(draw())) as image:
+        image.load()
+        assert image.format == "PNG"
+        assert min(image.size) > 300
+    assert draw() == draw()
+
+
+@given(st.lists(st.lists(st.text("ab|é", max_size=9), min_size=3, max_size=3), min_size=1))
+def test_tables_are_aligned(rows: list[list[str]]) -> None:
+    lines = page.table_lines(["one", "two", "three"], rows)
+    assert len(set(map(len, lines))) == 1
+    back = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
+    assert all(len(cells) == 3 for cells in back)
+    assert [[c.strip().replace("\\|", "|") for c in cells] for cells in back[2:]] == [
+        [c.strip() for c in row] for row in rows
+    ]
+
+
+def test_files_are_written_and_json_is_whole(tmp_path: Path) -> None:
+    report = build(launched(GRID), filled(lambda i, s, n: 0.2 + 0.01 * n * s))
+    written = report.write(tmp_path / "new" / "folder")
+    assert {path.name: path.read_bytes() for path in written} == report.files()
+    assert sorted(path.name for path in written[0].parent.iterdir()) == sorted(report.files())
+    plain = json.loads((tmp_path / "new" / "folder" / "report.json").read_text())
+    assert plain == report.as_json()
+    assert plain["differences"][0]["comparison"]["n"] == 3
+
+
+def test_equal_results_make_equal_reports() -> None:
+    done = filled(lambda i, s, n: 0.2 + 0.01 * n * s)
+    assert build(launched(GRID), done).files() == build(launched(GRID), done[::-1]).files()
+
+
+def test_building_loads_neither_torch_nor_matplotlib() -> None:
+    import subprocess
+
+    code = "import sys, hpt_dist.report; print({'torch', 'matplotlib', 'scipy'} & set(sys.modules))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stdout.strip() == "set()", answer.stderr
