@@ -44,7 +44,8 @@ class LeaseInfo:
         host: of the holder.
         pid: of the holder.
         started: start time of that process, clock ticks since boot: pids come again.
-        boot: of the host, for the same reason.
+        pids: the boot and the process namespace that give the pid its meaning; containers on one
+            machine may share its host name, and not its processes.
         ttl_s: silence after which a holder counts as dead.
         renewed: unix time.
         facts: what the holder says of its progress.
@@ -54,15 +55,15 @@ class LeaseInfo:
     host: str
     pid: int
     started: str
-    boot: str
+    pids: str
     ttl_s: float
     renewed: float
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def on_this_host(self) -> bool:
-        """Whether the holder is, or was, a process of this host."""
-        return self.host == socket.gethostname()
+        """Whether the holder is, or was, a process that this one could see."""
+        return self.pids == _pids()
 
     @property
     def age_s(self) -> float:
@@ -73,8 +74,7 @@ class LeaseInfo:
     def alive(self) -> bool:
         """Whether the holder lives, as far as can be known from here."""
         if self.on_this_host:
-            same_process = self.started == _started(self.pid)
-            return self.boot == _boot() and same_process
+            return self.started == _started(self.pid)
         return self.age_s < self.ttl_s
 
 
@@ -92,8 +92,8 @@ class Lease:
 
     def beat(self, **facts: Any) -> None:
         """Note progress; the next renewal shows it to others."""
-        with self._lock:
-            self._facts.update(facts)
+        # Without the lock: training must not wait for a renewal that waits for the store.
+        self._facts = {**self._facts, **facts}
 
     def check(self) -> None:
         """Renew the lease now.
@@ -130,6 +130,11 @@ class Lease:
         info = LeaseInfo(**asdict(self._info) | {"renewed": time.time(), "facts": self._facts})
         etag = self._store.swap(self._path, _encoded(info), self._etag)
         if etag is None:
+            # An earlier renewal may have been written and its answer lost: then it is ours still.
+            holder, there = _read(self._store, self._path)
+            if holder and holder.owner == info.owner:
+                etag = self._store.swap(self._path, _encoded(info), there)
+        if etag is None:
             self._lost = "lost"
         else:
             self._etag = etag
@@ -161,27 +166,26 @@ def hold(store: Store, path: str, *, ttl_s: float = TTL_S) -> Iterator[Lease]:
 
 def read(store: Store, path: str) -> LeaseInfo | None:
     """Return what a lease says, or None if nobody holds it."""
-    found = _read(store, path)
-    return found[0] if found else None
+    return _read(store, path)[0]
 
 
 def _acquire(store: Store, path: str, ttl_s: float) -> Lease:
-    found = _read(store, path)
-    if found and found[0].alive:
-        raise _taken(store, path, found[0])
+    holder, etag = _read(store, path)
+    if holder and holder.alive:
+        raise _taken(store, path, holder)
     info = LeaseInfo(
         owner=secrets.token_hex(8),
         host=socket.gethostname(),
         pid=os.getpid(),
         started=_started(os.getpid()),
-        boot=_boot(),
+        pids=_pids(),
         ttl_s=ttl_s,
         renewed=time.time(),
     )
-    etag = store.swap(path, _encoded(info), found[1] if found else None)
-    if etag is None:
+    mine = store.swap(path, _encoded(info), etag)
+    if mine is None:
         raise _taken(store, path, read(store, path))
-    return Lease(store, path, info, etag)
+    return Lease(store, path, info, mine)
 
 
 def _taken(store: Store, path: str, info: LeaseInfo | None) -> LeaseTakenError:
@@ -195,17 +199,18 @@ def _taken(store: Store, path: str, info: LeaseInfo | None) -> LeaseTakenError:
     )
 
 
-def _read(store: Store, path: str) -> tuple[LeaseInfo, str] | None:
-    """Return a lease and the etag that it was read under."""
+def _read(store: Store, path: str) -> tuple[LeaseInfo | None, str | None]:
+    """Return a lease, None if it is damaged, and the etag it was read under, None if absent."""
     found = store.stat(path)
     if found is None:
-        return None
+        return None, None
+    # Should it change between the two requests, a swap under this etag fails: nothing is lost.
     try:
-        info = LeaseInfo(**json.loads(store.get(path)))
+        return LeaseInfo(**json.loads(store.get(path))), found.etag
     except StoreError:  # released in between
-        return None
-    # Had it changed between the two requests, a swap under this etag would fail: nothing is lost.
-    return info, found.etag
+        return None, None
+    except (ValueError, TypeError):
+        return None, found.etag
 
 
 def _encoded(info: LeaseInfo) -> bytes:
@@ -232,6 +237,7 @@ def _started(pid: int) -> str:
     return "" if fields[0] == "Z" else fields[19]
 
 
-def _boot() -> str:
-    path = Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text(encoding="ascii").strip() if path.exists() else ""
+def _pids() -> str:
+    """Return a name for the processes that this one can see: its boot and its namespace."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{boot} {Path('/proc/self/ns/pid').readlink()}"

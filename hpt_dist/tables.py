@@ -185,7 +185,7 @@ def tabulate(
         columns: the axis that makes columns.
         baseline: a row.
     """
-    entries = _entries(points, stage, metric, rows, columns, baseline)
+    entries = _entries(points, stage, metric, rows, columns)
     cells = _cells(entries, metric)
     means = [cell.mean for cell in cells if cell.mean is not None]
     num_images = _num_images(points, stage, metric)
@@ -245,7 +245,7 @@ def costs(done: Sequence[Finished]) -> list[Cost]:
 
 
 def _gate(points: Sequence[Point], stage: str, kind: str, baseline: str) -> Gate:
-    entries = _entries(points, stage, GATE_METRIC, "init", "", baseline)
+    entries = _entries(points, stage, GATE_METRIC, "init", "")
     num_images = _num_images(points, stage, GATE_METRIC)
     differences = tuple(
         Difference(row, "", 1, _features_compared(entries, row, baseline, num_images))
@@ -270,30 +270,21 @@ def _features_compared(
 
 
 def _entries(
-    points: Sequence[Point], stage: str, metric: str, rows: str, columns: str, baseline: str
+    points: Sequence[Point], stage: str, metric: str, rows: str, columns: str
 ) -> list[_Entry]:
-    """Place a stage's trials in rows and columns.
+    """Place a stage's trials in rows and columns; only seeds are averaged.
 
-    What a backbone's own stages sweep over, and the baseline's do not, makes rows of its own:
-    otherwise backbones of different trainings would be averaged.
+    Whatever else is swept over, by the stage or by the stages it starts from, makes rows of its
+    own: a mean over different settings would be nobody's result.
     """
-    stages = {point.stage for point in points}
-    ours = [point for point in points if point.stage == stage]
-    of_baseline = {axis for p in ours if p.axes.get(rows) == baseline for axis in p.axes}
     entries = []
-    for point in ours:
-        variant = [
-            axis
-            for axis in point.axes
-            if rows == "init"
-            and any(axis.startswith(f"{parent}.") for parent in stages)
-            and not evidence.is_seed(axis)
-            and axis not in of_baseline
-            and axis != columns
-        ]
-        told = ", ".join(f"{axis}={point.axes[axis]}" for axis in variant)
+    for point in points:
+        if point.stage != stage:
+            continue
+        other = [a for a in point.axes if a not in (rows, columns) and not evidence.is_seed(a)]
+        told = ", ".join(f"{axis}={point.axes[axis]}" for axis in other)
         row = point.axes.get(rows, "")
-        kept = {axis: v for axis, v in point.axes.items() if axis not in (rows, *variant)}
+        kept = {axis: v for axis, v in point.axes.items() if axis not in (rows, *other)}
         column = point.axes.get(columns, "")
         entries.append(
             _Entry(f"{row} ({told})" if told else row, column, kept, point.value(metric))

@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from hpt_dist import plan, recipe_file
 from hpt_dist.errors import RecipeError
 from hpt_dist.plan import Dataset, Facts

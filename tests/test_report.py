@@ -276,11 +276,18 @@ def test_backbones_of_other_settings_are_rows_of_their_own() -> None:
 
 
 def test_values_with_commas_are_read_whole() -> None:
-    launch = launched(["adapt/init=a, b,shots=1,optimizer.lr=0.1,seed=0"])
+    launch = launched(["adapt/init=a, b,shots=1,seed=0"])
     report = build(launch, [])
     assert report.table is not None
     assert report.table.rows == ("a, b",)
-    assert report.table.over == ("optimizer.lr", "seed")
+    assert report.table.over == ("seed",)
+
+
+def test_only_seeds_are_averaged() -> None:
+    names = [f"adapt/init=base,shots=1,optimizer.lr={lr},seed={s}" for lr in (1, 2) for s in (0, 1)]
+    report = build(launched(names), [])
+    assert report.table is not None
+    assert report.table.rows == ("base (optimizer.lr=1)", "base (optimizer.lr=2)")
 
 
 def test_what_does_not_fit_is_said() -> None:

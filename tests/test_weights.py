@@ -278,7 +278,7 @@ def test_damaged_bytes_raise_nothing_but_our_error(noise, at):
     try:
         weights.read(bytes(data))
     except HptError as error:
-        assert isinstance(error, WeightsError)  # noqa: PT017 - anything else goes through
+        assert isinstance(error, WeightsError)
 
 
 # The libraries' own weights
