@@ -11,19 +11,23 @@ export HPT_STORE := $(STORE)
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-# Made again when pyproject.toml changes; --upgrade-strategy keeps what is there already.
-$(VENV)/.installed: pyproject.toml
+# Made again when pyproject.toml changes.
+$(VENV)/.demo: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	touch $@
+
+$(VENV)/.test: $(VENV)/.demo
 	$(BIN)/python -m pip install --quiet --editable '.[demo,test]'
 	touch $@
 
-venv: $(VENV)/.installed  ## make .venv with everything that the quickstart and the tests need
+venv: $(VENV)/.test  ## make .venv with everything that the quickstart, the tests and lint need
 
-data: venv
+data: $(VENV)/.demo
 	$(BIN)/hpt-dist shard openmoji/color $(STORE)/datasets/openmoji/color
 	$(BIN)/hpt-dist shard openmoji/line $(STORE)/datasets/openmoji/line
 
-quickstart: data  ## shard real images, run the three stages, print the report (about 10 minutes)
+quickstart: data  ## shard real images, run the stages, print the report (about 10 minutes)
 	$(BIN)/hpt-dist launch recipes/quickstart.yaml
 
 openmoji-line: data  ## the same question with baselines, budgets and seeds (about an hour)
@@ -41,7 +45,7 @@ format: venv  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-ui: venv  ## open MLflow's UI on the quickstart's runs
+ui: $(VENV)/.demo  ## open MLflow's UI on the quickstart's runs
 	$(BIN)/hpt-dist ui --store $(STORE)
 
 clean:  ## remove the virtual environment and caches, but no results

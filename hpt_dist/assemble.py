@@ -185,6 +185,7 @@ def run_mme(context: Context) -> Result:
             "n_test": n_test,
         },
         seconds_before=outcome.seconds_before,
+        curves=("val/top1",),
     )
 
 

@@ -42,6 +42,7 @@ class Report:
         missing: names of those that are not done.
         table: None where the recipe asks for none.
         differences: of the table's rows from its baseline row.
+        single_runs: rows that stand for one pretraining run, which all their trials share.
         gates: pretrained backbones against the baseline on validation.
         costs: of each finished trial.
         published: a paper's values; None where the recipe asks for none.
@@ -55,6 +56,7 @@ class Report:
     missing: tuple[str, ...]
     table: Table | None
     differences: tuple[Difference, ...]
+    single_runs: tuple[str, ...]
     gates: tuple[Gate, ...]
     costs: tuple[Cost, ...]
     published: PublishedTable | None
@@ -134,7 +136,7 @@ class Report:
             blocks.append(Items(self.notes))
         if self.table:
             blocks += _table(self.table)
-            blocks += _differences(self.table, self.differences)
+            blocks += _differences(self.table, self.differences, self.single_runs)
             if self.plots():
                 caption = "Mean ± sample standard deviation; small dots are single trials."
                 blocks.append(Picture(_PLOT, caption))
@@ -187,6 +189,7 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         missing=tuple(point.name for point in points if point.finished is None),
         table=table,
         differences=differences,
+        single_runs=tables.single_runs(points, table.rows) if table else (),
         gates=tuple(tables.gates(points, baseline)),
         costs=tuple(tables.costs([p.finished for p in points if p.finished])),
         published=values,
@@ -246,7 +249,9 @@ def _cell(cell: Cell, scale: Scale) -> str:
     return f"{scale.text(cell.mean)}{spread} (n={done}{of})"
 
 
-def _differences(table: Table, differences: Sequence[Difference]) -> list[Block]:
+def _differences(
+    table: Table, differences: Sequence[Difference], single_runs: Sequence[str]
+) -> list[Block]:
     if not differences:
         return []
     axis = table.columns_axis
@@ -262,6 +267,11 @@ def _differences(table: Table, differences: Sequence[Difference]) -> list[Block]
         told += f" Of {judged} such intervals, about {0.05 * judged:.2g} miss the truth by chance."
     if any(difference.comparison.verdict == "no evidence" for difference in differences):
         told += " What these seeds can show, they show four times in five."
+    for row in single_runs:
+        told += (
+            f" All trials of {row} start from one pretraining run: how much another run would "
+            "differ is not in ±."
+        )
     return [Heading(3, f"Against {table.baseline}"), Items(texts), Paragraph(told)]
 
 

@@ -72,12 +72,14 @@ class Result:
         details: anything else that its reader needs, in JSON.
         weights: the backbone to start other stages from; None where there is none.
         seconds_before: time that earlier, interrupted processes had put into it.
+        curves: metrics whose points were logged in training; the chosen one is not another point.
     """
 
     metrics: dict[str, float]
     details: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, Tensor] | None = None
     seconds_before: float = 0.0
+    curves: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,8 @@ def _commit(context: Context, result: Result, seconds: float) -> None:
     manifest = {name: _put(root, name, data) for name, data in objects.items()}
     context.check()
     root.put(DONE, _json({"key": trial.key, "objects": manifest}))
-    context.tracker.log(trial.steps, result.metrics)
+    points = {name: v for name, v in result.metrics.items() if name not in result.curves}
+    context.tracker.log(trial.steps, points)
     for name in ("result.json", "weights.safetensors"):
         if name in objects:
             context.tracker.artifact(name, objects[name])

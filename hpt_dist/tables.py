@@ -7,6 +7,7 @@ another launch, with other sweeps, may have made that result under the same key.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -226,6 +227,13 @@ def gates(points: Sequence[Point], baseline: str) -> list[Gate]:
         if kind in GATE_KINDS and len(set(inits)) > 1:
             found.append(_gate(points, stage, kind, baseline if baseline in inits else inits[0]))
     return found
+
+
+def single_runs(points: Sequence[Point], rows: Iterable[str]) -> tuple[str, ...]:
+    """Return the rows that are a pretraining stage of one trial: its own variance is unknown."""
+    kinds = {p.stage: p.finished.result["kind"] for p in points if p.finished}
+    trials = Counter(point.stage for point in points)
+    return tuple(row for row in rows if kinds.get(row) == "pretrain" and trials[row] == 1)
 
 
 def costs(done: Sequence[Finished]) -> list[Cost]:

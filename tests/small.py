@@ -51,7 +51,7 @@ def write_recipe(folder: Path, text: str = RECIPE) -> Path:
 
 
 def environment(store: str, **more: str) -> dict[str, str]:
-    return {**os.environ, "HPT_STORE": store, "HPT_CORES": "1", "PYTHONWARNINGS": "ignore", **more}
+    return {**os.environ, "HPT_STORE": store, "HPT_CORES": "2", "PYTHONWARNINGS": "ignore", **more}
 
 
 def hpt(*arguments: str, store: str, code: int = 0, **more: str) -> str:

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -19,6 +20,8 @@ from services import S3Server, free_ports
 
 from hpt_dist import doctor, machine, manifest, store
 from hpt_dist.doctor import Finding, examine
+
+NOBODY = 65534
 
 
 @pytest.fixture(autouse=True)
@@ -106,10 +109,17 @@ def test_a_store_that_cannot_be_written_is_a_fault(tmp_path: Path) -> None:
     assert str(tmp_path) in fault(examine(str(tmp_path / "store"), ""), "store").says
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_the_right_to_write_is_a_fault(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    fault(examine(str(tmp_path), ""), "store")
+def test_a_folder_without_the_right_to_write_is_a_fault() -> None:
+    folder = Path(tempfile.mkdtemp())  # pytest's own are closed to other users
+    folder.chmod(0o555)
+    me = os.geteuid()
+    try:
+        if me == 0:  # who may write everywhere
+            os.seteuid(NOBODY)
+        fault(examine(str(folder), ""), "store")
+    finally:
+        os.seteuid(me)
+        folder.rmdir()
 
 
 def test_an_unknown_kind_of_store_is_a_fault() -> None:

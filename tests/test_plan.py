@@ -157,7 +157,35 @@ def test_planning_imports_neither_torch_nor_mlflow_nor_boto3():
         "import sys, hpt_dist.cli, hpt_dist.survey\n"
         "heavy = {'torch', 'torchvision', 'timm', 'mlflow', 'boto3', 'submitit', 'matplotlib',"
         " 'accelerate', 'webdataset'}\n"
-        "sys.exit(', '.join(heavy & set(sys.modules)))"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("target", ["sketch", "clip"])
+def test_the_papers_recipes_plan_at_full_scale_on_stand_ins(target, tmp_path):
+    from hpt_dist import survey
+    from hpt_dist.store import open_store
+
+    recipe = recipe_file.load(ROOT / f"recipes/real_to_{target}.yaml", environment={})
+    known = survey.facts(
+        recipe, open_store(str(tmp_path)), ROOT / "recipes/stand_ins/domainnet.yaml"
+    )
+    trials = plan.make(recipe, known)
+    adapt = [trial for trial in trials if trial.stage == "adapt"]
+    assert {trial.axes["labels"] for trial in adapt} == {345, 3795, 5470, 7883, 11362, 16376, 23603}
+    assert len(adapt) == 2 * 7 * 3
+    assert known.datasets["real"].classes == 345
+    assert all(dataset.stand_in for dataset in known.datasets.values())
+
+
+def test_a_dataset_may_lie_in_another_store(tmp_path):
+    from hpt_dist.errors import RequestError
+    from hpt_dist.survey import dataset_store
+
+    assert dataset_store("openmoji/line") == ("", "openmoji/line")
+    assert dataset_store("s3://b/x/datasets/a/b") == ("s3://b/x", "a/b")
+    assert dataset_store(f"{tmp_path}/datasets/a") == (str(tmp_path), "a")
+    with pytest.raises(RequestError, match="is no dataset"):
+        dataset_store("s3://b/x/a")
