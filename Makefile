@@ -14,6 +14,7 @@ help:  ## list the targets
 # Made again when pyproject.toml changes.
 $(VENV)/.demo: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo 'installing into $(VENV): some minutes, torch is large'
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'
 	touch $@
 

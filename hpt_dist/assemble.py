@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from hpt_dist import backbones, evals, fewshot, optim, weights, weights_source
@@ -35,7 +34,7 @@ from hpt_dist.stream import (
     network_views,
     open_split,
 )
-from hpt_dist.train import Evaluation, Feed, Inputs, Loop, fit
+from hpt_dist.train import Accelerator, Evaluation, Feed, Inputs, Loop, fit, make_accelerator
 
 log = logging.getLogger(__name__)
 
@@ -206,9 +205,7 @@ def _spec(context: Context, kind: type[S]) -> S:
 
 
 def _accelerator(context: Context) -> Accelerator:
-    torch.set_num_threads(context.job.threads)
-    torch.manual_seed(context.job.trial.spec.seed)
-    return Accelerator(cpu=not torch.cuda.is_available())
+    return make_accelerator(threads=context.job.threads, seed=context.job.trial.spec.seed)
 
 
 def _on(accelerator: Accelerator, method: Method) -> Method:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -18,9 +19,11 @@ from hpt_dist.layout import default_tracking_uri, trial_folder, work_folder
 from hpt_dist.plan import Trial
 from hpt_dist.report import build
 from hpt_dist.store import Store
-from hpt_dist.survey import Prepared, states_of
+from hpt_dist.survey import Prepared, state_of, states_of
 
 POLL_S = 0.5
+
+log = logging.getLogger(__name__)
 
 
 def run(
@@ -39,6 +42,9 @@ def run(
         raise RequestError(f"{', '.join(stand_ins)} is only a stand-in", fix="shard it first")
     pending = [t for t in trials if prepared.states[t.key].name != "cached"]
     if not pending:
+        # The last process may have been killed between its result and its last word to MLflow.
+        work_here = work_folder(prepared.store, work)
+        _settle(prepared.store, (t.key for t in trials), work_here)
         console.say(f"all {len(trials)} trials are cached; nothing to run")
         record = prepared.last_launch
         if record is None or set(record.trials.values()) != {t.key for t in trials}:
@@ -63,7 +69,7 @@ def run(
         headline=report.headline(),
         files=report.files(),
     )
-    _settle(record, prepared.store)
+    _settle(prepared.store, record.trials.values(), settings.work)
     _print_report(record, prepared.store)
     if errors:
         console.complain(f"{len(errors)} of {len(trials)} trials are not done:")
@@ -166,15 +172,19 @@ def _settings(
     )
 
 
-def _settle(record: Launch, store: Store) -> None:
-    """Give the runs of trials whose processes died their true status."""
-    for name, state in states_of(store, record).items():
-        folder = trial_folder(Path(record.work), record.trials[name])
-        if state.name in ("resumes", "runs") and folder.exists():
+def _settle(store: Store, keys: Iterable[str], work: Path) -> None:
+    """Give the runs of trials whose processes died their true status in MLflow."""
+    for key in keys:
+        folder = trial_folder(work, key)
+        if not track.is_unfinished(folder):
+            continue
+        state = state_of(store, key)
+        if state.name != "running":
             try:
-                track.sync(folder, if_unfinished="FAILED")
+                status: track.FinalStatus = "FINISHED" if state.name == "cached" else "FAILED"
+                track.sync(folder, if_unfinished=status)
             except HptError as error:
-                console.complain(f"{name}: {error}")
+                log.warning("MLflow is out of reach; later: hpt-dist sync: %s", error)
 
 
 def _print_report(record: Launch, store: Store) -> bool:
@@ -185,9 +195,10 @@ def _print_report(record: Launch, store: Store) -> bool:
     console.say(report.markdown())
     page = next((path for path in written if path.suffix == ".html"), folder)
     console.say(f"report: {page}")
-    port = f" --store {store.uri}" if store.uri != str(Path("hpt-store").absolute()) else ""
+    elsewhere = store.uri != str(Path("hpt-store").absolute())
+    option = f" --store {store.uri}" if elsewhere else ""
     if record.tracking_uri.startswith("sqlite"):
-        console.say(f"watch the runs in MLflow's UI: hpt-dist ui{port}")
+        console.say(f"the runs in MLflow's UI: {_own_name()} ui{option}")
     return True
 
 
@@ -198,3 +209,11 @@ def _copy_from(file: IO[str], positions: dict[Path, int], path: Path, title: str
         console.say(title)
         console.say(text.rstrip("\n"))
     positions[path] = file.tell()
+
+
+def _own_name() -> str:
+    """Return how this program was called, so that its commands can be copied from the screen."""
+    if shutil.which("hpt-dist"):
+        return "hpt-dist"
+    path = Path(sys.argv[0])
+    return str(path) if path.name == "hpt-dist" else f"{sys.executable} -m hpt_dist.cli"

@@ -153,42 +153,47 @@ def run(job: Job, runner: Runner) -> None:
 
 def _commit(context: Context, result: Result, seconds: float) -> None:
     """Put every object, verify it, and only then name them all in `DONE`."""
-    trial, root = context.job.trial, context.root
+    trial, root, tracker = context.job.trial, context.root, context.tracker
     objects = {
-        # Nothing in result.json depends on the machine or the clock: a resumed run ends with the
-        # same bytes as an undisturbed one.
-        "result.json": _json(
-            {
-                "trial": trial.name,
-                "stage": trial.stage,
-                "kind": trial.spec.kind,
-                "axes": dict(trial.axes),
-                "seed": trial.spec.seed,
-                "key": trial.key,
-                "images": trial.images,
-                "metrics": result.metrics,
-                "details": result.details,
-            }
-        ),
+        "result.json": _json(_result_document(trial, result)),
         "run.json": _json(_provenance(result.seconds_before + seconds)),
-        "metrics.jsonl": (context.job.folder / METRICS).read_bytes(),
     }
     if result.weights is not None:
         from hpt_dist import weights
 
         metadata = {"key": trial.key, "trial": trial.name, "backbone": trial.backbone}
         objects["weights.safetensors"] = weights.save(result.weights, metadata)
+    # The tracker's files are complete before `DONE`: whoever finds it can bring them to MLflow.
+    points = {name: v for name, v in result.metrics.items() if name not in result.curves}
+    tracker.log(trial.steps, points)
+    for name in objects.keys() - {"run.json"}:
+        tracker.artifact(name, objects[name])
+    tracker.artifact("spec.json", _json(trial.document))
+    objects["metrics.jsonl"] = (context.job.folder / METRICS).read_bytes()
     context.check()
     manifest = {name: _put(root, name, data) for name, data in objects.items()}
     context.check()
     root.put(DONE, _json({"key": trial.key, "objects": manifest}))
-    points = {name: v for name, v in result.metrics.items() if name not in result.curves}
-    context.tracker.log(trial.steps, points)
-    for name in ("result.json", "weights.safetensors"):
-        if name in objects:
-            context.tracker.artifact(name, objects[name])
-    context.tracker.artifact("spec.json", _json(trial.document))
     Checkpoints(root).clear()
+
+
+def _result_document(trial: Trial, result: Result) -> dict[str, Any]:
+    """Return what result.json holds.
+
+    Nothing in it depends on the machine or the clock: a resumed run ends with the same bytes as an
+    undisturbed one.
+    """
+    return {
+        "trial": trial.name,
+        "stage": trial.stage,
+        "kind": trial.spec.kind,
+        "axes": dict(trial.axes),
+        "seed": trial.spec.seed,
+        "key": trial.key,
+        "images": trial.images,
+        "metrics": result.metrics,
+        "details": result.details,
+    }
 
 
 def _put(root: Store, name: str, data: bytes) -> dict[str, Any]:

@@ -148,18 +148,20 @@ def states(
 
 def states_of(store: Store, launch: Launch) -> dict[str, State]:
     """Return the state of each trial of a launch by its name."""
-    return {name: _state_of(store, key) or _RUNS for name, key in launch.trials.items()}
+    return {name: state_of(store, key) for name, key in launch.trials.items()}
 
 
-_RUNS = State("runs", "no state was saved")
+def state_of(store: Store, key: str) -> State:
+    """Return the state of a trial by its key alone."""
+    return _found_state(store, key) or State("runs", "no state was saved")
 
 
 def _state(store: Store, trial: Trial, last_keys: Mapping[str, str]) -> State:
-    found = _state_of(store, trial.key)
+    found = _found_state(store, trial.key)
     return found or State("runs", _why(store, trial, last_keys.get(trial.name, "")))
 
 
-def _state_of(store: Store, key: str) -> State | None:
+def _found_state(store: Store, key: str) -> State | None:
     """Return where a trial stands if there is anything of it in the store."""
     root = store.at(stage_prefix(key))
     if root.stat(DONE):

@@ -56,6 +56,7 @@ __all__ = [
     "SyncResult",
     "Tracker",
     "initialise",
+    "is_unfinished",
     "log_parent",
     "open_parent",
     "read_lines",
@@ -196,6 +197,12 @@ class SyncResult(NamedTuple):
     status: Status
     points: int
     artifacts: int
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Return whether a run was begun in a work folder and never recorded its end."""
+    record = _Record.read(folder)
+    return record is not None and record.status == "RUNNING"
 
 
 def sync(

@@ -19,6 +19,19 @@ from hpt_dist.errors import Interrupted, TrainingError
 from hpt_dist.interrupt import Interrupt
 from hpt_dist.methods import Loss, Method
 
+__all__ = [
+    "Accelerator",
+    "Evaluation",
+    "Feed",
+    "Inputs",
+    "Loop",
+    "Observer",
+    "Outcome",
+    "Selection",
+    "fit",
+    "make_accelerator",
+]
+
 log = logging.getLogger(__name__)
 
 LOG_EVERY = 10
@@ -134,6 +147,18 @@ class Loop:
     checkpoints: Checkpoints
     checkpoint_every: int
     evaluation: Evaluation | None = None
+
+
+def make_accelerator(*, threads: int, seed: int) -> Accelerator:
+    """Return the device and the ranks to train on; a CPU where there is no GPU.
+
+    Args:
+        threads: for operators on the CPU; float sums depend on it.
+        seed: of torch's global generators.
+    """
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    return Accelerator(cpu=not torch.cuda.is_available())
 
 
 def fit(loop: Loop, accelerator: Accelerator, observer: Observer, interrupt: Interrupt) -> Outcome:

@@ -54,7 +54,7 @@ def test_imports_go_downwards():
 
 def test_outside_systems_have_one_adapter():
     homes = {
-        "accelerate": {"train", "assemble"},
+        "accelerate": {"train"},
         "submitit": {"local"},
         "mlflow": {"mlflow_run"},
         "boto3": {"s3"},

@@ -53,7 +53,7 @@ def s3_store(ceph):
 def test_a_launch_ends_with_the_report_and_the_way_to_the_ui(undisturbed):
     store, _, said = undisturbed
     assert "adapt: test/top1 by init and shots" in said
-    assert "hpt-dist ui" in said
+    assert f"-m hpt_dist.cli ui --store {store}" in said
     assert len(outcome(store)) == 6
     for result in store.glob("stages/*/result.json"):
         metrics = json.loads(result.read_text())["metrics"]
@@ -107,6 +107,19 @@ def test_mlflow_has_one_finished_run_for_each_trial_and_the_launch(undisturbed):
     assert parents == (1,)
     # Every 10 steps, and before each saved state.
     assert steps == [(4,), (8,), (10,), (12,), (16,), (20,), (24,)]
+
+
+def test_a_run_killed_after_its_result_gets_its_true_status(undisturbed):
+    store, recipe, _ = undisturbed
+    (path,) = (p for p in store.glob("work/trials/*/run.json") if '"name": "hpt"' in p.read_text())
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "status": "RUNNING"}))
+    with sqlite3.connect(store / "work/mlflow.db") as database:
+        database.execute("update runs set status = 'RUNNING' where name = 'hpt'")
+    hpt("launch", str(recipe), store=str(store))
+    with sqlite3.connect(store / "work/mlflow.db") as database:
+        (status,) = database.execute("select status from runs where name = 'hpt'").fetchone()
+    assert status == "FINISHED"
 
 
 def test_status_logs_pull_and_report(undisturbed, tmp_path):
