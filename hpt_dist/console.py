@@ -25,7 +25,7 @@ from hpt_dist.survey import State
 
 PLAIN_EVERY_S = 10.0
 
-out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+out = Console(highlight=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 _COLOURS = {"cached": "green", "running": "cyan", "resumes": "yellow", "runs": "white"}
@@ -33,7 +33,7 @@ _COLOURS = {"cached": "green", "running": "cyan", "resumes": "yellow", "runs": "
 
 def say(text: str) -> None:
     """Print one line for people, as it is."""
-    out.print(text, markup=False)
+    out.print(text, markup=False, soft_wrap=True)
 
 
 def complain(text: str) -> None:

@@ -78,13 +78,14 @@ def record(recipe: Recipe, trials: Sequence[Trial], store: Store, settings: Sett
     """Write a new launch record and open its MLflow run, if MLflow can be reached."""
     now = datetime.now(UTC)
     name = f"{recipe.name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    reported = any(recipe.report and trial.stage == recipe.report.table for trial in trials)
     launch = Launch(
         id=name,
         recipe=recipe.name,
         file=recipe.document.file,
         created=now.isoformat(timespec="seconds"),
         trials={trial.name: trial.key for trial in trials},
-        report=recipe.report.model_dump() if recipe.report else {},
+        report=recipe.report.model_dump() if recipe.report and reported else {},
         work=str(settings.work),
         tracking_uri=settings.tracking_uri,
     )
@@ -117,8 +118,8 @@ def find(store: Store, name: str = "") -> Launch:
         RequestError: there is none.
     """
     known = launches(store)
-    name = Path(name).stem if name.endswith((".yaml", ".yml")) else name
-    match = [launch for launch in known if name in ("", launch.id, launch.recipe)]
+    stem = Path(name).stem if name.endswith((".yaml", ".yml")) else name
+    match = [one for one in known if name in ("", one.id, one.file) or stem == one.recipe]
     if match:
         return match[-1]
     names = sorted({launch.recipe for launch in known})

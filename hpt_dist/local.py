@@ -17,7 +17,7 @@ from hpt_dist.plan import Trial
 from hpt_dist.recipe_file import Recipe
 from hpt_dist.stage import Job
 from hpt_dist.store import Store
-from hpt_dist.worker import TAKEN, Outcome, work
+from hpt_dist.worker import Outcome, work
 
 POLL_S = 0.5
 # submitit ends a local job after its time limit; a trial here has none.
@@ -72,6 +72,7 @@ class _Work:
         running: by key.
         errors: by trial name.
         failed: keys of trials that ended without a result.
+        stopping: somebody asked to stop: nothing more is started.
     """
 
     recipe: Recipe
@@ -86,6 +87,7 @@ class _Work:
     running: dict[str, _Running] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
+    stopping: bool = False
 
     def is_done(self, key: str) -> bool:
         return self.store.at(stage_prefix(key)).stat(DONE) is not None
@@ -114,9 +116,9 @@ def work_through(
     gpus = list(range(settings.gpus))
     left = _Work(recipe, trials, store, settings, launch, watcher, [], settings.cores, gpus)
     left.pending = [trial for trial in trials if not left.is_done(trial.key)]
-    with _gentle_stop(left) as stopping:
-        while left.running or (left.pending and not stopping()):
-            if not stopping():
+    with _gentle_stop(left):
+        while left.running or (left.pending and not left.stopping):
+            if not left.stopping:
                 _start_what_can(left)
             _collect(left)
             if left.running or left.pending:
@@ -178,22 +180,26 @@ def _collect(left: _Work) -> None:
         left.free_cores += running.threads
         if running.gpu is not None:
             left.free_gpus.append(running.gpu)
-        error = "" if left.is_done(key) else _error_of(running.process)
-        if error == TAKEN:
+        outcome = Outcome("done") if left.is_done(key) else _outcome_of(running.process)
+        if outcome.status == "taken":
             left.pending.append(running.trial)
-        elif error:
-            left.fail(running.trial, error)
-        else:
+        elif outcome.status == "done":
             left.watcher.ended(running.trial, "")
+        else:
+            left.fail(running.trial, outcome.error)
+        # Inline, the signal reached the trial, not the handler here.
+        left.stopping = left.stopping or outcome.status == "interrupted"
 
 
-def _error_of(process: Any) -> str:
-    """Return why a process ended without a result, in the words of its own log's last lines."""
+def _outcome_of(process: Any) -> Outcome:
+    """Return what a process said before it ended without a result."""
     error = process.exception()
     if error is None:
-        return str(process.result()) or _KILLED
+        outcome: Outcome = process.result()
+        return outcome if outcome.error else Outcome("failed", _KILLED)
     text = str(error)
-    return _KILLED if "has not produced any output" in text else f"a bug in hpt-dist:\n{text}"
+    killed = "has not produced any output" in text
+    return Outcome("failed", _KILLED if killed else f"a bug in hpt-dist:\n{text}")
 
 
 def _job(left: _Work, trial: Trial, threads: int) -> Job:
@@ -253,12 +259,11 @@ def _ignored(number: signal.Signals) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _gentle_stop(left: _Work) -> Iterator[Any]:
-    """On Ctrl-C or SIGTERM ask every trial to save and stop; yields whether that was asked."""
-    asked: list[int] = []
+def _gentle_stop(left: _Work) -> Iterator[None]:
+    """On Ctrl-C or SIGTERM ask every trial to save and stop."""
 
-    def stop(number: int, _frame: Any) -> None:
-        asked.append(number)
+    def stop(_number: int, _frame: Any) -> None:
+        left.stopping = True
         for running in left.running.values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(running.process.job_id), signal.SIGTERM)
@@ -266,7 +271,7 @@ def _gentle_stop(left: _Work) -> Iterator[Any]:
     signals = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, stop) for number in signals}
     try:
-        yield lambda: bool(asked)
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

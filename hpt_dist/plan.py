@@ -273,6 +273,10 @@ def _too_few_labels(recipe: Recipe, stage: str, spec: Mme, facts: Facts) -> list
     if spec.labels and not target.classes <= spec.labels <= target.images["train"]:
         allowed = f"{target.classes} (one of each class) to {target.images['train']}"
         problems.append(Problem(f"{spec.labels} labels of {target.name}", where, allowed))
+    budget = spec.labels or (spec.shots or 0) * target.classes
+    if spec.objective != "s+t" and budget == target.images["train"]:
+        what = f"all {budget} images of {target.name}/train are labelled: none is left unlabelled"
+        problems.append(Problem(what, where, fix="use fewer, or objective: s+t"))
     if spec.shots and spec.shots > least:
         what = f"{spec.shots} shots, but the rarest class of {target.name}/train has {least}"
         problems.append(

@@ -130,6 +130,7 @@ def test_equal_seeds_pair_parents_with_children():
     ("known", "said"),
     [
         (facts(line=dataset("openmoji/line", images=8)), "1 to 2"),
+        (facts(line=dataset("openmoji/line", images=12)), "none is left unlabelled"),
         (facts(line=dataset("openmoji/line", classes=5)), "share their classes"),
         (facts(color=dataset("openmoji/color", images=9)), "a batch of 16 from 9 images"),
         (facts(line=Dataset("line", "", "d", 4, {"train": 100, "val": 9}, {})), "no split test"),
