@@ -45,6 +45,7 @@ def run(
         # The last process may have been killed between its result and its last word to MLflow.
         work_here = work_folder(prepared.store, work)
         _settle(prepared.store, (t.key for t in trials), work_here)
+        launch.close_orphans(prepared.store, prepared.recipe.name)
         console.say(f"all {len(trials)} trials are cached; nothing to run")
         record = prepared.last_launch
         if record is None or set(record.trials.values()) != {t.key for t in trials}:
@@ -70,6 +71,8 @@ def run(
         files=report.files(),
     )
     _settle(prepared.store, record.trials.values(), settings.work)
+    # Trials of a launch that was killed may have run on, and ended only now.
+    launch.close_orphans(prepared.store, prepared.recipe.name)
     _print_report(record, prepared.store)
     if errors:
         console.complain(f"{len(errors)} of {len(trials)} trials are not done:")
