@@ -1,0 +1,166 @@
+"""The loop by itself, on a method small enough to try every save point."""
+
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from hpt_dist import optim
+from hpt_dist.checkpoint import Checkpoints
+from hpt_dist.errors import Interrupted, TrainingError
+from hpt_dist.interrupt import Interrupt
+from hpt_dist.methods import Loss, Method
+from hpt_dist.store import open_store
+from hpt_dist.train import Evaluation, Loop, fit, make_accelerator
+
+STEPS = 12
+
+
+class Regression(Method):
+    """Two phases, state outside the parameters, and a layer that draws from torch's generator."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5))
+        self.head = nn.Linear(8, 1)
+        self.phases = 2
+        self.register_buffer("mean", torch.zeros(8))
+
+    def forward(self, inputs, phase):
+        features = self.backbone(inputs[0])
+        self.last = features.detach().mean(dim=0)
+        total = (self.head(features) - phase).square().mean()
+        return Loss(total, {"loss": total.detach()})
+
+    @torch.no_grad()
+    def after_step(self):
+        self.mean.lerp_(self.last, 0.1)
+
+
+class Watched:
+    """An observer that remembers, and asks to stop or counts as fenced off at a step."""
+
+    def __init__(self, interrupt=None, stop_after=None):
+        self.points, self.interrupt, self.stop_after = [], interrupt, stop_after
+
+    def metrics(self, step, values):
+        self.points.append((step, values))
+
+    def progress(self, step, steps, images_per_second):
+        assert 0 < step <= steps
+        assert images_per_second > 0
+
+    def check(self):
+        pass
+
+
+@contextmanager
+def feed(start, interrupt=None, stop_after=None, bad=None):
+    def inputs():
+        step = start
+        while True:
+            generator = torch.Generator().manual_seed(step)
+            batch = torch.randn(6, 4, generator=generator)
+            if step == bad:
+                batch[0, 0] = float("nan")
+            if interrupt is not None and step + 1 == stop_after:
+                interrupt.signal_name = "SIGTERM"
+            yield ((batch,), (batch,))
+            step += 1
+
+    yield inputs()
+
+
+def rates(optimizer, step):
+    optim.set_learning_rates(optimizer, head=optim.cosine(step, STEPS), backbone=1.0)
+    return 0.1
+
+
+def run(folder, *, interrupt=None, stop_after=None, bad=None, evaluation=None, every=1000):
+    interrupt = interrupt or Interrupt()
+    accelerator = make_accelerator(threads=1, seed=3)
+    method = Regression()
+    optimizer = optim.build(
+        method, method.backbone, name="sgd", lr=0.1, weight_decay=0.01, momentum=0.9,
+        nesterov=True, backbone_lr_scale=0.5,
+    )  # fmt: skip
+    observer = Watched()
+    loop = Loop(
+        method=method,
+        optimizer=optimizer,
+        set_rates=rates,
+        feed=partial(feed, interrupt=interrupt, stop_after=stop_after, bad=bad),
+        steps=STEPS,
+        images_per_step=6,
+        checkpoints=Checkpoints(open_store(str(folder))),
+        checkpoint_every=every,
+        evaluation=evaluation(method) if evaluation else None,
+    )
+    outcome = fit(loop, accelerator, observer, interrupt)
+    return method.state_dict(), outcome, observer
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("step", range(1, STEPS))
+def test_interrupted_after_any_step_it_ends_with_the_same_bits(tmp_path, step):
+    expected, _, _ = run(tmp_path / "undisturbed")
+    with pytest.raises(Interrupted, match=f"SIGTERM after step {step}"):
+        run(tmp_path / "disturbed", interrupt=Interrupt(), stop_after=step)
+    got, outcome, _ = run(tmp_path / "disturbed")
+    assert same(expected, got)
+    assert outcome.seconds_before > 0
+
+
+def test_saving_more_often_changes_nothing(tmp_path):
+    assert same(run(tmp_path / "never")[0], run(tmp_path / "always", every=1)[0])
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step_and_the_last_good_state(tmp_path):
+    with pytest.raises(TrainingError, match=r"not finite at step 8[\s\S]*that of step 4"):
+        run(tmp_path, bad=7, every=4)
+    # A damaged state is never saved.
+    assert Checkpoints(open_store(str(tmp_path))).steps() == [4]
+
+
+def test_patience_stops_and_the_best_is_kept_also_over_a_restart(tmp_path):
+    values = {2: 0.1, 4: 0.7, 6: 0.7, 8: 0.2, 10: 0.3, 12: 0.9}
+
+    def evaluation(method, patience=2):
+        seen = []
+
+        def evaluate():
+            seen.append(len(seen))
+            # How often it was trained tells the step, whichever process asks.
+            return {"val/top1": values[int(method.steps)]}
+
+        method.register_buffer("steps", torch.zeros(()))
+        after = method.after_step
+
+        def counted():
+            after()
+            method.steps += 1
+
+        method.after_step = counted
+        return Evaluation(every=2, run=evaluate, select_on="val/top1", patience=patience)
+
+    _, outcome, _ = run(tmp_path / "at once", evaluation=evaluation)
+    assert (outcome.selection.best_step, outcome.selection.best_value) == (6, 0.7)
+    assert outcome.selection.weights["steps"] == 6
+    assert [step for step, _ in outcome.selection.history] == [2, 4, 6, 8, 10]
+    with pytest.raises(Interrupted):
+        run(tmp_path / "twice", interrupt=Interrupt(), stop_after=7, evaluation=evaluation)
+    _, resumed, _ = run(tmp_path / "twice", evaluation=evaluation)
+    assert resumed.selection.history == outcome.selection.history
+    assert same(resumed.selection.weights, outcome.selection.weights)
+
+
+def test_every_window_of_metrics_is_written_once(tmp_path):
+    _, _, observer = run(tmp_path, every=4)
+    steps = [step for step, values in observer.points if "train/loss" in values]
+    assert steps == [4, 8, 10, 12]
