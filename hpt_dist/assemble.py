@@ -183,6 +183,7 @@ def run_mme(context: Context) -> Result:
             "n_val": len(_pool(context, (f"{spec.target}/val",))),
             "n_test": n_test,
         },
+        model={name: value.cpu() for name, value in method.state_dict().items()},
         seconds_before=outcome.seconds_before,
         curves=("val/top1",),
     )

@@ -48,6 +48,7 @@ WorkOption = Annotated[
     str, typer.Option("--work", envvar="HPT_WORK", help="Folder for logs and local metrics.")
 ]
 DEFAULT_STORE = "./hpt-store"
+_CTRL_C = 130  # what typer makes of it
 
 
 @app.callback(invoke_without_command=True)
@@ -280,7 +281,7 @@ def cancel(run: RunArgument = "", store: StoreOption = DEFAULT_STORE) -> None:
     for name in asked:
         console.say(f"asked to save and stop: {name}")
     if not asked:
-        console.say("nothing runs on this machine")
+        console.say("asked to start nothing more; no trial runs on this machine now")
 
 
 @app.command()
@@ -455,9 +456,14 @@ def main() -> None:
     except HptError as error:
         console.complain(str(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        console.complain("interrupted")
+    except OSError as error:
+        console.complain(f"{error.filename or 'the system'}: {error.strerror or error}")
         sys.exit(1)
+    except SystemExit as ended:
+        if ended.code == _CTRL_C:
+            console.complain("interrupted")
+            sys.exit(1)
+        raise
 
 
 if __name__ == "__main__":

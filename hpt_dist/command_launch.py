@@ -48,9 +48,17 @@ def run(
         launch.close_orphans(prepared.store, prepared.recipe.name)
         console.say(f"all {len(trials)} trials are cached; nothing to run")
         record = prepared.last_launch
-        if record is None or set(record.trials.values()) != {t.key for t in trials}:
-            settings = _settings(prepared, where, cores, "", work)
+        if record is None or record.trials != {t.name: t.key for t in trials}:
+            settings = _settings(prepared, where, cores, tracking_uri, work)
             record = launch.record(prepared.recipe, trials, prepared.store, settings)
+            report = build(record, results.finished(prepared.store, record))
+            launch.close(
+                record,
+                prepared.store,
+                done=True,
+                headline=report.headline(),
+                files=report.files(),
+            )
         return _print_report(record, prepared.store)
     console.print_plan(trials, prepared.states, prepared.facts)
     settings = _settings(prepared, where, cores, tracking_uri, work)
@@ -58,9 +66,7 @@ def run(
     record = launch.record(prepared.recipe, trials, prepared.store, settings)
     console.say(f"launch {record.id}")
     with console.watching(len(pending)) as watcher:
-        errors = local.work_through(
-            prepared.recipe, trials, prepared.store, settings, record, watcher
-        )
+        errors = local.work_through(prepared, trials, settings, record, watcher)
     done = results.finished(prepared.store, record)
     report = build(record, done)
     launch.close(
@@ -95,8 +101,7 @@ def print_logs(store: Store, record: Launch, name: str, follow: bool) -> None:
             for path in launch.log_files(Path(record.work), record.trials[trial]):
                 with path.open(encoding="utf-8", errors="replace") as file:
                     _copy_from(file, positions, path, f"== {trial}")
-        states = states_of(store, record)
-        if not follow or not any(states[trial].name == "running" for trial in names):
+        if not follow or launch.has_ended(store, record):
             break
         time.sleep(POLL_S)
     if not positions:
@@ -164,15 +169,26 @@ def _settings(
     prepared: Prepared, where: Where, cores: int | None, tracking_uri: str, work: str
 ) -> Settings:
     folder = work_folder(prepared.store, work)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"cannot make the work folder: {error}", where="--work") from error
     return Settings(
         where=where,
         cores=cores or len(os.sched_getaffinity(0)),
-        gpus=len(list(Path("/dev").glob("nvidia[0-9]*"))),
+        gpus=_gpus(),
         work=folder,
         tracking_uri=tracking_uri or default_tracking_uri(folder),
         artifact_location="" if tracking_uri else (folder / "mlartifacts").as_uri(),
     )
+
+
+def _gpus() -> tuple[int, ...]:
+    """Return the indices of the GPUs that this process may use, without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(int(index) for index in visible.split(",") if index.strip().isdigit())
+    return tuple(range(len(list(Path("/dev").glob("nvidia[0-9]*")))))
 
 
 def _settle(store: Store, keys: Iterable[str], work: Path) -> None:
@@ -198,10 +214,13 @@ def _print_report(record: Launch, store: Store) -> bool:
     console.say(report.markdown())
     page = next((path for path in written if path.suffix == ".html"), folder)
     console.say(f"report: {page}")
-    elsewhere = store.uri != str(Path("hpt-store").absolute())
-    option = f" --store {store.uri}" if elsewhere else ""
-    if record.tracking_uri.startswith("sqlite"):
+    work = Path(record.work)
+    option = "" if store.uri == str(Path("hpt-store").absolute()) else f" --store {store.uri}"
+    option += "" if work == work_folder(store) else f" --work {work}"
+    if record.tracking_uri == default_tracking_uri(work):
         console.say(f"the runs in MLflow's UI: {_own_name()} ui{option}")
+    elif record.tracking_uri:
+        console.say(f"the runs are in MLflow at {record.tracking_uri}")
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -9,14 +10,14 @@ import secrets
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from hpt_dist import lease, track
 from hpt_dist.errors import HptError, RequestError, nearest
-from hpt_dist.layout import LAUNCHES, LEASE, stage_prefix, trial_folder
+from hpt_dist.layout import DONE, LAUNCHES, LEASE, stage_prefix, trial_folder
 from hpt_dist.plan import Trial
 from hpt_dist.recipe_file import Recipe
 from hpt_dist.store import Store
@@ -37,6 +38,7 @@ class Launch:
         created: ISO 8601, UTC.
         trials: trial names to keys, parents first.
         report: the recipe's report settings; empty without.
+        settings: the resolved recipe: what was hashed for each trial, by its name.
         work: the local work folder.
         tracking_uri: of MLflow.
         parent_run: MLflow run of the launch; empty while MLflow was out of reach.
@@ -51,6 +53,7 @@ class Launch:
     work: str
     tracking_uri: str
     parent_run: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Settings:
     Args:
         where: worker processes, or inline in this process (for debugging).
         cores: CPU cores to share out.
-        gpus: how many GPUs to share out, one for a trial.
+        gpus: which GPUs to share out, one for a trial.
         work: the local work folder.
         tracking_uri: of MLflow; empty for none.
         artifact_location: of a new MLflow experiment; empty for MLflow's default.
@@ -68,7 +71,7 @@ class Settings:
 
     where: Where
     cores: int
-    gpus: int
+    gpus: tuple[int, ...]
     work: Path
     tracking_uri: str
     artifact_location: str = ""
@@ -86,6 +89,7 @@ def record(recipe: Recipe, trials: Sequence[Trial], store: Store, settings: Sett
         created=now.isoformat(timespec="seconds"),
         trials={trial.name: trial.key for trial in trials},
         report=recipe.report.model_dump() if recipe.report and reported else {},
+        settings={trial.name: trial.document for trial in trials},
         work=str(settings.work),
         tracking_uri=settings.tracking_uri,
     )
@@ -103,11 +107,13 @@ def record(recipe: Recipe, trials: Sequence[Trial], store: Store, settings: Sett
 
 def launches(store: Store) -> list[Launch]:
     """Return every launch of a store, oldest first."""
-    found = [
-        Launch(**json.loads(store.get(info.path)))
-        for info in store.list(f"{LAUNCHES}/")
-        if info.path.endswith(".json")
-    ]
+    found = []
+    for info in store.list(f"{LAUNCHES}/"):
+        if info.path.endswith(".json"):
+            try:
+                found.append(Launch(**json.loads(store.get(info.path))))
+            except (ValueError, TypeError) as error:
+                log.warning("%s/%s is damaged and left out: %s", store.uri, info.path, error)
     return sorted(found, key=lambda launch: launch.created)
 
 
@@ -149,6 +155,7 @@ def close(
     """
     status: track.FinalStatus = "FINISHED" if done else "FAILED"
     store.put(f"{LAUNCHES}/{launch.id}.end", status.encode())
+    files = {"resolved.json": _resolved(launch), **(files or {})}
     if launch.parent_run:
         uri, run = launch.tracking_uri, launch.parent_run
         lines = [track.Line(0, time.time(), dict(headline))] if headline else []
@@ -159,6 +166,10 @@ def close(
             log.warning("MLflow is out of reach: %s", error)
 
 
+def _resolved(launch: Launch) -> bytes:
+    return (json.dumps(launch.settings, indent=2) + "\n").encode()
+
+
 def close_orphans(store: Store, recipe: str) -> None:
     """Give the launches of a recipe that were killed their true status in MLflow."""
     ended = {info.path for info in store.list(f"{LAUNCHES}/{recipe}-")}
@@ -167,17 +178,36 @@ def close_orphans(store: Store, recipe: str) -> None:
             continue
         held = [lease.read(store.at(stage_prefix(key)), LEASE) for key in launch.trials.values()]
         if not any(holder and holder.alive for holder in held):
-            close(launch, store, done=False)
+            done = all(store.at(stage_prefix(key)).stat(DONE) for key in launch.trials.values())
+            close(launch, store, done=done)
+
+
+def has_ended(store: Store, launch: Launch) -> bool:
+    """Return whether a launch has said its last word."""
+    return store.stat(f"{LAUNCHES}/{launch.id}.end") is not None
+
+
+def is_cancelled(store: Store, launch: Launch) -> bool:
+    """Return whether somebody asked a launch to stop."""
+    return store.stat(f"{LAUNCHES}/{launch.id}.cancel") is not None
 
 
 def cancel(store: Store, launch: Launch) -> list[str]:
-    """Ask every process of a launch on this host to save and stop; return the trials asked."""
+    """Ask a launch to stop, and its processes on this host to save; return the trials asked.
+
+    Raises:
+        RequestError: the launch has ended.
+    """
+    if has_ended(store, launch):
+        raise RequestError(f"{launch.id} has ended", fix=f"hpt-dist status {launch.id}")
+    store.put(f"{LAUNCHES}/{launch.id}.cancel", b"")
     asked = []
     for name, key in launch.trials.items():
         holder = lease.read(store.at(stage_prefix(key)), LEASE)
         if holder and holder.alive and holder.on_this_host:
-            os.kill(holder.pid, signal.SIGTERM)
-            asked.append(name)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(holder.pid, signal.SIGTERM)
+                asked.append(name)
     return asked
 
 

@@ -206,11 +206,20 @@ def _read(store: Store, path: str) -> tuple[LeaseInfo | None, str | None]:
         return None, None
     # Should it change between the two requests, a swap under this etag fails: nothing is lost.
     try:
-        return LeaseInfo(**json.loads(store.get(path))), found.etag
+        return _decoded(store.get(path)), found.etag
     except StoreError:  # released in between
         return None, None
     except (ValueError, TypeError):
         return None, found.etag
+
+
+def _decoded(data: bytes) -> LeaseInfo:
+    """Return a lease; ValueError or TypeError if it is damaged."""
+    info = LeaseInfo(**json.loads(data))
+    numbers = (info.renewed, info.ttl_s, info.pid)
+    if not all(isinstance(n, int | float) for n in numbers) or not isinstance(info.facts, dict):
+        raise TypeError("a lease with values of other types")
+    return info
 
 
 def _encoded(info: LeaseInfo) -> bytes:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from hpt_dist import lease
-from hpt_dist.launch import Launch, Settings
+from hpt_dist.launch import Launch, Settings, is_cancelled
 from hpt_dist.layout import DONE, LEASE, stage_prefix
 from hpt_dist.plan import Trial
 from hpt_dist.recipe_file import Recipe
 from hpt_dist.stage import Job
 from hpt_dist.store import Store
+from hpt_dist.survey import Prepared
 from hpt_dist.worker import Outcome, work
 
 POLL_S = 0.5
@@ -61,7 +62,7 @@ class _Work:
 
     Args:
         recipe: the recipe that is launched.
-        trials: all trials of the plan, done or not.
+        trials: all trials of the plan, done or not, chosen or not.
         store: where results go.
         settings: how this machine is used.
         launch: the record.
@@ -99,9 +100,8 @@ class _Work:
 
 
 def work_through(
-    recipe: Recipe,
+    prepared: Prepared,
     trials: Sequence[Trial],
-    store: Store,
     settings: Settings,
     launch: Launch,
     watcher: Watcher,
@@ -110,17 +110,27 @@ def work_through(
 
     A trial that another process holds is waited for. What starts from a failed trial is not run.
 
+    Args:
+        prepared: the whole plan.
+        trials: what to run of it, with its ancestors.
+        settings: how this machine is used.
+        launch: the record.
+        watcher: is told what happens.
+
     Returns:
         The errors by trial name; empty when all is done.
     """
-    gpus = list(range(settings.gpus))
-    left = _Work(recipe, trials, store, settings, launch, watcher, [], settings.cores, gpus)
+    gpus = list(settings.gpus)
+    recipe, store, every = prepared.recipe, prepared.store, prepared.trials
+    left = _Work(recipe, every, store, settings, launch, watcher, [], settings.cores, gpus)
     left.pending = [trial for trial in trials if not left.is_done(trial.key)]
     with _gentle_stop(left):
         while left.running or (left.pending and not left.stopping):
-            if not left.stopping:
-                _start_what_can(left)
+            left.stopping = left.stopping or is_cancelled(store, launch)
+            _start_what_can(left)
             _collect(left)
+            if left.stopping:
+                _ask_to_stop(left)
             if left.running or left.pending:
                 time.sleep(POLL_S)
     for trial in left.pending:
@@ -147,7 +157,7 @@ def _start_what_can(left: _Work) -> None:
             # Another launch, whose process we waited for, has finished it.
             left.pending.remove(trial)
             left.watcher.ended(trial, "")
-        elif not trial.init or left.is_done(trial.init):
+        elif not left.stopping and (not trial.init or left.is_done(trial.init)):
             _start(left, trial)
 
 
@@ -258,15 +268,19 @@ def _ignored(number: signal.Signals) -> Iterator[None]:
         signal.signal(number, before)
 
 
+def _ask_to_stop(left: _Work) -> None:
+    """Signal every trial; again at each poll, for a process just born does not listen yet."""
+    for running in left.running.values():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(running.process.job_id), signal.SIGTERM)
+
+
 @contextlib.contextmanager
 def _gentle_stop(left: _Work) -> Iterator[None]:
     """On Ctrl-C or SIGTERM ask every trial to save and stop."""
 
     def stop(_number: int, _frame: Any) -> None:
         left.stopping = True
-        for running in left.running.values():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(running.process.job_id), signal.SIGTERM)
 
     signals = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, stop) for number in signals}

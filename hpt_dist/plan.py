@@ -30,6 +30,7 @@ class Dataset:
         store: URI of the store that holds it; empty for the recipe's own.
         digest: of its manifest.
         classes: how many classes; 0 without labels.
+        class_names: a digest of the names of its classes in order; empty if unknown.
         class_counts: images of each class, by split.
         images: images by split.
         stand_in: whether it is only assumed, so that nothing can run on it.
@@ -41,6 +42,7 @@ class Dataset:
     classes: int
     images: Mapping[str, int]
     class_counts: Mapping[str, Sequence[int]]
+    class_names: str = ""
     stand_in: bool = False
 
 
@@ -121,9 +123,11 @@ def make(recipe: Recipe, facts: Facts) -> tuple[Trial, ...]:
                 problems.append(_no_such_seed(recipe, stage, point.spec))
             for parent in parents:
                 trials[stage].append(_trial(recipe, facts, stage, point.axes, point.spec, parent))
+    every = tuple(trial for stage in trials.values() for trial in stage)
+    problems += _twins(recipe, every)
     if problems:
         raise RecipeError(problems)
-    return tuple(trial for stage in trials.values() for trial in stage)
+    return every
 
 
 def images_of(spec: StageKind) -> int:
@@ -144,6 +148,17 @@ def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]
         for path in sorted(old.keys() | new.keys())
         if old.get(path) != new.get(path)
     ]
+
+
+def _twins(recipe: Recipe, trials: Sequence[Trial]) -> list[Problem]:
+    """Return the trials that are the same one under two names."""
+    problems, first = [], dict[str, Trial]()
+    for trial in trials:
+        twin = first.setdefault(trial.key, trial)
+        if twin is not trial:
+            what = f"{twin.name} and {trial.name} are the same trial: nothing that counts differs"
+            problems.append(Problem(what, recipe.where("stages", trial.stage), fix="drop one"))
+    return problems
 
 
 def _starts(parents: Sequence[Trial], axes: Mapping[str, Axis]) -> list[Trial]:
@@ -228,11 +243,9 @@ def _unfed(recipe: Recipe, stage: str, spec: StageKind, facts: Facts) -> list[Pr
                     nearest(split, known),
                 )
             )
-        elif labelled and not dataset.classes:
-            problems.append(Problem(f"{dataset.name} has no labels", where))
-    if not problems:
-        problems = list(_too_small(recipe, stage, spec, facts))
-    return problems
+        elif labelled and sum(dataset.class_counts.get(split, ())) < dataset.images[split]:
+            problems.append(Problem(f"{dataset.name}/{split} has images without a label", where))
+    return list(dict.fromkeys(problems)) or _too_small(recipe, stage, spec, facts)
 
 
 def _needs(spec: StageKind) -> list[tuple[str, str, bool]]:
@@ -264,10 +277,12 @@ def _too_small(recipe: Recipe, stage: str, spec: StageKind, facts: Facts) -> lis
 def _too_few_labels(recipe: Recipe, stage: str, spec: Mme, facts: Facts) -> list[Problem]:
     target, source = facts.datasets[spec.target], facts.datasets[spec.source.split("/")[0]]
     problems = []
-    if source.classes != target.classes:
+    names = {dataset.class_names for dataset in (source, target)} - {""}
+    if source.classes != target.classes or len(names) > 1:
         where = recipe.where("stages", stage, "target")
-        what = f"{source.name} has {source.classes} classes, {target.name} has {target.classes}"
-        problems.append(Problem(what, where, fix="the domains must share their classes"))
+        what = f"the classes of {source.name} and {target.name} differ"
+        fix = "the domains must share their classes, in the same order"
+        problems.append(Problem(what, where, fix=fix))
     least = min(target.class_counts["train"], default=0)
     where = recipe.where("stages", stage, "shots" if spec.shots else "labels")
     if spec.labels and not target.classes <= spec.labels <= target.images["train"]:

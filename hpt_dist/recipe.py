@@ -25,6 +25,12 @@ class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _check_range(name: str, limits: tuple[float, float]) -> None:
+    low, high = limits
+    if not 0 < low <= high:
+        raise ValueError(f"{name} must be [low, high] with 0 < low <= high")
+
+
 class Image(Spec):
     """How images enter the network, the same in every stage."""
 
@@ -68,17 +74,15 @@ class Augment(Spec):
 
     @model_validator(mode="after")
     def _ordered(self) -> Augment:
-        for name in ("crop_area", "blur_sigma"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(f"{name} must be [low, high] with 0 < low <= high")
+        _check_range("crop_area", self.crop_area)
+        _check_range("blur_sigma", self.blur_sigma)
         return self
 
 
 class StageSpec(Spec):
     """What every stage says."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
 class Import(StageSpec):
@@ -143,7 +147,9 @@ class Knn(StageSpec):
     kind: Literal["knn"]
     init: str
     data: str = Field(description="a dataset with labelled train, val and test splits")
-    k: tuple[Positive, ...] = Field((5, 20, 200), description="candidates; val chooses")
+    k: tuple[Positive, ...] = Field(
+        (5, 20, 200), min_length=1, description="candidates; val chooses"
+    )
     temperature: Rate = 0.07
 
 
@@ -191,7 +197,7 @@ class Mme(StageSpec):
     head_warmup_steps: Annotated[int, Field(ge=0)] = Field(
         0, description="first steps in which only the head learns"
     )
-    crop_area: tuple[Rate, Fraction] = (0.7, 1.0)
+    crop_area: tuple[Fraction, Fraction] = (0.7, 1.0)
     eval_every: Positive = 500
     patience: Positive | None = Field(
         6, description="evaluations in a row below the best before stopping; null = never"
@@ -201,9 +207,12 @@ class Mme(StageSpec):
     )
 
     @model_validator(mode="after")
-    def _one_budget(self) -> Mme:
+    def _consistent(self) -> Mme:
         if (self.shots is None) == (self.labels is None):
             raise ValueError("give exactly one of shots and labels")
+        _check_range("crop_area", self.crop_area)
+        if self.head_warmup_steps >= self.steps:
+            raise ValueError("head_warmup_steps must be less than steps")
         return self
 
 

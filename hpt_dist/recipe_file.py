@@ -206,7 +206,7 @@ def _stage(document: Document, name: str, raw: Any) -> tuple[Point, ...]:
         document.problem(path, "a stage is a mapping", allowed="kind: ..., and its settings")
         return ()
     kind = raw.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         what = f"unknown kind {kind}" if "kind" in raw else "kind is missing"
         document.problem((*path, "kind"), what, ", ".join(KINDS), nearest(str(kind), KINDS))
         return ()
@@ -239,28 +239,39 @@ def _sweep(
         return None
     before = len(document.problems)
     for key, values in raw.items():
-        outer = key.split(".")[0]
-        if outer not in spec.model_fields or outer == "kind":
-            known = [name for name in spec.model_fields if name != "kind"]
-            document.problem(
-                (*here, key), f"cannot sweep over {key}", ", ".join(known), nearest(outer, known)
-            )
-        elif key in settings:
-            document.problem(
-                (*here, key), f"{key} stands in the stage and in its sweep", fix="keep one of them"
-            )
-        if not isinstance(values, list) or not values:
-            document.problem((*here, key), "a sweep needs a list of values", allowed="[value, ...]")
-        elif any(isinstance(value, list | dict) for value in values):
-            document.problem((*here, key), "a sweep's values are single values")
-        elif len(set(map(repr, values))) < len(values):
-            document.problem((*here, key), "a value stands twice", fix="keep one of them")
+        _check_axis(document, (*here, key), spec, key, settings)
+        _check_values(document, (*here, key), values)
     for key in settings:
         document.lines.setdefault((*here, key), document.lines.get((*path, key), 1))
     for key in raw:
         # A fault in a swept value is then reported at the sweep's line.
         document.lines.setdefault((*path, *key.split(".")), document.lines.get((*here, key), 1))
     return raw if len(document.problems) == before else None
+
+
+def _check_axis(
+    document: Document, path: KeyPath, spec: type[StageKind], key: str, settings: dict[str, Any]
+) -> None:
+    """Check that a sweep's key is a setting, or one inside another, that nothing else sets."""
+    outer, dot, _ = key.partition(".")
+    known = [name for name in spec.model_fields if name != "kind"]
+    if dot and outer in known and (nested := _fields_at(spec, [outer])) != list(spec.model_fields):
+        known = [f"{outer}.{name}" for name in nested]
+    if key not in known:
+        close = nearest(key, known)
+        document.problem(path, f"cannot sweep over {key}", ", ".join(known), close)
+    elif key in settings:
+        what = f"{key} stands in the stage and in its sweep"
+        document.problem(path, what, fix="keep one of them")
+
+
+def _check_values(document: Document, path: KeyPath, values: Any) -> None:
+    if not isinstance(values, list) or not values:
+        document.problem(path, "a sweep needs a list of values", allowed="[value, ...]")
+    elif any(isinstance(value, list | dict) for value in values):
+        document.problem(path, "a sweep's values are single values")
+    elif len(set(map(repr, values))) < len(values):
+        document.problem(path, "a value stands twice", fix="keep one of them")
 
 
 def _substituted(settings: dict[str, Any], axes: Mapping[str, Axis]) -> dict[str, Any]:
@@ -270,7 +281,10 @@ def _substituted(settings: dict[str, Any], axes: Mapping[str, Axis]) -> dict[str
         inner = tree
         for key in outer:
             inner = inner.setdefault(key, {})
-        inner[last] = value
+            if not isinstance(inner, dict):
+                break
+        if isinstance(inner, dict):
+            inner[last] = value
     return tree
 
 
@@ -317,7 +331,8 @@ def _check_init(document: Document, path: KeyPath, name: str, stages: dict[str, 
     if name not in stages:
         document.problem(path, f"no stage {name}", ", ".join(others), nearest(name, others))
     elif (
-        isinstance(stages[name], dict) and stages[name].get("kind") in KINDS.keys() - MAKES_WEIGHTS
+        isinstance(stages[name], dict)
+        and str(stages[name].get("kind")) in KINDS.keys() - MAKES_WEIGHTS
     ):
         what = f"{name} makes no weights to start from"
         document.problem(path, what, "a stage of kind " + " or ".join(sorted(MAKES_WEIGHTS)))

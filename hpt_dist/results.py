@@ -40,7 +40,7 @@ def finished(store: Store, launch: Launch) -> list[Finished]:
     for name, key in launch.trials.items():
         root = store.at(stage_prefix(key))
         if root.stat(DONE):
-            result, run = (json.loads(root.get(file)) for file in ("result.json", "run.json"))
+            result, run = (_document(root, file) for file in ("result.json", "run.json"))
             found.append(Finished(name, key, result, run))
     return found
 
@@ -85,7 +85,7 @@ def pull(
             raise RequestError(f"{name} is not done", fix=f"hpt-dist status {launch.id}")
         folder = destination / name.replace("/", "-") if len(names) > 1 else destination
         folder.mkdir(parents=True, exist_ok=True)
-        objects = json.loads(root.get(DONE))["objects"]
+        objects = _document(root, DONE)["objects"]
         for file, expected in objects.items():
             data = root.get(file)
             if hashlib.sha256(data).hexdigest() != expected["sha256"]:
@@ -101,6 +101,22 @@ def pull(
             partial.replace(path)
             written.append(path)
     return written
+
+
+_MUST_HOLD = {"result.json": "kind", "run.json": "seconds", DONE: "objects"}
+
+
+def _document(root: Store, name: str) -> dict[str, Any]:
+    """Return a JSON object of a finished trial."""
+    try:
+        document: dict[str, Any] = json.loads(root.get(name))
+        document[_MUST_HOLD[name]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{root.uri}/{name} is damaged: {error!r}",
+            fix=f"delete {root.uri}/{DONE} and launch again",
+        ) from error
+    return document
 
 
 def _exported(data: bytes, file_format: str) -> tuple[bytes, str]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hpt_dist import __version__, lease
 from hpt_dist.checkpoint import Checkpoints
 from hpt_dist.errors import Interrupted, StoreError
-from hpt_dist.interrupt import Interrupt, listening
+from hpt_dist.interrupt import Interrupt
 from hpt_dist.layout import DONE, LEASE, stage_prefix, trial_folder
 from hpt_dist.plan import Trial
 from hpt_dist.store import Store, open_store
@@ -71,6 +71,7 @@ class Result:
         metrics: named as in MLflow, such as test/top1.
         details: anything else that its reader needs, in JSON.
         weights: the backbone to start other stages from; None where there is none.
+        model: a whole model that is an end in itself, such as an adapted classifier.
         seconds_before: time that earlier, interrupted processes had put into it.
         curves: metrics whose points were logged in training; the chosen one is not another point.
     """
@@ -78,6 +79,7 @@ class Result:
     metrics: dict[str, float]
     details: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, Tensor] | None = None
+    model: dict[str, Tensor] | None = None
     seconds_before: float = 0.0
     curves: tuple[str, ...] = ()
 
@@ -119,7 +121,7 @@ class Context:
 Runner = Callable[[Context], Result]
 
 
-def run(job: Job, runner: Runner) -> None:
+def run(job: Job, runner: Runner, interrupt: Interrupt) -> None:
     """Run a trial to its `DONE`; return at once if it is done already.
 
     Raises:
@@ -129,9 +131,12 @@ def run(job: Job, runner: Runner) -> None:
     """
     store = open_store(job.store)
     root = store.at(stage_prefix(job.trial.key))
-    with lease.hold(root, LEASE) as held, listening() as interrupt:
+    with lease.hold(root, LEASE) as held:
         if root.stat(DONE):
+            Checkpoints(root).clear()  # a process was killed between the two
             return
+        if interrupt:
+            raise Interrupted(f"stopped by {interrupt.signal_name} before it began")
         began = time.perf_counter()
         root.put("spec.json", _json(job.trial.document))
         resume_step = max(Checkpoints(root).steps(), default=0)
@@ -155,20 +160,22 @@ def _commit(context: Context, result: Result, seconds: float) -> None:
     """Put every object, verify it, and only then name them all in `DONE`."""
     trial, root, tracker = context.job.trial, context.root, context.tracker
     objects = {
+        "spec.json": _json(trial.document),
         "result.json": _json(_result_document(trial, result)),
         "run.json": _json(_provenance(result.seconds_before + seconds)),
     }
-    if result.weights is not None:
-        from hpt_dist import weights
+    tensors = {"weights.safetensors": result.weights, "model.safetensors": result.model}
+    for name, state in tensors.items():
+        if state is not None:
+            from hpt_dist import weights
 
-        metadata = {"key": trial.key, "trial": trial.name, "backbone": trial.backbone}
-        objects["weights.safetensors"] = weights.save(result.weights, metadata)
+            metadata = {"key": trial.key, "trial": trial.name, "backbone": trial.backbone}
+            objects[name] = weights.save(state, metadata)
     # The tracker's files are complete before `DONE`: whoever finds it can bring them to MLflow.
     points = {name: v for name, v in result.metrics.items() if name not in result.curves}
     tracker.log(trial.steps, points)
     for name in objects.keys() - {"run.json"}:
         tracker.artifact(name, objects[name])
-    tracker.artifact("spec.json", _json(trial.document))
     objects["metrics.jsonl"] = (context.job.folder / METRICS).read_bytes()
     context.check()
     manifest = {name: _put(root, name, data) for name, data in objects.items()}

@@ -94,7 +94,11 @@ def open_store(uri: str) -> Store:
     Raises:
         RequestError: if the URI is none of these.
     """
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+        Path(uri).exists()  # refuses what no file system can name
+    except ValueError as error:
+        raise RequestError(f"this is not the URI of a store: {error}", where=repr(uri)) from error
     if parts.scheme == "s3" and parts.netloc:
         from hpt_dist.s3 import S3Store  # boto3 takes a tenth of a second to import
 

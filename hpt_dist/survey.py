@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from hpt_dist import lease, plan, recipe_file, weights_source
+from hpt_dist import lease, plan, published, recipe_file, weights_source
 from hpt_dist.checkpoint import Checkpoints
 from hpt_dist.errors import HptError, Problem, RecipeError, RequestError
 from hpt_dist.launch import Launch, launches
@@ -79,6 +79,11 @@ def prepare(path: Path, overrides: Sequence[str], stand_ins: Path | None = None)
         stand_ins: a YAML file that describes datasets that are not there yet.
     """
     recipe = recipe_file.load(path, overrides)
+    if recipe.report and recipe.report.compare:
+        try:
+            published.find(recipe.report.compare)
+        except RequestError as error:
+            raise RecipeError([_located(error, recipe.where("report", "compare"))]) from error
     store = open_store(recipe.store)
     found = facts(recipe, store, stand_ins)
     trials = plan.make(recipe, found)
@@ -183,7 +188,10 @@ def _why(store: Store, trial: Trial, last_key: str) -> str:
     old = store.at(stage_prefix(last_key))
     if not old.stat("spec.json"):
         return "changed since the last launch"
-    changes = difference(json.loads(old.get("spec.json")), trial.document)
+    try:
+        changes = difference(json.loads(old.get("spec.json")), trial.document)
+    except ValueError:
+        return "changed since the last launch, whose spec.json is damaged"
     more = f" and {len(changes) - 2} more" if len(changes) > 2 else ""
     return "changed: " + "; ".join(changes[:2]) + more
 
@@ -199,6 +207,7 @@ def _dataset(store: Store, reference: str) -> Dataset:
         classes=len(manifest.classes),
         images={name: split.images for name, split in splits.items()},
         class_counts={name: tuple(split.class_counts) for name, split in splits.items()},
+        class_names=hashlib.sha256("\n".join(manifest.classes).encode()).hexdigest(),
     )
 
 
@@ -206,7 +215,7 @@ def _stand_ins(path: Path) -> dict[str, Dataset]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         assumed = {name: _StandIn.model_validate(value) for name, value in raw.items()}
-    except (OSError, yaml.YAMLError, ValidationError, AttributeError) as error:
+    except (OSError, yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
         raise RequestError(
             f"cannot read the stand-ins: {error}",
             where=str(path),

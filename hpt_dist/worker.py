@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hpt_dist.errors import HptError, Interrupted
+from hpt_dist.interrupt import Interrupt, listening
 from hpt_dist.lease import LeaseTakenError
 from hpt_dist.stage import Job
 
@@ -42,11 +43,17 @@ def work(job: Job) -> Outcome:
     # 0.86 s beside two others, and 0.14 s in both cases when they soon go to sleep). torch reads
     # this when it loads the library.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # Listening starts before the seconds that importing torch takes.
+    with listening() as interrupt:
+        return _worked(job, interrupt)
+
+
+def _worked(job: Job, interrupt: Interrupt) -> Outcome:
     from hpt_dist import stage
     from hpt_dist.assemble import RUNNERS
 
     try:
-        stage.run(job, RUNNERS[job.trial.spec.kind])
+        stage.run(job, RUNNERS[job.trial.spec.kind], interrupt)
     except LeaseTakenError as error:
         return Outcome("taken", str(error))
     except Interrupted as error:

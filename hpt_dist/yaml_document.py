@@ -6,6 +6,7 @@ environment variables, and `--set` overrides.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -128,13 +129,17 @@ def _plain(
         # A variable's text is read as YAML reads it, so ${STEPS} can be a number.
         filled = _interpolate(document, path, node.value, env)
         return filled if getattr(node, "style", None) in ("'", '"') else _scalar(filled)
-    return loader.construct_object(node)
+    try:
+        return loader.construct_object(node)
+    except (ValueError, KeyError) as error:  # such as the date 2024-99-99
+        document.problem(path, f"{node.value[:40]!r} cannot be read: {error}")
+        return None
 
 
 def _scalar(text: str) -> Any:
     try:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, KeyError):
         return text
     return value if isinstance(value, int | float | bool) else text
 
@@ -165,7 +170,7 @@ def apply(document: Document, override: str) -> None:
         )
         return
     inner = Document(f"--set {override}")
-    fill(inner, text or "''", {})
+    fill(inner, text or "''", os.environ)
     document.problems += inner.problems
     tree = document.tree
     for depth, key in enumerate(keys[:-1]):

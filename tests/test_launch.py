@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -130,7 +131,7 @@ def test_status_logs_pull_and_report(undisturbed, tmp_path):
     where = {"store": str(store)}
     assert hpt("status", "small", **where).count("cached") == 6
     assert "step 24/24" in hpt("logs", "small", "--trial", "hpt", **where)
-    assert "nothing runs" in hpt("cancel", str(recipe), **where)
+    assert "has ended" in hpt("cancel", str(recipe), code=2, **where)
     hpt("pull", "small/hpt", str(tmp_path), "--format", "timm", **where)
     (weights,) = tmp_path.glob("*.pth")
     model = timm.create_model("tf_efficientnet_lite0", num_classes=0)
@@ -201,15 +202,19 @@ def test_a_worker_killed_alone_is_reported_and_the_rest_goes_on(undisturbed, sto
     assert "resumes" in hpt("status", "small", store=str(store))
 
 
-def test_interrupted_it_saves_and_says_so(undisturbed, store):
+@pytest.mark.parametrize("how", ["cancel", "ctrl-c"])
+def test_interrupted_it_saves_and_says_so(undisturbed, store, how):
     _, recipe, _ = undisturbed
     launch = start(recipe, store)
     wait_for(lambda: saved(store))
-    hpt("cancel", "small", store=str(store))
-    launch.send_signal(signal.SIGTERM)
+    if how == "cancel":
+        hpt("cancel", "small", store=str(store))
+    else:
+        os.killpg(launch.pid, signal.SIGINT)
     said, _ = launch.communicate(timeout=300)
     assert launch.returncode == 1
-    assert "stopped by SIGTERM after step" in said
+    assert re.search(r"stopped by SIG(TERM|INT) after step", said), said
+    assert "not started" in said
     assert "resumes" in hpt("plan", str(recipe), store=str(store))
     hpt("launch", str(recipe), store=str(store))
     assert outcome(store) == outcome(undisturbed[0])
@@ -252,6 +257,31 @@ def test_a_recipe_with_three_mistakes_names_all_three(store, tmp_path):
         assert name in said
     assert said.count("did you mean") == 3
     assert not list(store.glob("launches/*"))
+
+
+def test_cancelled_before_its_first_trial_began_it_starts_nothing_more(store, tmp_path):
+    launch = start(write_recipe(tmp_path), store)
+    wait_for(lambda: list(store.glob("launches/*.json")))
+    hpt("cancel", "small", store=str(store))
+    said, _ = launch.communicate(timeout=300)
+    assert launch.returncode == 1
+    assert "not started" in said
+    assert "hpt" not in {row.split()[-2] for row in said.splitlines() if row.startswith("done ")}
+
+
+def test_inline_one_process_does_it_all(store, tmp_path):
+    recipe = str(write_recipe(tmp_path))
+    said = hpt("launch", recipe, "--on", "inline", "--only", "base", store=str(store))
+    assert "done    base" in said
+    assert "did you mean base?" in hpt("launch", recipe, "--only", "bse", store=str(store), code=2)
+
+
+def test_a_damaged_launch_record_is_left_out(undisturbed, tmp_path):
+    shutil.copytree(undisturbed[0] / "launches", tmp_path / "launches")
+    (tmp_path / "launches/small-bad.json").write_text("{")
+    said = hpt("status", "small", store=str(tmp_path))
+    assert "small-bad.json is damaged" in said
+    assert "adapt" in said
 
 
 def test_a_dataset_that_is_not_there_is_named_before_anything_starts(tmp_path):

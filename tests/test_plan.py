@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,11 @@ def test_keys_do_not_depend_on_the_order_of_settings():
     assert {t.key for t in make()} == {t.key for t in make(swapped)}
 
 
+def test_two_names_for_one_trial_are_refused():
+    with pytest.raises(RecipeError, match="are the same trial"):
+        make(RECIPE.replace("batch: 16", "batch: 16\n    sweep: {checkpoint_every: [1, 2]}"))
+
+
 def test_an_axis_of_the_parent_becomes_one_of_the_child():
     text = RECIPE.replace(
         "    moco: {queue: 64}", "    moco: {queue: 64}\n    sweep: {steps: [5, 6]}"
@@ -134,7 +140,17 @@ def test_equal_seeds_pair_parents_with_children():
         (facts(line=dataset("openmoji/line", classes=5)), "share their classes"),
         (facts(color=dataset("openmoji/color", images=9)), "a batch of 16 from 9 images"),
         (facts(line=Dataset("line", "", "d", 4, {"train": 100, "val": 9}, {})), "no split test"),
-        (facts(line=Dataset("l", "", "d", 0, {"train": 9, "val": 9, "test": 9}, {})), "no labels"),
+        (
+            facts(line=Dataset("l", "", "d", 0, {"train": 9, "val": 9, "test": 9}, {})),
+            "images without a label",
+        ),
+        (
+            Facts(
+                {name: replace(dataset(name), class_names=name) for name in ("color", "line")},
+                {"random": "random"},
+            ),
+            "share their classes",
+        ),
     ],
 )
 def test_what_cannot_be_fed_is_refused(known, said):

@@ -81,6 +81,12 @@ def test_every_problem_comes_at_once_with_its_line_and_the_nearest_name():
     ("change", "said"),
     [
         (("kind: mme", "kind: mmee"), "did you mean mme?"),
+        (("kind: mme", "kind: [mme]"), "unknown kind"),
+        (("lr: 3e-4}", "lr: 3e-4}\n    sweep: {steps.x: [1]}"), "cannot sweep over steps.x"),
+        (("lr: 3e-4}", "lr: 3e-4}\n    sweep: {moco.queu: [512]}"), "did you mean moco.queue?"),
+        (("name: small", "name: 2024-99-99"), "cannot be read"),
+        (("steps: 100", "seed: 99999999999999999999999"), "less than"),
+        (("target: line", "target: line\n    crop_area: [0.9, 0.5]"), "low <= high"),
         (("init: [base, hpt]", "init: [base, adapt]"), "adapt makes no weights to start from"),
         (("shots: [1, 3]", "shots: [1, 0]"), "greater than 0"),
         (("shots: [1, 3]", "shots: [1, 1]"), "stands twice"),
