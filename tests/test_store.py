@@ -477,3 +477,9 @@ def test_a_swap_whose_answer_is_lost_is_won(
     assert etag == store.stat("a").etag
     assert store.swap("a", b"2", None) is None
     assert store.get("a") == b"1"
+
+
+@pytest.mark.parametrize("uri", ["", "a\0b", "http://[x", "ftp://host/x", "s3://"])
+def test_what_names_no_store_is_a_wrong_request(uri: str) -> None:
+    with pytest.raises(RequestError, match="not the URI of a store"):
+        open_store(uri)
