@@ -42,24 +42,8 @@ def run(
         raise RequestError(f"{', '.join(stand_ins)} is only a stand-in", fix="shard it first")
     pending = [t for t in trials if prepared.states[t.key].name != "cached"]
     if not pending:
-        # The last process may have been killed between its result and its last word to MLflow.
-        work_here = work_folder(prepared.store, work)
-        _settle(prepared.store, (t.key for t in trials), work_here)
-        launch.close_orphans(prepared.store, prepared.recipe.name)
-        console.say(f"all {len(trials)} trials are cached; nothing to run")
-        record = prepared.last_launch
-        if record is None or record.trials != {t.name: t.key for t in trials}:
-            settings = _settings(prepared, where, cores, tracking_uri, work)
-            record = launch.record(prepared.recipe, trials, prepared.store, settings)
-            report = build(record, results.finished(prepared.store, record))
-            launch.close(
-                record,
-                prepared.store,
-                done=True,
-                headline=report.headline(),
-                files=report.files(),
-            )
-        return _print_report(record, prepared.store)
+        settings = _settings(prepared, where, cores, tracking_uri, work)
+        return _print_report(_cached(prepared, trials, settings), prepared.store)
     console.print_plan(trials, prepared.states, prepared.facts)
     settings = _settings(prepared, where, cores, tracking_uri, work)
     launch.close_orphans(prepared.store, prepared.recipe.name)
@@ -67,15 +51,7 @@ def run(
     console.say(f"launch {record.id}")
     with console.watching(len(pending)) as watcher:
         errors = local.work_through(prepared, trials, settings, record, watcher)
-    done = results.finished(prepared.store, record)
-    report = build(record, done)
-    launch.close(
-        record,
-        prepared.store,
-        done=not errors,
-        headline=report.headline(),
-        files=report.files(),
-    )
+    _close(record, prepared.store, done=not errors)
     _settle(prepared.store, record.trials.values(), settings.work)
     # Trials of a launch that was killed may have run on, and ended only now.
     launch.close_orphans(prepared.store, prepared.recipe.name)
@@ -86,6 +62,25 @@ def run(
             console.complain(f"  {name}: {error.splitlines()[0]}")
         console.complain(f"their logs: hpt-dist logs {record.id}")
     return not errors
+
+
+def _cached(prepared: Prepared, trials: Sequence[Trial], settings: Settings) -> Launch:
+    """Return the record of a launch in which nothing was left to run."""
+    # The last process may have been killed between its result and its last word to MLflow.
+    _settle(prepared.store, (trial.key for trial in trials), settings.work)
+    launch.close_orphans(prepared.store, prepared.recipe.name)
+    console.say(f"all {len(trials)} trials are cached; nothing to run")
+    record = prepared.last_launch
+    if record is None or record.trials != {trial.name: trial.key for trial in trials}:
+        record = launch.record(prepared.recipe, trials, prepared.store, settings)
+        _close(record, prepared.store, done=True)
+    return record
+
+
+def _close(record: Launch, store: Store, *, done: bool) -> None:
+    """Note a launch's end, with its report on its MLflow run."""
+    report = build(record, results.finished(store, record))
+    launch.close(record, store, done=done, headline=report.headline(), files=report.files())
 
 
 def print_logs(store: Store, record: Launch, name: str, follow: bool) -> None:
@@ -130,10 +125,8 @@ def sync(store: Store, record: Launch, tracking_uri: str) -> None:
         )
         console.say(f"{name}: {result.status}, {result.points} points sent")
     if not any(state.name == "running" for state in states.values()):
-        report = build(record, results.finished(store, record))
         done = all(state.name == "cached" for state in states.values())
-        record = replace(record, parent_run=parent)
-        launch.close(record, store, done=done, headline=report.headline(), files=report.files())
+        _close(replace(record, parent_run=parent), store, done=done)
 
 
 def open_ui(work: Path, host: str, port: int) -> None:
