@@ -31,7 +31,7 @@ data: $(VENV)/.demo
 quickstart: data  ## shard real images, run the stages, print the report (about 10 minutes)
 	$(BIN)/hpt-dist launch recipes/quickstart.yaml
 
-openmoji-line: data  ## the same question with baselines, budgets and seeds (about an hour)
+openmoji-line: data  ## the same question with baselines, budgets and seeds (up to an hour)
 	$(BIN)/hpt-dist launch recipes/openmoji_line.yaml
 
 test: venv  ## run the tests; HPT_REQUIRE_SERVICES=1 makes a missing real service a failure
