@@ -4,11 +4,13 @@ They are read, written and checked against the tars here; `shards.py` makes them
 
 ```
 datasets/<name>/manifest.json                          counts, classes, mean and std, digests
-datasets/<name>/<split>/<stem>-<split>-000000.tar      plain WebDataset: KEY.png or .jpg, KEY.cls
+datasets/<name>/<split>/<stem>-<split>-000000.tar      plain WebDataset, see below
 datasets/<name>/<split>/<stem>-<split>-000000.index.json
 ```
-`<stem>` is the last part of the name. Both files are canonical JSON, so that equal contents are
-equal bytes and the digest of a manifest names a dataset.
+`<stem>` is the last part of the name. A tar holds KEY.jpg or KEY.png, then KEY.cls with the class
+id of a single label, or KEY.json with `{"labels": [ids], ...}` of several and with whatever else
+the source's annotation says (see `sources.sample.Sample`). Both JSON files are canonical, so that
+equal contents are equal bytes and the digest of a manifest names a dataset.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from pydantic_core import to_jsonable_python
 from hpt_dist.errors import DataError, Problem, RequestError, nearest
 from hpt_dist.store import Store
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 NO_LABEL = -1
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -48,7 +50,7 @@ class Shard:
 
 @dataclass(frozen=True, config=_STRICT)
 class Split:
-    """The shards of one split in order, and the number of images of each class."""
+    """The shards of one split in order, and how many of its images belong to each class."""
 
     images: int
     class_counts: tuple[int, ...]
@@ -80,7 +82,9 @@ class Manifest:
     Args:
         format: version of this file's format.
         name: the dataset's name in its store.
-        label: "single", one class for each image (-1 where it has none), or "none".
+        label: "single", one class for each image (-1 where it has none), "multi", any number of
+            classes, or "none".
+        metric: what the dataset is judged by: "top1", "auroc", or nothing without labels.
         classes: class names in the order of their ids.
         mean: of the red, green and blue of all pixels of train (without it: of all), 0 to 1.
         std: the standard deviation of the same.
@@ -89,9 +93,10 @@ class Manifest:
         quarantined: images that do not decode, sorted.
     """
 
-    format: Literal[1]
+    format: Literal[2]
     name: str
-    label: Literal["single", "none"]
+    label: Literal["single", "multi", "none"]
+    metric: str
     classes: tuple[str, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -101,7 +106,7 @@ class Manifest:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of manifest.json."""
+        """SHA-256 of manifest.json; `parse_manifest` has it from the bytes that it read."""
         return sha256(canonical_json(self))
 
     def as_json(self) -> Any:
@@ -132,18 +137,19 @@ class Index:
         extensions: "png" or "jpg".
         offsets: position of the image's first byte in the tar.
         lengths: of the image, bytes.
-        labels: class ids; -1 for none.
+        crc32s: of the image's bytes, as `zlib.crc32` gives it.
+        labels: class ids, -1 for none; of a multi-label dataset tuples of ascending ids.
     """
 
     keys: tuple[str, ...]
     extensions: tuple[str, ...]
     offsets: tuple[int, ...]
     lengths: tuple[int, ...]
-    labels: tuple[int, ...]
+    crc32s: tuple[int, ...]
+    labels: tuple[int | tuple[int, ...], ...]
 
     def __post_init__(self) -> None:
-        columns = (self.keys, self.extensions, self.offsets, self.lengths, self.labels)
-        if len({len(column) for column in columns}) > 1:
+        if len({len(column) for column in vars(self).values()}) > 1:
             raise ValueError("the lists of an index are not equally long")
 
 
@@ -168,7 +174,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         DataError: it is damaged, or of a format that this version does not know.
     """
     try:
-        return _MANIFEST.validate_json(data)
+        manifest = _MANIFEST.validate_json(data)
     except ValidationError as error:
         for detail in error.errors():
             if detail["loc"] == ("format",):
@@ -179,6 +185,8 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
                     fix="update hpt-dist, or shard the dataset again",
                 ) from error
         raise DataError(f"damaged manifest: {_first(error)}", where=where) from error
+    vars(manifest)["digest"] = sha256(data)  # where `cached_property` keeps it
+    return manifest
 
 
 def parse_index(data: bytes, where: str) -> Index:
@@ -237,6 +245,7 @@ def verify(store: Store, name: str) -> list[Problem]:
     problems = []
     seen: set[str] = set()
     for split_name, split in manifest.splits.items():
+        images = 0
         labels: Counter[int] = Counter()
         for shard in split.shards:
             try:
@@ -244,7 +253,9 @@ def verify(store: Store, name: str) -> list[Problem]:
             except DataError as error:
                 problems.append(error.problem)
                 continue
-            labels.update(index.labels)
+            images += len(index.keys)
+            for label in index.labels:
+                labels.update(label if isinstance(label, tuple) else [label])
             problems += [
                 Problem(f"the key {key} occurs twice", where=f"{dataset.uri}/{shard.path}")
                 for key in index.keys
@@ -252,10 +263,10 @@ def verify(store: Store, name: str) -> list[Problem]:
             ]
             seen.update(index.keys)
         counts = tuple(labels[label] for label in range(len(manifest.classes)))
-        if (labels.total(), counts) != (split.images, split.class_counts):
+        if (images, counts) != (split.images, split.class_counts):
             problems.append(
                 Problem(
-                    f"{labels.total()} sound images of {split.images}, or other class counts",
+                    f"{images} sound images of {split.images}, or other class counts",
                     where=f"{dataset.uri}/{split_name}",
                 )
             )

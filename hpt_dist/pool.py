@@ -57,7 +57,10 @@ class Split:
         self.digest = sha256(f"{manifest.digest} {split}".encode())
         self.classes = manifest.classes
         self.keys = [key for index in indexes for key in index.keys]
-        self.labels = _column(index.labels for index in indexes)
+        self.labels = _column(
+            [label if isinstance(label, int) else NO_LABEL for label in index.labels]
+            for index in indexes
+        )
         self._store = store
         self._shards = [s for s, index in zip(shards, indexes, strict=True) for _ in index.keys]
         self._offsets = _column(index.offsets for index in indexes)

@@ -15,6 +15,7 @@ import itertools
 import math
 import re
 import tarfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ SHARD_BYTES = 64 * 2**20
 MAX_BAD = 100
 
 # Part of what went into a shard: raise it when the same images would become other tars.
-_WRITER = 1
+_WRITER = 2
 _MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
@@ -96,7 +97,7 @@ class _Task:
     @property
     def inputs(self) -> str:
         """Digest of everything that decides the bytes of this shard."""
-        facts = [(sample.key, sample.label, sample.version) for sample in self.samples]
+        facts = [(one.key, one.label, one.version, one.annotation) for one in self.samples]
         return sha256(canonical_json([_WRITER, facts]))
 
 
@@ -125,10 +126,15 @@ class _Finished:
     record: _Record
 
     @property
-    def labels(self) -> list[int | None]:
-        """The labels of its images."""
+    def labels(self) -> list[int]:
+        """The labels of its images, all of them of an image with several."""
         bad = self.record.quarantined
-        return [sample.label for sample in self.task.samples if sample.key not in bad]
+        return [
+            label
+            for sample in self.task.samples
+            if sample.key not in bad
+            for label in _labels(sample)
+        ]
 
     @property
     def left_out(self) -> list[tuple[Sample, str]]:
@@ -299,7 +305,7 @@ def _write_shard(
     task: _Task, dataset: Store, quarantine: _Quarantine, after_each: Callable[[], None]
 ) -> _Record:
     tar = bytearray()
-    columns: list[tuple[str, str, int, int, int]] = []
+    columns: list[tuple[str, str, int, int, int, int | tuple[int, ...]]] = []
     quarantined: dict[str, str] = {}
     histogram = np.zeros((3, 256), np.int64)
     for sample in task.samples:
@@ -312,13 +318,12 @@ def _write_shard(
         else:
             histogram += counts
             label = NO_LABEL if sample.label is None else sample.label
-            columns.append((sample.key, extension, len(tar) + _BLOCK, len(data), label))
-            tar += _member(f"{sample.key}.{extension}", data)
-            if sample.label is not None:
-                tar += _member(f"{sample.key}.cls", str(label).encode())
+            offset = len(tar) + _BLOCK
+            columns.append((sample.key, extension, offset, len(data), zlib.crc32(data), label))
+            tar += _member(f"{sample.key}.{extension}", data) + _described(sample)
         after_each()
     tar += bytes(2 * _BLOCK)
-    index = canonical_json(Index(*(zip(*columns, strict=True) if columns else [()] * 5)))
+    index = canonical_json(Index(*(zip(*columns, strict=True) if columns else [()] * 6)))
     values = np.arange(256)
     record = _Record(
         inputs=task.inputs,
@@ -334,6 +339,23 @@ def _write_shard(
     dataset.put(task.index, index)
     dataset.put(task.record, canonical_json(record))
     return record
+
+
+def _described(sample: Sample) -> bytes:
+    """Return what a tar holds of a sample beside its image."""
+    members = b""
+    if isinstance(sample.label, int):
+        members += _member(f"{sample.key}.cls", str(sample.label).encode())
+    facts = dict(sample.annotation or {})
+    if isinstance(sample.label, tuple):
+        facts["labels"] = sample.label
+    return members + _member(f"{sample.key}.json", canonical_json(facts)) if facts else members
+
+
+def _labels(sample: Sample) -> tuple[int, ...]:
+    if sample.label is None:
+        return ()
+    return (sample.label,) if isinstance(sample.label, int) else sample.label
 
 
 def _member(name: str, data: bytes) -> bytes:
@@ -378,7 +400,8 @@ def _describe(
     return Manifest(
         format=FORMAT,
         name=name,
-        label="single" if source.classes else "none",
+        label=source.label,
+        metric=source.metric,
         classes=tuple(source.classes),
         mean=mean,
         std=std,

@@ -62,6 +62,7 @@ def write_dataset(opened: store.Store, name: str = "toy", shard_bytes: int = 10)
         format=manifest.FORMAT,
         name=name,
         label="none",
+        metric="",
         classes=(),
         mean=(0.5, 0.5, 0.5),
         std=(0.2, 0.2, 0.2),

@@ -425,7 +425,7 @@ def test_an_absent_dataset_is_refused_with_the_ones_that_exist(store):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda document: document.update(format=2), "manifest format 2 is not known"),
+        (lambda document: document.update(format=1), "manifest format 1 is not known"),
         (lambda document: document.pop("format"), "format"),
         (lambda document: document.update(more=1), "more"),
         (lambda document: document.update(mean=[0.5, 0.5]), "mean"),
@@ -449,7 +449,7 @@ def test_manifests_and_indexes_that_are_no_json_are_refused(data):
 
 
 def test_an_index_of_unequal_lists_is_refused():
-    data = b'{"keys":["a"],"extensions":["png"],"offsets":[],"lengths":[3],"labels":[0]}'
+    data = b'{"keys":["a"],"extensions":["png"],"offsets":[],"lengths":[3],"crc32s":[7],"labels":[0]}'
     with pytest.raises(DataError, match="not equally long"):
         parse_index(data, "here")
 

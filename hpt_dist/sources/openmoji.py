@@ -33,7 +33,7 @@ from PIL import Image
 
 from hpt_dist.errors import DataError, RequestError
 from hpt_dist.images import to_png
-from hpt_dist.sources.sample import Sample
+from hpt_dist.sources.sample import LabelKind, Sample
 
 DOMAINS = ("color", "line", "paint")
 NAMES = tuple(f"openmoji/{domain}" for domain in DOMAINS)
@@ -154,6 +154,8 @@ class Domain:
     blank: int
     version: str
     licence: str = "CC BY-SA 4.0"
+    label: LabelKind = "single"
+    metric: str = "top1"
     credit: str = "All emojis designed by OpenMoji – the open-source emoji and icon project"
 
     @property

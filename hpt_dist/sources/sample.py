@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
+
+LabelKind = Literal["single", "multi", "none"]
+Label = int | tuple[int, ...] | None
 
 # The split names of folders and lists, and what they are called in a dataset.
 SPLITS = {
@@ -21,6 +24,8 @@ SPLITS = {
     "unlabelled": "unlabeled",
 }
 
+METRICS: dict[LabelKind, str] = {"single": "top1", "multi": "auroc", "none": ""}
+
 HASH_SPLIT_RULE = "70 % train, 15 % val and 15 % test by SHA-256 of each file's path"
 
 
@@ -31,20 +36,24 @@ class Sample:
     Args:
         key: unique in the source; letters, digits, `_` and `-` only.
         split: the split it belongs to.
-        label: class id, or None without a label.
+        label: class id, or the ascending ids of a multi-label image, or None without a label.
         origin: how messages and reports name it.
         version: changes whenever the bytes that `read` returns may have changed.
         size_bytes: about how much `read` returns; decides only where a shard ends.
-        read: returns the encoded image.
+        read: returns the encoded image; it can be pickled.
+        annotation: what else is known of the image, as JSON: `width` and `height` of the frame,
+            pixels, and `objects`, each with `class` (id), `box` [left, top, width, height] in
+            pixels of that frame, `crowd` and, where there is one, `segmentation` as COCO writes it.
     """
 
     key: str
     split: str
-    label: int | None
+    label: Label
     origin: str
     version: str
     size_bytes: int
     read: Callable[[], bytes]
+    annotation: Mapping[str, Any] | None = None
 
 
 class Source(Protocol):
@@ -67,6 +76,14 @@ class Source(Protocol):
         """How the samples were chosen and split, in words."""
 
     @property
+    def label(self) -> LabelKind:
+        """Whether an image has one class, any number of them, or none."""
+
+    @property
+    def metric(self) -> str:
+        """What the dataset is judged by: `top1`, `auroc`, or nothing without labels."""
+
+    @property
     def classes(self) -> list[str]:
         """The class names in the order of their ids; empty without labels."""
 
@@ -76,7 +93,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class FileSource:
-    """Images in files whose listing is complete: what a folder or a list file becomes."""
+    """Images whose listing is complete: what a folder, a list or an annotation file becomes."""
 
     name: str
     rule: str
@@ -84,20 +101,38 @@ class FileSource:
     files: list[Sample]
     licence: str = "not stated"
     credit: str = "not stated"
+    multi_label: bool = False
+
+    @property
+    def label(self) -> LabelKind:
+        """Follows from the classes and `multi_label`."""
+        return ("multi" if self.multi_label else "single") if self.classes else "none"
+
+    @property
+    def metric(self) -> str:
+        """The metric of the paper for this kind of label (HPT, arXiv 2103.12718, table 5)."""
+        return METRICS[self.label]
 
     def samples(self) -> list[Sample]:
         """Every sample, in the order of the folder or the list."""
         return self.files
 
 
-def file_sample(path: Path, relative: str, split: str, label: int | None) -> Sample:
+def file_sample(
+    path: Path,
+    relative: str,
+    split: str,
+    label: Label,
+    annotation: Mapping[str, Any] | None = None,
+) -> Sample:
     """Describe one image file.
 
     Args:
         path: the file.
         relative: its path from the source's root with `/`; key and reports come from it.
         split: the split it belongs to.
-        label: class id, or None.
+        label: see `Sample`.
+        annotation: see `Sample`.
 
     Raises:
         OSError: the file is not there.
@@ -111,6 +146,7 @@ def file_sample(path: Path, relative: str, split: str, label: int | None) -> Sam
         version=f"{status.st_size} {status.st_mtime_ns}",
         size_bytes=status.st_size,
         read=partial(Path.read_bytes, path),
+        annotation=annotation,
     )
 
 
