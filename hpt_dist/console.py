@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -34,6 +35,11 @@ _COLOURS = {"cached": "green", "running": "cyan", "resumes": "yellow", "runs": "
 def say(text: str) -> None:
     """Print one line for people, as it is."""
     out.print(text, markup=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """Print one line for people beside the output, on standard error."""
+    err.print(text, markup=False)
 
 
 def complain(text: str) -> None:
@@ -156,29 +162,80 @@ def watching(total: int) -> Iterator[Lines | Bars]:
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function of (done, total) that shows how far a long work is."""
-    if out.is_terminal:
-        with _progress() as progress:
-            task = progress.add_task(what, total=None, rate="")
-            yield lambda done, total: progress.update(task, completed=done, total=total)
+    """Yield a function of (done, total) that shows how far a long work on images is.
+
+    What the first call calls done counts for no speed: an earlier run did it. All goes to standard
+    error, and so spoils no output for programs.
+    """
+    if err.is_terminal:
+        with _progress(err) as progress:
+            yield _Bar(progress, what).tell
         return
-    last = time.monotonic()
-
-    def tell(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= PLAIN_EVERY_S:
-            last = time.monotonic()
-            say(f"{what}: {done:,} of {total:,}")
-
-    yield tell
+    yield _Count(what).tell
 
 
-def _progress() -> Progress:
+class _Speed:
+    """Images a second since the first look, and the time that the rest will take at that speed."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, int] | None = None
+
+    def look(self, done: int, total: int) -> tuple[float, float]:
+        """Return images/s and the seconds left; 0 and 0 while nothing is known."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now, done
+        began, before = self._first
+        if done == before or now == began:
+            return 0.0, 0.0
+        images_per_second = (done - before) / (now - began)
+        return images_per_second, (total - done) / images_per_second
+
+
+class _Bar:
+    """One work's progress bar."""
+
+    def __init__(self, progress: Progress, what: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(what, total=None, rate="")
+        self._speed = _Speed()
+        self._begun = False
+
+    def tell(self, done: int, total: int) -> None:
+        """Move the bar."""
+        if not self._begun:  # a jump to what was done before would be taken for speed
+            self._progress.reset(self._task, completed=done, total=total)
+            self._begun = True
+        images_per_second, _ = self._speed.look(done, total)
+        facts = {"images_per_second": images_per_second}
+        self._progress.update(self._task, completed=done, total=total, rate=_rate(facts))
+
+
+class _Count:
+    """One work's plain lines, one every few seconds."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._last_s = time.monotonic()
+        self._speed = _Speed()
+
+    def tell(self, done: int, total: int) -> None:
+        """Print a line if it is time."""
+        images_per_second, left_s = self._speed.look(done, total)
+        if not images_per_second or time.monotonic() - self._last_s < PLAIN_EVERY_S:
+            return
+        self._last_s = time.monotonic()
+        left = timedelta(seconds=round(left_s))
+        text = f"{done:,} of {total:,}, {images_per_second:,.0f} images/s, {left} left"
+        err.print(f"{self._what}: {text}", markup=False)
+
+
+def _progress(console: Console = out) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[rate]}"),
-        console=out,
+        console=console,
     )

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from hpt_dist.errors import DataError
-from hpt_dist.images import decode, to_png, to_rgb
+from hpt_dist.errors import DataError, RequestError
+from hpt_dist.images import Encoding, decode, encode, to_png, to_rgb
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 ORIENTATION = 0x0112  # EXIF tag
@@ -81,3 +81,98 @@ def test_cut_files_are_refused(kind, share):
     data = file(Image.fromarray(np.tile(PIXELS, (8, 8, 1))), kind)
     with pytest.raises(DataError):
         decode(data[: int(len(data) * share)])
+
+
+# Encoding
+
+
+def photo(width: int, height: int) -> Image.Image:
+    """A smooth picture, as JPEG likes them, whose corners differ."""
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.dstack([x, y, 255 - x]).astype(np.uint8))
+
+
+def close(one: Image.Image, other: Image.Image) -> bool:
+    return np.abs(np.asarray(one, float) - np.asarray(other, float)).mean() < 4
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("resize", [None, 60, 99])
+def test_small_jpeg_and_png_keep_their_bytes_without_a_quality(kind, resize):
+    data = file(photo(80, 60), kind)
+    stored, extension, image = encode(data, Encoding(resize))
+    assert (stored, extension) == (data, {"JPEG": "jpg", "PNG": "png"}[kind])
+    assert image.tobytes() == decode(data)[0].tobytes()
+
+
+@pytest.mark.parametrize("size", [(400, 300), (301, 401), (33, 32), (3000, 40)])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_resizing_makes_the_short_side_and_keeps_the_picture(size, orientation, kind):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = file(photo(*size), kind, exif=exif)
+    stored, extension, image = encode(data, Encoding(resize=32))
+    upright = decode(data)[0]
+    if min(size) > 32 or kind == "WEBP":
+        with Image.open(io.BytesIO(stored)) as read:
+            assert not read.getexif()
+            assert read.size == image.size
+        scale = 32 / min(size)
+        assert image.size == tuple(round(side * scale) for side in upright.size)
+    assert extension == ("jpg" if kind == "JPEG" else "png")
+    assert image.tobytes() == decode(stored)[0].tobytes()
+    assert close(image, upright.resize(image.size, Image.Resampling.BOX))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "GIF"])
+@pytest.mark.parametrize("resize", [None, 24])
+def test_with_a_quality_everything_becomes_a_jpeg(kind, resize):
+    data = file(photo(64, 48), kind)
+    low, high = (encode(data, Encoding(resize, quality)) for quality in (20, 95))
+    assert {low[1], high[1]} == {"jpg"}
+    assert len(low[0]) < len(high[0])
+    assert low[2].size == ((64, 48) if resize is None else (32, 24))
+    assert decode(high[0])[0].tobytes() == high[2].tobytes()
+    assert encode(data, Encoding(resize, 95))[0] == high[0]
+
+
+def test_what_is_encoded_anew_holds_no_metadata():
+    exif = Image.Exif()
+    exif[0x010E] = "a private description"
+    data = file(
+        photo(64, 48),
+        "JPEG",
+        exif=exif,
+        icc_profile=b"a private profile",
+        comment=b"a private word",
+    )
+    for encoding in (Encoding(resize=20), Encoding(quality=80)):
+        assert b"private" not in encode(data, encoding)[0]
+    assert b"private" not in encode(file(photo(64, 48), "TIFF", description="a private word"))[0]
+    assert b"private" in encode(data)[0]
+
+
+def test_a_cut_jpeg_is_refused_though_only_a_part_of_it_is_decoded():
+    data = file(photo(800, 600), "JPEG")
+    with pytest.raises(DataError, match="truncated"):
+        encode(data[:-200], Encoding(resize=20))
+
+
+def test_a_picture_that_no_jpeg_can_hold_is_refused():
+    data = file(Image.new("RGB", (66_000, 2)), "PNG")
+    assert encode(data)[1] == "png"
+    with pytest.raises(DataError, match="66000 x 2 pixels do not fit a JPEG"):
+        encode(data, Encoding(quality=90))
+
+
+@pytest.mark.parametrize(("resize", "quality"), [(0, None), (-3, None), (None, 0), (None, 101)])
+def test_an_encoding_out_of_range_is_refused(resize, quality):
+    with pytest.raises(RequestError, match="allowed: 1"):
+        Encoding(resize, quality)
+
+
+def test_an_encoding_says_what_it_does():
+    assert str(Encoding()) == ""
+    assert "quality 90" in str(Encoding(resize=8))
+    assert "JPEG of quality 70" in str(Encoding(quality=70))

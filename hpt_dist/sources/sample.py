@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Literal, Protocol
 
 LabelKind = Literal["single", "multi", "none"]
@@ -134,20 +136,34 @@ def file_sample(
         label: see `Sample`.
         annotation: see `Sample`.
 
-    Raises:
-        OSError: the file is not there.
+    A file that cannot be looked at is described all the same: reading it will say why.
     """
-    status = path.stat()
+    try:
+        status = path.stat()
+        version, size_bytes = f"{status.st_size} {status.st_mtime_ns}", status.st_size
+    except OSError:
+        version, size_bytes = "unreadable", 0
     return Sample(
         key=key_of(relative),
         split=split,
         label=label,
         origin=relative.encode("utf-8", "backslashreplace").decode(),
-        version=f"{status.st_size} {status.st_mtime_ns}",
-        size_bytes=status.st_size,
-        read=partial(Path.read_bytes, path),
+        version=version,
+        size_bytes=size_bytes,
+        read=partial(read_file, path),
         annotation=annotation,
     )
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a file; others than regular ones could keep a reader waiting for ever.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    return path.read_bytes()
 
 
 def key_of(relative: str) -> str:

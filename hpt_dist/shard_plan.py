@@ -1,0 +1,100 @@
+"""Which images share a shard, decided before any of them is read.
+
+So each shard can be written by itself, in any order and by any process, and comes out the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from hpt_dist import tar
+from hpt_dist.errors import DataError
+from hpt_dist.images import Encoding
+from hpt_dist.manifest import canonical_json, sha256
+from hpt_dist.sources.sample import Sample, Source
+
+# Part of what went into a shard: raise it when the same images would become other tars.
+_WRITER = 2
+_MAX_KEY = tar.MAX_NAME_BYTES - len(".json")
+_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One shard to be: its paths below the dataset's folder, and its samples."""
+
+    stem: str
+    split: str
+    samples: tuple[Sample, ...]
+
+    @property
+    def tar(self) -> str:
+        """The path of the tar."""
+        return f"{self.stem}.tar"
+
+    @property
+    def index(self) -> str:
+        """The path of the index."""
+        return f"{self.stem}.index.json"
+
+    @property
+    def record(self) -> str:
+        """The path of the record, which says that the shard is finished."""
+        return f"{self.stem}.done.json"
+
+    def inputs(self, encoding: Encoding) -> str:
+        """Return a digest of everything that decides the bytes of this shard."""
+        facts = [(one.key, one.label, one.version, one.annotation) for one in self.samples]
+        return sha256(canonical_json([_WRITER, encoding, facts]))
+
+
+def plan(source: Source, stem: str, shard_bytes: int) -> list[Task]:
+    """Decide which samples share a shard.
+
+    They are ordered by a hash, so that a reader that shuffles only within shards mixes classes.
+
+    Args:
+        source: the images.
+        stem: how the names of its shards begin.
+        shard_bytes: a shard ends before the image that would make it larger.
+
+    Raises:
+        DataError: a key cannot be used, or two samples have the same.
+    """
+    origins: dict[str, str] = {}
+    splits: dict[str, list[Sample]] = {}
+    for sample in source.samples():
+        if len(sample.key) > _MAX_KEY or not _KEY.fullmatch(sample.key):
+            raise DataError(
+                f"the key {sample.key!r} of {sample.origin} cannot be used",
+                allowed=f"letters, digits, '_' and '-', at most {_MAX_KEY} of them, no '-' first",
+            )
+        if sample.key in origins:
+            raise DataError(
+                f"{origins[sample.key]} and {sample.origin} have the same key {sample.key}"
+            )
+        origins[sample.key] = sample.origin
+        splits.setdefault(sample.split, []).append(sample)
+    return [
+        Task(f"{split}/{stem}-{split}-{number:06d}", split, part)
+        for split, samples in sorted(splits.items())
+        for number, part in enumerate(
+            _parts(sorted(samples, key=lambda one: sha256(one.key.encode())), shard_bytes)
+        )
+    ]
+
+
+def _parts(samples: Sequence[Sample], shard_bytes: int) -> Iterator[tuple[Sample, ...]]:
+    part: list[Sample] = []
+    size = 0
+    for sample in samples:
+        # A header and padding for the image, and as much for its class.
+        length = sample.size_bytes + 4 * tar.BLOCK_BYTES
+        if part and size + length > shard_bytes:
+            yield tuple(part)
+            part, size = [], 0
+        part.append(sample)
+        size += length
+    yield tuple(part)

@@ -1,0 +1,50 @@
+"""USTAR archives, written so that equal contents are equal bytes.
+
+`tarfile.TarInfo.tobuf` makes the same headers in Python 3.11, but other bytes in other versions,
+and takes as long as a checksum of the image that follows.
+"""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+from hpt_dist.errors import DataError
+
+BLOCK_BYTES = 512
+MAX_NAME_BYTES = 100
+END = bytes(2 * BLOCK_BYTES)
+
+_MAX_DATA_BYTES = 8**11 - 1
+_MODE_OWNER = b"0000644\0" + b"0000000\0" * 2
+_TIME = b"00000000000\0"
+_CHECKSUM_SPACES = b" " * 8
+_REST = (b"0" + bytes(100) + b"ustar\x0000").ljust(BLOCK_BYTES - 156, b"\0")
+
+
+def add(tar: BinaryIO, name: str, data: bytes) -> int:
+    """Append one file, without time and owner.
+
+    Args:
+        tar: an archive to which `END` is still to be written.
+        name: ASCII, of at most `MAX_NAME_BYTES`.
+        data: the whole file.
+
+    Returns:
+        The offset of the data.
+
+    Raises:
+        DataError: the data are 8 GiB or more, which USTAR cannot say.
+    """
+    if len(data) > _MAX_DATA_BYTES:
+        raise DataError(f"{len(data):,} bytes are too many for one file of a tar")
+    tar.write(_header(name.encode("ascii"), len(data)))
+    offset = tar.tell()
+    tar.write(data)
+    tar.write(bytes(-len(data) % BLOCK_BYTES))
+    return offset
+
+
+def _header(name: bytes, size_bytes: int) -> bytes:
+    before = name.ljust(MAX_NAME_BYTES, b"\0") + _MODE_OWNER + b"%011o\0" % size_bytes + _TIME
+    checksum = sum(before) + sum(_CHECKSUM_SPACES) + sum(_REST)
+    return before + b"%06o\0 " % checksum + _REST
