@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
-from typing import Protocol
+from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 
-from hpt_dist.errors import RequestError, StoreError
+from hpt_dist.errors import DataError, RequestError, StoreError
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,11 @@ class ObjectInfo:
     etag: str
 
 
+Content = bytes | bytearray | memoryview | Path
+
+PIECE_BYTES = 1 << 20
+
+
 class Store(Protocol):
     """Objects below one URI. A path is relative, without "." and ".." and the name ".tmp".
 
@@ -49,14 +54,34 @@ class Store(Protocol):
     def uri(self) -> str:
         """What `open_store` takes to open this store again."""
 
-    def put(self, path: str, data: bytes | Path) -> ObjectInfo:
+    def put(self, path: str, data: Content) -> ObjectInfo:
         """Write an object atomically, replacing any other; a Path uploads that file's content."""
 
-    def get(self, path: str, start: int = 0, length: int | None = None) -> bytes:
+    def get(self, path: str, start: int = 0, length: int | None = None, etag: str = "") -> bytes:
         """Read an object, or the part of `length` bytes from `start` as a slice would give it.
+
+        Args:
+            path: of the object.
+            start: position of the first byte.
+            length: bytes to read at most; None is all up to the end.
+            etag: of the object that is meant; empty for the one that is there.
 
         Raises:
             StoreError: also if there is no such object.
+            DataError: the object has another etag, or changed while it was read.
+        """
+
+    def stream(self, info: ObjectInfo) -> Iterator[bytes]:
+        """Yield a whole object in order, in pieces of at most 1 MB.
+
+        Over a network several parts are on their way at a time: about 50 MB of memory.
+
+        Args:
+            info: the object, as `stat` described it.
+
+        Raises:
+            StoreError: also if there is no such object.
+            DataError: the object has another etag, or changed while it was read.
         """
 
     def stat(self, path: str) -> ObjectInfo | None:
@@ -133,11 +158,19 @@ def absent(where: str) -> StoreError:
     return StoreError("there is no such object", where=where)
 
 
+def changed(where: str) -> DataError:
+    """Make the error of a read that met another object than the one that was meant."""
+    return DataError(
+        "the object changed while it was read",
+        where=where,
+        fix="start again; and let nobody write it while others read it",
+    )
+
+
 # Unfinished files of a folder lie in its subfolder of this name, so on the same file system.
 _SCRATCH = ".tmp"
 _LOCK = "lock"
 _ABANDONED_S = 3600.0
-_COPY_BYTES = 1 << 20
 
 _OS_FIXES = {
     errno.ENOSPC: "free some space, or choose a store elsewhere",
@@ -164,28 +197,28 @@ class FolderStore:
         """What `open_store` takes to open this store again."""
         return str(self.root)
 
-    def put(self, path: str, data: bytes | Path) -> ObjectInfo:
+    def put(self, path: str, data: Content) -> ObjectInfo:
         """Write an object; see `Store.put`."""
         file = self._file(path)
-        with _os_errors(file):
+        with os_errors(file):
             return _describe(path, _replace(file, data))
 
-    def get(self, path: str, start: int = 0, length: int | None = None) -> bytes:
+    def get(self, path: str, start: int = 0, length: int | None = None, etag: str = "") -> bytes:
         """Read an object or a part of it; see `Store.get`."""
-        file = self._file(path)
-        try:
-            with _os_errors(file), file.open("rb") as content:
-                content.seek(start)
-                return content.read(length)
-        except StoreError as error:
-            if self.stat(path) is None:
-                raise absent(str(file)) from error
-            raise
+        with self._opened(path, etag) as content:
+            content.seek(start)
+            return content.read(-1 if length is None else length)
+
+    def stream(self, info: ObjectInfo) -> Iterator[bytes]:
+        """Read a whole object in order; see `Store.stream`."""
+        with self._opened(info.path, info.etag) as content:
+            while piece := content.read(PIECE_BYTES):
+                yield piece
 
     def stat(self, path: str) -> ObjectInfo | None:
         """Describe an object; see `Store.stat`."""
         file = self._file(path)
-        with _os_errors(file):
+        with os_errors(file):
             try:
                 status = file.stat()
             except (FileNotFoundError, NotADirectoryError):
@@ -197,7 +230,7 @@ class FolderStore:
         folder = prefix.rpartition("/")[0]
         top = self._file(folder) if folder else self.root
         paths = []
-        with _os_errors(top):
+        with os_errors(top):
             for place, subfolders, names in os.walk(top, onerror=_raise, followlinks=True):
                 if _SCRATCH in subfolders:
                     subfolders.remove(_SCRATCH)
@@ -212,13 +245,13 @@ class FolderStore:
         """Remove an object; see `Store.delete`."""
         file = self._file(path)
         if self.stat(path) is not None:
-            with _os_errors(file):
+            with os_errors(file):
                 file.unlink(missing_ok=True)
 
     def swap(self, path: str, data: bytes, expected: str | None) -> str | None:
         """Write an object if nobody else did; see `Store.swap`."""
         file = self._file(path)
-        with _os_errors(file), _locked(file.parent):
+        with os_errors(file), _locked(file.parent):
             found = self.stat(path)
             if (found.etag if found else None) != expected:
                 return None
@@ -236,20 +269,33 @@ class FolderStore:
     def _file(self, path: str) -> Path:
         return self.root / checked(path, self.uri)
 
+    @contextmanager
+    def _opened(self, path: str, etag: str) -> Iterator[BinaryIO]:
+        file = self._file(path)
+        try:
+            with os_errors(file), file.open("rb") as content:
+                if etag and _describe(path, os.fstat(content.fileno())).etag != etag:
+                    raise changed(str(file))
+                yield content
+        except StoreError as error:
+            if self.stat(path) is None:
+                raise absent(str(file)) from error
+            raise
+
 
 def _describe(path: str, status: os.stat_result) -> ObjectInfo:
     etag = f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
     return ObjectInfo(path, status.st_size, etag)
 
 
-def _replace(file: Path, data: bytes | Path) -> os.stat_result:
+def _replace(file: Path, data: Content) -> os.stat_result:
     """Write a whole file beside its place, make it durable, then move it there."""
     temporary = _scratch(file.parent) / uuid.uuid4().hex
     try:
         with temporary.open("xb") as target:
             if isinstance(data, Path):
                 with data.open("rb") as source:
-                    shutil.copyfileobj(source, target, _COPY_BYTES)
+                    shutil.copyfileobj(source, target, PIECE_BYTES)
             else:
                 target.write(data)
             target.flush()
@@ -300,10 +346,11 @@ def _raise(error: OSError) -> None:
 
 
 @contextmanager
-def _os_errors(file: Path) -> Iterator[None]:
+def os_errors(where: Path | str) -> Iterator[None]:
+    """Raise OSErrors as StoreError; messages name `where`."""
     try:
         yield
     except OSError as error:
-        place = f" ({error.filename})" if error.filename not in (None, str(file)) else ""
+        place = f" ({error.filename})" if error.filename not in (None, str(where)) else ""
         what = f"{error.strerror or error}{place}"
-        raise StoreError(what, where=str(file), fix=_OS_FIXES.get(error.errno or 0, "")) from error
+        raise StoreError(what, where=str(where), fix=_OS_FIXES.get(error.errno or 0, "")) from error

@@ -159,6 +159,16 @@ class Ceph:
 
     http: S3Server
     https: S3Server
+    programs: Programs
+
+    def kill_gateway(self) -> None:
+        """End the gateway by SIGKILL; the cluster behind it, and so all objects, stay."""
+        self.programs.kill("radosgw")
+
+    def start_gateway(self) -> None:
+        """Start the gateway on its ports and return once it answers."""
+        self.programs.start("radosgw", "radosgw", "-n", "client.rgw", "-f")
+        self.programs.wait("radosgw", self.http.endpoint)
 
 
 CEPH_CONF = """
@@ -218,7 +228,17 @@ def make_certificate(folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
     """A one-disk Ceph cluster in memory with its S3 gateway."""
-    folder = tmp_path_factory.mktemp("ceph")
+    with run_ceph(tmp_path_factory.mktemp("ceph")) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def run_ceph(folder: Path) -> Iterator[Ceph]:
+    """Run a one-disk Ceph cluster in memory with its S3 gateway until the block ends.
+
+    Args:
+        folder: an empty folder for its settings, sockets and logs; its path is short.
+    """
     (folder / "osd").mkdir()
     fsid, osd = str(uuid.uuid4()), str(uuid.uuid4())
     mon_port, http_port, https_port = free_ports(3)
@@ -247,10 +267,11 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
             *("radosgw-admin", "-n", "client.rgw", "user", "create", "--uid=test"),
             *("--display-name=test", f"--access-key={ACCESS_KEY}", f"--secret-key={SECRET_KEY}"),
         )
-        programs.start("radosgw", "radosgw", "-n", "client.rgw", "-f")
-        http = f"http://127.0.0.1:{http_port}"
-        programs.wait("radosgw", http)
-        yield Ceph(S3Server(http), S3Server(f"https://127.0.0.1:{https_port}", certificate))
+        http = S3Server(f"http://127.0.0.1:{http_port}")
+        https = S3Server(f"https://127.0.0.1:{https_port}", certificate)
+        running = Ceph(http, https, programs)
+        running.start_gateway()
+        yield running
 
 
 SEAWEED_S3 = """

@@ -1,0 +1,327 @@
+"""Whole shards of a remote store on this node's disk, shared by all processes of one user.
+
+```
+<folder>/<sha256>          a finished shard, verified; its modification time is its last use
+<folder>/<sha256>.part     one that is being downloaded, as long as it will be; locked by who does
+<folder>/lock              held while room is made
+```
+The locks are flocks, which the kernel releases when their holder dies. A file is named by its
+content, so no two processes can disagree about it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import functools
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpt_dist.errors import DataError, RequestError
+from hpt_dist.store import PIECE_BYTES, Store, absent
+
+DEFAULT_LIMIT_GB = 20.0
+
+_PART = ".part"
+_LOCK = "lock"
+_POLL_S = 0.02
+_STUCK_S = 60.0  # a download that has not grown for so long is not waited for
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NodeCache:
+    """A folder that holds finished and unfinished shards up to a number of bytes.
+
+    Threads and processes may share the folder. Whoever has a file open can read it to its end
+    even if it is evicted meanwhile.
+
+    Args:
+        folder: of this user alone; it is made if it is not there.
+        limit_bytes: of all files together.
+
+    Raises:
+        RequestError: the folder belongs to somebody else, or cannot be written.
+    """
+
+    folder: Path
+    limit_bytes: int
+
+    def __post_init__(self) -> None:
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = self.folder.stat()
+            if status.st_uid != os.geteuid():
+                raise PermissionError(errno.EPERM, "it belongs to another user")
+            if status.st_mode & 0o077:
+                self.folder.chmod(0o700)
+            with self._locked():
+                pass
+        except OSError as error:
+            raise RequestError(
+                f"this folder cannot keep shards: {error.strerror or error}",
+                where=str(self.folder),
+                fix="set HPT_CACHE to a folder of your own on a local disk, or HPT_CACHE_GB=0",
+            ) from error
+
+    def path(self, sha256: str) -> Path | None:
+        """Return the finished file of this content, marked as used now; None if it is absent."""
+        file = self.folder / sha256
+        try:
+            # A file is not forced to disk, so what was written before a crash of the machine may
+            # be in part lost. Its last use, of which the kernel keeps the time, tells.
+            if file.stat().st_ctime < _booted_at_s() and _digest(file) != sha256:
+                file.unlink()
+                return None
+            os.utime(file)
+        except OSError:
+            return None
+        return file
+
+    def fetch(self, store: Store, path: str, size_bytes: int, sha256: str) -> Path | None:
+        """Return the file of a shard, downloaded first if it is absent; one process does that.
+
+        Args:
+            store: where the shard lies.
+            path: of the shard in the store.
+            size_bytes: of the shard, as its manifest says.
+            sha256: of the shard, as its manifest says.
+
+        Returns:
+            The file; None if the shard cannot be kept, so is to be read by ranges: it has no room
+            beside what is being downloaded, the disk is full, or another's download hangs.
+
+        Raises:
+            StoreError: the shard is not in the store, or the store cannot be read.
+            DataError: the shard is not the one that the manifest describes, read twice.
+        """
+        if size_bytes > self.limit_bytes:
+            return None
+        part = self.folder / f"{sha256}{_PART}"
+        try:
+            while True:
+                found = self._finished(sha256, size_bytes)
+                if found:
+                    return found
+                with _claimed(part) as claim:
+                    if claim.is_stuck:
+                        return None
+                    # Else another process has finished, or cleared what a dead one had left.
+                    if claim.is_valid:
+                        if not self._finished(sha256, size_bytes):
+                            return self._download(store, path, size_bytes, sha256, claim.descriptor)
+                        part.unlink()
+        except OSError as error:
+            _warn(f"shards are not kept in {self.folder}: {error.strerror or error}")
+            return None
+
+    def _finished(self, sha256: str, size_bytes: int) -> Path | None:
+        file = self.path(sha256)
+        if file and file.stat().st_size != size_bytes:
+            file.unlink()
+            return None
+        return file
+
+    def _download(
+        self, store: Store, path: str, size_bytes: int, sha256: str, descriptor: int
+    ) -> Path | None:
+        """Fill the claimed part, and give it its name once it is right."""
+        part, finished = self.folder / f"{sha256}{_PART}", self.folder / sha256
+        try:
+            if not self._reserve(part, descriptor, size_bytes):
+                part.unlink()
+                return None
+            try:
+                _copy(store, path, size_bytes, sha256, descriptor)
+            except DataError:  # damaged on its way, or there
+                _copy(store, path, size_bytes, sha256, descriptor)
+            part.rename(finished)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        return finished
+
+    def _reserve(self, part: Path, descriptor: int, size_bytes: int) -> bool:
+        """Make room, and make the part as long as it will be; False if there is no room."""
+        with self._locked():
+            finished, others_bytes = [], 0
+            for file in self.folder.iterdir():
+                if file.suffix != _PART:
+                    with suppress(FileNotFoundError):
+                        finished.append((file.stat().st_mtime_ns, file.stat().st_size, file))
+                elif file != part and not _clear_abandoned(file):
+                    with suppress(FileNotFoundError):
+                        others_bytes += file.stat().st_size
+            if others_bytes + size_bytes > self.limit_bytes:
+                return False
+            total_bytes = others_bytes + size_bytes + sum(size for _, size, _ in finished)
+            for _, evicted_bytes, file in sorted(finished):
+                if total_bytes <= self.limit_bytes:
+                    break
+                if file.name != _LOCK:
+                    file.unlink(missing_ok=True)
+                    total_bytes -= evicted_bytes
+            os.truncate(descriptor, 0)
+            if size_bytes:
+                os.posix_fallocate(descriptor, 0, size_bytes)
+        return True
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with (self.folder / _LOCK).open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def default_cache() -> NodeCache | None:
+    """Return the cache that HPT_CACHE (a folder) and HPT_CACHE_GB (0 is none) ask for.
+
+    The folder is `hpt-dist/shards` in the user's cache folder unless HPT_CACHE names another. If
+    it cannot be used, a warning says why and there is none.
+
+    Raises:
+        RequestError: HPT_CACHE_GB is no size.
+    """
+    limit_bytes = int(_limit_gb() * 1e9)
+    if not limit_bytes:
+        return None
+    try:
+        return NodeCache(_default_folder(), limit_bytes)
+    except RequestError as error:
+        _warn(str(error))
+        return None
+
+
+def _limit_gb() -> float:
+    text = os.environ.get("HPT_CACHE_GB") or str(DEFAULT_LIMIT_GB)
+    try:
+        limit_gb = float(text)
+    except ValueError:
+        limit_gb = -1
+    if not 0 <= limit_gb < 1e9:
+        raise RequestError(f"{text!r} is no size", where="HPT_CACHE_GB", allowed="gigabytes from 0")
+    return limit_gb
+
+
+def _default_folder() -> Path:
+    named = os.environ.get("HPT_CACHE")
+    if named:
+        return Path(named).expanduser().absolute()
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return base.expanduser() / "hpt-dist" / "shards"
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """What came of waiting for a part.
+
+    Args:
+        descriptor: of the part, open.
+        is_valid: it is ours, and still the one of that name.
+        is_stuck: somebody else's, and does not grow.
+    """
+
+    descriptor: int
+    is_valid: bool
+    is_stuck: bool = False
+
+
+@contextmanager
+def _claimed(part: Path) -> Iterator[_Claim]:
+    """Wait for a part and hold its lock in the block."""
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while not _try_lock(descriptor):
+            if time.time() - os.fstat(descriptor).st_mtime > _STUCK_S:
+                yield _Claim(descriptor, is_valid=False, is_stuck=True)
+                return
+            time.sleep(_POLL_S)
+        try:
+            is_valid = os.path.samestat(part.stat(), os.fstat(descriptor))
+        except FileNotFoundError:
+            is_valid = False
+        try:
+            yield _Claim(descriptor, is_valid)
+        finally:
+            # A child that was forked meanwhile shares the lock: closing alone would leave it held.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _clear_abandoned(part: Path) -> bool:
+    """Remove a part whose process is dead; return whether it was."""
+    try:
+        descriptor = os.open(part, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        # Under the lock, so that who opened it a moment ago sees that it is gone.
+        is_abandoned = _try_lock(descriptor)
+        if is_abandoned:
+            part.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+    return is_abandoned
+
+
+def _copy(store: Store, path: str, size_bytes: int, sha256: str, descriptor: int) -> None:
+    """Write an object of a known digest to the beginning of a file."""
+    where = f"{store.uri}/{path}"
+    info = store.stat(path)
+    if info is None:
+        raise absent(where)
+    if info.bytes != size_bytes:
+        raise _unlike(f"it has {info.bytes} bytes; its manifest says {size_bytes}", where)
+    digest = hashlib.sha256()
+    position = 0
+    for piece in store.stream(info):
+        digest.update(piece)
+        view = memoryview(piece)
+        while view:
+            count = os.pwrite(descriptor, view, position)
+            view = view[count:]
+            position += count
+    if digest.hexdigest() != sha256:
+        raise _unlike("its SHA-256 is not that of the manifest", where)
+
+
+def _unlike(what: str, where: str) -> DataError:
+    return DataError(
+        f"the shard is not the one of the manifest: {what}",
+        where=where,
+        fix="delete it and run the same hpt-dist shard again",
+    )
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        digest = hashlib.sha256()
+        while piece := content.read(PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _booted_at_s() -> float:
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    """Warn once a process."""
+    log.warning("%s", message)

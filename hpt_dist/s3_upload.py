@@ -1,0 +1,244 @@
+"""Writing S3 objects: each part with its MD5, the whole with its SHA-256, all or nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from hpt_dist.errors import StoreError
+from hpt_dist.s3_client import FAILURES, call, code, etag_of
+from hpt_dist.store import Content
+
+_PART_BYTES = 8 << 20
+_MOST_PARTS = 10_000
+_SENDERS = 4
+_RESTARTS = 8
+_NOT_FOR_US = {"AccessDenied", "403", "NotImplemented", "MethodNotAllowed"}
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is to be written; `read(start, length)` may be called from many threads."""
+
+    size_bytes: int
+    read: Callable[[int, int], bytes]
+
+    @property
+    def part_bytes(self) -> int:
+        needed = -(-self.size_bytes // _MOST_PARTS)
+        return max(_PART_BYTES, -(-needed // (1 << 20)) << 20)
+
+    def parts(self) -> Iterator[bytes]:
+        for start in range(0, self.size_bytes, self.part_bytes):
+            yield self.part(start // self.part_bytes)
+
+    def part(self, number: int) -> bytes:
+        """Return part `number`, from 0."""
+        start = number * self.part_bytes
+        return self.read(start, min(self.part_bytes, self.size_bytes - start))
+
+
+@dataclass(frozen=True)
+class _Digests:
+    """Of the whole and of its parts, taken before anything is sent.
+
+    A part is sent with the MD5 from here, so a file that changes meanwhile is refused.
+    """
+
+    sha256: str
+    md5s: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, source: _Source) -> _Digests:
+        sha256 = hashlib.sha256()
+        md5s = []
+        with ThreadPoolExecutor(1) as executor:
+            for part in source.parts():
+                md5 = executor.submit(_md5, part)
+                sha256.update(part)
+                md5s.append(md5.result())
+        return cls(sha256.hexdigest(), tuple(md5s))
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {"sha256": self.sha256}
+
+    @property
+    def etag(self) -> str:
+        """What most servers give an object of these parts."""
+        return f"{_md5(b''.join(self.md5s)).hex()}-{len(self.md5s)}"
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What the server said of a completed upload.
+
+    Args:
+        etag: of the object; Ceph 16.2 says nothing.
+        has_md5_etags: whether each part's was its MD5, so that the object's follows from these.
+    """
+
+    etag: str
+    has_md5_etags: bool
+
+
+def write(target: dict[str, str], data: Content, where: str) -> tuple[int, str]:
+    """Write an object, in parts if it has more than 8 MB.
+
+    Args:
+        target: its `Bucket` and `Key`.
+        data: its content, or the file that holds it.
+        where: its URI, for messages.
+
+    Returns:
+        Its size in bytes, and its etag.
+
+    Raises:
+        StoreError: what the server made of the parts is not what was sent.
+        ClientError, BotoCoreError: see `s3_client.explained`.
+        OSError: the file cannot be read.
+    """
+    with _opened(data) as source:
+        if source.size_bytes > _PART_BYTES:
+            return source.size_bytes, _write_parts(target, source, where)
+        content = source.read(0, source.size_bytes)
+        request = target | {"Metadata": {"sha256": hashlib.sha256(content).hexdigest()}}
+        return len(content), etag_of(put(request, content))
+
+
+def put(request: dict[str, Any], content: bytes) -> dict[str, Any]:
+    """Write an object by one request; raises ClientError and BotoCoreError."""
+    return call("put_object", request | {"Body": content, "ContentMD5": _base64(_md5(content))})
+
+
+def _write_parts(target: dict[str, str], source: _Source, where: str) -> str:
+    """Write an object in parts and return its etag.
+
+    Somebody else who writes the same object takes this upload for a stale one and aborts it. As
+    only the first start aborts others, two writers cannot keep each other from ending.
+    """
+    digests = _Digests.of(source)
+    _abort_stale(target)
+    for _ in range(_RESTARTS):
+        upload = call("create_multipart_upload", target | {"Metadata": digests.metadata})
+        request = target | {"UploadId": upload["UploadId"]}
+        try:
+            made = _send(request, source, digests)
+        except BaseException as error:
+            with suppress(*FAILURES):
+                call("abort_multipart_upload", request)
+            if code(error) != "NoSuchUpload":
+                raise
+            # Aborted, or completed by a request whose answer was lost.
+            found = _head(target)
+            if found and found["Metadata"].get("sha256") == digests.sha256:
+                return etag_of(found)
+        else:
+            return _checked(target, source.size_bytes, digests, made, where)
+    raise StoreError(
+        f"others who write the same object ended this upload {_RESTARTS} times",
+        where=where,
+        fix="let one process write it",
+    )
+
+
+def _checked(
+    target: dict[str, str], size_bytes: int, digests: _Digests, made: _Made, where: str
+) -> str:
+    """Return the etag of a completed upload if what the server made of it is what was sent."""
+    etag = made.etag
+    found = _head(target)
+    if found and found["Metadata"].get("sha256") == digests.sha256:
+        etag = etag_of(found)
+        if found["ContentLength"] != size_bytes:
+            raise _wrong(f"{found['ContentLength']} of {size_bytes} bytes", where)
+    if made.has_md5_etags and etag not in {"", digests.etag}:
+        raise _wrong(f"an object of etag {etag} instead of {digests.etag}", where)
+    return etag or digests.etag
+
+
+def _send(request: dict[str, Any], source: _Source, digests: _Digests) -> _Made:
+    """Send all parts and complete the upload."""
+    give_up = threading.Event()
+
+    def send(number: int) -> str:
+        md5 = _base64(digests.md5s[number])
+        part = {"PartNumber": number + 1, "Body": source.part(number), "ContentMD5": md5}
+        return etag_of(call("upload_part", request | part, give_up))
+
+    with ThreadPoolExecutor(_SENDERS, thread_name_prefix="s3-upload") as executor:
+        try:
+            sent = [executor.submit(send, number) for number in range(len(digests.md5s))]
+            wait(sent, return_when=FIRST_EXCEPTION)
+            for failed in (part for part in sent if part.done() and part.exception()):
+                failed.result()
+            etags = [part.result() for part in sent]
+        finally:
+            # An upload that still gets parts cannot be aborted for good.
+            give_up.set()
+            executor.shutdown(cancel_futures=True)
+    parts = [{"PartNumber": i + 1, "ETag": etag} for i, etag in enumerate(etags)]
+    done = call("complete_multipart_upload", request | {"MultipartUpload": {"Parts": parts}})
+    return _Made(etag_of(done), has_md5_etags=etags == [md5.hex() for md5 in digests.md5s])
+
+
+def _abort_stale(target: dict[str, str]) -> None:
+    """Abort the uploads of exactly this key that killed writers left behind."""
+    try:
+        found = call(
+            "list_multipart_uploads", {"Bucket": target["Bucket"], "Prefix": target["Key"]}
+        )
+        for upload in found.get("Uploads", []):
+            if upload["Key"] == target["Key"]:
+                call("abort_multipart_upload", target | {"UploadId": upload["UploadId"]})
+    except ClientError as error:
+        # Not everybody who may write may also list uploads.
+        if code(error) not in _NOT_FOR_US | {"NoSuchUpload"}:
+            raise
+
+
+def _head(target: dict[str, str]) -> dict[str, Any] | None:
+    try:
+        return call("head_object", target)
+    except ClientError as error:
+        if code(error) in {"404", "NoSuchKey"}:
+            return None
+        raise
+
+
+def _wrong(what: str, where: str) -> StoreError:
+    return StoreError(
+        f"S3 made {what} from the parts", where=where, fix="delete it; write it again"
+    )
+
+
+@contextmanager
+def _opened(data: Content) -> Iterator[_Source]:
+    if not isinstance(data, Path):
+        view = memoryview(data).cast("B")
+        yield _Source(len(view), lambda start, length: bytes(view[start : start + length]))
+        return
+    with data.open("rb") as file:
+
+        def read(start: int, length: int) -> bytes:
+            return os.pread(file.fileno(), length, start)
+
+        yield _Source(os.fstat(file.fileno()).st_size, read)
+
+
+def _md5(data: bytes) -> bytes:
+    return hashlib.md5(data, usedforsecurity=False).digest()
+
+
+def _base64(digest: bytes) -> str:
+    return base64.b64encode(digest).decode()
