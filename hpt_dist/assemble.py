@@ -3,47 +3,40 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hpt_dist import backbones, evals, fewshot, optim, weights, weights_source
-from hpt_dist.augment import Normalize, Photometric
+from hpt_dist.augment import Normalize
 from hpt_dist.checkpoint import Checkpoints
-from hpt_dist.errors import DataError
 from hpt_dist.evals import Labelled
 from hpt_dist.evals.features import evaluating
+from hpt_dist.feeds import (
+    manifest_of,
+    mean_std,
+    mme_feed,
+    photometric_of,
+    pool_of,
+    two_view_feed,
+)
 from hpt_dist.layout import stage_prefix
-from hpt_dist.manifest import Manifest, read_manifest
 from hpt_dist.methods import METHODS, MME, Method
 from hpt_dist.order import Ints
 from hpt_dist.recipe import Augment, Import, Knn, Linear, Mme, Optimizer, Pretrain, StageSpec
 from hpt_dist.stage import Context, Result, Runner
-from hpt_dist.store import open_store
 from hpt_dist.stream import (
-    Batch,
     Pool,
-    Stream,
     center_batches,
     crop_batches,
     network_views,
-    open_split,
 )
-from hpt_dist.train import Accelerator, Evaluation, Feed, Inputs, Loop, fit, make_accelerator
+from hpt_dist.train import Accelerator, Evaluation, Loop, fit, make_accelerator
 
 log = logging.getLogger(__name__)
 
-RGB = tuple[float, float, float]
-
-_NORMALIZE: dict[str, tuple[RGB, RGB]] = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-}
 _EVAL_BATCH = 256
 # torchvision's default of random resized crops, which linear evaluation trains on.
 _LINEAR_CROP_AREA = (0.08, 1.0)
@@ -71,7 +64,7 @@ def run_pretrain(context: Context) -> Result:
     """Pretrain without labels from the backbone of another stage."""
     spec = _spec(context, Pretrain)
     accelerator = _accelerator(context)
-    pool = _pool(context, spec.data)
+    pool = pool_of(context, spec.data)
     backbone = _backbone(context)
     backbones.trainable_parameters(backbone, spec.train)
     if spec.batch_norm == "frozen":
@@ -83,7 +76,7 @@ def run_pretrain(context: Context) -> Result:
         method=_on(accelerator, method),
         optimizer=_optimizer(method, spec.optimizer),
         set_rates=partial(_cosine_rates, spec),
-        feed=_two_view_feed(context, spec, pool, accelerator),
+        feed=two_view_feed(context, spec, pool, accelerator),
         steps=spec.steps,
         images_per_step=2 * spec.batch,
         checkpoints=Checkpoints(context.root),
@@ -104,7 +97,7 @@ def run_knn(context: Context) -> Result:
     features = _features(context, spec.data, views=0, seed=spec.seed)
     found = evals.EVALS["knn"](
         *features,
-        num_classes=len(_manifest(context, spec.data).classes),
+        num_classes=len(manifest_of(context, spec.data).classes),
         k=spec.k,
         temperature=spec.temperature,
     )
@@ -117,7 +110,7 @@ def run_linear(context: Context) -> Result:
     features = _features(context, spec.data, views=spec.views, seed=spec.seed)
     found = evals.EVALS["linear"](
         *features,
-        num_classes=len(_manifest(context, spec.data).classes),
+        num_classes=len(manifest_of(context, spec.data).classes),
         learning_rates=spec.learning_rates,
         steps=spec.steps,
         batch=spec.batch,
@@ -131,8 +124,8 @@ def run_mme(context: Context) -> Result:
     """Adapt to a target domain; select on its val, then read its test once."""
     spec = _spec(context, Mme)
     accelerator = _accelerator(context)
-    num_classes = len(_manifest(context, spec.target).classes)
-    train = _pool(context, (f"{spec.target}/train",))
+    num_classes = len(manifest_of(context, spec.target).classes)
+    train = pool_of(context, (f"{spec.target}/train",))
     labelled = _labelled(spec, train, num_classes)
     unlabelled = np.setdiff1d(np.arange(len(train)), labelled)
     backbone = _backbone(context)
@@ -149,7 +142,7 @@ def run_mme(context: Context) -> Result:
         seed=spec.seed,
     )
     pools = {
-        "source": _pool(context, (spec.source,)),
+        "source": pool_of(context, (spec.source,)),
         "labelled": train.subset(labelled),
         "unlabelled": train.subset(unlabelled),
     }
@@ -158,7 +151,7 @@ def run_mme(context: Context) -> Result:
         method=_on(accelerator, method),
         optimizer=_optimizer(method, spec.optimizer),
         set_rates=partial(_inverse_rates, spec),
-        feed=_mme_feed(context, spec, pools, accelerator),
+        feed=mme_feed(context, spec, pools, accelerator),
         steps=spec.steps,
         images_per_step=2 * spec.batch_labelled + (method.phases - 1) * spec.batch_unlabelled,
         checkpoints=Checkpoints(context.root),
@@ -180,7 +173,7 @@ def run_mme(context: Context) -> Result:
             "val/top1_by_step": {str(s): m["val/top1"] for s, m in outcome.selection.history},
             "n_labelled": len(labelled),
             "n_unlabelled": len(unlabelled),
-            "n_val": len(_pool(context, (f"{spec.target}/val",))),
+            "n_val": len(pool_of(context, (f"{spec.target}/val",))),
             "n_test": n_test,
         },
         model={name: value.cpu() for name, value in method.state_dict().items()},
@@ -227,115 +220,6 @@ def _backbone(context: Context) -> backbones.Backbone:
     return backbone
 
 
-def _dataset(context: Context, reference: str) -> tuple[Any, str]:
-    """Return the store and the name of a dataset that the recipe names in its own way."""
-    dataset = context.job.trial.datasets[reference.split("/")[0]]
-    return open_store(dataset.store) if dataset.store else context.store, dataset.name
-
-
-def _manifest(context: Context, reference: str) -> Manifest:
-    manifest = read_manifest(*_dataset(context, reference))
-    planned = context.job.trial.datasets[reference.split("/")[0]].digest
-    if manifest.digest != planned:
-        raise DataError(
-            f"{manifest.name} has changed since the launch",
-            fix="launch again: what depends on it gets new keys",
-        )
-    return manifest
-
-
-def _pool(context: Context, references: tuple[str, ...]) -> Pool:
-    """Open dataset/split references as one pool."""
-    splits = []
-    for reference in references:
-        _manifest(context, reference)
-        store, name = _dataset(context, reference)
-        splits.append(open_split(store, name, reference.partition("/")[2]))
-    return Pool(splits)
-
-
-def _mean_std(context: Context) -> tuple[RGB, RGB]:
-    """Return how pixels are normalised; over several datasets, the mean of their statistics."""
-    if context.job.normalize in _NORMALIZE:
-        return _NORMALIZE[context.job.normalize]
-    manifests = [_manifest(context, alias) for alias in context.job.trial.datasets]
-    mean = np.mean([manifest.mean for manifest in manifests], axis=0)
-    std = np.mean([manifest.std for manifest in manifests], axis=0)
-    return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def _photometric(context: Context, policy: Augment, device: torch.device) -> Photometric:
-    return Photometric(policy, *_mean_std(context), device)
-
-
-def _stream(context: Context, pool: Pool, accelerator: Accelerator, **settings: Any) -> Stream:
-    return Stream(
-        pool,
-        size=context.job.image_size,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        threads=context.job.threads,
-        **settings,
-    )
-
-
-def _two_view_feed(context: Context, spec: Pretrain, pool: Pool, accelerator: Accelerator) -> Feed:
-    photometric = _photometric(context, spec.augment, accelerator.device)
-
-    @contextmanager
-    def feed(start: int) -> Iterator[Iterator[tuple[Inputs, ...]]]:
-        area = spec.augment.crop_area
-        with _stream(
-            context, pool, accelerator, batch=spec.batch, seed=spec.seed, views=2, crop_area=area
-        ) as stream:
-            stream.load_state_dict({"step": start})
-            yield ((tuple(network_views(batch, photometric, spec.seed)),) for batch in stream)
-
-    return feed
-
-
-def _mme_feed(
-    context: Context, spec: Mme, pools: dict[str, Pool], accelerator: Accelerator
-) -> Feed:
-    """Feed (source and labelled target images, labels) and (unlabelled target images,)."""
-    policy = Augment(crop_area=spec.crop_area, jitter=0, gray=0, blur=0)
-    photometric = _photometric(context, policy, accelerator.device)
-    batches = {"source": spec.batch_labelled, "labelled": spec.batch_labelled}
-    if spec.objective != "s+t":
-        batches["unlabelled"] = spec.batch_unlabelled
-
-    def view(batch: Batch) -> Tensor:
-        return network_views(batch, photometric, spec.seed)[0]
-
-    def inputs(*parts: Batch) -> tuple[Inputs, ...]:
-        source, labelled, *unlabelled = parts
-        labels = torch.cat([source.labels, labelled.labels]).to(accelerator.device)
-        images = torch.cat([view(source), view(labelled)])
-        return ((images, labels), *((view(batch),) for batch in unlabelled))
-
-    @contextmanager
-    def feed(start: int) -> Iterator[Iterator[tuple[Inputs, ...]]]:
-        with ExitStack() as stack:
-            streams = []
-            for name, batch in batches.items():
-                stream = stack.enter_context(
-                    _stream(
-                        context,
-                        pools[name],
-                        accelerator,
-                        batch=batch,
-                        seed=spec.seed,
-                        views=1,
-                        crop_area=spec.crop_area,
-                    )
-                )
-                stream.load_state_dict({"step": start})
-                streams.append(stream)
-            yield (inputs(*parts) for parts in zip(*streams, strict=True))
-
-    return feed
-
-
 def _labelled(spec: Mme, train: Pool, num_classes: int) -> Ints:
     """Return which images of the target's train have their labels used."""
     if spec.shots:
@@ -345,13 +229,13 @@ def _labelled(spec: Mme, train: Pool, num_classes: int) -> Ints:
 
 def _accuracy(context: Context, target: str, split: str, method: MME) -> tuple[float, int]:
     """Return the share of a split's images that a method classifies rightly, and their number."""
-    pool = _pool(context, (f"{target}/{split}",))
+    pool = pool_of(context, (f"{target}/{split}",))
     device = next(method.parameters()).device
-    normalize = Normalize(*_mean_std(context), device)
+    normalize = Normalize(*mean_std(context), device)
     size, threads = context.job.image_size, context.job.threads
     right = 0
     with torch.inference_mode(), evaluating(method):
-        for batch in center_batches(pool, batch=_EVAL_BATCH, size=size, threads=threads):
+        for batch in center_batches(pool, batch=_EVAL_BATCH, size=size, workers=threads):
             answers = method.predict(normalize(batch.images[0])).argmax(dim=1).cpu()
             right += int((answers == batch.labels).sum())
     return right / len(pool), len(pool)
@@ -366,20 +250,20 @@ def _features(
     """
     accelerator = _accelerator(context)
     backbone = _backbone(context).to(accelerator.device).to(memory_format=torch.channels_last)
-    normalize = Normalize(*_mean_std(context), accelerator.device)
+    normalize = Normalize(*mean_std(context), accelerator.device)
     size, threads = context.job.image_size, context.job.threads
 
     def labelled(split: str) -> Labelled:
-        pool = _pool(context, (f"{data}/{split}",))
-        batches = center_batches(pool, batch=_EVAL_BATCH, size=size, threads=threads)
+        pool = pool_of(context, (f"{data}/{split}",))
+        batches = center_batches(pool, batch=_EVAL_BATCH, size=size, workers=threads)
         images = (normalize(batch.images[0]) for batch in batches)
         features = evals.extract(backbone, images, accelerator.device)
         return Labelled(features, torch.from_numpy(pool.labels))
 
     def copies() -> Labelled:
-        pool = _pool(context, (f"{data}/train",))
+        pool = pool_of(context, (f"{data}/train",))
         policy = Augment(jitter=0, gray=0, blur=0)
-        photometric = _photometric(context, policy, accelerator.device)
+        photometric = photometric_of(context, policy, accelerator.device)
         made = []
         for epoch in range(views):
             batches = crop_batches(
@@ -389,7 +273,7 @@ def _features(
                 seed=seed,
                 crop_area=_LINEAR_CROP_AREA,
                 epoch=epoch,
-                threads=threads,
+                workers=threads,
             )
             images = (network_views(batch, photometric, seed)[0] for batch in batches)
             made.append(evals.extract(backbone, images, accelerator.device))

@@ -4,6 +4,7 @@ HptError                 exit code 1: the work failed
 ├── RequestError         exit code 2: the request was wrong; nothing was started
 │   └── RecipeError      every problem of a recipe at once
 ├── DataError            an image, shard or manifest is damaged or missing
+│   └── DamagedImageError   one image that can be left out, unlike a whole shard
 ├── StoreError           the object store refused, or an object is not there
 ├── WeightsError         weights do not fit the backbone
 ├── TrainingError        training cannot go on (a non-finite loss, a damaged state)
@@ -75,6 +76,10 @@ class RecipeError(RequestError):
 
 class DataError(HptError):
     """An image, a shard or a manifest is damaged or missing."""
+
+
+class DamagedImageError(DataError):
+    """One image is damaged: its bytes are not those that were written, or they do not decode."""
 
 
 class StoreError(HptError):

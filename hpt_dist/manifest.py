@@ -1,6 +1,6 @@
 """The JSON files that describe a dataset: its manifest, and the index of each shard.
 
-They are read, written and checked against the tars here; `shards.py` makes them.
+They are read and written here; `shards.py` makes them, `verify.py` checks the tars against them.
 
 ```
 datasets/<name>/manifest.json                          counts, classes, mean and std, digests
@@ -16,10 +16,7 @@ equal contents are equal bytes and the digest of a manifest names a dataset.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import tarfile
-from collections import Counter
 from functools import cached_property
 from typing import Any, Final, Literal
 
@@ -27,11 +24,12 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import to_jsonable_python
 
-from hpt_dist.errors import DataError, Problem, RequestError, nearest
+from hpt_dist.errors import DataError, RequestError, nearest
 from hpt_dist.store import Store
 
 FORMAT: Final = 2
 NO_LABEL = -1
+_READS = 2  # of a file that comes damaged, perhaps by the network, before it is taken to be so
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -223,83 +221,34 @@ def read_manifest(store: Store, name: str) -> Manifest:
     return parse_manifest(store.get(path), f"{store.uri}/{path}")
 
 
+def read_index(store: Store, shard: Shard) -> Index:
+    """Read the index of a shard, its digest checked.
+
+    Args:
+        store: the folder of the dataset in its store.
+        shard: from its manifest.
+
+    Raises:
+        StoreError: it is not there.
+        DataError: it is damaged.
+    """
+    where = f"{store.uri}/{shard.index}"
+    for _ in range(_READS):
+        data = store.get(shard.index)
+        if sha256(data) == shard.index_sha256:
+            return parse_index(data, where)
+    raise DataError(
+        "its SHA-256 is not that of the manifest",
+        where=where,
+        fix="delete it and run the same hpt-dist shard again",
+    )
+
+
 def dataset_names(store: Store) -> list[str]:
     """Return the names of the finished datasets of a store, sorted."""
     prefix, suffix = "datasets/", "/manifest.json"
     paths = (info.path for info in store.list(prefix))
     return [p.removeprefix(prefix).removesuffix(suffix) for p in paths if p.endswith(suffix)]
-
-
-def verify(store: Store, name: str) -> list[Problem]:
-    """Check every digest, count and key of a dataset against its manifest.
-
-    Returns:
-        What is wrong; nothing for a sound dataset.
-
-    Raises:
-        RequestError: the store has no such dataset.
-        DataError: its manifest is damaged.
-    """
-    manifest = read_manifest(store, name)
-    dataset = store.at(f"datasets/{name}")
-    problems = []
-    seen: set[str] = set()
-    for split_name, split in manifest.splits.items():
-        images = 0
-        labels: Counter[int] = Counter()
-        for shard in split.shards:
-            try:
-                index = _verified_index(dataset, shard)
-            except DataError as error:
-                problems.append(error.problem)
-                continue
-            images += len(index.keys)
-            for label in index.labels:
-                labels.update(label if isinstance(label, tuple) else [label])
-            problems += [
-                Problem(f"the key {key} occurs twice", where=f"{dataset.uri}/{shard.path}")
-                for key in index.keys
-                if key in seen
-            ]
-            seen.update(index.keys)
-        counts = tuple(labels[label] for label in range(len(manifest.classes)))
-        if (images, counts) != (split.images, split.class_counts):
-            problems.append(
-                Problem(
-                    f"{images} sound images of {split.images}, or other class counts",
-                    where=f"{dataset.uri}/{split_name}",
-                )
-            )
-    return problems
-
-
-def _verified_index(dataset: Store, shard: Shard) -> Index:
-    """Return the index of a shard after checking both files against the manifest."""
-    where = f"{dataset.uri}/{shard.path}"
-    index_data = _verified_bytes(dataset, shard.index, shard.index_sha256)
-    tar = _verified_bytes(dataset, shard.path, shard.sha256)
-    index = parse_index(index_data, where)
-    if len(tar) != shard.bytes or len(index.keys) != shard.images:
-        raise DataError("size or number of images is not that of the manifest", where=where)
-    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
-        members = {member.name: (member.offset_data, member.size) for member in archive}
-    for key, extension, offset, length in zip(
-        index.keys, index.extensions, index.offsets, index.lengths, strict=True
-    ):
-        if members.get(f"{key}.{extension}") != (offset, length):
-            raise DataError(f"the image {key} is not where the index says", where=where)
-    return index
-
-
-def _verified_bytes(dataset: Store, path: str, digest: str) -> bytes:
-    where = f"{dataset.uri}/{path}"
-    fix = "delete it and run the same hpt-dist shard again"
-    if dataset.stat(path) is None:
-        raise DataError("missing", where=where, fix=fix)
-    data = dataset.get(path)
-    if sha256(data) != digest:
-        raise DataError("its SHA-256 is not that of the manifest", where=where, fix=fix)
-    return data
 
 
 def sha256(data: bytes | bytearray) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hpt_dist.errors import Problem, RecipeError, nearest
@@ -30,10 +30,12 @@ class Dataset:
         store: URI of the store that holds it; empty for the recipe's own.
         digest: of its manifest.
         classes: how many classes; 0 without labels.
+        label: single, multi or none; see `manifest.Manifest`.
         class_names: a digest of the names of its classes in order; empty if unknown.
         class_counts: images of each class, by split.
-        images: images by split.
+        images: images by split, and by `split@subset` of the subsets that the recipe names.
         stand_in: whether it is only assumed, so that nothing can run on it.
+        subsets: digests of the subsets that the recipe names, by `split@subset`.
     """
 
     name: str
@@ -42,8 +44,10 @@ class Dataset:
     classes: int
     images: Mapping[str, int]
     class_counts: Mapping[str, Sequence[int]]
+    label: str = "single"
     class_names: str = ""
     stand_in: bool = False
+    subsets: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -205,6 +209,8 @@ def _trial(
         "datasets": {alias: dataset.digest for alias, dataset in datasets.items()},
         "weights": facts.weights[spec.weights] if isinstance(spec, Import) else "",
     }
+    if subsets := _subsets(spec, datasets):
+        document["subsets"] = subsets
     # Written and read back, so that a stored document equals this one (tuples become lists).
     document = json.loads(json.dumps(document))
     inherited = _inherited(parent, axes) if parent else {}
@@ -224,12 +230,22 @@ def _trial(
     )
 
 
+def _subsets(spec: StageKind, datasets: Mapping[str, Dataset]) -> dict[str, str]:
+    """Return the digest of each subset that a spec names."""
+    references = [reference.partition("/") for _, reference, _ in _needs(spec)]
+    return {
+        f"{alias}/{split}": datasets[alias].subsets[split]
+        for alias, _, split in references
+        if split in datasets[alias].subsets
+    }
+
+
 def _unfed(recipe: Recipe, stage: str, spec: StageKind, facts: Facts) -> list[Problem]:
     """Return what a stage asks of its datasets that they do not hold."""
     problems = []
-    for field, split_of, labelled in _needs(spec):
+    for setting, split_of, labelled in _needs(spec):
         alias, _, split = split_of.partition("/")
-        where = recipe.where("stages", stage, field)
+        where = recipe.where("stages", stage, setting)
         dataset = facts.datasets[alias]
         if not split:
             problems.append(Problem(f"{split_of} names no split", where, f"{alias}/SPLIT"))
@@ -243,6 +259,12 @@ def _unfed(recipe: Recipe, stage: str, spec: StageKind, facts: Facts) -> list[Pr
                     nearest(split, known),
                 )
             )
+        elif labelled and "@" in split:
+            what = f"{split_of} is a subset, which {spec.kind} cannot use"
+            problems.append(Problem(what, where, fix="its labels are chosen by shots or labels"))
+        elif labelled and dataset.label == "multi":
+            what = f"{dataset.name} has several labels an image; {spec.kind} needs one"
+            problems.append(Problem(what, where))
         elif labelled and sum(dataset.class_counts.get(split, ())) < dataset.images[split]:
             problems.append(Problem(f"{dataset.name}/{split} has images without a label", where))
     return list(dict.fromkeys(problems)) or _too_small(recipe, stage, spec, facts)

@@ -4,113 +4,226 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass
+from itertools import accumulate, chain
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from isal.isal_zlib import crc32  # zlib's, several times as fast
+from torch import Tensor
 
-from hpt_dist.errors import DataError, RequestError
-from hpt_dist.images import decode
-from hpt_dist.manifest import (
-    NO_LABEL,
-    Index,
-    Manifest,
-    Shard,
-    parse_index,
-    read_manifest,
-    sha256,
-)
+from hpt_dist import pixels
+from hpt_dist.errors import DamagedImageError, DataError, RequestError
+from hpt_dist.manifest import NO_LABEL, Index, Manifest, read_index, read_manifest
+from hpt_dist.manifest import sha256 as sha256_of
+from hpt_dist.node_cache import NodeCache, default_cache
 from hpt_dist.order import Ints
+from hpt_dist.shard_reader import ShardReader
 from hpt_dist.store import Store
 
 CACHE_BYTES = 256 * 2**20  # of decoded images, for each open split
 _INDEX_READERS = 8
-_BYTES_PER_PIXEL = 4  # Pillow stores RGB so
+_READS = 2  # of an image that comes damaged from a network, before it is taken to be so
+_INDEXED_IMAGES = 2**21  # whose places a split remembers: about 60 MB
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the images of one shard are: columns of its index without the keys."""
+
+    offsets: Ints
+    lengths: Ints
+    crc32s: Ints
+    labels: Ints  # -1 for none, and for several
+
+    @classmethod
+    def of(cls, index: Index) -> _Places:
+        labels = [label if isinstance(label, int) else NO_LABEL for label in index.labels]
+        columns = (index.offsets, index.lengths, index.crc32s, labels)
+        return cls(*(np.array(column, np.int64) for column in columns))
 
 
 class Split:
     """The images of one split of a dataset. Threads may share it.
+
+    Opening reads the manifest alone; the index of a shard is read when one of its images is.
 
     Args:
         store: the folder of the dataset in its store.
         manifest: of the dataset.
         split: its name, such as `train`.
         cache_bytes: how much memory decoded images may take.
+        node_cache: where whole shards of a remote store are kept on this node, if anywhere.
 
     Raises:
         RequestError: there is no such split.
-        DataError: the index of a shard is damaged.
-        StoreError: the index of a shard is not there.
     """
 
     def __init__(
-        self, store: Store, manifest: Manifest, split: str, *, cache_bytes: int = CACHE_BYTES
+        self,
+        store: Store,
+        manifest: Manifest,
+        split: str,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        node_cache: NodeCache | None = None,
     ) -> None:
         manifest.images(split)
-        shards = manifest.splits[split].shards
-        with ThreadPoolExecutor(_INDEX_READERS) as executor:
-            indexes = list(executor.map(partial(_read_index, store), shards))
         self.name = f"{manifest.name}/{split}"
-        self.digest = sha256(f"{manifest.digest} {split}".encode())
+        self.digest = sha256_of(f"{manifest.digest} {split}".encode())
         self.classes = manifest.classes
-        self.keys = [key for index in indexes for key in index.keys]
-        self.labels = _column(
-            [label if isinstance(label, int) else NO_LABEL for label in index.labels]
-            for index in indexes
-        )
+        self.shards = manifest.splits[split].shards
+        self.sizes = np.array([shard.images for shard in self.shards], np.int64)
+        self.reader = ShardReader(store, node_cache)
+        self.node_cache = node_cache
         self._store = store
-        self._shards = [s for s, index in zip(shards, indexes, strict=True) for _ in index.keys]
-        self._offsets = _column(index.offsets for index in indexes)
-        self._lengths = _column(index.lengths for index in indexes)
+        self._ends = np.cumsum(self.sizes).tolist()  # bisect is faster than NumPy for one value
+        self._places: OrderedDict[int, _Places] = OrderedDict()
+        self._places_lock = threading.Lock()
         self._cache = _Cache(cache_bytes)
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return self._ends[-1] if self._ends else 0
+
+    @property
+    def labels(self) -> Ints:
+        """int64 [n], class ids; -1 is none. Reads the index of every shard.
+
+        Raises:
+            DataError: an index is damaged.
+            StoreError: an index is not there.
+        """
+        with ThreadPoolExecutor(_INDEX_READERS) as executor:
+            columns = executor.map(lambda shard: self._of_shard(shard).labels, self._numbers)
+            return np.concatenate([np.empty(0, np.int64), *columns])
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of the samples. Reads the index of every shard; raises as `labels`."""
+        with ThreadPoolExecutor(_INDEX_READERS) as executor:
+            return list(chain.from_iterable(executor.map(self._keys_of_shard, self._numbers)))
+
+    def key(self, i: int) -> str:
+        """Return the key of sample i."""
+        shard, row = self.locate(i)
+        return self._keys_of_shard(shard)[row]
+
+    def label(self, i: int) -> int:
+        """Return the class id of sample i; -1 is none."""
+        shard, row = self.locate(i)
+        return int(self._of_shard(shard).labels[row])
+
+    def locate(self, i: int) -> tuple[int, int]:
+        """Return the number of the shard that holds sample i, and its row there."""
+        shard = bisect_right(self._ends, i)
+        return shard, i - self._ends[shard] + self.shards[shard].images
 
     def read(self, i: int) -> bytes:
         """Return the encoded image of sample i.
 
         Raises:
             StoreError: its shard is not there.
-            DataError: its shard is cut.
+            DataError: its shard is cut or another one.
+            DamagedImageError: its bytes are not those that were written.
         """
-        length = int(self._lengths[i])
-        data = self._store.get(self._shards[i].path, int(self._offsets[i]), length)
-        if len(data) != length:
-            raise self._error(i, f"its shard ends after {len(data)} of its {length} bytes")
-        return data
+        shard, row = self.locate(i)
+        places = self._of_shard(shard)
+        length = int(places.lengths[row])
+        for _ in range(_READS if self.reader.is_remote else 1):
+            data = self.reader.read(self.shards[shard], int(places.offsets[row]), length)
+            if crc32(data) == int(places.crc32s[row]):
+                return data
+        raise self._damaged(i, "its bytes are not those that were written")
 
-    def image(self, i: int) -> Image.Image:
-        """Return sample i decoded, upright and RGB; it is shared, so leave it as it is.
+    def image(self, i: int, data: bytes | None = None) -> Tensor:
+        """Return sample i decoded: uint8 [h, w, 3], upright RGB; shared, so leave it as it is.
+
+        Args:
+            i: which.
+            data: its encoded bytes, where they have been read before.
 
         Raises:
             StoreError: its shard is not there.
-            DataError: its shard is cut, or its bytes are no image.
+            DataError: its shard is cut or another one.
+            DamagedImageError: its bytes are not those that were written, or are no image.
         """
         image = self._cache.get(i)
         if image is None:
-            data = self.read(i)
-            try:
-                image = decode(data)[0]
-            except DataError as error:
-                raise self._error(i, error.problem.what) from error
+            image = self.decoded(i, self.read(i) if data is None else data)
             self._cache.add(i, image)
         return image
 
-    def _error(self, i: int, what: str) -> DataError:
+    def decoded(self, i: int, data: bytes, shrink: float = 1.0) -> Tensor:
+        """Decode bytes of sample i; see `pixels.decode`.
+
+        Raises:
+            DamagedImageError: they are no image.
+        """
+        try:
+            return pixels.decode(data, shrink)
+        except DataError as error:
+            raise self._damaged(i, error.problem.what) from error
+
+    def sized(self, i: int, data: bytes) -> tuple[int, int]:
+        """Return width and height of sample i, upright, from its encoded bytes.
+
+        Raises:
+            DamagedImageError: they are no image.
+        """
+        try:
+            return pixels.size_of(data)
+        except DataError as error:
+            raise self._damaged(i, error.problem.what) from error
+
+    def kept(self, i: int) -> Tensor | None:
+        """Return sample i decoded if it is remembered."""
+        return self._cache.get(i)
+
+    def prefetch(self, indices: Ints) -> None:
+        """Begin to bring the shards of these samples to the node's cache, if there is one."""
+        numbers = np.unique(np.searchsorted(self._ends, indices, side="right"))
+        self.reader.prefetch(self.shards[number] for number in numbers.tolist())
+
+    def close(self) -> None:
+        """Let go of files and connections; reading opens them again."""
+        self.reader.close()
+
+    @property
+    def _numbers(self) -> range:
+        return range(len(self.shards))
+
+    def _of_shard(self, number: int) -> _Places:
+        places = self._places.get(number)
+        if places is None:
+            places = _Places.of(read_index(self._store, self.shards[number]))
+            with self._places_lock:
+                self._places[number] = places
+                while len(self._places) > 1 and self._remembered() > _INDEXED_IMAGES:
+                    self._places.popitem(last=False)
+        return places
+
+    def _remembered(self) -> int:
+        return int(self.sizes[list(self._places)].sum())
+
+    def _keys_of_shard(self, number: int) -> tuple[str, ...]:
+        return read_index(self._store, self.shards[number]).keys
+
+    def _damaged(self, i: int, what: str) -> DamagedImageError:
         dataset, _, split = self.name.rpartition("/")
-        return DataError(
-            f"image {self.keys[i]} of dataset {dataset}, split {split}: {what}",
-            where=f"{self._store.uri}/{self._shards[i].path}",
+        shard, _ = self.locate(i)
+        return DamagedImageError(
+            f"image {self.key(i)} of dataset {dataset}, split {split}: {what}",
+            where=f"{self._store.uri}/{self.shards[shard].path}",
             fix="hpt-dist data verify, then delete the shard and run hpt-dist shard again",
         )
 
 
 def open_split(store: Store, dataset: str, split: str, *, cache_bytes: int = CACHE_BYTES) -> Split:
-    """Open one split of a dataset for reading.
+    """Open one split of a dataset for reading; shards of a remote store go to the node's cache.
 
     Args:
         store: the root of the store.
@@ -120,11 +233,18 @@ def open_split(store: Store, dataset: str, split: str, *, cache_bytes: int = CAC
 
     Raises:
         RequestError: there is no such dataset or split.
-        DataError: the manifest or the index of a shard is damaged.
-        StoreError: the index of a shard is not there.
+        DataError: the manifest is damaged.
     """
     manifest = read_manifest(store, dataset)
-    return Split(store.at(f"datasets/{dataset}"), manifest, split, cache_bytes=cache_bytes)
+    folder = store.at(f"datasets/{dataset}")
+    remote = folder.local("x") is None
+    return Split(
+        folder,
+        manifest,
+        split,
+        cache_bytes=cache_bytes,
+        node_cache=default_cache() if remote else None,
+    )
 
 
 class Pool:
@@ -140,9 +260,9 @@ class Pool:
 
     def __init__(self, splits: Sequence[Split], indices: Ints | None = None) -> None:
         self.splits = tuple(splits)
-        self._ends = np.cumsum([len(split) for split in self.splits])
-        self._indices = np.arange(self._ends[-1]) if indices is None else indices
-        if not len(self._indices):
+        self._ends = list(accumulate(len(split) for split in self.splits))
+        self._indices = indices
+        if not len(self):
             raise RequestError(f"no image in {', '.join(split.name for split in splits)}")
         digest = hashlib.sha256("\n".join(split.digest for split in self.splits).encode())
         if indices is not None:
@@ -150,7 +270,17 @@ class Pool:
         self.digest = digest.hexdigest()
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return self._ends[-1] if self._indices is None else len(self._indices)
+
+    @property
+    def shard_sizes(self) -> Ints:
+        """int64, how many neighbours in the sequence come from one shard, again and again."""
+        if self._indices is None:
+            return np.concatenate([split.sizes for split in self.splits])
+        shard_ends = np.cumsum(np.concatenate([split.sizes for split in self.splits]))
+        shards = np.searchsorted(shard_ends, self._indices, side="right")
+        changes = np.flatnonzero(np.diff(shards)) + 1
+        return np.diff(np.concatenate([[0], changes, [len(shards)]]))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -161,33 +291,62 @@ class Pool:
     @property
     def labels(self) -> Ints:
         """int64 [n], class ids; -1 is none, as are all if the splits do not share classes."""
-        labels = np.concatenate([split.labels for split in self.splits])[self._indices]
-        return labels if self.classes else np.full_like(labels, NO_LABEL)
+        if not self.classes:
+            return np.full(len(self), NO_LABEL)
+        labels = np.concatenate([split.labels for split in self.splits])
+        return labels if self._indices is None else labels[self._indices]
 
     @property
     def keys(self) -> list[str]:
         """The keys of the samples."""
         keys = [key for split in self.splits for key in split.keys]
-        return [keys[i] for i in self._indices.tolist()]
+        return keys if self._indices is None else [keys[i] for i in self._indices.tolist()]
+
+    def label(self, i: int) -> int:
+        """Return the class id of sample i; -1 is none."""
+        split, i = self.locate(i)
+        return split.label(i) if self.classes else NO_LABEL
 
     def read(self, i: int) -> bytes:
         """Return the encoded image of sample i; raises as `Split.read`."""
-        split, i = self._locate(i)
+        split, i = self.locate(i)
         return split.read(i)
 
-    def image(self, i: int) -> Image.Image:
+    def image(self, i: int) -> Tensor:
         """Return sample i decoded; raises as `Split.image`."""
-        split, i = self._locate(i)
+        split, i = self.locate(i)
         return split.image(i)
+
+    def prefetch(self, indices: Ints) -> None:
+        """Begin to bring the shards of these samples to the node's cache, if there is one."""
+        places = indices if self._indices is None else self._indices[indices]
+        first = 0
+        for split in self.splits:
+            inside = places[(places >= first) & (places < first + len(split))] - first
+            split.prefetch(inside)
+            first += len(split)
+
+    def kept(self, i: int) -> bool:
+        """Return whether sample i is remembered, so that nothing needs to be read."""
+        split, i = self.locate(i)
+        return split.kept(i) is not None
 
     def subset(self, indices: npt.ArrayLike) -> Pool:
         """Return the samples with these indices, in their order."""
-        return Pool(self.splits, self._indices[np.asarray(indices, dtype=np.int64)])
+        chosen = np.asarray(indices, dtype=np.int64)
+        return Pool(self.splits, chosen if self._indices is None else self._indices[chosen])
 
-    def _locate(self, i: int) -> tuple[Split, int]:
-        index = int(self._indices[i])
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        return self.splits[number], index - int(self._ends[number]) + len(self.splits[number])
+    def locate(self, i: int) -> tuple[Split, int]:
+        """Return the split that holds sample i, and its index there."""
+        index = i if self._indices is None else int(self._indices[i])
+        number = bisect_right(self._ends, index)
+        split = self.splits[number]
+        return split, index - self._ends[number] + len(split)
+
+    def close(self) -> None:
+        """Let go of files and connections; reading opens them again."""
+        for split in self.splits:
+            split.close()
 
 
 class _Cache:
@@ -199,31 +358,14 @@ class _Cache:
 
     def __init__(self, limit_bytes: int) -> None:
         self._free_bytes = limit_bytes
-        self._images: dict[int, Image.Image] = {}
+        self._images: dict[int, Tensor] = {}
         self._lock = threading.Lock()
 
-    def get(self, i: int) -> Image.Image | None:
+    def get(self, i: int) -> Tensor | None:
         return self._images.get(i)
 
-    def add(self, i: int, image: Image.Image) -> None:
-        size_bytes = _BYTES_PER_PIXEL * image.width * image.height
+    def add(self, i: int, image: Tensor) -> None:
         with self._lock:
-            if i not in self._images and size_bytes <= self._free_bytes:
+            if i not in self._images and image.nbytes <= self._free_bytes:
                 self._images[i] = image
-                self._free_bytes -= size_bytes
-
-
-def _read_index(store: Store, shard: Shard) -> Index:
-    where = f"{store.uri}/{shard.index}"
-    data = store.get(shard.index)
-    if sha256(data) != shard.index_sha256:
-        raise DataError(
-            "its SHA-256 is not that of the manifest",
-            where=where,
-            fix="delete it and run the same hpt-dist shard again",
-        )
-    return parse_index(data, where)
-
-
-def _column(parts: Iterable[Sequence[int]]) -> Ints:
-    return np.concatenate([np.empty(0, np.int64), *(np.array(part, np.int64) for part in parts)])
+                self._free_bytes -= image.nbytes

@@ -17,6 +17,11 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 # Fields marked so do not change a trial's result and are left out of its key.
 _OPERATIONAL: dict[str, Any] = {"operational": True}
+_MAX_BAD: Any = Field(
+    10,
+    description="damaged images that may be replaced by their neighbours",
+    json_schema_extra=_OPERATIONAL,
+)
 
 
 class Spec(BaseModel):
@@ -79,6 +84,19 @@ class Augment(Spec):
         return self
 
 
+class Shuffle(Spec):
+    """How far samples are shuffled; only data sets of more than a window notice."""
+
+    streams: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        None,
+        description="streams of shards that each batch is drawn from, a divisor of batch; "
+        "null follows from the numbers of images and of the batch",
+    )
+    window: Annotated[int, Field(ge=1)] = Field(
+        2**16, description="images of a stream that are shuffled together"
+    )
+
+
 class StageSpec(Spec):
     """What every stage says."""
 
@@ -128,6 +146,8 @@ class Pretrain(StageSpec):
         0, description="first steps in which only the projector learns"
     )
     augment: Augment = Augment()
+    shuffle: Shuffle = Shuffle()
+    max_bad: Annotated[int, Field(ge=0)] = _MAX_BAD
     checkpoint_every: Positive = Field(
         500, description="steps between saved states", json_schema_extra=_OPERATIONAL
     )
@@ -138,6 +158,8 @@ class Pretrain(StageSpec):
             raise ValueError(f"moco.queue {self.moco.queue} is no multiple of batch {self.batch}")
         if self.head_warmup_steps >= self.steps:
             raise ValueError("head_warmup_steps must be less than steps")
+        if self.batch % (self.shuffle.streams or 1):
+            raise ValueError(f"shuffle.streams {self.shuffle.streams} does not divide batch")
         return self
 
 
@@ -202,6 +224,7 @@ class Mme(StageSpec):
     patience: Positive | None = Field(
         6, description="evaluations in a row below the best before stopping; null = never"
     )
+    max_bad: Annotated[int, Field(ge=0)] = _MAX_BAD
     checkpoint_every: Positive = Field(
         500, description="steps between saved states", json_schema_extra=_OPERATIONAL
     )

@@ -1,7 +1,7 @@
 """Batches of random crops, decoded once for all views.
 
-Which samples a batch holds is `order.samples_at`, and how they are cropped is a function of
-(seed, epoch, sample, view), so ranks, threads and restarts change neither. The position of a
+Which samples a batch holds is `order.Order`, and how they are cropped is a function of
+(seed, epoch, sample, view), so ranks, workers and restarts change neither. The position of a
 stream is its whole state: resuming seeks and replays nothing.
 """
 
@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from PIL import Image
 from torch import Tensor
 
 from hpt_dist import augment
+from hpt_dist.crops import CROP_DRAWS, center_box, random_box
+from hpt_dist.decoder import Batch, Crop, Decoder, Pending, Replacements
 from hpt_dist.errors import RequestError
-from hpt_dist.order import Ints, samples_at, uniforms
+from hpt_dist.order import WINDOW, Ints, Order, streams_for, uniforms
 from hpt_dist.pool import Pool, Split, open_split
 
 __all__ = [
@@ -36,37 +33,15 @@ __all__ = [
     "open_split",
 ]
 
-CROP_TRIES = 10
-CROP_DRAWS = 2 * CROP_TRIES + 2  # uniform numbers that each crop consumes
-_LOG_RATIO = math.log(4 / 3)  # of the most that a crop's sides may differ
-_CENTER = 224 / 256  # side of the centre crop as a share of the image's short side
-
-Floats = npt.NDArray[np.float64]
-Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
-Crop = Callable[[int, int, int], Box]  # of (row of the batch, image width, image height)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One rank's share of a global batch.
-
-    Args:
-        step: of the stream; counts batches from 0.
-        images: for each view, uint8 [b, 3, size, size] in channels-last memory.
-        labels: int64 [b]; -1 is none.
-        indices: int64 [b], of the samples in the pool.
-        epochs: int64 [b], from 0.
-    """
-
-    step: int
-    images: list[Tensor]
-    labels: Tensor
-    indices: Ints
-    epochs: Ints
+MAX_BAD = 10
+_AHEAD = 256  # batches between asking for a shard's download and its use
 
 
 class Stream:
     """An endless stream of batches of random crops.
+
+    A damaged image is replaced by the next one of its pool, is named in the log, and counts
+    against `max_bad`.
 
     Args:
         pool: what it draws from.
@@ -75,10 +50,14 @@ class Stream:
         views: crops of each image.
         crop_area: smallest and largest area of a crop as a share of the image.
         size: side of the crops after resizing, pixels.
+        streams: how many streams of the order a batch is drawn from; None is `streams_for`.
+        window: samples of a stream that are shuffled together.
         rank: whose contiguous share of each global batch it yields.
         world: number of ranks; it divides the batch.
-        threads: how many decode.
+        nodes: over how many machines the ranks are spread; says what a node's cache must hold.
+        workers: threads that read and decode; 0 does it when the batch is asked for.
         prefetch: batches that are made ahead of their use.
+        max_bad: how many images may be replaced because they are damaged.
 
     Raises:
         RequestError: the batch cannot be shared out evenly.
@@ -93,27 +72,34 @@ class Stream:
         views: int,
         crop_area: tuple[float, float],
         size: int,
+        streams: int | None = None,
+        window: int = WINDOW,
         rank: int = 0,
         world: int = 1,
-        threads: int = 2,
+        nodes: int = 1,
+        workers: int = 2,
         prefetch: int = 2,
+        max_bad: int = MAX_BAD,
     ) -> None:
-        if batch % world:
-            raise RequestError(
-                f"a batch of {batch} images cannot be shared out evenly over {world} ranks",
-                fix=f"use a number of ranks that divides {batch}",
-            )
+        streams = streams or streams_for(len(pool), batch, window)
+        for count, what in ((world, "ranks"), (streams, "streams")):
+            if batch % count:
+                raise RequestError(
+                    f"a batch of {batch} images cannot be shared out evenly over {count} {what}",
+                    fix=f"use a number of {what} that divides {batch}",
+                )
         self.position = 0
         self._pool = pool
         self._batch = batch
         self._seed = seed
         self._views = views
         self._crop_area = crop_area
-        self._share = batch // world
-        self._offset = rank * self._share
-        self._prefetch = prefetch
-        self._decoder = _Decoder(pool, size, threads)
-        self._pending: deque[_Pending] = deque()
+        self._rank, self._world = rank, world
+        self._order = Order(pool.digest, seed, pool.shard_sizes, streams=streams, window=window)
+        self._prefetch = prefetch if workers else 0
+        self._downloads = _fits_the_cache(pool, math.ceil(streams / nodes) * window)
+        self._decoder = Decoder(pool, size, workers, Replacements(pool, max_bad))
+        self._pending: deque[Pending] = deque()
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -123,11 +109,16 @@ class Stream:
 
         Raises:
             StoreError: a shard is not there.
-            DataError: an image cannot be used; the position stays where it is.
+            DataError: a shard is not what its manifest says, or too many images are damaged;
+                the position stays where it is.
         """
         while len(self._pending) <= self._prefetch:
             self._pending.append(self._start(self.position + len(self._pending)))
-        batch = self._pending[0].result()
+        try:
+            batch = self._pending[0].result()
+        except BaseException:
+            self._drop_pending()  # so that the next call tries again
+            raise
         self._pending.popleft()
         self.position += 1
         return batch
@@ -142,9 +133,10 @@ class Stream:
         self.position = state["step"]
 
     def close(self) -> None:
-        """Stop the threads."""
+        """Stop the threads and close the files."""
         self._drop_pending()
         self._decoder.close()
+        self._pool.close()
 
     def __enter__(self) -> Self:
         return self
@@ -152,16 +144,17 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self, step: int) -> _Pending:
-        position = step * self._batch + self._offset
-        indices, epochs = samples_at(
-            self._pool.digest, self._seed, len(self._pool), position, self._share
-        )
+    def _start(self, step: int) -> Pending:
+        indices, epochs = self._order.batch(step, self._batch, self._rank, self._world)
         crops = [
             _random_crop(self._seed, epochs, indices, view, self._crop_area)
             for view in range(self._views)
         ]
-        return self._decoder.start(step, indices, epochs, crops)
+        pending = self._decoder.start(step, indices, epochs, crops)
+        if self._downloads:
+            later, _ = self._order.batch(step + _AHEAD, self._batch, self._rank, self._world)
+            self._pool.prefetch(np.concatenate([indices, later]))
+        return pending
 
     def _drop_pending(self) -> None:
         for pending in self._pending:
@@ -169,7 +162,7 @@ class Stream:
         self._pending.clear()
 
 
-def center_batches(pool: Pool, *, batch: int, size: int, threads: int = 2) -> Iterator[Batch]:
+def center_batches(pool: Pool, *, batch: int, size: int, workers: int = 2) -> Iterator[Batch]:
     """Yield every image once and in order, cut out of the middle for evaluation.
 
     Like resizing the short side to size * 256 / 224 and taking the central square of side size.
@@ -178,13 +171,13 @@ def center_batches(pool: Pool, *, batch: int, size: int, threads: int = 2) -> It
         pool: the images.
         batch: images of a batch; the last one holds what is left.
         size: side of the result, pixels.
-        threads: how many decode.
+        workers: threads that read and decode; 0 does it when the batch is asked for.
 
     Raises:
         StoreError: a shard is not there.
-        DataError: an image cannot be used.
+        DataError: an image cannot be used; an evaluation leaves none out.
     """
-    return _in_order(pool, batch, size, threads, 0, lambda _: center_box)
+    return _in_order(pool, batch, Decoder(pool, size, workers, whole=True), 0, lambda _: center_box)
 
 
 def crop_batches(
@@ -195,7 +188,7 @@ def crop_batches(
     seed: int,
     crop_area: tuple[float, float],
     epoch: int,
-    threads: int = 2,
+    workers: int = 2,
 ) -> Iterator[Batch]:
     """Yield every image once and in order, randomly cropped: one augmented copy of the pool.
 
@@ -206,17 +199,17 @@ def crop_batches(
         seed: of the crops.
         crop_area: smallest and largest area of a crop as a share of the image.
         epoch: which copy; another epoch has other crops.
-        threads: how many decode.
+        workers: threads that read and decode; 0 does it when the batch is asked for.
 
     Raises:
         StoreError: a shard is not there.
-        DataError: an image cannot be used.
+        DataError: an image cannot be used; an evaluation leaves none out.
     """
 
     def crop_of(indices: Ints) -> Crop:
         return _random_crop(seed, np.full_like(indices, epoch), indices, 0, crop_area)
 
-    return _in_order(pool, batch, size, threads, epoch, crop_of)
+    return _in_order(pool, batch, Decoder(pool, size, workers), epoch, crop_of)
 
 
 def network_views(batch: Batch, photometric: augment.Photometric, seed: int) -> list[Tensor]:
@@ -239,40 +232,6 @@ def network_views(batch: Batch, photometric: augment.Photometric, seed: int) -> 
     ]
 
 
-def random_box(
-    width: int, height: int, draws: Floats, area: tuple[float, float]
-) -> tuple[int, int, int, int]:
-    """Return the crop of torchvision's RandomResizedCrop as left, top, right, bottom.
-
-    A share of the area and a ratio of the sides (3/4 to 4/3, its logarithm uniform) are tried up
-    to ten times until the crop fits; a very long image gets its middle.
-
-    Args:
-        width: of the image, pixels.
-        height: of the image, pixels.
-        draws: uniform numbers [CROP_DRAWS] in [0, 1): place, then share and ratio of each try.
-        area: smallest and largest share of the area.
-    """
-    across, down, *tries = draws.tolist()
-    for share, ratio in zip(tries[::2], tries[1::2], strict=True):
-        pixels = width * height * (area[0] + (area[1] - area[0]) * share)
-        stretch = math.exp(_LOG_RATIO * (ratio - 0.5))  # square root of the ratio of the sides
-        w, h = round(math.sqrt(pixels) * stretch), round(math.sqrt(pixels) / stretch)
-        if 0 < w <= width and 0 < h <= height:
-            left, top = int(across * (width - w + 1)), int(down * (height - h + 1))
-            return left, top, left + w, top + h
-    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
-    left, top = (width - w) // 2, (height - h) // 2
-    return left, top, left + w, top + h
-
-
-def center_box(_: int, width: int, height: int) -> Box:
-    """Return the central square whose side is 224/256 of the image's short side."""
-    side = _CENTER * min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    return left, top, left + side, top + side
-
-
 def _random_crop(
     seed: int, epochs: Ints, indices: Ints, view: int, area: tuple[float, float]
 ) -> Crop:
@@ -281,10 +240,9 @@ def _random_crop(
 
 
 def _in_order(
-    pool: Pool, batch: int, size: int, threads: int, epoch: int, crop_of: Callable[[Ints], Crop]
+    pool: Pool, batch: int, decoder: Decoder, epoch: int, crop_of: Callable[[Ints], Crop]
 ) -> Iterator[Batch]:
-    decoder = _Decoder(pool, size, threads)
-    pending: deque[_Pending] = deque()
+    pending: deque[Pending] = deque()
     try:
         for step, start in enumerate(range(0, len(pool), batch)):
             indices = np.arange(start, min(start + batch, len(pool)))
@@ -298,72 +256,13 @@ def _in_order(
         decoder.close()
 
 
-class _Decoder:
-    """Threads that fill batches.
+def _fits_the_cache(pool: Pool, active_images: int) -> bool:
+    """Return whether this node's cache can hold the shards that are read at the same time.
 
-    Args:
-        pool: the images.
-        size: side of a crop after resizing, pixels.
-        threads: how many share the rows of each batch.
+    Where it cannot, a shard would be gone before all of its images are read and be fetched again
+    and again; then images are fetched one by one.
     """
-
-    def __init__(self, pool: Pool, size: int, threads: int) -> None:
-        self._pool = pool
-        self._size = size
-        self._threads = threads
-        self._labels = pool.labels
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-
-    def start(self, step: int, indices: Ints, epochs: Ints, crops: Sequence[Crop]) -> _Pending:
-        """Begin a batch with one view for each crop."""
-        views = [np.empty((len(indices), self._size, self._size, 3), np.uint8) for _ in crops]
-        batch = Batch(
-            step,
-            [torch.from_numpy(view).permute(0, 3, 1, 2) for view in views],
-            torch.from_numpy(self._labels[indices]),
-            indices,
-            epochs,
-        )
-        # Rows in turns: neighbours in a shard are often alike in size, and so in work.
-        fillings = [
-            self._executor.submit(self._fill, views, indices, crops, rows)
-            for rows in (range(k, len(indices), self._threads) for k in range(self._threads))
-        ]
-        return _Pending(batch, fillings)
-
-    def close(self) -> None:
-        """Stop the threads; batches that are not finished never will be."""
-        self._executor.shutdown(cancel_futures=True)
-
-    def _fill(
-        self,
-        views: Sequence[npt.NDArray[np.uint8]],
-        indices: Ints,
-        crops: Sequence[Crop],
-        rows: Iterable[int],
-    ) -> None:
-        for row in rows:
-            image = self._pool.image(int(indices[row]))
-            for view, crop in zip(views, crops, strict=True):
-                box = crop(row, *image.size)
-                size = (self._size, self._size)
-                view[row] = np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=box))
-
-
-@dataclass(frozen=True)
-class _Pending:
-    """A batch that threads are filling."""
-
-    batch: Batch
-    fillings: list[Future[None]]
-
-    def result(self) -> Batch:
-        """Wait for the batch and return it, or raise what a thread raised."""
-        for filling in self.fillings:
-            filling.result()
-        return self.batch
-
-    def cancel(self) -> None:
-        """Leave out what no thread has begun."""
-        for filling in self.fillings:
-            filling.cancel()
+    shards = [shard for split in pool.splits for shard in split.shards]
+    share = min(1.0, active_images / len(pool))
+    limits = {split.node_cache.limit_bytes for split in pool.splits if split.node_cache}
+    return bool(limits) and share * sum(shard.bytes for shard in shards) <= min(limits)

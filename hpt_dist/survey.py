@@ -20,8 +20,9 @@ from hpt_dist.layout import DONE, LEASE, stage_prefix
 from hpt_dist.manifest import read_manifest
 from hpt_dist.plan import Dataset, Facts, Trial, difference
 from hpt_dist.recipe import Import, Spec
-from hpt_dist.recipe_file import Recipe
+from hpt_dist.recipe_file import Recipe, data_of
 from hpt_dist.store import Store, open_store
+from hpt_dist.subset import Subset, read_subset
 
 StateName = Literal["cached", "running", "resumes", "runs"]
 
@@ -107,9 +108,12 @@ def facts(recipe: Recipe, store: Store, stand_ins: Path | None = None) -> Facts:
     assumed = _stand_ins(stand_ins) if stand_ins else {}
     problems: list[Problem] = []
     datasets, weights = {}, {}
+    subsets = _subsets_named(recipe)
     for alias, reference in recipe.datasets.items():
         try:
-            datasets[alias] = assumed.get(reference) or _dataset(store, reference)
+            datasets[alias] = assumed.get(reference) or _dataset(
+                store, reference, subsets.get(alias, set())
+            )
         except HptError as error:
             problems.append(_located(error, recipe.where("datasets", alias)))
     for stage, points in recipe.stages.items():
@@ -196,19 +200,47 @@ def _why(store: Store, trial: Trial, last_key: str) -> str:
     return "changed: " + "; ".join(changes[:2]) + more
 
 
-def _dataset(store: Store, reference: str) -> Dataset:
+def _subsets_named(recipe: Recipe) -> dict[str, set[str]]:
+    """Return the `split@subset` references of a recipe's stages by dataset alias."""
+    named: dict[str, set[str]] = {}
+    for points in recipe.stages.values():
+        for _, reference in (one for point in points for one in data_of(point.spec)):
+            alias, _, split = reference.partition("/")
+            if "@" in split:
+                named.setdefault(alias, set()).add(split)
+    return named
+
+
+def _dataset(store: Store, reference: str, subset_names: Iterable[str]) -> Dataset:
     uri, name = dataset_store(reference)
-    manifest = read_manifest(open_store(uri) if uri else store, name)
+    store = open_store(uri) if uri else store
+    manifest = read_manifest(store, name)
     splits = manifest.splits
+    subsets = {one: _subset(store, name, one) for one in sorted(subset_names)}
     return Dataset(
         name=manifest.name,
         store=uri,
         digest=manifest.digest,
         classes=len(manifest.classes),
-        images={name: split.images for name, split in splits.items()},
+        images={name: split.images for name, split in splits.items()}
+        | {name: len(subset.keys) for name, subset in subsets.items()},
         class_counts={name: tuple(split.class_counts) for name, split in splits.items()},
+        label=manifest.label,
         class_names=hashlib.sha256("\n".join(manifest.classes).encode()).hexdigest(),
+        subsets={name: subset.digest for name, subset in subsets.items()},
     )
+
+
+def _subset(store: Store, name: str, reference: str) -> Subset:
+    """Read the subset that `split@subset` names."""
+    split, _, subset_name = reference.partition("@")
+    subset = read_subset(store, name, subset_name)
+    if subset.split != split:
+        raise RequestError(
+            f"{subset_name} is a subset of {name}/{subset.split}",
+            allowed=f"{subset.split}@{subset_name}",
+        )
+    return subset
 
 
 def _stand_ins(path: Path) -> dict[str, Dataset]:

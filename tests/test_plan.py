@@ -145,6 +145,10 @@ def test_equal_seeds_pair_parents_with_children():
             "images without a label",
         ),
         (
+            facts(line=replace(dataset("openmoji/line"), label="multi")),
+            "openmoji/line has several labels an image; mme needs one",
+        ),
+        (
             Facts(
                 {name: replace(dataset(name), class_names=name) for name in ("color", "line")},
                 {"random": "random"},

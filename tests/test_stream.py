@@ -14,6 +14,7 @@ from scipy import stats
 from torchvision.transforms import RandomResizedCrop, v2
 
 from hpt_dist.augment import Photometric
+from hpt_dist.crops import CROP_DRAWS, random_box
 from hpt_dist.errors import DataError, HptError, RequestError
 from hpt_dist.order import uniforms
 from hpt_dist.recipe import Augment
@@ -21,14 +22,13 @@ from hpt_dist.shards import write_dataset
 from hpt_dist.sources.sample import FileSource, Sample
 from hpt_dist.store import Store, open_store
 from hpt_dist.stream import (
-    CROP_DRAWS,
     Pool,
+    Split,
     Stream,
     center_batches,
     crop_batches,
     network_views,
     open_split,
-    random_box,
 )
 
 COUNT = 37  # prime: no batch divides an epoch
@@ -89,13 +89,14 @@ def same(a, b) -> bool:
 
 
 def test_written_is_read(store, pool):
-    assert len(pool.splits[0]._shards) == COUNT
-    assert len({shard.path for shard in pool.splits[0]._shards}) > 2
+    assert len(pool) == COUNT
+    assert len(pool.splits[0].shards) > 2
     assert pool.classes == ("a", "b", "c")
     for i, key in enumerate(pool.keys):
         number = int(key.removeprefix("bird-"))
         assert pool.read(i) == encoded(number, "JPEG" if number % 2 else "PNG")
-        assert pool.labels[i] == number % 3
+        assert pool.labels[i] == pool.label(i) == number % 3
+        assert pool.splits[0].key(i) == key
     assert sorted(pool.keys) == sorted(f"bird-{number}" for number in range(COUNT))
 
 
@@ -120,12 +121,12 @@ def test_every_sample_comes_once_an_epoch(pool):
         assert sorted(indices[epochs == epoch]) == list(range(COUNT))
 
 
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize("prefetch", [0, 2])
-def test_threads_and_prefetch_change_nothing(pool, threads, prefetch):
+def test_workers_and_prefetch_change_nothing(pool, workers, prefetch):
     with (
         Stream(pool, **SETTINGS) as expected,
-        Stream(pool, **SETTINGS, threads=threads, prefetch=prefetch) as actual,
+        Stream(pool, **SETTINGS, workers=workers, prefetch=prefetch) as actual,
     ):
         assert all(map(same, take(expected, 6), take(actual, 6)))
 
@@ -158,10 +159,38 @@ def test_a_resumed_stream_goes_on_as_if_undisturbed(pool, steps):
         assert all(map(same, expected, take(stream, 3)))
 
 
-def test_a_late_position_is_reached_without_reading_what_is_before(pool, monkeypatch):
-    reads = []
-    monkeypatch.setattr(pool, "image", lambda i: reads.append(i) or Pool.image(pool, i))
-    with Stream(pool, **SETTINGS, prefetch=0) as stream:
+@pytest.mark.parametrize("streams", [1, 2, 4])
+def test_ranks_and_workers_may_change_in_the_middle_of_an_epoch(store, streams):
+    """4 ranks with 2 workers, then 1 without, then 2 with 3: nothing is lost or repeated."""
+    settings = SETTINGS | {"streams": streams, "window": 5}
+    with Stream(Pool([open_split(store, "birds", "train")]), **settings) as stream:
+        undisturbed = take(stream, 6)
+    parts, state = [], {"step": 0}
+    for world, workers, steps in ((4, 2, 2), (1, 0, 1), (2, 3, 3)):
+        ranks = []
+        for rank in range(world):
+            pool = Pool([open_split(store, "birds", "train")])
+            with Stream(pool, **settings, rank=rank, world=world, workers=workers) as stream:
+                stream.load_state_dict(state)
+                ranks.append(take(stream, steps))
+                after = stream.state_dict()
+        parts += list(zip(*ranks, strict=True))
+        state = after
+    for whole, shares in zip(undisturbed, parts, strict=True):
+        assert np.array_equal(whole.indices, np.concatenate([share.indices for share in shares]))
+        for view in range(2):
+            joined = torch.cat([share.images[view] for share in shares])
+            assert torch.equal(whole.images[view], joined)
+    indices = np.concatenate([share.indices for shares in parts for share in shares])
+    epochs = np.concatenate([share.epochs for shares in parts for share in shares])
+    assert sorted(indices[epochs == 0]) == list(range(COUNT))
+
+
+def test_a_late_position_is_reached_without_reading_what_is_before(store, monkeypatch):
+    reads, read = [], Split.read
+    fresh = Pool([open_split(store, "birds", "train")])
+    monkeypatch.setattr(Split, "read", lambda split, i: reads.append(i) or read(split, i))
+    with Stream(fresh, **SETTINGS, prefetch=0) as stream:
         stream.load_state_dict({"step": 10**9})
         batch = next(stream)
     assert batch.step == 10**9
@@ -170,7 +199,7 @@ def test_a_late_position_is_reached_without_reading_what_is_before(pool, monkeyp
 
 def test_closing_stops_the_threads(pool):
     before = threading.active_count()
-    with Stream(pool, **SETTINGS, threads=3) as stream:
+    with Stream(pool, **SETTINGS, workers=3) as stream:
         next(stream)
         assert threading.active_count() > before
     batches = center_batches(pool, batch=4, size=SIZE)
@@ -186,12 +215,12 @@ def test_decoded_images_are_kept_up_to_a_number_of_bytes(store):
     for split in (everything, nothing, some):
         for i in range(len(split)):
             split.image(i)
-    kept = [image for i in range(COUNT) if (image := some._cache.get(i))]
+    kept = [image for i in range(COUNT) if (image := some.kept(i)) is not None]
     assert 0 < len(kept) < COUNT
-    assert 4 * sum(image.width * image.height for image in kept) <= 40_000
+    assert sum(image.nbytes for image in kept) <= 40_000
     assert all(everything.image(i) is everything.image(i) for i in range(COUNT))
     assert nothing.image(0) is not nothing.image(0)
-    assert everything.image(0).tobytes() == nothing.image(0).tobytes()
+    assert torch.equal(everything.image(0), nothing.image(0))
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(pool):
@@ -234,43 +263,87 @@ def test_unknown_names_are_refused(store):
         open_split(store, "bird", "train")
 
 
+SHARD = "datasets/birds/train/birds-train-000000.tar"
+
+
 def damaged(tmp_path, change) -> Pool:
-    """A pool of one shard that `change` has altered after its writing."""
+    """A pool of one shard that `change`, of (tar, an image's start), altered after its writing."""
     store = open_store(str(tmp_path))
-    write(store, "birds", [encoded(number, "PNG") for number in range(4)])
-    pool = Pool([open_split(store, "birds", "train")])
-    (shard,) = {shard.path for shard in pool.splits[0]._shards}
-    path = f"datasets/birds/{shard}"
-    start = int(pool.splits[0]._offsets[2])
-    store.put(path, change(store.get(path), start))
-    return pool
+    images = [encoded(number, "PNG") for number in range(12)]
+    write(store, "birds", images)
+    tar = store.get(SHARD)
+    store.put(SHARD, change(tar, tar.index(images[2])))
+    return Pool([open_split(store, "birds", "train")])
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda tar, start: tar[:start] + bytes(100) + tar[start + 100 :],
-        lambda tar, start: tar[: start + 100],
-        lambda tar, start: tar[: start + 1000] + b"x" * 50 + tar[start + 1050 :],
-    ],
-    ids=["zeros", "cut", "altered"],
-)
-def test_a_damaged_image_is_named(tmp_path, change):
+def with_zeros(tar: bytes, start: int) -> bytes:
+    return tar[:start] + bytes(100) + tar[start + 100 :]
+
+
+def with_another_pixel(tar: bytes, start: int) -> bytes:
+    return tar[: start + 1000] + b"x" * 50 + tar[start + 1050 :]
+
+
+@pytest.mark.parametrize("change", [with_zeros, with_another_pixel])
+def test_a_damaged_image_is_replaced_named_and_counted(tmp_path, change, caplog):
     pool = damaged(tmp_path, change)
+    bad = pool.keys.index("bird-2")
     with Stream(pool, **SETTINGS) as stream:
+        batches = take(stream, 3)
+    with Stream(pool, **SETTINGS, workers=0) as stream:
+        assert all(map(same, batches, take(stream, 3)))  # deterministic
+    indices = np.concatenate([batch.indices for batch in batches])
+    assert bad not in indices
+    assert (indices == (bad + 1) % 12).sum() == 4  # its own turns and those of the bad one
+    for batch in batches:
+        assert batch.labels.tolist() == pool.labels[batch.indices].tolist()
+    told = [record.getMessage() for record in caplog.records if "bird-2" in record.getMessage()]
+    assert len(told) == 2  # once for each stream
+    assert "1 of at most 10" in told[0]
+
+
+@pytest.mark.parametrize("change", [with_zeros, with_another_pixel])
+def test_a_damaged_image_is_an_error_where_none_may_be_replaced(tmp_path, change):
+    pool = damaged(tmp_path, change)
+    with Stream(pool, **SETTINGS, max_bad=0) as stream:
+        position = None
         for _ in range(2):  # the position stays, and so does the error
             with pytest.raises(DataError) as error:
-                next(stream)
-            assert stream.position == 0
-    text = str(error.value)
-    for fact in ("birds", "train", "bird-", "train/birds-train-000000.tar", str(tmp_path)):
-        assert fact in text
+                take(stream, 3)
+            assert position in (None, stream.position)
+            position = stream.position
+    with pytest.raises(DataError, match="bird-2"):
+        list(center_batches(pool, batch=8, size=SIZE))
+    for fact in ("birds", "train", "bird-2", "train/birds-train-000000.tar", str(tmp_path)):
+        assert fact in str(error.value)
+
+
+def test_more_damaged_images_than_the_limit_stop_the_stream(tmp_path):
+    pool = damaged(tmp_path, lambda tar, start: tar[:512] + bytes(len(tar) - 512))
+    with (
+        Stream(pool, **SETTINGS, max_bad=3) as stream,
+        pytest.raises(DataError, match="more than 3 images are damaged") as error,
+    ):
+        next(stream)
+    assert "birds-train-000000.tar" in str(error.value)
+
+
+@pytest.mark.parametrize("change", [lambda tar, start: tar[:start], lambda tar, _: tar + b"x"])
+def test_a_shard_of_another_length_is_an_error_that_names_it(tmp_path, change):
+    pool = damaged(tmp_path, change)
+    with (
+        Stream(pool, **SETTINGS) as stream,
+        pytest.raises(
+            DataError, match=r"the shard ends after \d+ bytes; its manifest says \d+"
+        ) as e,
+    ):
+        next(stream)
+    assert "birds-train-000000.tar" in str(e.value)
 
 
 def test_a_missing_shard_is_named(tmp_path):
     pool = damaged(tmp_path, lambda tar, start: tar)
-    store = open_store(str(tmp_path))
-    store.delete("datasets/birds/train/birds-train-000000.tar")
+    open_store(str(tmp_path)).delete(SHARD)
     with Stream(pool, **SETTINGS) as stream, pytest.raises(HptError, match=r"train-000000\.tar"):
         next(stream)
 
@@ -279,8 +352,10 @@ def test_a_damaged_index_is_named(tmp_path):
     store = open_store(str(tmp_path))
     write(store, "birds", [encoded(0, "PNG")])
     store.put("datasets/birds/train/birds-train-000000.index.json", b"{}")
-    with pytest.raises(DataError, match=r"train-000000\.index\.json"):
-        open_split(store, "birds", "train")
+    pool = Pool([open_split(store, "birds", "train")])
+    for read in (lambda: pool.labels, lambda: pool.keys, lambda: pool.read(0)):
+        with pytest.raises(DataError, match=r"train-000000\.index\.json"):
+            read()
 
 
 def test_images_stand_upright_on_white(tmp_path):
@@ -294,8 +369,8 @@ def test_images_stand_upright_on_white(tmp_path):
     write(store, "birds", [rotated.getvalue(), clear.getvalue()])
     pool = Pool([open_split(store, "birds", "train")])
     images = {key: pool.image(i) for i, key in enumerate(pool.keys)}
-    assert images["bird-0"].size == (20, 40)
-    assert images["bird-1"].getpixel((3, 3)) == (255, 255, 255)
+    assert images["bird-0"].shape == (40, 20, 3)
+    assert images["bird-1"][3, 3].tolist() == [255, 255, 255]
 
 
 def test_evaluation_sees_every_image_once_and_in_order(pool):
@@ -314,8 +389,14 @@ def test_evaluation_cuts_images_as_torchvision_does(tmp_path):
     pool = Pool([open_split(store, "birds", "train")])
     (batch,) = center_batches(pool, batch=8, size=28)
     official = v2.Compose([v2.Resize(32), v2.CenterCrop(28), v2.PILToTensor()])
-    expected = torch.stack([official(pool.image(i)) for i in range(3)])
+    expected = torch.stack([official(Image.fromarray(pool.image(i).numpy())) for i in range(3)])
     torch.testing.assert_close(batch.images[0], expected, atol=1, rtol=0)
+
+
+def test_batches_may_be_asked_for_in_inference_mode(pool):
+    expected = next(center_batches(pool, batch=8, size=SIZE))
+    with torch.inference_mode():
+        assert same(expected, next(center_batches(pool, batch=8, size=SIZE)))
 
 
 def test_crop_batches_are_augmented_copies_in_order(pool):

@@ -11,7 +11,7 @@ from torch.nn import functional
 from hpt_dist.errors import TrainingError
 from hpt_dist.evals.features import Labelled, Result, top1
 from hpt_dist.optim import thirds
-from hpt_dist.order import samples_at
+from hpt_dist.order import Order
 
 _MOMENTUM = 0.9
 _INITIAL_STD = 0.01
@@ -107,10 +107,11 @@ def fit(
         momentum=_MOMENTUM,
         weight_decay=weight_decay,
     )
+    order = Order("linear", seed, [n], window=n)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * thirds(step, steps)
-        indices, epochs = map(torch.from_numpy, samples_at("linear", seed, n, step * batch, batch))
+        indices, epochs = map(torch.from_numpy, order.batch(step, batch))
         features = train.features[(epochs % views).to(device), indices.to(device)]
         labels = train.labels[indices.to(device)]
         optimizer.zero_grad()

@@ -1,0 +1,137 @@
+"""Two views of each photograph on one core: hpt-dist against the transform of MoCo v2.
+
+`two_views` is what a GPU waits for, uint8 crops whose colours change on the device; `cpu_policy`
+does all of it on the core. The official transform is that of MoCo v2's `--aug-plus`, on Pillow.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+from torchvision import transforms
+
+from benchmarks.measure import Row, print_rows, rates, said
+from benchmarks.photos import photos
+from hpt_dist import pixels
+from hpt_dist.augment import DRAWS, Photometric
+from hpt_dist.crops import CROP_DRAWS, random_box
+from hpt_dist.recipe import Augment
+
+IMAGES = 1024  # different ones, of a round of decoding
+_POLICY_IMAGES = 512
+_OFFICIAL_IMAGES = 128
+_BATCH = 64
+SIZE = 224
+POLICY = Augment()
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class PillowBlur:
+    """MoCo v2's GaussianBlur: Pillow's, its radius uniform in [0.1, 2]."""
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return image.filter(ImageFilter.GaussianBlur(radius=random.uniform(0.1, 2.0)))
+
+
+def official() -> Callable[[Image.Image], Tensor]:
+    """Return MoCo v2's transform of one view, as in its main_moco.py with --aug-plus."""
+    return transforms.Compose(
+        [
+            transforms.RandomResizedCrop(SIZE, scale=(0.2, 1.0)),
+            transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+            transforms.RandomGrayscale(p=0.2),
+            transforms.RandomApply([PillowBlur()], p=0.5),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+
+
+def two_views(count: int) -> Iterator[list[Tensor]]:
+    """Yield batches of two random crops of each photograph, as `Stream` makes them."""
+    rng = np.random.default_rng(0)
+    for start in range(0, count, _BATCH):
+        draws = rng.random((_BATCH, 2, CROP_DRAWS))
+        views = [torch.empty(_BATCH, SIZE, SIZE, 3, dtype=torch.uint8) for _ in range(2)]
+        for row, data in enumerate(photos(IMAGES)[start : start + _BATCH]):
+            image = pixels.decode(data)
+            height, width = image.shape[:2]
+            for view, u in zip(views, draws[row], strict=True):
+                box = random_box(width, height, u, POLICY.crop_area)
+                pixels.crop_resize(image, box, view[row])
+        yield [view.permute(0, 3, 1, 2) for view in views]
+
+
+def whole_policy(count: int) -> Iterator[list[Tensor]]:
+    """Yield batches of two float32 views, ready for the network."""
+    rng = np.random.default_rng(1)
+    photometric = Photometric(POLICY, MEAN, STD)
+    for views in two_views(count):
+        yield [photometric(view, rng.random((_BATCH, DRAWS))) for view in views]
+
+
+def official_views(count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield two views of each photograph by MoCo v2's own transform."""
+    transform = official()
+    for data in photos(IMAGES)[:count]:
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+        yield transform(image), transform(image)
+
+
+def pillow_decode(count: int) -> Iterator[Image.Image]:
+    return (Image.open(io.BytesIO(data)).convert("RGB") for data in photos(IMAGES)[:count])
+
+
+def own_decode(count: int) -> Iterator[Tensor]:
+    return map(pixels.decode, photos(IMAGES)[:count])
+
+
+def work(make: Callable[[int], Iterator[object]], count: int) -> Callable[[], int]:
+    """Return what makes everything of that many photographs, and returns their number."""
+
+    def run() -> int:
+        for _ in make(count):
+            pass
+        return count
+
+    return run
+
+
+def contestants() -> dict[str, Callable[[], int]]:
+    """Return who is measured."""
+    return {
+        "two views": work(two_views, IMAGES),
+        "Pillow decode": work(pillow_decode, IMAGES),
+        "own decode": work(own_decode, IMAGES),
+        "whole policy": work(whole_policy, _POLICY_IMAGES),
+        "MoCo v2 with Pillow": work(official_views, _OFFICIAL_IMAGES),
+    }
+
+
+def rows() -> Iterator[Row]:
+    """Yield the rows of this module."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    random.seed(0)
+    torch.manual_seed(0)
+    try:
+        speeds = rates(contestants())
+    finally:
+        torch.set_num_threads(threads)
+    views, theirs = speeds["two views"], speeds["MoCo v2 with Pillow"]
+    share = f"{views / speeds['own decode']:.0%} of our own full decode"
+    decode = 'bare decode is Image.open(...).convert("RGB")'
+    yield Row("two_views_vs_pil_transform", views / theirs, 8, f"one core: {said(speeds)}")
+    yield Row("two_views_vs_decode", views / speeds["Pillow decode"], 0.7, f"{decode}; {share}")
+    yield Row("cpu_policy_vs_pil_transform", speeds["whole policy"] / theirs, 3, "float32 on a CPU")
+
+
+if __name__ == "__main__":
+    print_rows(rows())

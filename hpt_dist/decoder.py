@@ -1,0 +1,249 @@
+"""Threads that turn samples into batches of crops: read, decode once, cut and resize each view."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hpt_dist import pixels
+from hpt_dist.crops import Box
+from hpt_dist.errors import DamagedImageError, DataError
+from hpt_dist.order import Ints
+from hpt_dist.pool import Pool
+
+log = logging.getLogger(__name__)
+
+_READERS = 16  # threads that wait for a remote store
+_BAD_SHOWN = 5
+_HALF = 2.0  # crops that shrink so much are cut from an image decoded at half its size
+
+Crop = Callable[[int, int, int], Box]  # of (row of the batch, image width, image height)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's share of a global batch.
+
+    Args:
+        step: of the stream; counts batches from 0.
+        images: for each view, uint8 [b, 3, size, size] in channels-last memory.
+        labels: int64 [b]; -1 is none.
+        indices: int64 [b], of the samples in the pool.
+        epochs: int64 [b], from 0.
+    """
+
+    step: int
+    images: list[Tensor]
+    labels: Tensor
+    indices: Ints
+    epochs: Ints
+
+
+class Replacements:
+    """The damaged images that a stream has met, up to a limit. Threads share it.
+
+    Args:
+        pool: that they are in.
+        max_bad: how many are replaced.
+    """
+
+    def __init__(self, pool: Pool, max_bad: int) -> None:
+        self._pool = pool
+        self._max_bad = max_bad
+        self._reasons: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    def replace(self, i: int, error: DamagedImageError) -> int:
+        """Return the sample that stands in for sample i: the next one.
+
+        Raises:
+            DamagedImageError: none may be replaced.
+            DataError: this one is one too many.
+        """
+        if not self._max_bad:
+            raise error
+        with self._lock:
+            is_new = i not in self._reasons
+            self._reasons[i] = str(error.problem.what)
+            count = len(self._reasons)
+        if count > self._max_bad:
+            shown = list(self._reasons.values())[:_BAD_SHOWN]
+            raise DataError(
+                "\n".join([f"more than {self._max_bad} images are damaged, among them", *shown]),
+                where=error.problem.where,
+                fix=f"{error.problem.fix}; or raise max_bad",
+            ) from error
+        if is_new:
+            log.warning(
+                "%s: %s; replaced by the next one (%d of at most %d)",
+                error.problem.where,
+                error.problem.what,
+                count,
+                self._max_bad,
+            )
+        return (i + 1) % len(self._pool)
+
+
+class Decoder:
+    """Threads that fill batches.
+
+    Args:
+        pool: the images.
+        size: side of a crop after resizing, pixels.
+        workers: how many share the rows of each batch; 0 fills a batch when it is asked for.
+        replacements: what to do with damaged images; None raises.
+        whole: resize as if the whole image were resized and then cut, which evaluations do;
+            else cut first, as training does.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        size: int,
+        workers: int,
+        replacements: Replacements | None = None,
+        *,
+        whole: bool = False,
+    ) -> None:
+        self._pool = pool
+        self._size = size
+        self._whole = whole
+        self._workers = workers
+        self._replacements = replacements
+        self._executor = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="decode")
+        is_remote = any(split.reader.is_remote for split in pool.splits)
+        self._readers = (
+            ThreadPoolExecutor(_READERS, thread_name_prefix="read") if is_remote else None
+        )
+
+    def start(self, step: int, indices: Ints, epochs: Ints, crops: Sequence[Crop]) -> Pending:
+        """Begin a batch with one view for each crop."""
+        shape = (len(indices), self._size, self._size, 3)
+        filling = _Filling(
+            indices=indices.copy(),
+            labels=np.empty(len(indices), np.int64),
+            views=[np.empty(shape, np.uint8) for _ in crops],
+            crops=crops,
+            reads=self._read(indices),
+        )
+        batch = Batch(
+            step,
+            [torch.from_numpy(view).permute(0, 3, 1, 2) for view in filling.views],
+            torch.from_numpy(filling.labels),
+            filling.indices,
+            epochs,
+        )
+        if not self._workers:
+            return Pending(batch, [], lambda: self._fill(filling, range(len(indices))))
+        # Rows in turns: neighbours in a shard are often alike in size, and so in work.
+        return Pending(
+            batch,
+            [
+                self._executor.submit(self._fill, filling, range(k, len(indices), self._workers))
+                for k in range(self._workers)
+            ],
+        )
+
+    def close(self) -> None:
+        """Stop the threads; batches that are not finished never will be."""
+        if self._readers:
+            self._readers.shutdown(wait=False, cancel_futures=True)
+        self._executor.shutdown(cancel_futures=True)
+        if self._readers:
+            self._readers.shutdown()
+
+    def _read(self, indices: Ints) -> Sequence[Future[bytes] | None]:
+        """Ask a remote store for everything at once; a local one is read when it is needed."""
+        if self._readers is None:
+            return [None] * len(indices)
+        return [
+            None if self._pool.kept(i) else self._readers.submit(self._pool.read, i)
+            for i in indices.tolist()
+        ]
+
+    def _fill(self, filling: _Filling, rows: Iterable[int]) -> None:
+        for row in rows:
+            i, read = int(filling.indices[row]), filling.reads[row]
+            while True:
+                try:
+                    self._fill_row(filling, row, i, read)
+                    break
+                except DamagedImageError as error:
+                    if self._replacements is None:
+                        raise
+                    i, read = self._replacements.replace(i, error), None
+            filling.indices[row] = i
+            filling.labels[row] = self._pool.label(i)
+
+    def _fill_row(self, filling: _Filling, row: int, i: int, read: Future[bytes] | None) -> None:
+        split, k = self._pool.locate(i)
+        image, data = split.kept(k), None
+        if image is None:
+            data = read.result() if read else split.read(k)
+            width, height = split.sized(k, data)
+        else:
+            height, width = image.shape[:2]
+        boxes = [crop(row, width, height) for crop in filling.crops]
+        views = [torch.from_numpy(view[row]) for view in filling.views]
+        if self._whole:
+            image = split.image(k, data)
+            for view, box in zip(views, boxes, strict=True):
+                pixels.resize_box(image, box, view)
+            return
+        # How far an image is reduced must not depend on what happens to be remembered.
+        shrink = min(min(box[2] - box[0], box[3] - box[1]) for box in boxes) / self._size
+        if shrink >= _HALF:
+            image = split.decoded(k, split.read(k) if data is None else data, shrink)
+        elif image is None:
+            image = split.image(k, data)
+        x, y = image.shape[1] / width, image.shape[0] / height
+        for view, (left, top, right, bottom) in zip(views, boxes, strict=True):
+            pixels.crop_resize(image, (left * x, top * y, right * x, bottom * y), view)
+
+
+@dataclass(frozen=True)
+class _Filling:
+    """A batch while threads fill it: arrays, since a tensor made in inference mode stays there.
+
+    Args:
+        indices: int64 [b], of the samples; those of damaged images change.
+        labels: int64 [b].
+        views: for each crop uint8 [b, size, size, 3].
+        crops: of each view.
+        reads: the encoded images on their way from a remote store.
+    """
+
+    indices: Ints
+    labels: Ints
+    views: Sequence[npt.NDArray[np.uint8]]
+    crops: Sequence[Crop]
+    reads: Sequence[Future[bytes] | None]
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A batch that threads are filling, or that `fill` fills when it is asked for."""
+
+    batch: Batch
+    fillings: list[Future[None]]
+    fill: Callable[[], None] = lambda: None
+
+    def result(self) -> Batch:
+        """Wait for the batch and return it, or raise what a thread raised."""
+        self.fill()
+        for filling in self.fillings:
+            filling.result()
+        return self.batch
+
+    def cancel(self) -> None:
+        """Leave out what no thread has begun."""
+        for filling in self.fillings:
+            filling.cancel()

@@ -1,0 +1,186 @@
+"""From encoded images to crops: the host's share of every view.
+
+Baseline and progressive JPEGs go the fast way, through libjpeg-turbo and torch's resampling of
+bytes; whatever that way does not take goes through `images.decode`, which alone says what is no
+image. Nothing here starts threads, and the work is done without Python's lock.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+import torch
+from PIL import ExifTags, Image
+from torch import Tensor
+
+from hpt_dist import images
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+Bytes3 = npt.NDArray[np.uint8]  # [h, w, 3]
+
+_JPEG = b"\xff\xd8\xff"
+_COLOURS = ("YCbCr", "RGB", "Gray")
+_REDUCTIONS = (8, 4, 2, 1)  # of the sides, that libjpeg-turbo's fast transforms do
+_APP1, _SOS = 0xE1, 0xDA  # JPEG markers: EXIF or XMP; the pixels
+# A PNG without one of these holds no orientation.
+_PNG_MARKS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """Return width and height of the upright image in an encoded file, from its header.
+
+    Args:
+        data: a file of one of `images.FORMATS`.
+
+    Raises:
+        DataError: the bytes are no such image. Damage behind the header is not seen.
+    """
+    header = _jpeg_header(data)
+    if header:
+        width, height, orientation = header
+        return (height, width) if orientation >= 5 else (width, height)
+    try:
+        with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
+            if image.format != "TIFF":  # whose header Pillow turns, or not, by its version
+                width, height = image.size
+                # Pillow would decode a whole PNG in search of an orientation behind its pixels.
+                marked = image.format != "PNG" or any(mark in data for mark in _PNG_MARKS)
+                turned = marked and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+                return (height, width) if turned else (width, height)
+    except Exception:  # noqa: BLE001, S110 - decoders raise almost anything on damaged bytes
+        pass
+    return images.decode(data)[0].size
+
+
+def decode(data: bytes, shrink: float = 1.0) -> Tensor:
+    """Decode an image. Equal to `images.decode`, but for a reduced JPEG.
+
+    Args:
+        data: a file of one of `images.FORMATS`.
+        shrink: at least 1. Whatever is made of the image reduces its sides by this factor or
+            more, so that it may be decoded smaller: a JPEG then has 1/2, 1/4 or 1/8 of its
+            sides, rounded up and never less than 1/shrink.
+
+    Returns:
+        uint8 [h, w, 3], RGB, upright by its EXIF orientation, contiguous.
+
+    Raises:
+        DataError: as `images.decode`.
+    """
+    pixels = _decode_jpeg(data, shrink)
+    if pixels is None:
+        pixels = np.array(images.decode(data)[0])
+    return torch.from_numpy(pixels)
+
+
+def crop_resize(image: Tensor, box: Box, out: Tensor) -> None:
+    """Cut a box out of an image and resize it: torchvision's `resized_crop` with antialias.
+
+    Bilinear; what lies outside of the box has no influence. Corners are moved to the nearest
+    pixels: `random_box` puts them on pixels, and only in a reduced image they lie between two.
+
+    Args:
+        image: uint8 [h, w, 3], contiguous.
+        box: left, top, right and bottom in pixels, inside the image.
+        out: uint8 [size, size, 3], contiguous; the result is written here.
+    """
+    height, width = image.shape[:2]
+    left, top = min(round(box[0]), width - 1), min(round(box[1]), height - 1)
+    right, bottom = max(round(box[2]), left + 1), max(round(box[3]), top + 1)
+    # NumPy copies on this thread alone, and torch is fastest, and starts no threads either, where
+    # both sides are dense and channels-last. Other layouts are a trap: with a planar input and
+    # this output torch 2.15 writes where it must not.
+    crop = np.ascontiguousarray(image.numpy()[top:bottom, left:right])
+    torch.ops.aten._upsample_bilinear2d_aa.out(
+        torch.from_numpy(crop).permute(2, 0, 1)[None],
+        list(out.shape[:2]),
+        False,
+        None,
+        None,
+        out=out.permute(2, 0, 1)[None],
+    )
+
+
+def resize_box(image: Tensor, box: Box, out: Tensor) -> None:
+    """Resize a part of an image: Pillow's `resize(box=box)`.
+
+    Bilinear and antialiased; corners may lie between pixels, and near its edges the result takes
+    in what lies around the box, as if the whole image had been resized and then cut. A fifth of
+    the speed of `crop_resize`.
+
+    Args:
+        image: uint8 [h, w, 3].
+        box: left, top, right and bottom in pixels, inside the image.
+        out: uint8 [size, size, 3]; the result is written here.
+    """
+    left, top, right, bottom = box
+    height, width = out.shape[:2]
+    reach_x = math.ceil(max(1.0, (right - left) / width)) + 1  # of the filter, in pixels
+    reach_y = math.ceil(max(1.0, (bottom - top) / height)) + 1
+    x, y = max(0, math.floor(left) - reach_x), max(0, math.floor(top) - reach_y)
+    part = image.numpy()[y : math.ceil(bottom) + reach_y, x : math.ceil(right) + reach_x]
+    resized = Image.fromarray(part).resize(
+        (width, height), Image.Resampling.BILINEAR, box=(left - x, top - y, right - x, bottom - y)
+    )
+    np.copyto(out.numpy(), np.asarray(resized))  # torch would start threads to copy
+
+
+def _decode_jpeg(data: bytes, shrink: float) -> Bytes3 | None:
+    """Return the pixels of a JPEG, or None if Pillow is to decode it, or to say why not."""
+    header = _jpeg_header(data)
+    if header is None:
+        return None
+    width, height, orientation = header
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit and width * height > limit:
+        return None
+    reduction = next((r for r in _REDUCTIONS if r <= shrink), 1)
+    try:
+        pixels: Bytes3 = simplejpeg.decode_jpeg(
+            data, min_width=-(-width // reduction), min_height=-(-height // reduction), strict=True
+        )
+    except ValueError:  # cut or damaged: libjpeg's warnings are errors here
+        return None
+    return _upright(pixels, orientation)
+
+
+def _jpeg_header(data: bytes) -> tuple[int, int, int] | None:
+    """Return width, height and EXIF orientation of a JPEG, or None if Pillow is to read it."""
+    if not data.startswith(_JPEG):
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if colours not in _COLOURS:
+            return None
+        orientation = 1
+        if _may_be_turned(data):
+            with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+                orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # noqa: BLE001 - decoders raise almost anything on damaged bytes
+        return None
+    return width, height, orientation
+
+
+def _may_be_turned(data: bytes) -> bool:
+    """Return False if the segments of a JPEG hold no orientation; Pillow knows the others."""
+    place = 2
+    while data[place] == 0xFF and data[place + 1] not in (_APP1, 0xFF):
+        if data[place + 1] == _SOS:
+            return False
+        place += 2 + int.from_bytes(data[place + 2 : place + 4])
+    return True
+
+
+def _upright(pixels: Bytes3, orientation: int) -> Bytes3:
+    """Return pixels turned and mirrored as an EXIF orientation (1 to 8) wants them."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)

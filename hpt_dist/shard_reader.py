@@ -1,0 +1,153 @@
+"""Parts of shards: from a file of the store, from the node's cache, or by ranged requests."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from hpt_dist.errors import DataError, StoreError
+from hpt_dist.manifest import Shard
+from hpt_dist.node_cache import NodeCache
+from hpt_dist.store import ObjectInfo, Store
+
+OPEN_FILES = 256
+_DOWNLOADS = 2  # shards at a time; each uses several connections
+_PATIENCE_S = 0.5
+
+_FIX = "hpt-dist data verify says what else is wrong; shard the dataset again to mend it"
+
+
+class ShardReader:
+    """Reads parts of a dataset's shards. Threads may share it.
+
+    A shard that is not as long as its manifest says, or changes while it is read, is refused.
+
+    Args:
+        store: the folder of the dataset in its store.
+        cache: where whole shards of a remote store may be kept on this node.
+    """
+
+    def __init__(self, store: Store, cache: NodeCache | None = None) -> None:
+        # Where reading waits for a network, and many reads at a time are faster.
+        self.is_remote = store.local("shard") is None
+        self._store = store
+        self._cache = cache
+        self._lock = threading.Lock()
+        self._open: OrderedDict[str, _File] = OrderedDict()
+        self._remote: dict[str, ObjectInfo] = {}
+        self._downloads: dict[str, Future[Path | None]] = {}
+        self._executor: ThreadPoolExecutor | None = None
+
+    def read(self, shard: Shard, start: int, length: int) -> bytes:
+        """Return `length` bytes of a shard from `start`.
+
+        Raises:
+            StoreError: the shard is not there.
+            DataError: it is cut, or not the one that the manifest describes.
+        """
+        file = self._open.get(shard.path) or self._open_file(shard)
+        if file is None:
+            data = self._store.get(shard.path, start, length, self._described(shard).etag)
+        else:
+            data = os.pread(file.descriptor, length, start)
+        if len(data) != length:
+            raise self._cut(shard, start + len(data))
+        return data
+
+    def prefetch(self, shards: Iterable[Shard]) -> None:
+        """Begin to bring shards to this node's cache, those that are not there or on their way."""
+        if self._cache is None or not self.is_remote:
+            return
+        for shard in shards:
+            with self._lock:
+                if shard.path in self._downloads:
+                    continue
+                if self._executor is None:
+                    self._executor = ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="shards")
+                self._downloads[shard.path] = self._executor.submit(
+                    self._cache.fetch, self._store, shard.path, shard.bytes, shard.sha256
+                )
+
+    def close(self) -> None:
+        """Stop downloads that have not begun, and close the files; reading opens them again."""
+        if self._executor:
+            self._executor.shutdown(cancel_futures=True)
+        self._executor = None
+        self._downloads.clear()
+        self._open.clear()
+
+    def _open_file(self, shard: Shard) -> _File | None:
+        """Return the file that holds a shard, opened; None where there is none on this node."""
+        path = self._store.local(shard.path)
+        if path is None:
+            path = self._downloaded(shard)
+            if path is None:
+                return None
+        try:
+            file = _File(path)
+        except FileNotFoundError as error:
+            if self.is_remote:  # evicted a moment ago
+                return None
+            raise StoreError("the shard is not there", where=str(path), fix=_FIX) from error
+        except OSError as error:
+            raise StoreError(error.strerror or str(error), where=str(path)) from error
+        if file.size_bytes != shard.bytes:
+            raise self._cut(shard, file.size_bytes)
+        with self._lock:
+            self._open[shard.path] = file
+            while len(self._open) > OPEN_FILES:
+                self._open.popitem(last=False)
+        return file
+
+    def _downloaded(self, shard: Shard) -> Path | None:
+        """Return the shard's file in the cache if it is there; raise what its download raised."""
+        if self._cache is None:
+            return None
+        download = self._downloads.get(shard.path)
+        if download is not None and not download.done():
+            # One that is under way is worth a moment; one that waits for its turn is not.
+            wait([download], _PATIENCE_S if download.running() else 0)
+            if not download.done():
+                return None
+        path = self._cache.path(shard.sha256)
+        if path is None and download is not None:  # it failed, does not fit, or was evicted
+            with self._lock:
+                self._downloads.pop(shard.path, None)  # so that it can be tried again
+            download.result()
+        return path
+
+    def _described(self, shard: Shard) -> ObjectInfo:
+        """Return what the store knows of a shard, looked up once: what later reads must match."""
+        info = self._remote.get(shard.path)
+        if info is None:
+            info = self._store.stat(shard.path)
+            if info is None:
+                where = f"{self._store.uri}/{shard.path}"
+                raise StoreError("the shard is not there", where=where, fix=_FIX)
+            if info.bytes != shard.bytes:
+                raise self._cut(shard, info.bytes)
+            self._remote[shard.path] = info
+        return info
+
+    def _cut(self, shard: Shard, found_bytes: int) -> DataError:
+        return DataError(
+            f"the shard ends after {found_bytes} bytes; its manifest says {shard.bytes}",
+            where=f"{self._store.uri}/{shard.path}",
+            fix=_FIX,
+        )
+
+
+class _File:
+    """An open file that closes itself when nobody reads it any more."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.size_bytes = os.fstat(self.descriptor).st_size
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
