@@ -66,40 +66,64 @@ def shard(
         str, typer.Argument(help="A folder, a CSV or JSONL list, or openmoji/DOMAIN")
     ],
     destination: Annotated[str, typer.Argument(metavar="DEST", help="STORE/datasets/NAME")],
-    max_bad: Annotated[int, typer.Option(help="Images that may fail to decode.", min=0)] = 10,
-    shard_mb: Annotated[int, typer.Option(help="Size of one tar, MB.", min=1)] = 256,
+    max_bad: Annotated[
+        int, typer.Option(help="Images that may be left out: unreadable or damaged.", min=0)
+    ] = 10,
+    shard_mb: Annotated[float, typer.Option(help="Size of one tar, MB.", min=0.001)] = 256,
+    resize: Annotated[
+        int | None,
+        typer.Option(
+            help="Short side of larger images, pixels; smaller ones stay as they are. JPEG stays "
+            "JPEG, of quality 90 without --quality; PNG stays PNG without --quality.",
+            min=1,
+        ),
+    ] = None,
+    quality: Annotated[
+        int | None,
+        typer.Option(help="Encode every image, PNG too, as JPEG of this quality.", min=1, max=100),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes; by default as many as there are cores to use.", min=1),
+    ] = None,
+    on: Annotated[
+        Path | None, typer.Option(metavar="PROFILE", help="Slurm cluster to work on, a YAML file.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="Slurm jobs to split it into.", min=1)] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Submit the jobs and return.")] = False,
+    work: WorkOption = "",
     json_: JsonOption = False,
 ) -> None:
     """Write images as WebDataset tars with a manifest. Running again goes on, or finds it done.
+
+    JPEG and PNG files are copied byte by byte unless --resize or --quality ask for more; other
+    formats become PNG. Boxes of an annotation keep the frame whose size the annotation states.
 
     \b
     Examples:
       hpt-dist shard ~/photos ./hpt-store/datasets/photos
       hpt-dist shard labels.csv s3://bucket/hpt/datasets/flowers
       hpt-dist shard openmoji/line ./hpt-store/datasets/openmoji/line
+      hpt-dist shard ~/photos ./hpt-store/datasets/small --resize 256 --quality 85
+      hpt-dist shard ~/photos ./hpt-store/datasets/photos --workers 8 --max-bad 100
+      hpt-dist shard s.csv s3://b/hpt/datasets/s --on slurm/profiles/generic-cpu.yaml --jobs 16
     """
-    from hpt_dist import shards, sources
-    from hpt_dist.store import open_store
-    from hpt_dist.survey import dataset_store
+    from hpt_dist import command_shard
+    from hpt_dist.images import Encoding
 
-    where = destination if "://" in destination else str(Path(destination).absolute())
-    uri, name = dataset_store(where)
-    began = time.perf_counter()
-    with console.counting(f"shard {source}") as tell:
-        manifest = shards.write_dataset(
-            sources.open_source(source),
-            open_store(uri),
-            name,
-            shard_bytes=shard_mb * 1_000_000,
-            max_bad=max_bad,
-            progress=lambda progress: tell(progress.images, progress.total),
-        )
-    if json_:
-        console.print_json({"name": name, "digest": manifest.digest, "uri": destination})
-        return
-    images = sum(split.images for split in manifest.splits.values())
-    seconds = time.perf_counter() - began
-    console.say(f"{name}: {images:,} images in {destination} ({seconds:.1f} s)")
+    if on is None and (jobs or no_wait):
+        raise RequestError("--jobs and --no-wait are for a cluster", fix="name it by --on PROFILE")
+    began_s = time.perf_counter()
+    encoding = Encoding(resize, quality)
+    request = command_shard.requested(source, destination, shard_mb, max_bad, encoding)
+    manifest = (
+        command_shard.write_by_jobs(request, on, jobs, workers, work, no_wait)
+        if on
+        else command_shard.write_here(request, workers)
+    )
+    if manifest:
+        seconds = time.perf_counter() - began_s
+        command_shard.print_written(manifest, destination, seconds, json_)
 
 
 @data_app.command("show")

@@ -9,17 +9,24 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field
 
 from hpt_dist.errors import Problem, RecipeError, nearest
 from hpt_dist.recipe import KINDS, MAKES_WEIGHTS, Image, Import, Report, Spec, StageKind
-from hpt_dist.yaml_document import Document, KeyPath, apply, fill, read
+from hpt_dist.yaml_document import (
+    Document,
+    KeyPath,
+    apply,
+    fields_at,
+    fill,
+    read,
+    validated,
+)
 
 Axis = str | int | float | bool | None
 
-S = TypeVar("S", bound=BaseModel)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -114,7 +121,7 @@ def parse(
 
 def validate(document: Document) -> Recipe:
     """Turn plain data into a recipe, or raise a RecipeError with every problem."""
-    head = _validated(document, _Head, document.tree, ())
+    head = validated(document, _Head, document.tree, ())
     raw_stages = document.tree.get("stages") if isinstance(document.tree, dict) else None
     points: dict[str, tuple[Point, ...]] = {}
     if isinstance(raw_stages, dict):
@@ -159,47 +166,6 @@ def schema() -> dict[str, Any]:
     return head
 
 
-def _validated(document: Document, spec: type[S], raw: Any, path: KeyPath) -> S | None:
-    """Validate plain data against a spec; note every fault and return None if there is one."""
-    try:
-        # JSON's rules make 224 no string and "224" no number, and still a list a tuple.
-        return spec.model_validate_json(json.dumps(raw, default=str), strict=True)
-    except ValidationError as error:
-        for fault in error.errors(include_url=False):
-            _note(document, spec, (*path, *fault["loc"]), cast("dict[str, Any]", fault))
-        return None
-
-
-def _note(document: Document, spec: type[BaseModel], path: KeyPath, fault: dict[str, Any]) -> None:
-    key = str(path[-1]) if path else ""
-    kind, context = fault["type"], fault.get("ctx", {})
-    if kind == "extra_forbidden":
-        known = _fields_at(spec, fault["loc"][:-1])
-        document.problem(path, f"unknown setting {key}", ", ".join(known), nearest(key, known))
-    elif kind == "missing":
-        document.problem(path, f"{key} is missing", fix=f"add {key}")
-    elif kind == "literal_error":
-        allowed = str(context["expected"]).replace("'", "")
-        choices = re.split(", | or ", allowed)
-        document.problem(
-            path, f"{fault['input']!r} is not known", allowed, nearest(str(fault["input"]), choices)
-        )
-    else:
-        what = fault["msg"].removeprefix("Value error, ")
-        given = fault["input"]
-        shown = f" (given: {given!r})" if isinstance(given, str | int | float) else ""
-        document.problem(path, what[0].lower() + what[1:] + shown)
-
-
-def _fields_at(spec: type[BaseModel], path: Sequence[str | int]) -> list[str]:
-    """Return the field names of the spec that stands at a path inside another."""
-    for key in path:
-        annotation = spec.model_fields[str(key)].annotation if key in spec.model_fields else None
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        spec = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), spec)
-    return list(spec.model_fields)
-
-
 def _stage(document: Document, name: str, raw: Any) -> tuple[Point, ...]:
     path: KeyPath = ("stages", name)
     if not isinstance(raw, dict):
@@ -219,7 +185,7 @@ def _stage(document: Document, name: str, raw: Any) -> tuple[Point, ...]:
     for values in itertools.product(*sweep.values()):
         axes = dict(zip(sweep, values, strict=True))
         inner = Document(document.file, lines=document.lines)
-        spec = _validated(inner, KINDS[kind], _substituted(settings, axes), path)
+        spec = validated(inner, KINDS[kind], _substituted(settings, axes), path)
         # A fault shared by many points is one problem.
         fresh = [p for p in inner.problems if p not in noted]
         noted.update(fresh)
@@ -255,7 +221,7 @@ def _check_axis(
     """Check that a sweep's key is a setting, or one inside another, that nothing else sets."""
     outer, dot, _ = key.partition(".")
     known = [name for name in spec.model_fields if name != "kind"]
-    if dot and outer in known and (nested := _fields_at(spec, [outer])) != list(spec.model_fields):
+    if dot and outer in known and (nested := fields_at(spec, [outer])) != list(spec.model_fields):
         known = [f"{outer}.{name}" for name in nested]
     if key not in known:
         close = nearest(key, known)

@@ -1,35 +1,40 @@
 """A YAML file as plain data that knows the line of each of its keys.
 
 PyYAML's safe loader does the parsing; what is added is positions, refusal of repeated keys,
-environment variables, and `--set` overrides.
+environment variables, `--set` overrides, and validation against pydantic's models.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import yaml
+from pydantic import BaseModel, ValidationError
 
 from hpt_dist.errors import Problem, RequestError, nearest
 
 KeyPath = tuple[str | int, ...]
+
+S = TypeVar("S", bound=BaseModel)
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
 @dataclass
 class Document:
-    """A YAML file as plain data, with the line of every key."""
+    """A YAML file as plain data, with the line of every key; messages call it a `kind`."""
 
     file: str
     tree: Any = None
     lines: dict[KeyPath, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    kind: str = "recipe"
 
     def sorted_problems(self) -> list[Problem]:
         """Return the problems in the order of the file's lines."""
@@ -66,15 +71,15 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read(path: Path, environment: Mapping[str, str]) -> Document:
+def read(path: Path, environment: Mapping[str, str], kind: str = "recipe") -> Document:
     """Read a file; RequestError when it cannot be read, problems noted when it is not YAML."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(
-            f"cannot read the recipe: {error}", where=str(path), fix="name a YAML file"
+            f"cannot read the {kind}: {error}", where=str(path), fix="name a YAML file"
         ) from error
-    document = Document(str(path))
+    document = Document(str(path), kind=kind)
     fill(document, text, environment)
     return document
 
@@ -86,7 +91,8 @@ def fill(document: Document, text: str, environment: Mapping[str, str]) -> None:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
-            document.problem((), "the recipe is empty", fix="start with name: and stages:")
+            fix = "start with name: and stages:" if document.kind == "recipe" else ""
+            document.problem((), f"the {document.kind} is empty", fix=fix)
         else:
             document.tree = _plain(document, loader, node, (), environment)
     except yaml.MarkedYAMLError as error:
@@ -186,3 +192,44 @@ def apply(document: Document, override: str) -> None:
         document.problems.append(Problem("a part of the path is no mapping", f"--set {override}"))
         return
     tree[keys[-1]] = inner.tree
+
+
+def validated(document: Document, spec: type[S], raw: Any, path: KeyPath) -> S | None:
+    """Validate plain data against a spec; note every fault and return None if there is one."""
+    try:
+        # JSON's rules make 224 no string and "224" no number, and still a list a tuple.
+        return spec.model_validate_json(json.dumps(raw, default=str), strict=True)
+    except ValidationError as error:
+        for fault in error.errors(include_url=False):
+            _note(document, spec, (*path, *fault["loc"]), cast("dict[str, Any]", fault))
+        return None
+
+
+def _note(document: Document, spec: type[BaseModel], path: KeyPath, fault: dict[str, Any]) -> None:
+    key = str(path[-1]) if path else ""
+    kind, context = fault["type"], fault.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = fields_at(spec, fault["loc"][:-1])
+        document.problem(path, f"unknown setting {key}", ", ".join(known), nearest(key, known))
+    elif kind == "missing":
+        document.problem(path, f"{key} is missing", fix=f"add {key}")
+    elif kind == "literal_error":
+        allowed = str(context["expected"]).replace("'", "")
+        choices = re.split(", | or ", allowed)
+        document.problem(
+            path, f"{fault['input']!r} is not known", allowed, nearest(str(fault["input"]), choices)
+        )
+    else:
+        what = fault["msg"].removeprefix("Value error, ")
+        given = fault["input"]
+        shown = f" (given: {given!r})" if isinstance(given, str | int | float) else ""
+        document.problem(path, what[0].lower() + what[1:] + shown)
+
+
+def fields_at(spec: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    """Return the field names of the spec that stands at a path inside another."""
+    for key in path:
+        annotation = spec.model_fields[str(key)].annotation if key in spec.model_fields else None
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        spec = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), spec)
+    return list(spec.model_fields)

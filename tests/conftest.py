@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-pytest_plugins = ["services"]
+pytest_plugins = ["services", "slurm_cluster"]
 
 
 @pytest.fixture(autouse=True)
