@@ -6,7 +6,7 @@ STORE ?= $(or $(HPT_STORE),./hpt-store)
 export HPT_STORE := $(STORE)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart openmoji-line data venv test lint format ui clean
+.PHONY: help quickstart openmoji-line data venv test lint format bench-data ui clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -20,6 +20,10 @@ $(VENV)/.demo: pyproject.toml
 
 $(VENV)/.test: $(VENV)/.demo
 	$(BIN)/python -m pip install --quiet --editable '.[demo,test]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --editable '.[demo,test,bench]'
 	touch $@
 
 venv: $(VENV)/.test  ## make .venv with everything that the quickstart, the tests and lint need
@@ -45,6 +49,9 @@ lint: venv  ## ruff, strict types, and the pre-commit checks' own rules
 format: venv  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-data: $(VENV)/.bench  ## the data plane's speeds beside its peers' (ARGS=--write keeps them)
+	$(BIN)/python -W ignore -m benchmarks.data $(ARGS)
 
 ui: $(VENV)/.demo  ## open MLflow's UI on the quickstart's runs
 	$(BIN)/hpt-dist ui --store $(STORE)
