@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hpt_dist import __version__, console
+from hpt_dist.cli_data import JsonOption, data_app
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.launch import Where
 
@@ -21,7 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Look at sharded datasets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
@@ -35,7 +35,6 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a setting; may be repeated."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TrackingOption = Annotated[
     str,
     typer.Option(
@@ -124,58 +123,6 @@ def shard(
     if manifest:
         seconds = time.perf_counter() - began_s
         command_shard.print_written(manifest, destination, seconds, json_)
-
-
-@data_app.command("show")
-def data_show(
-    uri: Annotated[str, typer.Argument(help="A dataset: STORE/datasets/NAME")],
-    json_: JsonOption = False,
-) -> None:
-    """Print what a dataset's manifest says.
-
-    \b
-    Example:
-      hpt-dist data show ./hpt-store/datasets/openmoji/line
-    """
-    from hpt_dist.manifest import read_manifest
-
-    manifest = read_manifest(*_dataset(uri))
-    if json_:
-        console.print_json(manifest.as_json())
-        return
-    console.say(f"{manifest.name}  {len(manifest.classes)} classes  digest {manifest.digest[:12]}")
-    mean, std = (" ".join(f"{v:.4f}" for v in values) for values in (manifest.mean, manifest.std))
-    console.say(f"mean {mean}  std {std}")
-    rows = [
-        (
-            name,
-            f"{split.images:,}",
-            str(len(split.shards)),
-            f"{sum(s.bytes for s in split.shards) / 1e6:.1f}",
-        )
-        for name, split in manifest.splits.items()
-    ]
-    console.print_table(("split", "images", "shards", "MB"), rows)
-
-
-@data_app.command("verify")
-def data_verify(
-    uri: Annotated[str, typer.Argument(help="A dataset: STORE/datasets/NAME")],
-) -> None:
-    """Check every digest and count of a dataset; exit 1 if one is wrong.
-
-    \b
-    Example:
-      hpt-dist data verify ./hpt-store/datasets/openmoji/line
-    """
-    from hpt_dist import shards
-
-    problems = shards.verify(*_dataset(uri))
-    for problem in problems:
-        console.complain(str(problem))
-    if problems:
-        raise typer.Exit(1)
-    console.say("every digest and count is right")
 
 
 @app.command()
@@ -457,14 +404,6 @@ def schema() -> None:
     from hpt_dist.recipe_file import schema as make
 
     console.print_json(make())
-
-
-def _dataset(uri: str) -> tuple[Any, str]:
-    from hpt_dist.store import open_store
-    from hpt_dist.survey import dataset_store
-
-    store, name = dataset_store(uri if "://" in uri else str(Path(uri).absolute()))
-    return open_store(store), name
 
 
 def _prepare(recipe: Path, set_: list[str] | None, stand_ins: Path | None = None) -> Any:

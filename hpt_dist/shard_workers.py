@@ -205,6 +205,7 @@ def _answer(pipe: Connection, message: object) -> None:
 def _work(pipe: Connection) -> NoReturn:
     """Write the shards that the parent sends until there is no parent."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm's warning, which is for the parent
     threading.Thread(target=_end_with_parent, args=[pipe], daemon=True).start()
     while True:
         try:

@@ -48,6 +48,11 @@ class Rule:
     kind: Kind
     amount: int | float
 
+    @classmethod
+    def of(cls, kind: Kind, amount: float) -> Rule:
+        """Make a rule; 10.0 is written as 10."""
+        return cls(kind, int(amount) if float(amount).is_integer() else amount)
+
     def __str__(self) -> str:
         return f"{self.amount} {self.kind}"
 

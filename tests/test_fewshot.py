@@ -90,6 +90,73 @@ def test_a_class_without_images_is_an_error(choose):
         choose(labels, 2, 2, 0)
 
 
+@given(st.integers(1, 60), st.integers(1, 100), st.integers(1, 100), seeds)
+def test_shares_are_nested_and_rounded(count, a, b, seed):
+    keys = [f"key-{i}" for i in range(count)]
+    small, large = (fewshot.percent(keys, share, seed) for share in sorted((a, b)))
+    assert is_sorted_set(small)
+    assert np.isin(small, large).all()
+    assert len(small) == max(1, round(count * min(a, b) / 100))
+    assert fewshot.percent(keys, 100, seed).tolist() == list(range(count))
+
+
+def test_shares_follow_the_keys():
+    keys = [f"key-{i}" for i in range(50)]
+    chosen = {keys[i] for i in fewshot.percent(keys, 30, 5)}
+    assert {keys[::-1][i] for i in fewshot.percent(keys[::-1], 30, 5)} == chosen
+    assert sorted(chosen)[:3] == ["key-1", "key-13", "key-15"]
+
+
+@given(datasets(), st.integers(1, 40), seeds)
+def test_a_spread_shows_classes_evenly_and_unlabelled_images_last(dataset, n, seed):
+    labels, num_classes = dataset
+    chosen = fewshot.spread(labels, num_classes, n, seed)
+    assert len(set(chosen.tolist())) == len(chosen) == min(n, len(labels))
+    shown = labels[chosen]
+    labelled = int((labels >= 0).sum())
+    assert (shown[:labelled] >= 0).all()
+    counts = np.bincount(shown[shown >= 0], minlength=num_classes)
+    totals = np.bincount(labels[labels >= 0], minlength=num_classes)
+    exhausted = counts == totals
+    assert (counts[~exhausted] >= counts.max() - 1).all()
+
+
+@st.composite
+def multi_labelled(draw):
+    """Images of several classes, of none, and without a label; a class may have no image."""
+    num_classes = draw(st.integers(1, 5))
+    classes = st.sets(st.integers(0, num_classes - 1)).map(lambda ids: tuple(sorted(ids)))
+    return draw(st.lists(st.just(-1) | classes, min_size=1, max_size=30)), num_classes
+
+
+@given(multi_labelled(), st.integers(1, 6), seeds)
+def test_k_shot_of_several_classes(dataset, k, seed):
+    labels, num_classes = dataset
+    small, large = (fewshot.k_shot(labels, num_classes, shots, seed) for shots in (k, k + 1))
+    assert is_sorted_set(small)
+    assert np.isin(small, large).all()
+    for number in range(num_classes):
+        having = [i for i, label in enumerate(labels) if label != -1 and number in label]
+        assert len(set(having) & set(small.tolist())) >= min(k, len(having))
+    assert all(labels[i] not in (-1, ()) for i in small)
+
+
+@given(multi_labelled(), seeds)
+def test_n_labels_of_several_classes(dataset, seed):
+    labels, num_classes = dataset
+    labelled = [i for i, label in enumerate(labels) if label != -1]
+    covering = fewshot.k_shot(labels, num_classes, 1, seed)
+    before = covering
+    for n in range(max(1, len(covering)), len(labelled) + 1):
+        chosen = fewshot.n_labels(labels, num_classes, n, seed)
+        assert len(chosen) == n
+        assert np.isin(before, chosen).all()
+        assert set(chosen.tolist()) <= set(labelled)
+        before = chosen
+    with pytest.raises(RequestError, match="labels are asked for"):
+        fewshot.n_labels(labels, num_classes, len(labelled) + 1, seed)
+
+
 def test_impossible_budgets_are_refused():
     labels = np.array([0, 0, 1, -1])
     for n in (1, 4):

@@ -1,0 +1,375 @@
+"""The commands that look at datasets: parse, call, print. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hpt_dist import console
+from hpt_dist.errors import RequestError
+
+if TYPE_CHECKING:
+    from hpt_dist.inventory import Dataset
+    from hpt_dist.leaks import Findings, Pair
+    from hpt_dist.manifest import Manifest, Split
+    from hpt_dist.subset import Kind, Rule
+
+data_app = typer.Typer(help="Look at sharded datasets.", no_args_is_help=True)
+
+UriArgument = Annotated[str, typer.Argument(help="A dataset: STORE/datasets/NAME")]
+SplitOption = Annotated[str, typer.Option(help="Which split.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+_CLASSES_SHOWN = 5
+_QUARANTINED_SHOWN = 10
+_EXAMPLES = 3
+
+
+@data_app.command("show")
+def data_show(uri: UriArgument, json_: JsonOption = False) -> None:
+    """Print what a dataset's manifest says.
+
+    \b
+    Examples:
+      hpt-dist data show ./hpt-store/datasets/openmoji/line
+      hpt-dist data show s3://bucket/hpt/datasets/photos --json
+    """
+    from hpt_dist.manifest import read_manifest
+
+    manifest = read_manifest(*_located(uri))
+    if json_:
+        console.print_json(manifest.as_json() | {"digest": manifest.digest})
+        return
+    kinds = {"single": "one class an image", "multi": "any classes an image", "none": "no labels"}
+    judged = f", judged by {manifest.metric}" if manifest.metric else ""
+    console.say(f"{manifest.name}  digest {manifest.digest[:12]}")
+    console.say(f"labels   {kinds[manifest.label]}, {len(manifest.classes):,} classes{judged}")
+    mean, std = (" ".join(f"{v:.4f}" for v in values) for values in (manifest.mean, manifest.std))
+    console.say(f"pixels   mean {mean}  std {std}")
+    source = manifest.source
+    console.say(f"source   {source.name}; licence: {source.licence}; credit: {source.credit}")
+    console.say(f"rule     {source.rule}")
+    rows = [
+        (
+            name,
+            f"{split.images:,}",
+            f"{len(split.shards):,}",
+            f"{sum(s.bytes for s in split.shards) / 1e6:,.1f}",
+        )
+        for name, split in manifest.splits.items()
+    ]
+    console.print_table(("split", "images", "shards", "MB"), rows)
+    for name, split in manifest.splits.items():
+        if sum(split.class_counts):
+            console.say(f"classes of {name}: {_counts_in_words(manifest, split)}")
+    _say_quarantined(manifest)
+
+
+def _counts_in_words(manifest: Manifest, split: Split) -> str:
+    """Return the largest and the smallest classes of a split, or all of them if they are few."""
+    pairs = zip(manifest.classes, split.class_counts, strict=True)
+    ranked = sorted(pairs, key=lambda pair: -pair[1])
+    names = [f"{name} {count:,}" for name, count in ranked]
+    if len(names) <= 2 * _CLASSES_SHOWN:
+        return ", ".join(names)
+    most, fewest = names[:_CLASSES_SHOWN], names[-_CLASSES_SHOWN:]
+    return f"most {', '.join(most)}; fewest {', '.join(fewest)}"
+
+
+def _say_quarantined(manifest: Manifest) -> None:
+    if not manifest.quarantined:
+        return
+    images = sum(split.images for split in manifest.splits.values()) + len(manifest.quarantined)
+    console.say(f"left out: {len(manifest.quarantined):,} of {images:,} images")
+    for one in manifest.quarantined[:_QUARANTINED_SHOWN]:
+        console.say(f"  {one.origin}: {one.reason}")
+    if len(manifest.quarantined) > _QUARANTINED_SHOWN:
+        console.say("  --json has all of them, under quarantined")
+
+
+@data_app.command("verify")
+def data_verify(uri: UriArgument) -> None:
+    """Check every digest, count and label of a dataset; exit 1 if one is wrong.
+
+    Reads every byte: the images and labels in the tars are compared with the indexes. Files that
+    no manifest accounts for are noted; they are no fault.
+
+    \b
+    Example:
+      hpt-dist data verify ./hpt-store/datasets/openmoji/line
+    """
+    from hpt_dist.verify import strays, verify
+
+    store, name = _located(uri)
+    with console.counting(f"verify {name}") as tell:
+        problems = verify(store, name, tell)
+    for path in strays(store, name):
+        console.note(f"note: {path} belongs to no shard or subset of the dataset")
+    for problem in problems:
+        console.complain(str(problem))
+    if problems:
+        console.complain(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}")
+        raise typer.Exit(1)
+    console.say("every digest, count and label is right")
+
+
+@data_app.command("preview")
+def data_preview(
+    uri: UriArgument,
+    split: SplitOption = "train",
+    out: Annotated[
+        Path | None, typer.Option(help="A .png or .html file; by default NAME-SPLIT.png here.")
+    ] = None,
+    images: Annotated[int, typer.Option(help="How many.", min=1, max=2500)] = 64,
+    seed: Annotated[int, typer.Option(help="Other seeds show other images.", min=0)] = 0,
+    class_: Annotated[str, typer.Option("--class", help="Show this class alone.")] = "",
+) -> None:
+    """Write a sheet of thumbnails, spread over the classes, with class names and boxes.
+
+    \b
+    Examples:
+      hpt-dist data preview ./hpt-store/datasets/openmoji/line
+      hpt-dist data preview ./hpt-store/datasets/photos --split test --out test.html
+      hpt-dist data preview ./hpt-store/datasets/photos --class cat --images 16 --seed 1
+    """
+    from hpt_dist.manifest import read_manifest
+    from hpt_dist.preview import default_name, preview
+
+    if out and out.suffix not in (".png", ".html"):
+        raise RequestError(f"{out} is no kind of preview", where="--out", allowed=".png, .html")
+    store, name = _located(uri)
+    manifest = read_manifest(store, name)
+    shown = preview(store, manifest, split, images, seed, class_)
+    path = out or Path(default_name(manifest, split))
+    _write(path, shown.html() if path.suffix == ".html" else shown.png())
+    console.say(f"{shown.title}: {shown.subtitle}, in {path}")
+
+
+@data_app.command("leaks")
+def data_leaks(
+    uris: Annotated[list[str], typer.Argument(metavar="URI...", help="STORE/datasets/NAME")],
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URI", help="Compare with this dataset alone; may be repeated."),
+    ] = None,
+    distance: Annotated[
+        int, typer.Option(help="Look-alikes differ in at most so many of 64 bits.", min=0, max=12)
+    ] = 4,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Exact copies only; reads hardly an image.")
+    ] = False,
+    write_list: Annotated[
+        Path | None, typer.Option(help="CSV for the images to leave out: dataset,split,key.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; by default as many as cores.", min=1)
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Find images of val or test that are also trained on; exit 1 if there are any.
+
+    Copies are found by their bytes, and look-alikes (resized, recompressed, brightened) by a
+    perceptual hash. A pair of train and val, train and test, or val and test is a leak; other
+    pairs are reported only.
+
+    \b
+    Examples:
+      hpt-dist data leaks ./hpt-store/datasets/photos
+      hpt-dist data leaks s3://b/hpt/datasets/pool --against s3://b/hpt/datasets/target
+      hpt-dist data leaks ./hpt-store/datasets/photos --write-list leave-out.csv
+    """
+    from hpt_dist.leaks import find
+    from hpt_dist.shard_workers import cores
+
+    with _stages() as tell:
+        found = find(
+            [_opened(uri) for uri in uris],
+            [_opened(uri) for uri in against or []],
+            distance=None if exact else distance,
+            workers=workers or cores(),
+            progress=tell,
+        )
+    if write_list:
+        text = io.StringIO()
+        rows = [(place.dataset, place.split, key) for place, key in found.leave_out()]
+        csv.writer(text, lineterminator="\n").writerows([("dataset", "split", "key"), *rows])
+        _write(write_list, text.getvalue().encode())
+    if json_:
+        console.print_json(_findings_json(found))
+    else:
+        _say_findings(found)
+    if found.leaks:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _stages() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function of (stage, done, total) that shows one stage after the other."""
+    with ExitStack() as stack:
+        tells: dict[str, Callable[[int, int], None]] = {}
+
+        def tell(stage: str, done: int, total: int) -> None:
+            if stage not in tells:
+                stack.close()
+                tells[stage] = stack.enter_context(console.counting(stage))
+            tells[stage](done, total)
+
+        yield tell
+
+
+def _findings_json(found: Findings) -> dict[str, Any]:
+    def described(pair: Pair) -> dict[str, Any]:
+        return {
+            "kind": pair.kind,
+            "distance": pair.distance,
+            "leak": pair.leak,
+            "a": {"split": str(pair.a), "key": pair.a_key},
+            "b": {"split": str(pair.b), "key": pair.b_key},
+        }
+
+    return {
+        "images": found.images,
+        "flat": found.flat,
+        "leaks": len(found.leaks),
+        "pairs": [described(pair) for pair in found.pairs],
+    }
+
+
+def _say_findings(found: Findings) -> None:
+    groups = found.groups()
+    rows = [
+        (
+            str(a),
+            str(b),
+            kind,
+            f"{len(pairs):,}",
+            f"{len({pair.a_key for pair in pairs}):,}",
+            f"{len({pair.b_key for pair in pairs}):,}",
+            "LEAK" if pairs[0].leak else "",
+        )
+        for (a, b, kind), pairs in groups.items()
+    ]
+    if rows:
+        console.print_table(("a", "b", "kind", "pairs", "images of a", "images of b", ""), rows)
+    for (a, b, kind), pairs in groups.items():
+        if pairs[0].leak:
+            console.say(f"{kind}, {a} and {b}:")
+            for pair in pairs[:_EXAMPLES]:
+                bits = f"  ({pair.distance} of 64 bits)" if kind == "near" else ""
+                console.say(f"  {pair.a_key}  {pair.b_key}{bits}")
+    flat = f"; {found.flat:,} of them, nearly blank, by their bytes alone" if found.flat else ""
+    console.say(f"{found.images:,} images compared{flat}")
+    out = len(found.leave_out())
+    console.say(f"{out:,} images to leave out (--write-list)" if out else "no leaks")
+
+
+@data_app.command("subset")
+def data_subset(
+    uri: UriArgument,
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Of the subset.")] = "",
+    labels: Annotated[
+        int | None, typer.Option(help="So many labelled images, every class among them.", min=1)
+    ] = None,
+    percent: Annotated[
+        float | None, typer.Option(help="So many of 100 images, labelled or not.")
+    ] = None,
+    shots: Annotated[int | None, typer.Option(help="So many of each class.", min=1)] = None,
+    paper: Annotated[bool, typer.Option("--paper", help="The subsets of the HPT paper.")] = False,
+    split: SplitOption = "train",
+    seed: Annotated[int, typer.Option(help="Chooses the ranking of all images.", min=0)] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the keys to this file, one a line.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Choose images of a split, and keep the choice beside the dataset under a name.
+
+    With one seed a smaller subset is always a part of a larger one. Labels and percents keep the
+    classes' natural proportions. A recipe says DATASET/SPLIT@NAME.
+
+    \b
+    Examples:
+      hpt-dist data subset ./hpt-store/datasets/photos thousand --labels 1000
+      hpt-dist data subset ./hpt-store/datasets/photos tenth --percent 10 --seed 1
+      hpt-dist data subset ./hpt-store/datasets/photos five --shots 5 --out five.txt
+      hpt-dist data subset s3://b/hpt/datasets/domainnet/real --paper
+    """
+    from hpt_dist.manifest import read_manifest
+    from hpt_dist.subset import Chooser, describe, paper_rules, write_subset
+
+    rules = _rules(name, {"labels": labels, "percent": percent, "shots": shots}, paper)
+    if out and paper:
+        raise RequestError("--out takes one subset", fix="name it instead of --paper")
+    store, dataset_name = _located(uri)
+    manifest = read_manifest(store, dataset_name)
+    prefix = "" if split == "train" else f"{split}-"
+    rules = rules or {f"{prefix}{key}": rule for key, rule in paper_rules(manifest).items()}
+    chooser = Chooser(store, manifest, split, seed)
+    told = []
+    for subset_name, rule in rules.items():
+        try:
+            subset = chooser.choose(subset_name, rule)
+        except RequestError as error:
+            if not paper:
+                raise
+            console.note(f"note: no {subset_name}: {error}")
+            continue
+        path = write_subset(store, dataset_name, subset)
+        if out:
+            _write(out, "".join(f"{key}\n" for key in subset.keys).encode())
+        told.append({"name": subset_name, "images": len(subset.keys), "digest": subset.digest})
+        if not json_:
+            console.say(
+                f"{subset_name}: {describe(subset)}, digest {subset.digest[:12]}, in {path}"
+            )
+    if json_:
+        console.print_json(told)
+
+
+def _rules(name: str, amounts: dict[Kind, float | None], paper: bool) -> dict[str, Rule]:
+    """Return the one subset that the options ask for; nothing for the paper's."""
+    from hpt_dist.subset import Rule
+
+    given = [(kind, amount) for kind, amount in amounts.items() if amount is not None]
+    if len(given) + paper != 1:
+        raise RequestError(
+            f"{len(given) + paper} rules are given, and a subset has one",
+            allowed="--labels, --percent, --shots or --paper",
+        )
+    if bool(name) == paper:
+        raise RequestError(
+            "the paper's subsets have their own names" if paper else "the subset has no name",
+            fix="leave NAME out" if paper else "hpt-dist data subset URI NAME ...",
+        )
+    return {name: Rule.of(*given[0])} if given else {}
+
+
+def _located(uri: str) -> tuple[Any, str]:
+    """Return the store and the name of a dataset."""
+    from hpt_dist.store import open_store
+    from hpt_dist.survey import dataset_store
+
+    store, name = dataset_store(uri if "://" in uri else str(Path(uri).absolute()))
+    return open_store(store), name
+
+
+def _opened(uri: str) -> Dataset:
+    from hpt_dist.inventory import Dataset
+    from hpt_dist.manifest import read_manifest
+
+    store, name = _located(uri)
+    return Dataset(store, read_manifest(store, name))
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a whole file or none; its folder is made if needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(data)
+    partial.replace(path)

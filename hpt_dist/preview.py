@@ -1,0 +1,302 @@
+"""A look at a dataset: a sheet of thumbnails with their class names, as PNG or as one HTML page."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import math
+import tarfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+from hpt_dist import fewshot, tar
+from hpt_dist.errors import DataError, RequestError, nearest
+from hpt_dist.images import decode
+from hpt_dist.manifest import NO_LABEL, Manifest, Shard, read_index
+from hpt_dist.store import Store
+
+THUMBNAIL_PX = 144
+
+_MARGIN_PX = 16
+_GAP_PX = 12
+_CAPTION_PX = 20
+_TITLE_PX = 32
+_TEXT_PX, _TITLE_TEXT_PX = 12, 18
+_INK, _FAINT, _PAPER, _FRAME = "#1a1a1a", "#767676", "#ffffff", "#e4e4e4"
+_GOLDEN_DEGREES = 137.508  # neighbouring class ids get colours far apart
+_READERS = 8
+_ANNOTATION_BYTES = 2**20  # read behind the last image of a shard, whose end no index tells
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where one image lies; its label and annotation end at `end`."""
+
+    shard: Shard
+    key: str
+    offset: int
+    length: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """One image of a preview.
+
+    Args:
+        key: of the image.
+        caption: the names of its classes; empty without a label.
+        picture: RGB, at most `THUMBNAIL_PX` wide and high, its boxes drawn.
+    """
+
+    key: str
+    caption: str
+    picture: Image.Image
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Some images of one split, sorted by class."""
+
+    title: str
+    subtitle: str
+    thumbnails: tuple[Thumbnail, ...]
+
+    def png(self) -> bytes:
+        """Return a contact sheet, about as wide as high."""
+        sheet = _sheet(self)
+        data = io.BytesIO()
+        sheet.save(data, "PNG", optimize=True)
+        return data.getvalue()
+
+    def html(self) -> bytes:
+        """Return a page that needs no other file."""
+        cells = "\n".join(map(_cell, self.thumbnails))
+        title, subtitle = html.escape(self.title), html.escape(self.subtitle)
+        return _PAGE.format(title=title, subtitle=subtitle, cells=cells, px=THUMBNAIL_PX).encode()
+
+
+def preview(
+    store: Store, manifest: Manifest, split: str, count: int, seed: int = 0, class_name: str = ""
+) -> Preview:
+    """Choose images, spread over the classes, and read them.
+
+    Args:
+        store: the root of the store.
+        manifest: of the dataset.
+        split: its name, such as `train`.
+        count: images to show, or all if there are fewer.
+        seed: the same seed shows the same images.
+        class_name: show this class alone.
+
+    Raises:
+        RequestError: there is no such split or class.
+        DataError: an index or an image is damaged.
+    """
+    images = manifest.images(split)
+    dataset = store.at(f"datasets/{manifest.name}")
+    wanted = _class_id(manifest, class_name) if class_name else None
+    places, labels = _listed(dataset, manifest.splits[split].shards, wanted)
+    rows = fewshot.spread(labels, len(manifest.classes), count, seed).tolist()
+    rows.sort(key=lambda row: (_sortable(labels[row]), places[row].key))
+    with ThreadPoolExecutor(_READERS) as threads:
+        thumbnails = threads.map(
+            lambda row: _thumbnail(dataset, manifest, places[row], labels[row]), rows
+        )
+        shown = tuple(thumbnails)
+    of_class = f" of class {class_name}" if class_name else ""
+    subtitle = f"{len(shown):,} of {len(labels) if class_name else images:,} images{of_class}"
+    return Preview(f"{manifest.name} / {split}", f"{subtitle}, seed {seed}", shown)
+
+
+def _class_id(manifest: Manifest, name: str) -> int:
+    if name not in manifest.classes:
+        raise RequestError(
+            f"dataset {manifest.name} has no class {name}",
+            allowed=f"one of {len(manifest.classes)}, such as {', '.join(manifest.classes[:5])}"
+            if manifest.classes
+            else "none: it has no labels",
+            fix=nearest(name, manifest.classes),
+        )
+    return manifest.classes.index(name)
+
+
+Label = int | tuple[int, ...]
+
+
+def _listed(
+    dataset: Store, shards: Sequence[Shard], wanted: int | None
+) -> tuple[list[_Place], list[Label]]:
+    """Return the images of a split, or those of one class, and their labels."""
+    places: list[_Place] = []
+    labels: list[Label] = []
+    with ThreadPoolExecutor(_READERS) as threads:
+        for shard, index in zip(
+            shards, threads.map(lambda shard: read_index(dataset, shard), shards), strict=True
+        ):
+            ends = [offset - tar.BLOCK_BYTES for offset in index.offsets[1:]]
+            ends.append(min(shard.bytes, index.offsets[-1] + index.lengths[-1] + _ANNOTATION_BYTES))
+            for key, offset, length, end, label in zip(
+                index.keys, index.offsets, index.lengths, ends, index.labels, strict=True
+            ):
+                if wanted is None or wanted in _ids(label):
+                    places.append(_Place(shard, key, offset, length, end))
+                    labels.append(label)
+    return places, labels
+
+
+def _ids(label: Label) -> tuple[int, ...]:
+    several = label if isinstance(label, tuple) else (label,)
+    return tuple(one for one in several if one != NO_LABEL)
+
+
+def _sortable(label: Label) -> tuple[bool, tuple[int, ...]]:
+    ids = _ids(label)
+    return not ids, ids
+
+
+def _thumbnail(dataset: Store, manifest: Manifest, place: _Place, label: Label) -> Thumbnail:
+    data = dataset.get(place.shard.path, place.offset, place.end - place.offset)
+    try:
+        image = decode(data[: place.length])[0]
+    except DataError as error:
+        raise DataError(
+            f"the image {place.key} is damaged: {error.problem.what}",
+            where=f"{dataset.uri}/{place.shard.path}",
+            fix="hpt-dist data verify says what else is",
+        ) from error
+    names = ", ".join(manifest.classes[one] for one in _ids(label))
+    facts = _annotation(data[place.length + -place.length % tar.BLOCK_BYTES :], place.key)
+    scale = THUMBNAIL_PX / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    picture = image.resize(size, Image.Resampling.LANCZOS)
+    _draw_boxes(picture, facts)
+    return Thumbnail(place.key, names, picture)
+
+
+def _annotation(members: bytes, key: str) -> dict[str, Any]:
+    """Return what KEY.json says, from the part of a tar that follows the image."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(members), mode="r:") as archive:
+            for member in archive:
+                if not member.name.startswith(f"{key}."):
+                    break
+                file = archive.extractfile(member)
+                if member.name == f"{key}.json" and file:
+                    facts = json.loads(file.read())
+                    return facts if isinstance(facts, dict) else {}
+    except (tarfile.TarError, ValueError):
+        pass  # nothing follows, or not all of it was read: a preview does without
+    return {}
+
+
+def _draw_boxes(picture: Image.Image, facts: dict[str, Any]) -> None:
+    """Draw the boxes of an annotation, which are in pixels of a frame of its own."""
+    if not facts.get("objects") or not (facts.get("width") and facts.get("height")):
+        return
+    draw = ImageDraw.Draw(picture)
+    across, down = picture.width / facts["width"], picture.height / facts["height"]
+    for thing in facts["objects"]:
+        left, top, width, height = thing["box"]
+        corners = (left * across, top * down, (left + width) * across, (top + height) * down)
+        draw.rectangle([round(one) for one in corners], outline=_colour(thing["class"]), width=2)
+
+
+def _colour(class_id: int) -> tuple[int, ...]:
+    return ImageColor.getrgb(f"hsl({class_id * _GOLDEN_DEGREES % 360:.0f}, 90%, 50%)")
+
+
+def _sheet(shown: Preview) -> Image.Image:
+    cell, row = THUMBNAIL_PX + _GAP_PX, THUMBNAIL_PX + _CAPTION_PX + _GAP_PX
+    columns = math.ceil(math.sqrt(len(shown.thumbnails)))
+    rows = math.ceil(len(shown.thumbnails) / columns)
+    width = 2 * _MARGIN_PX + columns * cell - _GAP_PX
+    height = 2 * _MARGIN_PX + _TITLE_PX + rows * row - _GAP_PX
+    sheet = Image.new("RGB", (width, height), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    _write_title(draw, shown, width - 2 * _MARGIN_PX)
+    font = ImageFont.load_default(_TEXT_PX)
+    for number, thumbnail in enumerate(shown.thumbnails):
+        down, across = divmod(number, columns)
+        left, top = _MARGIN_PX + across * cell, _MARGIN_PX + _TITLE_PX + down * row
+        frame = (left, top, left + THUMBNAIL_PX - 1, top + THUMBNAIL_PX - 1)
+        draw.rectangle(frame, outline=_FRAME)
+        spare = np.subtract(THUMBNAIL_PX, thumbnail.picture.size) // 2
+        sheet.paste(thumbnail.picture, (left + int(spare[0]), top + int(spare[1])))
+        caption = truncated(thumbnail.caption or "no label", font, THUMBNAIL_PX)
+        middle = (left + THUMBNAIL_PX / 2, top + THUMBNAIL_PX + _CAPTION_PX / 2 + 1)
+        draw.text(middle, caption, _INK if thumbnail.caption else _FAINT, font, "mm")
+    return sheet
+
+
+def _write_title(draw: ImageDraw.ImageDraw, shown: Preview, width: int) -> None:
+    font, small = ImageFont.load_default(_TITLE_TEXT_PX), ImageFont.load_default(_TEXT_PX)
+    baseline = _MARGIN_PX + _TITLE_TEXT_PX - 4
+    title = truncated(shown.title, font, width)
+    draw.text((_MARGIN_PX, baseline), title, _INK, font, "ls")
+    left = font.getlength(title) + _GAP_PX
+    subtitle = truncated(shown.subtitle, small, width - left)
+    draw.text((_MARGIN_PX + left, baseline), subtitle, _FAINT, small, "ls")
+
+
+def truncated(
+    text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_px: float
+) -> str:
+    """Return a text, or as much of its beginning as fits with an ellipsis; empty if none does."""
+    if font.getlength(text) <= width_px:
+        return text
+    for end in range(len(text) - 1, 0, -1):
+        shorter = f"{text[:end].rstrip()}…"
+        if font.getlength(shorter) <= width_px:
+            return shorter
+    return ""
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ margin: 24px; font: 14px/1.4 system-ui, sans-serif; color: #1a1a1a; background: #fff }}
+h1 {{ margin: 0; font-size: 20px }}
+p {{ margin: 2px 0 16px; color: #767676 }}
+main {{ display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, {px}px) }}
+figure {{ margin: 0 }}
+div {{ display: grid; place-items: center; height: {px}px; outline: 1px solid #e4e4e4 }}
+figcaption {{ overflow: hidden; white-space: nowrap; text-overflow: ellipsis;
+  text-align: center; font-size: 12px }}
+.none {{ color: #767676 }}
+</style>
+<h1>{title}</h1>
+<p>{subtitle}</p>
+<main>
+{cells}
+</main>
+</html>
+"""
+
+
+def _cell(thumbnail: Thumbnail) -> str:
+    data = io.BytesIO()
+    thumbnail.picture.save(data, "PNG", optimize=True)
+    source = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
+    key, caption = html.escape(thumbnail.key), html.escape(thumbnail.caption)
+    kind = "" if caption else ' class="none"'
+    return (
+        f'<figure title="{key}&#10;{caption}"><div><img alt="{key}" src="{source}"></div>'
+        f"<figcaption{kind}>{caption or 'no label'}</figcaption></figure>"
+    )
+
+
+def default_name(manifest: Manifest, split: str) -> str:
+    """Return the name of the file that a preview is written to if nobody names one."""
+    return f"{PurePosixPath(manifest.name).name}-{split}.png"

@@ -1,0 +1,325 @@
+"""Checking a dataset: every digest, count, key and label of it against its manifest.
+
+Tars are read as streams and their images hashed one at a time, so that memory does not grow with
+the size of shards or the number of images.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from hashlib import sha256 as new_sha256
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from hpt_dist.errors import DataError, Problem, StoreError
+from hpt_dist.manifest import NO_LABEL, Index, Manifest, Shard, parse_index, read_manifest, sha256
+from hpt_dist.store import PIECE_BYTES, Store
+from hpt_dist.subset import FOLDER, read_subset, subset_names
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer  # collections.abc has it from Python 3.12 on
+
+_SHARDS_AT_ONCE = 4  # each is a stream of up to 50 MB of memory from a remote store
+_SHARDS_QUEUED = 64
+_MANIFEST = "manifest.json"
+_FIX = "delete it and run the same hpt-dist shard again"
+_CLASSES_SHOWN = 5
+
+Label = int | tuple[int, ...]
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class _Looked:
+    """What was found in one shard; without `keys` its index could not be used."""
+
+    problems: list[Problem] = field(default_factory=list)
+    keys: npt.NDArray[np.uint64] | None = None
+    counts: Counter[int] = field(default_factory=Counter)
+
+
+def verify(
+    store: Store, name: str, progress: Progress = lambda _done, _total: None
+) -> list[Problem]:
+    """Check every digest, count, key and label of a dataset, and its subsets.
+
+    Args:
+        store: the root of the store.
+        name: of the dataset.
+        progress: told of (images checked, images).
+
+    Returns:
+        What is wrong; nothing for a sound dataset.
+
+    Raises:
+        RequestError: the store has no such dataset.
+        DataError: its manifest is damaged.
+        StoreError: the store cannot be reached.
+    """
+    manifest = read_manifest(store, name)
+    dataset = store.at(f"datasets/{name}")
+    shards = [(name, shard) for name, split in manifest.splits.items() for shard in split.shards]
+    total = sum(split.images for split in manifest.splits.values())
+    problems: list[Problem] = []
+    looked: dict[str, list[_Looked]] = {split: [] for split in manifest.splits}
+    done = 0
+    with ThreadPoolExecutor(_SHARDS_AT_ONCE) as threads:
+        for start in range(0, len(shards), _SHARDS_QUEUED):
+            some = shards[start : start + _SHARDS_QUEUED]
+            results = threads.map(lambda pair: _look(dataset, pair[1], manifest), some)
+            for (split, shard), result in zip(some, results, strict=True):
+                looked[split].append(result)
+                problems += result.problems
+                result.problems = []
+                progress(done := done + shard.images, total)
+    for split, results_of_split in looked.items():
+        problems += _miscounted(dataset, manifest, split, results_of_split)
+    problems += _repeated(dataset, shards, [one for some in looked.values() for one in some])
+    problems += _subset_problems(store, name)
+    return problems
+
+
+def strays(store: Store, name: str) -> list[str]:
+    """Return the paths below a dataset's folder that its manifest does not account for, sorted."""
+    manifest = read_manifest(store, name)
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    known = {_MANIFEST} | {shard.path for shard in shards} | {shard.index for shard in shards}
+    known |= {f"{shard.path.removesuffix('.tar')}.done.json" for shard in shards}
+    known |= {f"{FOLDER}/{subset}.json" for subset in subset_names(store, name)}
+    there = [info.path for info in store.at(f"datasets/{name}").list()]
+    # A dataset may lie below another one: `birds/photos` and `birds`.
+    inner = {path.removesuffix(_MANIFEST) for path in there if path.endswith(f"/{_MANIFEST}")}
+    return [path for path in there if path not in known and not path.startswith(tuple(inner))]
+
+
+def _look(dataset: Store, shard: Shard, manifest: Manifest) -> _Looked:
+    """Check one shard and its index."""
+    looked = _Looked()
+    index = None
+    try:
+        index = _checked_index(dataset, shard)
+    except (DataError, StoreError) as error:
+        looked.problems.append(_problem(dataset, error))
+    try:
+        looked.problems += _tar_problems(dataset, shard, index)
+    except (DataError, StoreError) as error:
+        looked.problems.append(_problem(dataset, error))
+    if index:
+        looked.problems += _index_problems(dataset, shard, index, manifest)
+        looked.keys = _hashed(index.keys)
+        for label in index.labels:
+            looked.counts.update(label if isinstance(label, tuple) else [label])
+    return looked
+
+
+def _problem(dataset: Store, error: DataError | StoreError) -> Problem:
+    if isinstance(error, StoreError):
+        dataset.stat(_MANIFEST)  # raises where it is not this object but the whole store
+    return error.problem
+
+
+def _checked_index(dataset: Store, shard: Shard) -> Index:
+    where = f"{dataset.uri}/{shard.index}"
+    if dataset.stat(shard.index) is None:
+        raise DataError("missing", where=where, fix=_FIX)
+    data = dataset.get(shard.index)
+    if sha256(data) != shard.index_sha256:
+        raise DataError("its SHA-256 is not that of the manifest", where=where, fix=_FIX)
+    return parse_index(data, where)
+
+
+def _index_problems(
+    dataset: Store, shard: Shard, index: Index, manifest: Manifest
+) -> Iterator[Problem]:
+    where = f"{dataset.uri}/{shard.index}"
+    if len(index.keys) != shard.images:
+        yield Problem(
+            f"{len(index.keys)} images are in it; the manifest says {shard.images}", where, fix=_FIX
+        )
+    classes = len(manifest.classes)
+    for key, label in zip(index.keys, index.labels, strict=True):
+        several = isinstance(label, tuple)
+        values = label if isinstance(label, tuple) else (label,)
+        allowed = range(0 if several else NO_LABEL, classes)
+        if (several and manifest.label != "multi") or any(one not in allowed for one in values):
+            yield Problem(
+                f"the label of {key} is {label}",
+                where,
+                allowed=f"ids of {classes} classes, label kind {manifest.label}",
+            )
+
+
+class _Hashed(io.RawIOBase):
+    """A stored object as a file that is read once, front to back, and hashed on the way."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._left = memoryview(b"")
+        self.digest = new_sha256()
+        self.size_bytes = 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, target: Buffer, /) -> int:
+        """Fill a buffer with what comes next, or a part of it; return how many bytes."""
+        if not self._left and (piece := next(self._pieces, b"")):
+            self.digest.update(piece)
+            self.size_bytes += len(piece)
+            self._left = memoryview(piece)
+        view = memoryview(target)
+        part, self._left = self._left[: len(view)], self._left[len(view) :]
+        view[: len(part)] = part
+        return len(part)
+
+
+def _tar_problems(dataset: Store, shard: Shard, index: Index | None) -> list[Problem]:
+    """Check a tar's digest, and its members against the index if there is one."""
+    where = f"{dataset.uri}/{shard.path}"
+    info = dataset.stat(shard.path)
+    if info is None:
+        raise DataError("missing", where=where, fix=_FIX)
+    content = _Hashed(dataset.stream(info))
+    file = io.BufferedReader(content, PIECE_BYTES)
+    inside = [Problem(what, where) for what in _member_problems(file, index)] if index else []
+    while file.read(PIECE_BYTES):
+        pass
+    if (content.size_bytes, content.digest.hexdigest()) == (shard.bytes, shard.sha256):
+        return inside
+    what = "its SHA-256 is not that of the manifest"
+    if content.size_bytes != shard.bytes:
+        what += f", nor its size: {content.size_bytes:,} bytes, not {shard.bytes:,}"
+    return [Problem(what, where, fix=_FIX), *inside]
+
+
+def _member_problems(file: io.BufferedIOBase, index: Index) -> Iterator[str]:
+    """Say what in a tar is not as its index says."""
+    rows = {key: row for row, key in enumerate(index.keys)}
+    found, labelled = set(), set()
+    try:
+        with tarfile.open(fileobj=file, mode="r|") as archive:
+            for member in archive:
+                archive.members = []  # type: ignore[attr-defined]  # or they would all be kept
+                key, _, extension = member.name.partition(".")
+                row = rows.get(key)
+                if row is None:
+                    yield f"{member.name} belongs to no image of the index"
+                elif extension == index.extensions[row]:
+                    found.add(key)
+                    yield from _image_problems(archive, member, index, row)
+                elif extension in ("cls", "json"):
+                    said = _label_in(archive, member, extension)
+                    if extension == "cls" or said is not None:
+                        labelled.add(key)
+                        if said != index.labels[row]:
+                            yield f"{member.name} says label {said}; the index {index.labels[row]}"
+                else:
+                    yield f"{member.name} is no image of the index, label or annotation"
+    except tarfile.TarError as error:
+        yield f"not a sound tar: {error}"
+    yield from (f"the image {key} of the index is not in it" for key in rows if key not in found)
+    for key, label in zip(index.keys, index.labels, strict=True):
+        if key in found and label != NO_LABEL and key not in labelled:
+            yield f"{key} has label {label} in the index and none in the tar"
+
+
+def _image_problems(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, index: Index, row: int
+) -> Iterator[str]:
+    if (member.offset_data, member.size) != (index.offsets[row], index.lengths[row]):
+        yield f"the image {index.keys[row]} is not where the index says"
+    elif zlib.crc32(_data(archive, member)) != index.crc32s[row]:
+        yield f"the image {index.keys[row]} is damaged: its CRC-32 is not that of the index"
+
+
+def _label_in(archive: tarfile.TarFile, member: tarfile.TarInfo, extension: str) -> Label | None:
+    """Return the label in KEY.cls or KEY.json, None where an annotation has none."""
+    data = _data(archive, member)
+    try:
+        if extension == "cls":
+            return int(data)
+        labels = json.loads(data).get("labels")
+        return None if labels is None else tuple(map(int, labels))
+    except (ValueError, TypeError, AttributeError):
+        return NO_LABEL  # whatever it says is no label
+
+
+def _data(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    return file.read() if file else b""
+
+
+def _miscounted(
+    dataset: Store, manifest: Manifest, name: str, looked: list[_Looked]
+) -> list[Problem]:
+    """Compare a split's counts with those of its indexes, if all of them could be read."""
+    keys = [one.keys for one in looked if one.keys is not None]
+    if len(keys) < len(looked):
+        return []
+    split, where = manifest.splits[name], f"{dataset.uri}/{name}"
+    counts = sum((one.counts for one in looked), Counter[int]())
+    problems = []
+    if (images := sum(map(len, keys))) != split.images:
+        problems.append(
+            Problem(f"its shards hold {images} images; the manifest says {split.images}", where)
+        )
+    pairs = zip(manifest.classes, split.class_counts, strict=False)
+    wrong = [
+        f"{class_name} {counts[number]}, not {said}"
+        for number, (class_name, said) in enumerate(pairs)
+        if counts[number] != said
+    ]
+    if wrong or len(split.class_counts) != len(manifest.classes):
+        shown = ", ".join(wrong[:_CLASSES_SHOWN])
+        what = f"class counts other than the manifest's in {len(wrong)} classes: {shown}"
+        problems.append(Problem(what, where))
+    return problems
+
+
+def _hashed(keys: tuple[str, ...]) -> npt.NDArray[np.uint64]:
+    """Return 8 bytes for each key: the keys themselves may be too many for memory."""
+    digests = b"".join(blake2b(key.encode(), digest_size=8).digest() for key in keys)
+    return np.frombuffer(digests, np.uint64)
+
+
+def _repeated(
+    dataset: Store, shards: list[tuple[str, Shard]], looked: list[_Looked]
+) -> Iterator[Problem]:
+    """Name the keys that occur more than once in a dataset."""
+    hashes = [np.empty(0, np.uint64) if one.keys is None else one.keys for one in looked]
+    values, counts = np.unique(
+        np.concatenate([np.empty(0, np.uint64), *hashes]), return_counts=True
+    )
+    doubtful = values[counts > 1]
+    if not len(doubtful):
+        return
+    seen: set[str] = set()
+    for (_, shard), those in zip(shards, hashes, strict=True):
+        rows = np.flatnonzero(np.isin(those, doubtful))
+        if not len(rows):
+            continue
+        index = _checked_index(dataset, shard)
+        for row in rows.tolist():
+            key = index.keys[row]
+            if key in seen:
+                yield Problem(f"the key {key} occurs twice", f"{dataset.uri}/{shard.path}")
+            seen.add(key)
+
+
+def _subset_problems(store: Store, name: str) -> Iterator[Problem]:
+    for subset_name in subset_names(store, name):
+        try:
+            read_subset(store, name, subset_name)
+        except DataError as error:
+            yield error.problem
