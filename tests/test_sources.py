@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
+import pickle
 import re
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pyarrow import parquet as pq
 
-from hpt_dist.errors import RequestError
+from hpt_dist.errors import DataError, RequestError
 from hpt_dist.images import decode, to_png
-from hpt_dist.sources import open_source, openmoji
+from hpt_dist.sources import open_source, openmoji, parquet
 from hpt_dist.sources.sample import hash_split, key_of
 
 
@@ -118,7 +123,13 @@ ROWS = [
 ]
 
 
+FORMS = ["list.csv", "list.jsonl", "list.parquet"]
+
+
 def write_list(path: Path, rows: list[dict[str, str]]) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+        return path
     if path.suffix == ".csv":
         lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
     else:
@@ -127,8 +138,8 @@ def write_list(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["list.csv", "list.jsonl"])
-def test_lists_say_the_same_in_both_forms(tmp_path, name):
+@pytest.mark.parametrize("name", FORMS)
+def test_lists_say_the_same_in_every_form(tmp_path, name):
     write(tmp_path, *(row["path"] for row in ROWS))
     source = open_source(str(write_list(tmp_path / name, ROWS)))
     assert source.classes == ["cat", "dog"]
@@ -174,11 +185,19 @@ def test_every_mistake_of_a_list_comes_at_once_with_its_line(tmp_path):
         ("list.csv", "path,label\na.jpg\n", "list.csv:2: a row has 2 fields"),
         ("list.csv", "path,label\na.jpg,cat,train\n", "list.csv:2: a row has 2 fields"),
         ("list.csv", "path,label\n", "names no image"),
+        ("list.csv", 'path,label\n\'a.jpg"b,cat\na.jpg,"cat\n', "list.csv:3: unexpected end"),
+        ("list.csv", "path,labels\na.jpg,cat||dog\n", "list.csv:2: an empty class name or one"),
+        ("list.csv", "path,labels\na.jpg,cat|cat\n", "one twice: 'cat' 'cat'"),
         ("list.csv", b"path,label\n\xff.jpg,cat\n", "not UTF-8"),
         ("list.jsonl", '{"path": "a.jpg"}\n{"path"\n', "list.jsonl:2: not JSON"),
         ("list.jsonl", '["a.jpg"]\n', "list.jsonl:1: a line is an object"),
         ("list.jsonl", '{"path": "a.jpg", "labl": "cat"}\n', "did you mean label?"),
         ("list.jsonl", '{"path": "a.jpg", "label": ["cat"]}\n', "label must be a text"),
+        ("list.jsonl", '{"path": "a.jpg", "labels": "cat"}\n', "labels must be a list"),
+        ("list.jsonl", '{"path": "a.jpg", "labels": [[]]}\n', "each of labels must be a text"),
+        ("list.jsonl", '{"path": "a.jpg", "labels": [], "label": 1}\n', "label and labels in one"),
+        ("list.jsonl", b'{"path": "\xff"}\n', "not UTF-8"),
+        ("list.parquet", "path,label\na.jpg,cat\n", "cannot be read as Parquet"),
     ],
 )
 def test_damaged_lists_are_refused(tmp_path, name, text, message):
@@ -187,6 +206,219 @@ def test_damaged_lists_are_refused(tmp_path, name, text, message):
     with pytest.raises(RequestError) as caught:
         open_source(str(tmp_path / name))
     assert message in str(caught.value)
+
+
+LABELS = {"a/1.jpg": ("cat", "dog"), "a/2.jpg": (), "3.jpg": ("dog",), "4.jpg": None}
+
+
+def labelled(source) -> dict[str, tuple[str, ...] | None]:
+    return {
+        one.origin: None if one.label is None else tuple(source.classes[i] for i in one.label)
+        for one in source.samples()
+    }
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_several_labels_an_image_say_the_same_in_every_form(tmp_path, name):
+    write(tmp_path, *LABELS)
+    of_text = (lambda labels: "|".join(labels or ())) if name == "list.csv" else lambda x: x
+    splits = ["train", "train", "test", "unlabeled"]
+    rows = [
+        {"path": path, "labels": of_text(labels), "split": split}
+        for (path, labels), split in zip(LABELS.items(), splits, strict=True)
+    ]
+    source = open_source(str(write_list(tmp_path / name, rows)))
+    assert (source.label, source.metric, source.classes) == ("multi", "auroc", ["cat", "dog"])
+    assert labelled(source) == LABELS
+
+
+NAMES = st.text(
+    st.characters(exclude_categories=("Cs", "Cc", "Zs"), exclude_characters="|"), min_size=1
+)
+
+
+@given(st.lists(st.lists(NAMES, unique=True, max_size=4), max_size=5))
+def test_any_class_names_come_back_from_every_form(tmp_path_factory, others):
+    labels = [["cat"], *others]  # without any class a list is unlabelled
+    root = tmp_path_factory.mktemp("list")
+    rows = [{"path": f"{i}.jpg", "labels": these} for i, these in enumerate(labels)]
+    write(root, *(row["path"] for row in rows))
+    with (root / "list.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "labels"])
+        table.writerows((row["path"], "|".join(row["labels"])) for row in rows)
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    (root / "list.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_list(root / "list.parquet", rows)
+    for form in FORMS:
+        found = labelled(open_source(str(root / form)))
+        assert {path: sorted(these) for path, these in found.items()} == {
+            row["path"]: sorted(row["labels"]) for row in rows
+        }
+
+
+def test_paths_start_at_the_root_that_is_named(tmp_path):
+    write(tmp_path, "images/a.jpg")
+    (tmp_path / "lists").mkdir()
+    path = write_list(tmp_path / "lists/list.csv", [{"path": "a.jpg", "label": "cat"}])
+    source = open_source(str(path), tmp_path / "images")
+    assert [one.read() for one in source.samples()] == [b"images/a.jpg"]
+    with pytest.raises(RequestError, match="only a file of paths has a root"):
+        open_source(str(tmp_path / "images"), tmp_path)
+
+
+def test_many_mistakes_are_counted_and_ten_are_shown(tmp_path):
+    rows = [{"path": f"{i}.jpg", "label": "cat"} for i in range(25)]
+    with pytest.raises(RequestError) as caught:
+        open_source(str(write_list(tmp_path / "list.jsonl", rows)))
+    lines = str(caught.value).splitlines()
+    assert "25 problems in the list" in lines[0]
+    assert len(lines) == 12
+    assert lines[-1] == "and 15 more"
+
+
+# Parquet
+
+
+def hugging_face(path: Path, images: list[bytes], feature: dict, **columns) -> Path:
+    """Write a file as `datasets` does: images inside, names of classes in the metadata."""
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    values = [{"bytes": data, "path": "picture.png"} for data in images]
+    told = {"info": {"features": {"image": {"_type": "Image"}} | feature}}
+    table = pa.table({"image": pa.array(values, kind)} | columns)
+    metadata = {b"huggingface": json.dumps(told).encode()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table.replace_schema_metadata(metadata), path, row_group_size=2)
+    return path
+
+
+CLASS_LABEL = {"names": ["dog", "cat"], "_type": "ClassLabel"}
+PICTURES = [to_png(Image.new("RGB", (4, 4), (i, 0, 0))) for i in range(5)]
+
+
+def test_images_inside_parquet_are_read_row_by_row(tmp_path):
+    path = tmp_path / "list.parquet"
+    hugging_face(
+        path,
+        PICTURES,
+        {"label": CLASS_LABEL},
+        label=[0, 1, -1, 1, 0],
+        split=["train"] * 2 + ["unlabeled"] * 3,
+    )
+    source = open_source(str(path))
+    samples = source.samples()
+    assert (source.classes, source.label) == (["dog", "cat"], "single")
+    assert [one.label for one in samples] == [0, 1, None, 1, 0]
+    assert [pickle.loads(pickle.dumps(one)).read() for one in reversed(samples)] == PICTURES[::-1]
+    assert samples[3].origin == "list.parquet/3/picture.png"
+    assert samples[3].key.startswith("list_parquet_3_picture-")
+    assert len({one.key for one in samples}) == len({one.version for one in samples}) == 5
+
+
+def test_a_replaced_parquet_file_is_read_anew(tmp_path):
+    path = tmp_path / "list.parquet"
+    for pictures in (PICTURES, PICTURES[::-1]):
+        hugging_face(path, pictures, {}, label=["cat"] * 5)
+        status = path.stat()
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + pictures[0][-1]))
+        samples = open_source(str(path)).samples()
+        assert [one.read() for one in samples] == pictures
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DataError, match="cannot be read from Parquet"):
+        samples[0].read()
+
+
+def test_row_groups_beyond_the_limit_leave_memory(tmp_path, monkeypatch):
+    groups = parquet._Groups()
+    monkeypatch.setattr(parquet, "_GROUPS", groups)
+    monkeypatch.setattr(parquet, "_HELD_BYTES", 1)
+    path = hugging_face(tmp_path / "list.parquet", PICTURES, {}, label=["cat"] * 5)
+    assert [one.read() for one in open_source(str(path)).samples()] == PICTURES
+    assert [group for _, _, group in groups._held] == [2]
+
+
+@pytest.mark.parametrize("feature", [{"feature": CLASS_LABEL, "_type": "List"}, [CLASS_LABEL]])
+def test_a_folder_of_parquet_files_is_split_by_their_names(tmp_path, feature):
+    for i, name in enumerate(
+        ["train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001"]
+    ):
+        path = tmp_path / "pets" / "data" / f"{name}.parquet"
+        hugging_face(path, [PICTURES[i]], {"labels": feature}, labels=[[1, 0][:i]])
+    source = open_source(str(tmp_path / "pets"))
+    assert (source.name, source.classes, source.label) == ("pets", ["dog", "cat"], "multi")
+    assert [(one.split, one.label) for one in source.samples()] == [
+        ("train", ()),
+        ("train", (1,)),
+        ("val", (0, 1)),
+    ]
+    assert [one.read() for one in source.samples()] == PICTURES[:3]
+
+
+def test_sizes_of_images_inside_are_the_mean_of_their_row_group(tmp_path):
+    path = hugging_face(tmp_path / "a.parquet", [os.urandom(9_000), os.urandom(11_000)], {})
+    sizes = [one.size_bytes for one in open_source(str(path)).samples()]
+    assert sizes == pytest.approx([10_000, 10_000], rel=0.05)
+
+
+def test_parquet_beside_folders_of_images_is_no_part_of_them(tmp_path):
+    write(tmp_path, "cat/a.jpg", "facts.parquet")
+    assert open_source(str(tmp_path)).classes == ["cat"]
+
+
+def test_parquet_files_of_a_folder_must_have_the_same_classes(tmp_path):
+    for name, feature in [("train", {"label": CLASS_LABEL}), ("test", {})]:
+        hugging_face(tmp_path / f"{name}.parquet", PICTURES[:1], feature, label=[0])
+    with pytest.raises(RequestError, match="its labels are not of the kind of"):
+        open_source(str(tmp_path))
+
+
+def test_parquet_rows_without_bytes_are_files(tmp_path):
+    write(tmp_path, "picture.png")
+    path = hugging_face(tmp_path / "list.parquet", [PICTURES[0], None], {}, label=["cat", "dog"])
+    samples = open_source(str(path)).samples()
+    assert [one.read() for one in samples] == [PICTURES[0], b"picture.png"]
+    assert [one.size_bytes for one in samples] == [len(PICTURES[0]), len(b"picture.png")]
+
+
+@pytest.mark.parametrize("images", [PICTURES, None])
+def test_a_column_of_bytes_needs_no_names(tmp_path, images):
+    columns = {"image": PICTURES} if images else {"path": [f"{i}.png" for i in range(5)]}
+    if not images:
+        write(tmp_path, *columns["path"])
+    pq.write_table(pa.table(columns), tmp_path / "list.parquet")
+    source = open_source(str(tmp_path / "list.parquet"))
+    assert (source.label, source.classes) == ("none", [])
+    assert len({one.key for one in source.samples()}) == 5
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"img": [b"x"], "label": [1]}, "no column path or image; its columns are img, label"),
+        ({"image": [1], "label": [1]}, "the column image is of the type int64"),
+        ({"image": [b"x"], "fine_label": [1]}, "did you mean fine_label?"),
+        ({"image": [b"x"], "label": [1.5]}, "the column label is of the type double"),
+        ({"image": [b"x"], "labels": ["cat"]}, "the column labels is of the type string"),
+        ({"image": [b"x"], "labels": [[1.5]]}, "the column labels is of the type double"),
+        ({"image": [b"x"], "label": [1], "labels": [[1]]}, "label and labels in one list"),
+        ({"path": [1], "label": [1]}, "the column path is of the type int64"),
+        ({"path": ["a.jpg", "b.jpg"], "label": ["1", "2"]}, "list.parquet:row 1: no such file"),
+    ],
+)
+def test_parquet_of_another_form_is_refused(tmp_path, columns, message):
+    write(tmp_path, "a.jpg")
+    pq.write_table(pa.table(columns), tmp_path / "list.parquet")
+    with pytest.raises(RequestError) as caught:
+        open_source(str(tmp_path / "list.parquet"))
+    assert message in str(caught.value)
+
+
+def test_a_class_that_parquet_does_not_name_is_told_with_its_row(tmp_path):
+    path = hugging_face(
+        tmp_path / "a.parquet", PICTURES[:3], {"label": CLASS_LABEL}, label=[0, 2, 1]
+    )
+    with pytest.raises(RequestError, match="row 1: no class is 2; allowed: 0 to 1"):
+        open_source(str(path))
 
 
 # Names

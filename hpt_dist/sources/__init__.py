@@ -1,34 +1,56 @@
-"""Sources of images: a folder tree, a list file, or a built-in source by its name."""
+"""Sources of images: a user's own files, or a built-in source by its name."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from hpt_dist.errors import RequestError, nearest
-from hpt_dist.sources import folder, listing, openmoji
+from hpt_dist.sources import coco, folder, listing, openmoji, voc
 from hpt_dist.sources.sample import Sample, Source
 
 __all__ = ["Sample", "Source", "open_source"]
 
-_ALLOWED = f"a folder of images, a .csv or .jsonl list, or one of {', '.join(openmoji.NAMES)}"
+# How a user's file is read, by its suffix; the second argument is `--root`.
+_FILES: dict[str, Callable[[Path, Path | None], Source]] = {
+    ".csv": listing.open_list,
+    ".json": coco.open_file,
+    ".jsonl": listing.open_list,
+    ".parquet": listing.open_list,
+}
+# How a user's folder is read: by the first that knows its layout.
+_FOLDERS: list[tuple[Callable[[Path], bool], Callable[[Path], Source]]] = [
+    (voc.is_voc, voc.open_folder),
+    (coco.has_splits, coco.open_splits),
+    (listing.has_parquet, listing.open_parquet_folder),
+    (Path.is_dir, folder.open_folder),
+]
+_ALLOWED = (
+    "a folder of images, a list (.csv, .jsonl or .parquet), a COCO file (.json), "
+    f"or one of {', '.join(openmoji.NAMES)}"
+)
 
 
-def open_source(text: str) -> Source:
+def open_source(text: str, root: Path | None = None) -> Source:
     """Open the images that `text` names.
 
     Args:
-        text: a built-in name such as `openmoji/line`, a folder or a .csv or .jsonl file.
+        text: a built-in name such as `openmoji/line`, a folder or a file.
+        root: where the paths in a file start, unless the file says it by its place.
 
     Raises:
-        RequestError: nothing is there, its layout is not known, or a list has mistakes.
+        RequestError: nothing is there, its layout is not known, or all mistakes in a file.
     """
     if text in openmoji.NAMES:
         return openmoji.open_domain(text)
     path = Path(text)
-    if path.is_dir():
-        return folder.open_folder(path)
-    if path.is_file() and path.suffix in {".csv", ".jsonl"}:
-        return listing.open_list(path)
+    if path.is_file() and path.suffix in _FILES:
+        return _FILES[path.suffix](path, root)
+    if root is not None:
+        raise RequestError(f"only a file of paths has a root, not {text}", where="--root")
+    for is_one, opened in _FOLDERS:
+        if is_one(path):
+            return opened(path)
     raise RequestError(
         f"{text} is no list of a known kind" if path.is_file() else f"nothing is at {text}",
         allowed=_ALLOWED,

@@ -1,0 +1,310 @@
+"""Images with boxes and masks in COCO's JSON: `instances_*.json` and what exports call COCO.
+
+The classes are the categories by ascending id, numbered from 0, since COCO's own ids have gaps. The
+labels of an image are the classes of its boxes that are no crowd, which may be none; a file without
+`annotations` (COCO's test sets) makes unlabelled images. Masks stay as COCO writes them, polygons
+or run lengths. A box that covers nothing of its image is left out and counted in the source's rule.
+
+What a user has:
+
+- one .json file, with the images beside it, in `images/` beside it (Label Studio) or in
+  `../images` (CVAT), else below `--root`; the path of each image decides its split;
+- a folder with `train/_annotations.coco.json`, `valid/...` and so on, images beside (Roboflow).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from hpt_dist.errors import RequestError
+from hpt_dist.sources import annotated
+from hpt_dist.sources.problems import Problems
+from hpt_dist.sources.sample import (
+    HASH_SPLIT_RULE,
+    SPLITS,
+    FileSource,
+    Label,
+    Sample,
+    file_sample,
+    hash_split,
+)
+
+_ROBOFLOW = "_annotations.coco.json"
+_BOM = b"\xef\xbb\xbf"
+# What COCO holds beside these, such as areas and licences, is passed over.
+_STRICT = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
+_Polygons = list[list[float]]
+_RunLengths = dict[Literal["counts", "size"], str | list[int]]
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class _Image:
+    id: int | str
+    file_name: str
+    width: PositiveInt
+    height: PositiveInt
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class _Category:
+    id: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class _Box:
+    image_id: int | str
+    category_id: int
+    bbox: Annotated[list[float], Field(min_length=4, max_length=4)]
+    iscrowd: Literal[0, 1] = 0
+    segmentation: _Polygons | _RunLengths | None = None
+    id: int | str | None = None
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class _Contents:
+    images: list[_Image]
+    categories: list[_Category]
+    annotations: list[_Box] | None = None
+
+
+_CONTENTS: TypeAdapter[_Contents] = TypeAdapter(_Contents)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector from looking at millions of new objects again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@_no_collection()
+def open_coco(
+    splits: Mapping[str, tuple[Path, Path]],
+    *,
+    name: str,
+    rule: str,
+    licence: str = "not stated",
+    credit: str = "not stated",
+    root: Path,
+) -> FileSource:
+    """List the images of COCO files.
+
+    Args:
+        splits: for each split, its annotation file and the folder that its `file_name`s start from.
+        name: of the source.
+        rule: how the images were chosen and split, in words.
+        licence: of the images.
+        credit: whom to credit.
+        root: a folder above those of the images; keys come from the paths below it.
+
+    Raises:
+        RequestError: a file cannot be read, is no COCO file, or all mistakes in it.
+    """
+    listing = _Listing(root)
+    for split, (file, folder) in splits.items():
+        listing.add(file, _read(file), folder, split)
+    return listing.source(name, rule, licence, credit)
+
+
+@_no_collection()
+def open_file(file: Path, root: Path | None = None) -> FileSource:
+    """List the images of a user's own COCO file, each in the split that its path decides.
+
+    Args:
+        file: the .json file.
+        root: the folder that its `file_name`s start from, unless it is one of the usual ones.
+
+    Raises:
+        RequestError: see `open_coco`; or the images are in none of the folders.
+    """
+    contents = _read(file)
+    folder = root or _folder_of(file, contents)
+    listing = _Listing(folder)
+    listing.add(file, contents, folder, None)
+    return listing.source(file.name, HASH_SPLIT_RULE)
+
+
+def has_splits(folder: Path) -> bool:
+    """Return whether a folder holds splits as Roboflow exports them."""
+    return bool(_split_folders(folder))
+
+
+def open_splits(folder: Path) -> FileSource:
+    """List the images of a folder for which `has_splits` is true.
+
+    Raises:
+        RequestError: see `open_coco`.
+    """
+    folders = _split_folders(folder)
+    splits = {SPLITS[one.name]: (one / _ROBOFLOW, one) for one in folders}
+    if len(splits) < len(folders):
+        names = ", ".join(one.name for one in folders)
+        raise RequestError(f"of {names}, two name the same split", where=str(folder))
+    name = folder.resolve().name
+    return open_coco(splits, name=name, rule="splits by the top folders", root=folder)
+
+
+def _split_folders(folder: Path) -> list[Path]:
+    return [folder / name for name in SPLITS if (folder / name / _ROBOFLOW).is_file()]
+
+
+def _folder_of(file: Path, contents: _Contents) -> Path:
+    """Return the first of the usual folders in which the first image is."""
+    beside = file.parent
+    usual = [beside, beside / "images", beside.parent / "images"]
+    for folder in usual:
+        if contents.images and (folder / contents.images[0].file_name).is_file():
+            return folder
+    first = contents.images[0].file_name if contents.images else ""
+    raise RequestError(
+        f"no such image: {first!r}" if first else "the file names no image",
+        where=str(file),
+        allowed=f"images below {', '.join(map(str, usual))}",
+        fix="name their folder with --root" if first else "",
+    )
+
+
+class _Listing:
+    """The samples of annotation files with the same categories, and the mistakes in them.
+
+    Args:
+        root: a folder above those of the images.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._problems = Problems()
+        self._files: list[Path] = []
+        self._names: dict[int, str] = {}
+        self._ids: dict[int, int] = {}
+        self._samples: dict[str, Sample] = {}
+        self._dropped = 0
+
+    def add(self, file: Path, contents: _Contents, folder: Path, split: str | None) -> None:
+        """Add the images of a file.
+
+        Args:
+            file: how messages name it.
+            contents: of the file.
+            folder: where its `file_name`s start from.
+            split: of all its images, or None where the path of each decides.
+        """
+        self._take_categories(file, contents.categories)
+        objects = self._objects(file, contents)
+        below = os.path.relpath(folder, self._root)
+        for image in contents.images:
+            relative = os.path.normpath(f"{below}/{image.file_name}").replace(os.sep, "/")
+            where = f"{file}: image {image.id}"
+            if relative in self._samples:
+                self._problems.add(where, f"{relative!r} is listed twice")
+                continue
+            path = folder / image.file_name
+            if not path.is_file():
+                self._problems.add(where, f"no such file: {str(path)!r}")
+                continue
+            label: Label = None
+            annotation: dict[str, Any] = {"width": image.width, "height": image.height}
+            if objects is not None:
+                label = annotated.labels_of(objects[image.id])
+                annotation |= {"objects": objects[image.id]}
+            self._samples[relative] = file_sample(
+                path, relative, split or hash_split(relative), label, annotation
+            )
+
+    def source(
+        self, name: str, rule: str, licence: str = "not stated", credit: str = "not stated"
+    ) -> FileSource:
+        """Return what was added, or raise the mistakes."""
+        self._problems.refuse(", ".join(map(str, self._files)))
+        return FileSource(
+            name=name,
+            rule=annotated.told(rule, self._dropped),
+            classes=list(self._names.values()),
+            files=list(self._samples.values()),
+            licence=licence,
+            credit=credit,
+            multi_label=True,
+        )
+
+    def _take_categories(self, file: Path, categories: list[_Category]) -> None:
+        names = {one.id: one.name for one in sorted(categories, key=lambda one: one.id)}
+        if len(set(names.values())) < len(categories):
+            said = ", ".join(f"{one.id} {one.name}" for one in categories)
+            self._problems.add(str(file), f"two categories have the same id or name: {said}")
+        if self._files and names != self._names:
+            unlike = sorted(names.items() ^ self._names.items())
+            said = ", ".join(f"{number} {name}" for number, name in unlike)
+            raise RequestError(
+                f"its categories are not those of {self._files[0]}: {said}", where=str(file)
+            )
+        self._files.append(file)
+        self._names = names
+        self._ids = {category: i for i, category in enumerate(names)}
+
+    def _objects(
+        self, file: Path, contents: _Contents
+    ) -> dict[int | str, list[dict[str, Any]]] | None:
+        """Return the objects of each image by its id, or None where the file tells of none."""
+        frames = {image.id: (image.width, image.height) for image in contents.images}
+        if len(frames) < len(contents.images):
+            self._problems.add(str(file), "two images have the same id")
+        if contents.annotations is None:
+            return None
+        objects: dict[int | str, list[dict[str, Any]]] = {image: [] for image in frames}
+        for box in contents.annotations:
+            if box.image_id not in frames:
+                self._unknown(file, box, f"no image has the id {box.image_id}")
+            elif box.category_id not in self._ids:
+                self._unknown(file, box, f"no category has the id {box.category_id}")
+            elif annotated.has_area(box.bbox, *frames[box.image_id]):
+                objects[box.image_id].append(self._object(box))
+            else:
+                self._dropped += 1
+        return objects
+
+    def _unknown(self, file: Path, box: _Box, what: str) -> None:
+        self._problems.add(f"{file}: annotation {box.id}", what)
+
+    def _object(self, box: _Box) -> dict[str, Any]:
+        found = {
+            "class": self._ids[box.category_id],
+            "box": box.bbox,
+            "crowd": bool(box.iscrowd),
+        }
+        return found | {"segmentation": box.segmentation} if box.segmentation else found
+
+
+def _read(file: Path) -> _Contents:
+    try:
+        data = file.read_bytes().removeprefix(_BOM)
+    except OSError as error:
+        raise RequestError(f"cannot be read: {error.strerror}", where=str(file)) from error
+    try:
+        return _CONTENTS.validate_json(data)
+    except ValidationError as error:
+        problems = Problems()
+        for detail in error.errors(include_url=False, include_input=False):
+            if detail["type"] == "json_invalid":
+                raise RequestError(
+                    f"not JSON: {detail['ctx']['error']}", where=str(file)
+                ) from error
+            place = "".join(
+                f"[{one}]" if isinstance(one, int) else f".{one}" for one in detail["loc"]
+            )
+            problems.add(f"{file}: {place.removeprefix('.')}", detail["msg"])
+        problems.refuse(f"the COCO file {file}")
+        raise

@@ -1,0 +1,404 @@
+"""Sources with boxes: COCO's JSON and the folders of Pascal VOC, in miniature."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from hpt_dist import shards
+from hpt_dist.errors import RequestError
+from hpt_dist.manifest import canonical_json
+from hpt_dist.sources import annotated, coco, open_source, voc
+from hpt_dist.sources.sample import hash_split
+from hpt_dist.store import open_store
+
+POLYGON = [[1.5, 1, 9, 1, 9.25, 8]]
+RUN_LENGTHS = {"counts": [10, 20, 18], "size": [8, 6]}
+
+
+def jpeg(path: Path, size=(40, 30)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = io.BytesIO()
+    Image.new("RGB", size, (len(path.name), 90, 40)).save(data, "JPEG")
+    path.write_bytes(data.getvalue())
+
+
+def label_names(source) -> dict[str, tuple[str, ...] | None]:
+    return {
+        one.origin: None if one.label is None else tuple(source.classes[i] for i in one.label)
+        for one in source.samples()
+    }
+
+
+# COCO
+
+
+def contents() -> dict:
+    """Three images; ids have gaps as COCO's have, and come in no order."""
+
+    def box(number, image, category, bbox, **more):
+        return {"id": number, "image_id": image, "category_id": category, "bbox": bbox} | more
+
+    return {
+        "info": {"year": 2014},
+        "images": [
+            {"id": 9, "file_name": "b.jpg", "width": 40, "height": 30, "license": 3},
+            {"id": 4, "file_name": "a.jpg", "width": 40, "height": 30},
+            {"id": 7, "file_name": "c.jpg", "width": 40, "height": 30},
+        ],
+        "annotations": [
+            box(1, 4, 90, [1, 2, 8.5, 7], segmentation=POLYGON, iscrowd=0, area=28.1),
+            box(2, 4, 90, [5, 5, 5, 5], segmentation=[]),
+            box(3, 4, 3, [0, 0, 6, 8], segmentation=RUN_LENGTHS, iscrowd=1),
+            box(4, 9, 3, [-1, 0, 6, 8]),
+            box(5, 9, 18, [3, 3, 0, 4]),
+            box(6, 9, 18, [40, 3, 5, 4]),
+        ],
+        "categories": [
+            {"id": 90, "name": "toothbrush", "supercategory": "indoor"},
+            {"id": 3, "name": "car"},
+            {"id": 18, "name": "dog"},
+        ],
+    }
+
+
+def write_coco(file: Path, folder: Path, value=None) -> Path:
+    value = value or contents()
+    for image in value["images"]:
+        jpeg(folder / image["file_name"])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(value))
+    return file
+
+
+def test_coco_becomes_classes_boxes_and_masks(tmp_path):
+    file = write_coco(tmp_path / "annotations/instances_train.json", tmp_path / "train2014")
+    splits = {"train": (file, tmp_path / "train2014")}
+    source = coco.open_coco(splits, name="coco", rule="all", licence="CC", root=tmp_path)
+    assert (source.name, source.licence, source.metric) == ("coco", "CC", "auroc")
+    assert source.classes == ["car", "dog", "toothbrush"]
+    assert label_names(source) == {
+        "train2014/b.jpg": ("car",),
+        "train2014/a.jpg": ("toothbrush",),  # its car is a crowd
+        "train2014/c.jpg": (),
+    }
+    assert source.rule == "all; labels: the classes with a box; 2 boxes without area left out"
+    samples = {one.origin: one for one in source.samples()}
+    assert {one.split for one in samples.values()} == {"train"}
+    assert samples["train2014/a.jpg"].annotation == {
+        "width": 40,
+        "height": 30,
+        "objects": [
+            {"class": 2, "box": [1, 2, 8.5, 7], "crowd": False, "segmentation": POLYGON},
+            {"class": 2, "box": [5, 5, 5, 5], "crowd": False},
+            {"class": 0, "box": [0, 0, 6, 8], "crowd": True, "segmentation": RUN_LENGTHS},
+        ],
+    }
+    assert samples["train2014/c.jpg"].annotation["objects"] == []
+    assert samples["train2014/c.jpg"].read().startswith(b"\xff\xd8")
+
+
+def test_coco_without_annotations_is_unlabelled(tmp_path):
+    value = contents()
+    del value["annotations"]
+    train = write_coco(tmp_path / "train.json", tmp_path / "train")
+    test = write_coco(tmp_path / "test.json", tmp_path / "test", value)
+    splits = {"train": (train, tmp_path / "train"), "unlabeled": (test, tmp_path / "test")}
+    source = coco.open_coco(splits, name="coco", rule="all", root=tmp_path)
+    unlabelled = [one for one in source.samples() if one.split == "unlabeled"]
+    assert [one.label for one in unlabelled] == [None] * 3
+    assert unlabelled[0].annotation == {"width": 40, "height": 30}
+
+
+@pytest.mark.parametrize(
+    ("file", "images"),
+    [
+        ("instances.json", "."),
+        ("result.json", "images"),  # Label Studio
+        ("annotations/instances_default.json", "images"),  # CVAT
+    ],
+)
+def test_a_coco_file_finds_its_images_where_exports_put_them(tmp_path, file, images):
+    source = open_source(str(write_coco(tmp_path / file, tmp_path / images)))
+    assert {one.origin: one.split for one in source.samples()} == {
+        name: hash_split(name) for name in ("a.jpg", "b.jpg", "c.jpg")
+    }
+
+
+def test_a_coco_file_finds_its_images_below_the_root(tmp_path):
+    file = write_coco(tmp_path / "some.json", tmp_path / "elsewhere")
+    with pytest.raises(RequestError, match=r"no such image: 'b\.jpg'") as caught:
+        open_source(str(file))
+    assert caught.value.problem.fix == "name their folder with --root"
+    assert len(list(open_source(str(file), tmp_path / "elsewhere").samples())) == 3
+
+
+def test_splits_as_roboflow_exports_them(tmp_path):
+    for name in ("train", "valid"):
+        write_coco(tmp_path / "pets" / name / "_annotations.coco.json", tmp_path / "pets" / name)
+    source = open_source(str(tmp_path / "pets"))
+    assert source.name == "pets"
+    assert {one.origin: one.split for one in source.samples()} == {
+        f"{folder}/{name}.jpg": split
+        for folder, split in [("train", "train"), ("valid", "val")]
+        for name in "abc"
+    }
+
+
+def test_a_coco_dataset_can_be_written(tmp_path):
+    """Workers get pickled samples, and annotations become canonical JSON."""
+    file = write_coco(tmp_path / "here/instances.json", tmp_path / "here")
+    store = open_store(str(tmp_path / "store"))
+    manifest = shards.write_dataset(open_source(str(file)), store, "boxes", workers=2)
+    assert sum(split.images for split in manifest.splits.values()) == 3
+    assert manifest.label == "multi"
+    assert shards.verify(store, "boxes") == []
+
+
+def changed(change) -> dict:
+    value = contents()
+    change(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v["annotations"][0].update(image_id=5), "annotation 1: no image has the id 5"),
+        (lambda v: v["annotations"][1].update(category_id=5), "annotation 2: no category has the"),
+        (lambda v: v["annotations"][1].update(bbox=[1, 2, 3]), "annotations[1].bbox: List should"),
+        (lambda v: v["annotations"][1].update(bbox=[1, 2, "x", 3]), "annotations[1].bbox[2]: Inp"),
+        (lambda v: v["annotations"][1].update(bbox=[1, 2, math.nan, 3]), "a finite number"),
+        (lambda v: v["annotations"][1].update(segmentation=[[math.inf]]), "a finite number"),
+        (lambda v: v["annotations"][0].pop("bbox"), "annotations[0].bbox: Field required"),
+        (lambda v: v["images"][0].update(width=0), "images[0].width: Input should be greater"),
+        (lambda v: v["images"][0].update(id=4), "two images have the same id"),
+        (lambda v: v["images"][0].update(file_name="a.jpg"), "image 4: 'a.jpg' is listed twice"),
+        (lambda v: v["images"][1].update(file_name="no.jpg"), "image 4: no such file: "),
+        (lambda v: v["categories"][0].update(name="car"), "two categories have the same id or nam"),
+        (lambda v: v["categories"][0].update(id=3), "two categories have the same id or name"),
+        (lambda v: v.pop("categories"), "categories: Field required"),
+        (lambda v: v["images"].clear(), "the file names no image"),
+    ],
+)
+def test_faults_of_a_coco_file_are_told_with_the_id(tmp_path, change, message):
+    file = write_coco(tmp_path / "instances.json", tmp_path)
+    file.write_text(json.dumps(changed(change)))
+    with pytest.raises(RequestError) as caught:
+        open_source(str(file))
+    assert message in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+def test_every_fault_of_a_coco_file_comes_at_once(tmp_path):
+    value = contents()
+    for box in value["annotations"]:
+        box["image_id"] += 100
+    value["images"][2]["file_name"] = "gone.jpg"
+    file = write_coco(tmp_path / "instances.json", tmp_path)
+    file.write_text(json.dumps(value))
+    with pytest.raises(RequestError, match="7 problems in"):
+        open_source(str(file))
+
+
+@pytest.mark.parametrize("text", ["{", "[1, 2", "", "\xff"])
+def test_broken_json_is_refused(tmp_path, text):
+    (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(RequestError, match="not JSON"):
+        open_source(str(tmp_path / "a.json"))
+
+
+def test_json_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text("[1, 2]")
+    with pytest.raises(RequestError, match="the COCO file"):
+        open_source(str(tmp_path / "a.json"))
+
+
+def test_categories_must_agree_between_splits(tmp_path):
+    splits = {}
+    for name, value in [("train", contents()), ("val", contents())]:
+        if name == "val":
+            value["categories"][2]["name"] = "cat"
+        file = write_coco(tmp_path / f"{name}.json", tmp_path / name, value)
+        splits[name] = (file, tmp_path / name)
+    with pytest.raises(RequestError, match="18 cat, 18 dog") as caught:
+        coco.open_coco(splits, name="coco", rule="all", root=tmp_path)
+    assert all(str(file) in str(caught.value) for file, _ in splits.values())
+
+
+# Boxes
+
+
+@given(st.tuples(*[st.integers(-20, 60)] * 4), st.integers(1, 40), st.integers(1, 30))
+def test_a_box_has_area_if_it_covers_a_pixel(box, width, height):
+    left, top, box_width, box_height = box
+    columns = set(range(width)) & set(range(left, left + box_width))
+    rows = set(range(height)) & set(range(top, top + box_height))
+    assert annotated.has_area(box, width, height) == bool(columns and rows)
+
+
+# Pascal VOC
+
+
+def objects(*described: tuple) -> str:
+    return "".join(
+        f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmax>{right}</xmax>"
+        f"<xmin>{left}</xmin><ymin>{top}</ymin><ymax>{bottom}</ymax></bndbox>"
+        "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part></object>"
+        for name, difficult, left, top, right, bottom in described
+    )
+
+
+def xml(inner: str, size="<size><width>40</width><height>30</height><depth>3</depth></size>"):
+    return f"<annotation><filename>x.jpg</filename>{size}{inner}</annotation>"
+
+
+def write_voc(folder: Path, annotations: dict[str, str | None], **sets: str) -> Path:
+    for image, text in annotations.items():
+        jpeg(folder / "JPEGImages" / f"{image}.jpg")
+        (folder / "Annotations").mkdir(exist_ok=True)
+        if text is not None:
+            (folder / "Annotations" / f"{image}.xml").write_text(text)
+    for name, text in sets.items():
+        path = folder / "ImageSets/Main" / f"{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+DOG, CAT = ("dog", 0, 1, 1, 40, 30), ("cat", 0, 5.5, 2, 9, 30)
+HARD_CAT, HARD_DOG = ("cat", 1, 2, 2, 3, 3), ("dog", 1, 2, 2, 3, 3)
+
+
+def test_voc_becomes_classes_and_boxes_from_zero(tmp_path):
+    first = write_voc(
+        tmp_path / "VOC2007",
+        {"000001": xml(objects(DOG, HARD_CAT)), "000002": xml(""), "000003": xml("")},
+        trainval="000001\n000002  1\n",
+    )
+    second = write_voc(
+        tmp_path / "VOC2012",
+        {"000001": xml(objects(CAT, DOG, HARD_DOG, ("cat", 0, 9, 9, 8, 9)))},
+        test="000001\n",
+    )
+    splits = {"train": [(first, "trainval")], "test": [(second, "test")]}
+    source = voc.open_voc(splits, name="pascal", rule="as published", root=tmp_path)
+    assert (source.classes, source.metric) == (["cat", "dog"], "auroc")
+    assert source.rule == (
+        "as published; labels: the classes with a box; 1 box without area left out"
+    )
+    assert label_names(source) == {
+        "VOC2007/JPEGImages/000001.jpg": ("dog",),  # its cat is difficult
+        "VOC2007/JPEGImages/000002.jpg": (),
+        "VOC2012/JPEGImages/000001.jpg": ("cat", "dog"),
+    }
+    assert [one.split for one in source.samples()] == ["train", "train", "test"]
+    assert source.samples()[0].annotation == {
+        "width": 40,
+        "height": 30,
+        "objects": [
+            {"class": 1, "box": [0, 0, 40, 30], "crowd": False},
+            {"class": 0, "box": [1, 1, 2, 2], "crowd": False, "difficult": True},
+        ],
+    }
+    assert source.samples()[2].annotation["objects"][0]["box"] == [4.5, 1, 4.5, 29]
+    canonical_json(source.samples()[0].annotation)
+
+
+def test_voc_classes_can_be_given_and_must_cover_all(tmp_path):
+    folder = write_voc(tmp_path, {"1": xml(objects(DOG))}, train="1")
+    splits = {"train": [(folder, "train")]}
+    given_classes = ["dog", "cat"]
+    source = voc.open_voc(splits, name="v", rule="r", classes=given_classes, root=tmp_path)
+    assert source.classes == given_classes
+    with pytest.raises(RequestError, match=r"1\.xml: unknown class 'dog' did you mean dogs\?"):
+        voc.open_voc(splits, name="v", rule="r", classes=["dogs"], root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sets", "expected"),
+    [
+        ({"train": "1", "val": "2", "trainval": "1\n2"}, {"1": "train", "2": "val"}),
+        ({"trainval": "1", "test": "2", "dog_test": "2 1"}, {"1": "train", "2": "test"}),
+        ({"train": "1\n2\n", "unlabeled": "3"}, {"1": "train", "2": "train", "3": "unlabeled"}),
+        ({"default": "1\n2"}, None),  # CVAT
+        ({}, None),
+    ],
+)
+def test_a_voc_folder_is_split_by_its_image_sets_or_by_path(tmp_path, sets, expected):
+    annotations = {"1": xml(objects(DOG)), "2": xml(objects(CAT)), "3": None}
+    source = open_source(str(write_voc(tmp_path / "pets", annotations, **sets)))
+    by_path = {i: hash_split(f"JPEGImages/{i}.jpg") for i in "12"} | {"3": "unlabeled"}
+    assert {Path(one.origin).stem: one.split for one in source.samples()} == expected or by_path
+    assert source.name == "pets"
+    unlabelled = [one for one in source.samples() if one.split == "unlabeled"]
+    assert all((one.label, one.annotation) == (None, None) for one in unlabelled)
+
+
+def test_images_and_sets_may_have_names_with_spaces_and_folders(tmp_path):
+    folder = write_voc(tmp_path, {"my pet": xml(objects(DOG))}, train="my pet\n")
+    jpeg(folder / "JPEGImages/deep/2.jpg")
+    (folder / "Annotations/deep").mkdir()
+    (folder / "Annotations/deep/2.xml").write_text(xml(objects(CAT)))
+    (folder / "ImageSets/Main/val.txt").write_text("deep/2\n")
+    assert label_names(open_source(str(folder))) == {
+        "JPEGImages/my pet.jpg": ("dog",),
+        "JPEGImages/deep/2.jpg": ("cat",),
+    }
+
+
+BILLION_LAUGHS = '<!DOCTYPE a [<!ENTITY b "bb"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<annotation>", "no element found"),
+        (BILLION_LAUGHS, "<!DOCTYPE is not allowed"),
+        (BILLION_LAUGHS.encode("utf-16"), "<!DOCTYPE is not allowed"),
+        ("<annotation>&c;</annotation>", "undefined entity"),
+        (xml("", size=""), "annotation has no size/width"),
+        (xml("", size="<size><width>0</width><height>0</height></size>"), "the size is 0 x 0"),
+        (xml(objects(("", 0, 1, 1, 2, 2))), "an object has no name"),
+        (xml(objects(("dog", 0, "one", 1, 2, 2))), "bndbox/xmin is 'one', no number"),
+        (xml(objects(("dog", 0, "nan", 1, 2, 2))), "bndbox/xmin is 'nan', no number"),
+        (xml("<object><name>dog</name></object>"), "object has no bndbox/xmin"),
+    ],
+)
+def test_faults_of_an_annotation_are_told_with_its_file(tmp_path, text, message):
+    folder = write_voc(tmp_path, {"1": ""})
+    data = text if isinstance(text, bytes) else text.encode()
+    (folder / "Annotations/1.xml").write_bytes(data)
+    with pytest.raises(RequestError) as caught:
+        open_source(str(folder))
+    assert f"{folder / 'Annotations/1.xml'}: " in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_every_fault_of_a_voc_folder_comes_at_once(tmp_path):
+    write_voc(tmp_path, {"1": None, "2": "<", "3": xml("")}, train="1\n2\n4\n3\n3\n")
+    with pytest.raises(RequestError) as caught:
+        open_source(str(tmp_path))
+    message = str(caught.value)
+    assert message.startswith("4 problems in the annotations")
+    for image, what in [
+        ("1", "No such file"),
+        ("2", "unclosed token: line 1"),
+        ("3", "'JPEGImages/3.jpg' is listed twice"),
+        ("4", "no image 4 in"),
+    ]:
+        assert any(f"{image}.xml: {what}" in line for line in message.splitlines()), image
+
+
+def test_an_image_set_that_is_not_there_is_told_with_those_that_are(tmp_path):
+    folder = write_voc(tmp_path, {"1": xml("")}, train="1", val="1")
+    with pytest.raises(RequestError, match=r"test\.txt: cannot be read") as caught:
+        voc.open_voc({"test": [(folder, "test")]}, name="v", rule="r", root=tmp_path)
+    assert caught.value.problem.allowed == "train, val"
