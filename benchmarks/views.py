@@ -21,6 +21,7 @@ from benchmarks.photos import photos
 from hpt_dist import pixels
 from hpt_dist.augment import DRAWS, Photometric
 from hpt_dist.crops import CROP_DRAWS, random_box
+from hpt_dist.memory import keep_freed_memory
 from hpt_dist.recipe import Augment
 
 IMAGES = 1024  # different ones, of a round of decoding
@@ -119,6 +120,7 @@ def rows() -> Iterator[Row]:
     """Yield the rows of this module."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as in the process of a trial
     random.seed(0)
     torch.manual_seed(0)
     try:

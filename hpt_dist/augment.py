@@ -11,11 +11,8 @@ its cache from the first operation to the last.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +35,7 @@ _CACHE_BYTES = 1 << 19  # of images that a CPU works on at a time; half of a usu
 _WHITE = 255.0  # images stay in 0..255 until they are normalised
 _TINY = 1e-12  # a chroma in 0..255 that only gray pixels fall below
 # Red, green and blue over the hue: where its symmetry lies, the slope from there, its value there.
-_WAVES = ((1 / 2, 1 / 3, 2 / 3), (6.0, -6.0, -6.0), (-1.0, 2.0, 2.0))
+_WAVES = torch.tensor([[1 / 2, 1 / 3, 2 / 3], [6, -6, -6], [-1, 2, 2]]).view(3, 1, 3, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -153,7 +150,7 @@ class Photometric:
 def transform(images: Tensor, parameters: Parameters) -> Tensor:
     """Return images [b, 3, h, w] in 0..255 with these parameters as float32 in 0..255."""
     x = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-    in_order = np.take_along_axis(parameters.factors, parameters.order, axis=1)
+    in_order = parameters.factors[np.arange(len(x))[:, None], parameters.order]
     is_hue = parameters.order == HUE
     is_turned = is_hue & (in_order != 0)
     ratios = np.where(is_hue, 1.0, in_order)
@@ -161,24 +158,26 @@ def transform(images: Tensor, parameters: Parameters) -> Tensor:
         x = _replace(x, is_turned[:, k], shift_hue, in_order[:, k])
         _blend(x, parameters.order[:, k], ratios[:, k])
     x = _replace(x, parameters.gray, lambda rows: rows.copy_(luma(rows)))
-    sigma = parameters.sigma * (x.shape[-1] / 224)
-    x = _replace(x, sigma > 0, partial(gaussian_blur, radius=math.ceil(3 * sigma.max())), sigma)
+    blurred = parameters.sigma > 0
+    if np.count_nonzero(blurred):
+        weights = _kernels(parameters.sigma * (x.shape[-1] / 224), min(x.shape[-2:]) - 1)
+        x = _replace(x, blurred, gaussian_blur, *weights.T)
     return _replace(x, parameters.flip, lambda rows: rows.flip(-1))
 
 
 def luma(x: Tensor) -> Tensor:
     """Return the brightness [b, 1, h, w] of RGB images [b, 3, h, w]."""
-    red, green, blue = x[:, 0:1], x[:, 1:2], x[:, 2:3]
+    red, green, blue = x.chunk(3, dim=1)
     return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
 
 
-def shift_hue(x: Tensor, turns: Tensor) -> Tensor:
+def shift_hue(x: Tensor, turns: Tensor | float) -> Tensor:
     """Shift the hues of RGB images [b, 3, h, w] in place by `turns` [b, 1, 1, 1] of a circle.
 
     A colour's largest and smallest channel values depend on saturation and value alone, so only
     the place between them is computed anew: the way of HSV and back without its detours.
     """
-    red, green, blue = x[:, 0:1], x[:, 1:2], x[:, 2:3]
+    red, green, blue = x.chunk(3, dim=1)
     high, low = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
     chroma = high - low
     # The hue in sixths, times chroma, by which channel is the highest. `lerp` by 0 or 1 chooses
@@ -193,36 +192,52 @@ def shift_hue(x: Tensor, turns: Tensor) -> Tensor:
     hue.sub_(torch.floor(hue, out=not_green))
     # Over the circle each channel is a plateau with two slopes: red's around 0, and so around 1,
     # green's around 1/3, blue's around 2/3.
-    middle, slope, start = torch.tensor(_WAVES, device=x.device).view(3, 1, 3, 1, 1)
+    middle, slope, start = _WAVES.to(x.device)
     waves = torch.sub(hue, middle, out=x).abs_().mul_(slope).add_(start).clamp_(0, 1)
     return waves.mul_(chroma).add_(low)
 
 
-def gaussian_blur(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Return blurred images, their edges reflected.
+def gaussian_blur(x: Tensor, *weights: Tensor | float) -> Tensor:
+    """Return images [b, 3, h, w] under a symmetrical, separable kernel, their edges reflected.
 
     Args:
-        x: [b, 3, h, w].
-        sigma: [b, 1, 1, 1], in pixels. Each kernel ends at the first pixel past its 3 sigma.
-        radius: of the widest kernel, in pixels.
+        x: the images.
+        weights: of the middle of the kernel, and of the pixels at distance 1, 2, ... from it;
+            each a number or [b, 1, 1, 1].
     """
-    radius = min(radius, *(side - 1 for side in x.shape[-2:]))
-    offsets = torch.arange(-radius, radius + 1, device=x.device)
-    exponents = -0.5 * (offsets / sigma) ** 2
-    exponents.masked_fill_(offsets.abs() > (3 * sigma).ceil(), -math.inf)
-    weights = torch.softmax(exponents, dim=-1)  # [b, 1, 1, 2 radius + 1]
+    radius = len(weights) - 1
     x = functional.pad(x, (radius,) * 4, mode="reflect")
     # Weighted sums of shifted images: a grouped convolution is prepared anew for each batch
     # size, and how many images are blurred differs from batch to batch.
     for dim in (2, 3):
         length = x.shape[dim] - 2 * radius
-        blurred = x.narrow(dim, radius, length) * weights[..., radius, None]
+        blurred = x.narrow(dim, radius, length) * weights[0]
         pair = torch.empty_like(blurred)
         for k in range(1, radius + 1):
             before, after = x.narrow(dim, radius - k, length), x.narrow(dim, radius + k, length)
-            blurred.addcmul_(torch.add(before, after, out=pair), weights[..., radius + k, None])
+            torch.add(before, after, out=pair)
+            weight = weights[k]
+            if isinstance(weight, Tensor):
+                blurred.addcmul_(pair, weight)
+            else:
+                blurred.add_(pair, alpha=weight)
         x = blurred
     return x
+
+
+def _kernels(sigma: Floats, most: int) -> Floats:
+    """Return halves of Gaussian kernels [b, 1 + radius], from the middle outwards.
+
+    Args:
+        sigma: [b], in pixels; 0 is no blur. Each kernel ends at the first pixel past its 3 sigma.
+        most: the largest radius that the images allow.
+    """
+    radii = np.minimum(np.ceil(3 * sigma), most)
+    offsets = np.arange(int(radii.max()) + 1)
+    weights = np.exp(-0.5 * (offsets / np.maximum(sigma, _TINY)[:, None]) ** 2)
+    weights[offsets > radii[:, None]] = 0
+    halves: Floats = weights / (2 * weights.sum(axis=1, keepdims=True) - 1)
+    return halves
 
 
 def _blend(x: Tensor, operations: Ints, ratios: Floats) -> None:
@@ -230,19 +245,18 @@ def _blend(x: Tensor, operations: Ints, ratios: Floats) -> None:
 
     Brightness, contrast and saturation are this one formula; a ratio of 1 changes nothing.
     """
-    if (ratios == 1).all():
+    if not np.count_nonzero(ratios != 1):
         return
-    rests = 1 - ratios
-    added: list[Tensor] = []
+    rests: list[Tensor] = []
     for operation in (CONTRAST, SATURATION):
-        share = np.where(operations == operation, rests, 0.0)
-        if share.any():
+        shares = (1 - ratios) * (operations == operation)
+        if np.count_nonzero(shares):
             gray = luma(x.mean((2, 3), keepdim=True) if operation == CONTRAST else x)
-            added.append(gray.mul_(_on(x, share)))
+            rests.append(gray.mul_(_on(x, shares)))
     x.mul_(_on(x, ratios))
-    for rest in added:
+    for rest in rests:
         x.add_(rest)
-    if (ratios > 1).any():  # others stay between the two that are mixed
+    if np.count_nonzero(ratios > 1):  # others stay between the two that are mixed
         x.clamp_(0, _WHITE)
 
 
@@ -251,14 +265,17 @@ def _replace(x: Tensor, rows: Bools, operation: Callable[..., Tensor], *values: 
 
     Both x and the rows that the operation gets may be overwritten.
     """
-    if rows.all():
+    count = np.count_nonzero(rows)  # far faster than any() and all()
+    if count == len(rows):
         return operation(x, *(_on(x, value) for value in values))
-    if rows.any():
+    if count:
         index = torch.from_numpy(np.flatnonzero(rows)).to(x.device)
         x[index] = operation(x[index], *(_on(x, value[rows]) for value in values))
     return x
 
 
-def _on(x: Tensor, values: npt.NDArray[Any]) -> Tensor:
-    """Return values [..., b] as float32 [..., b, 1, 1, 1] on the device of x."""
-    return torch.from_numpy(values.astype(np.float32)).to(x.device)[..., None, None, None]
+def _on(x: Tensor, values: Floats) -> Tensor | float:
+    """Return values [b] as float32 [b, 1, 1, 1] on the device of x, or the only one as it is."""
+    if len(values) == 1:
+        return float(values[0])
+    return torch.from_numpy(values.astype(np.float32)).to(x.device)[:, None, None, None]

@@ -91,9 +91,9 @@ def crop_resize(image: Tensor, box: Box, out: Tensor) -> None:
     height, width = image.shape[:2]
     left, top = min(round(box[0]), width - 1), min(round(box[1]), height - 1)
     right, bottom = max(round(box[2]), left + 1), max(round(box[3]), top + 1)
-    # NumPy copies on this thread alone, and torch is fastest, and starts no threads either, where
-    # both sides are dense and channels-last. Other layouts are a trap: with a planar input and
-    # this output torch 2.15 writes where it must not.
+    # NumPy copies on this thread alone, and so works torch, fastest where both sides are dense and
+    # channels-last. Other layouts are a risk: with a planar input and this output torch 2.15
+    # once crashed.
     crop = np.ascontiguousarray(image.numpy()[top:bottom, left:right])
     torch.ops.aten._upsample_bilinear2d_aa.out(
         torch.from_numpy(crop).permute(2, 0, 1)[None],

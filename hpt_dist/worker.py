@@ -11,6 +11,7 @@ from typing import Literal
 from hpt_dist.errors import HptError, Interrupted
 from hpt_dist.interrupt import Interrupt, listening
 from hpt_dist.lease import LeaseTakenError
+from hpt_dist.memory import keep_freed_memory
 from hpt_dist.stage import Job
 
 
@@ -43,6 +44,7 @@ def work(job: Job) -> Outcome:
     # 0.86 s beside two others, and 0.14 s in both cases when they soon go to sleep). torch reads
     # this when it loads the library.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    keep_freed_memory()
     # Listening starts before the seconds that importing torch takes.
     with listening() as interrupt:
         return _worked(job, interrupt)

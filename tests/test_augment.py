@@ -6,10 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageFilter
 from scipy import stats
+from sklearn.datasets import load_sample_images
+from torchvision import transforms
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
+from hpt_dist import augment, pixels
 from hpt_dist.augment import (
     BRIGHTNESS,
     CONTRAST,
@@ -22,6 +26,7 @@ from hpt_dist.augment import (
     draw,
     transform,
 )
+from hpt_dist.crops import CROP_DRAWS, random_box
 from hpt_dist.order import uniforms
 from hpt_dist.recipe import Augment
 
@@ -85,6 +90,23 @@ def test_an_image_does_not_depend_on_its_batch():
     photometric = Photometric(Augment(), MEAN, STD)
     alone = torch.cat([photometric(images[i : i + 1], u[i : i + 1]) for i in range(40)])
     torch.testing.assert_close(photometric(images, u), alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cache_bytes", [1, 3 * 3 * SIZE * SIZE * 4, 1 << 30])
+def test_how_many_images_a_cpu_takes_at_a_time_changes_nothing(monkeypatch, cache_bytes):
+    images, u = pictures(40), draws(40)
+    expected = Photometric(Augment(), MEAN, STD)(images, u)
+    monkeypatch.setattr(augment, "_CACHE_BYTES", cache_bytes)
+    actual = Photometric(Augment(), MEAN, STD)(images, u)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_makes_the_same_views():
+    images, u = pictures(40), draws(40)
+    actual = Photometric(Augment(), MEAN, STD, "cuda")(images, u).cpu()
+    expected = Photometric(Augment(), MEAN, STD)(images, u)
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_views_are_ready_for_the_network():
@@ -176,3 +198,89 @@ def test_every_order_of_the_jitter_is_used():
     u[:, 6] = np.arange(24) / 24
     orders = draw(Augment(), u).order
     assert sorted(map(tuple, orders.tolist())) == list(itertools.permutations(range(4)))
+
+
+PHOTOS = [image[::2, ::2] for image in load_sample_images().images]  # 320 x 213
+VIEW = 64  # side of the whole way's views, pixels
+MOCO_V2 = Augment(blur_sigma=(0.1 * 224 / VIEW, 2.0 * 224 / VIEW))  # 0.1 to 2 pixels of these views
+
+
+class PillowBlur:
+    """MoCo v2's GaussianBlur."""
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return image.filter(ImageFilter.GaussianBlur(float(torch.empty(1).uniform_(0.1, 2.0))))
+
+
+def own_views(policy: Augment, n: int, *, antialias: bool = True) -> torch.Tensor:
+    """Views of the photographs by our whole way, or without its antialiasing."""
+    u = uniforms(1, np.zeros(n, np.int64), np.arange(n), 0, CROP_DRAWS)
+    crops = torch.empty(n, VIEW, VIEW, 3, dtype=torch.uint8)
+    for row in range(n):
+        image = torch.from_numpy(PHOTOS[row % 2].copy())
+        box = random_box(image.shape[1], image.shape[0], u[row], policy.crop_area)
+        if not antialias:
+            left, top, right, bottom = box
+            part = image[top:bottom, left:right].permute(2, 0, 1)[None]
+            thin = torch.nn.functional.interpolate(part, (VIEW, VIEW), mode="bilinear")
+            crops[row] = thin[0].permute(1, 2, 0)
+        else:
+            pixels.crop_resize(image, box, crops[row])
+    return transform(crops.permute(0, 3, 1, 2), draw(policy, draws(n, seed=8))) / 255
+
+
+def official_views(n: int) -> torch.Tensor:
+    """Views by MoCo v2's transform on Pillow images."""
+    official = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(VIEW, scale=(0.2, 1.0)),
+            transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+            transforms.RandomGrayscale(p=0.2),
+            transforms.RandomApply([PillowBlur()], p=0.5),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+        ]
+    )
+    torch.manual_seed(0)
+    return torch.stack([official(Image.fromarray(PHOTOS[row % 2])) for row in range(n)])
+
+
+def view_facts(views: torch.Tensor) -> dict[str, np.ndarray]:
+    """Mean and spread of each channel, energy of the gradients, of each view, by photograph."""
+    found = {}
+    for k in range(2):
+        part = views[k::2]
+        for channel, name in enumerate(("red", "green", "blue")):
+            found[f"{k} {name} mean"] = part[:, channel].mean((1, 2))
+            found[f"{k} {name} std"] = part[:, channel].std((1, 2))
+        gradients = part.diff(dim=-1).square().mean((1, 2, 3))
+        found[f"{k} gradients"] = gradients
+        found[f"{k} sharpness"] = gradients / part.var((1, 2, 3))
+        red, green, blue = part.mean((2, 3)).T
+        found[f"{k} colour"] = red - blue
+        found[f"{k} tint"] = green - (red + blue) / 2
+    return {name: values.double().round(decimals=3).numpy() for name, values in found.items()}
+
+
+def least_p_value(views: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the smallest p-value of all facts, as if there were only one fact (Bonferroni)."""
+    ours, theirs = view_facts(views), view_facts(expected)
+    return len(ours) * min(stats.ks_2samp(ours[name], theirs[name]).pvalue for name in ours)
+
+
+def test_the_whole_way_has_the_distribution_of_the_official_transform():
+    n = 700
+    expected = official_views(n)
+    assert least_p_value(own_views(MOCO_V2, n), expected) > 0.01
+    wrong = {
+        name: own_views(MOCO_V2.model_copy(update=changes), n)
+        for name, changes in [
+            ("no blur", {"blur": 0.0}),
+            ("no jitter", {"jitter": 0.0}),
+            ("no gray", {"gray": 0.0}),
+            ("large crops", {"crop_area": (0.5, 1.0)}),
+        ]
+    }
+    wrong["no antialias"] = own_views(MOCO_V2, n, antialias=False)
+    p_values = {name: least_p_value(views, expected) for name, views in wrong.items()}
+    assert max(p_values.values()) < 1e-3, p_values
