@@ -62,9 +62,12 @@ def _top(
 @app.command()
 def shard(
     source: Annotated[
-        str, typer.Argument(help="A folder, a CSV or JSONL list, or openmoji/DOMAIN")
+        str, typer.Argument(help="A folder, a list, a COCO file, or a name; see docs/datasets.md")
     ],
     destination: Annotated[str, typer.Argument(metavar="DEST", help="STORE/datasets/NAME")],
+    root: Annotated[
+        Path | None, typer.Option(help="Where a named dataset is, or the paths in a file start.")
+    ] = None,
     max_bad: Annotated[
         int, typer.Option(help="Images that may be left out: unreadable or damaged.", min=0)
     ] = 10,
@@ -103,6 +106,7 @@ def shard(
       hpt-dist shard ~/photos ./hpt-store/datasets/photos
       hpt-dist shard labels.csv s3://bucket/hpt/datasets/flowers
       hpt-dist shard openmoji/line ./hpt-store/datasets/openmoji/line
+      hpt-dist shard resisc45 ./hpt-store/datasets/resisc45 --root /data/NWPU-RESISC45
       hpt-dist shard ~/photos ./hpt-store/datasets/small --resize 256 --quality 85
       hpt-dist shard ~/photos ./hpt-store/datasets/photos --workers 8 --max-bad 100
       hpt-dist shard s.csv s3://b/hpt/datasets/s --on slurm/profiles/generic-cpu.yaml --jobs 16
@@ -114,7 +118,7 @@ def shard(
         raise RequestError("--jobs and --no-wait are for a cluster", fix="name it by --on PROFILE")
     began_s = time.perf_counter()
     encoding = Encoding(resize, quality)
-    request = command_shard.requested(source, destination, shard_mb, max_bad, encoding)
+    request = command_shard.requested(source, destination, shard_mb, max_bad, encoding, root)
     manifest = (
         command_shard.write_by_jobs(request, on, jobs, workers, work, no_wait)
         if on

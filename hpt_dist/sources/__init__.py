@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpt_dist.errors import RequestError, nearest
-from hpt_dist.sources import coco, folder, listing, openmoji, voc
+from hpt_dist.sources import coco, folder, listing, named, openmoji, voc
 from hpt_dist.sources.sample import Sample, Source
 
 __all__ = ["Sample", "Source", "open_source"]
@@ -27,7 +27,7 @@ _FOLDERS: list[tuple[Callable[[Path], bool], Callable[[Path], Source]]] = [
 ]
 _ALLOWED = (
     "a folder of images, a list (.csv, .jsonl or .parquet), a COCO file (.json), "
-    f"or one of {', '.join(openmoji.NAMES)}"
+    f"or one of {', '.join(openmoji.NAMES + named.NAMES)}"
 )
 
 
@@ -35,8 +35,9 @@ def open_source(text: str, root: Path | None = None) -> Source:
     """Open the images that `text` names.
 
     Args:
-        text: a built-in name such as `openmoji/line`, a folder or a file.
-        root: where the paths in a file start, unless the file says it by its place.
+        text: a built-in name such as `openmoji/line` or `resisc45`, a folder or a file.
+        root: where a dataset of the paper was unpacked, or where the paths in a file start, unless
+            the file says it by its place.
 
     Raises:
         RequestError: nothing is there, its layout is not known, or all mistakes in a file.
@@ -44,15 +45,22 @@ def open_source(text: str, root: Path | None = None) -> Source:
     if text in openmoji.NAMES:
         return openmoji.open_domain(text)
     path = Path(text)
+    if text in named.NAMES and (root is not None or not path.exists()):
+        return named.open_named(text, root)
     if path.is_file() and path.suffix in _FILES:
         return _FILES[path.suffix](path, root)
     if root is not None:
-        raise RequestError(f"only a file of paths has a root, not {text}", where="--root")
+        raise RequestError(
+            f"only a file of paths has a root, not {text}",
+            where="--root",
+            allowed=f"a list, a COCO file, or one of {', '.join(named.NAMES)}",
+            fix=nearest(text, named.NAMES),
+        )
     for is_one, opened in _FOLDERS:
         if is_one(path):
             return opened(path)
     raise RequestError(
         f"{text} is no list of a known kind" if path.is_file() else f"nothing is at {text}",
         allowed=_ALLOWED,
-        fix=nearest(text, openmoji.NAMES),
+        fix=nearest(text, openmoji.NAMES + named.NAMES),
     )
