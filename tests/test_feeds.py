@@ -1,0 +1,90 @@
+"""What a recipe says of its data, from the plan to the images that a trial reads."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from test_stream import COUNT, encoded, write
+
+from hpt_dist import recipe_file, survey
+from hpt_dist.errors import DataError, RecipeError
+from hpt_dist.feeds import pool_of
+from hpt_dist.manifest import read_manifest
+from hpt_dist.plan import make
+from hpt_dist.store import open_store
+from hpt_dist.subset import Chooser, Rule, write_subset
+
+RECIPE = """\
+name: small
+datasets: {birds: birds, fish: fish}
+backbone: resnet18
+stages:
+  base: {kind: import, weights: random}
+  hpt: {kind: pretrain, init: base, data: [fish/train, birds/train@tenth], batch: 4,
+    moco: {queue: 8}}
+  probe: {kind: pretrain, init: base, data: [birds/train], batch: 4, moco: {queue: 8}}
+"""
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = open_store(str(tmp_path))
+    for name in ("birds", "fish"):
+        write(store, name, [encoded(number, "PNG") for number in range(COUNT)], shard_bytes=20_000)
+    return store
+
+
+def choose(store, percent, seed=0, name="tenth"):
+    subset = Chooser(store, read_manifest(store, "birds"), "train", seed).choose(
+        name, Rule("percent", percent)
+    )
+    store.delete(f"datasets/birds/subsets/{name}.json")
+    write_subset(store, "birds", subset)
+    return subset
+
+
+def planned(store, text=RECIPE):
+    recipe = recipe_file.parse(text, environment={})
+    return {trial.stage: trial for trial in make(recipe, survey.facts(recipe, store))}
+
+
+def context(store, trial):
+    return SimpleNamespace(job=SimpleNamespace(trial=trial), store=store)
+
+
+def test_a_subset_is_part_of_the_key_and_its_images_are_what_is_read(store):
+    subset = choose(store, 10)
+    trials = planned(store)
+    assert trials["hpt"].document["subsets"] == {"birds/train@tenth": subset.digest}
+    assert "subsets" not in trials["probe"].document
+    pool = pool_of(context(store, trials["hpt"]), trials["hpt"].spec.data)
+    assert len(pool) == COUNT + len(subset.keys)
+    assert sorted(pool.keys[COUNT:]) == list(subset.keys)
+    assert pool.splits[0].name == "fish/train"
+    assert len(pool_of(context(store, trials["probe"]), ("birds/train",))) == COUNT
+
+    choose(store, 20)
+    assert planned(store)["hpt"].key != trials["hpt"].key
+    assert planned(store)["probe"].key == trials["probe"].key
+    with pytest.raises(DataError, match="has changed since the launch"):
+        pool_of(context(store, trials["hpt"]), trials["hpt"].spec.data)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("@tenth", "@tents"), "did you mean tenth"),
+        (("birds/train@tenth", "birds/test@tenth"), "tenth is a subset of birds/train"),
+        (
+            ("batch: 4,\n    moco: {queue: 8}", "batch: 64,\n    moco: {queue: 64}"),
+            "2 to",
+        ),
+    ],
+)
+def test_what_a_subset_cannot_feed_is_refused_before_anything_starts(store, change, said):
+    choose(store, 10)
+    with pytest.raises(RecipeError) as error:
+        planned(store, RECIPE.replace(*change))
+    assert said in str(error.value)
+    assert "recipe.yaml:" in str(error.value)
