@@ -130,8 +130,7 @@ def _write_parts(target: dict[str, str], source: _Source, where: str) -> str:
     digests = _Digests.of(source)
     _abort_stale(target)
     for _ in range(_RESTARTS):
-        upload = call("create_multipart_upload", target | {"Metadata": digests.metadata})
-        request = target | {"UploadId": upload["UploadId"]}
+        request = _begin(target, digests)
         try:
             made = _send(request, source, digests)
         except BaseException as error:
@@ -150,6 +149,18 @@ def _write_parts(target: dict[str, str], source: _Source, where: str) -> str:
         where=where,
         fix="let one process write it",
     )
+
+
+def _begin(target: dict[str, str], digests: _Digests) -> dict[str, Any]:
+    """Begin an upload and return what names it in requests."""
+    try:
+        upload = call("create_multipart_upload", target | {"Metadata": digests.metadata})
+    except BaseException:
+        # It may have begun, under a name that nobody heard.
+        with suppress(*FAILURES):
+            _abort_stale(target)
+        raise
+    return target | {"UploadId": upload["UploadId"]}
 
 
 def _checked(

@@ -19,7 +19,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -70,12 +70,15 @@ Fault = Cut | Shorten | Damage | Delay | Refuse | Reset
 
 @dataclass
 class Every:
-    """A fault for every n-th of the requests with one of the methods, such as "GET HEAD"."""
+    """A fault for every n-th of the requests with one of the methods, such as "GET HEAD".
+
+    The count of requests begins at `seen`.
+    """
 
     nth: int
     fault: Fault
     methods: str = "GET HEAD PUT POST DELETE"
-    seen: int = field(default=0, init=False)
+    seen: int = 0
 
 
 class FaultyProxy:
@@ -151,27 +154,19 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(fault.delay_s)
         if isinstance(fault, Damage) and content:
             content[len(content) // 2] ^= 1
-        with contextlib.closing(http.client.HTTPConnection(self.upstream, timeout=60)) as server:
-            server.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
-                if name.lower() != "expect":  # answered here
-                    server.putheader(name, value)
-            server.endheaders(bytes(content) or None)
-            answer = server.getresponse()
-            body = bytearray(answer.read())
+        answer, body = self.send_on(bytes(content))
         if isinstance(fault, Reset):
             return self.end_connection()
         if isinstance(fault, Damage) and not content and body:
             body[len(body) // 2] ^= 1
+        if isinstance(fault, Shorten):
+            del body[fault.to_bytes :]
         headers = {
             name: value
             for name, value in answer.getheaders()
             if name.lower() not in {"transfer-encoding", "connection"}
         }
         if self.command != "HEAD":
-            headers["Content-Length"] = str(len(body))
-        if isinstance(fault, Shorten):
-            del body[fault.to_bytes :]
             headers["Content-Length"] = str(len(body))
         if isinstance(fault, Cut):
             self.answer(answer.status, headers, bytes(body[: fault.after_bytes]))
@@ -180,6 +175,16 @@ class _Handler(BaseHTTPRequestHandler):
         return self.answer(answer.status, headers, bytes(body))
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_request  # noqa: N815
+
+    def send_on(self, content: bytes) -> tuple[http.client.HTTPResponse, bytearray]:
+        with contextlib.closing(http.client.HTTPConnection(self.upstream, timeout=60)) as server:
+            server.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() != "expect":  # answered here
+                    server.putheader(name, value)
+            server.endheaders(content or None)
+            answer = server.getresponse()
+            return answer, bytearray(answer.read())
 
     def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.send_response_only(status)

@@ -171,6 +171,7 @@ class Ceph:
         self.programs.wait("radosgw", self.http.endpoint)
 
 
+# A gateway tells all others of a new bucket, and waits for one that was killed: by default 30 s.
 CEPH_CONF = """
 [global]
 fsid = {fsid}
@@ -188,6 +189,8 @@ osd pool default pg autoscale mode = off
 mon allow pool size one = true
 mon max pg per osd = 1000
 osd crush chooseleaf type = 0
+osd client watch timeout = 3
+objecter tick interval = 1
 keyring = {folder}/keyring
 run dir = {folder}
 admin socket = {folder}/$name.sock

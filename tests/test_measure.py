@@ -6,6 +6,7 @@ import itertools
 import time
 
 import pytest
+
 from benchmarks.measure import Row, print_rows, rates
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +24,7 @@ from hpt_dist.s3 import S3Store
 
 pytestmark = pytest.mark.services
 MB = 1 << 20
-BIG = os.urandom(40 * MB + 12_345)
+BIG = os.urandom(24 * MB + 12_345)
 
 
 @pytest.fixture
@@ -38,8 +41,12 @@ def store(server: S3Server) -> S3Store:
     return S3Store(server.make_bucket(), "p")
 
 
-def through(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
+@contextlib.contextmanager
+def faulty(server: S3Server, *faults: Every) -> Iterator[FaultyProxy]:
+    """Put a proxy between this process, with those that it starts, and the server."""
+    with FaultyProxy(server.endpoint, faults) as proxy, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
+        yield proxy
 
 
 def uploads(store: S3Store) -> list[str]:
@@ -75,11 +82,10 @@ def test_reads_are_exact_whatever_happens(
     store: S3Store, server: S3Server, monkeypatch: pytest.MonkeyPatch, fault: object
 ) -> None:
     info = store.put("a", BIG)
-    with FaultyProxy(server.endpoint, [Every(2, fault)]) as proxy:
-        through(proxy, monkeypatch)
+    with faulty(server, Every(2, fault)) as proxy:
         assert b"".join(store.stream(info)) == BIG
         assert store.get("a", 0, 3 * MB, info.etag) == BIG[: 3 * MB]
-        assert store.get("a", 39 * MB) == BIG[39 * MB :]
+        assert store.get("a", 23 * MB) == BIG[23 * MB :]
         assert proxy.made[type(fault).__name__] >= 3
 
 
@@ -89,8 +95,7 @@ def test_a_response_that_is_always_cut_still_ends(
     """Attempts count from the last progress, so more than AWS_MAX_ATTEMPTS are made."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     store.put("a", BIG[: 4 * MB])
-    with FaultyProxy(server.endpoint, [Every(1, Cut(MB + 1), "GET")]) as proxy:
-        through(proxy, monkeypatch)
+    with faulty(server, Every(1, Cut(MB + 1), "GET")) as proxy:
         assert store.get("a") == BIG[: 4 * MB]
         assert proxy.requests["GET"] == 4
 
@@ -101,8 +106,7 @@ def test_a_server_that_never_answers_well(
 ) -> None:
     info = store.put("a", BIG[: 20 * MB])
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", str(attempts))
-    with FaultyProxy(server.endpoint, [Every(1, Refuse())]) as proxy:
-        through(proxy, monkeypatch)
+    with faulty(server, Every(1, Refuse())) as proxy:
         for call in (lambda: store.get("a"), lambda: store.put("a", b"1")):
             before = proxy.requests.total()
             with pytest.raises(StoreError, match="SlowDown"):
@@ -116,10 +120,12 @@ def test_a_short_answer_is_no_data(
     store: S3Store, server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.put("a", BIG[:1000])
-    with FaultyProxy(server.endpoint, [Every(1, Shorten(900), "GET")]) as proxy:
-        through(proxy, monkeypatch)
-        with pytest.raises(StoreError, match="S3 sent 900 bytes as bytes 0-999/1000"):
-            store.get("a")
+    message = "S3 sent 900 bytes as bytes 0-999/1000"
+    with (
+        faulty(server, Every(1, Shorten(900), "GET")),
+        pytest.raises(StoreError, match=message),
+    ):
+        store.get("a")
 
 
 def test_a_change_between_and_during_reads(
@@ -134,7 +140,6 @@ def test_a_change_between_and_during_reads(
     ):
         with pytest.raises(DataError, match=f"{store.uri}/a: the object changed while it was read"):
             read()
-    direct = server.endpoint
 
     def replace() -> None:
         s3_client._client_of(os.getpid(), settings).put_object(
@@ -142,8 +147,7 @@ def test_a_change_between_and_during_reads(
         )
 
     settings = s3_client.settings()
-    with FaultyProxy(direct, [Every(1, Cut(MB, meanwhile=replace), "GET")]) as proxy:
-        through(proxy, monkeypatch)
+    with faulty(server, Every(1, Cut(MB, meanwhile=replace), "GET")):
         monkeypatch.setattr(s3_client, "_FIRST_WAIT_S", 2.0)  # so that the change is there
         with pytest.raises(DataError, match="changed while it was read"):
             store.get("a")
@@ -165,9 +169,10 @@ def test_a_gateway_that_is_killed_and_back_is_not_noticed(
     server = ceph.https if is_tls else ceph.http
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(s3_client, "_LONGEST_WAIT_S", 3.0)  # still more than 5 s together
     store = S3Store(server.make_bucket())
     info = store.put("a", BIG)
-    away, back = threading.Event(), threading.Event()
+    back = threading.Event()
 
     def read(is_streamed: bool) -> int:
         """Read again and again until the gateway is back, and count."""
@@ -189,7 +194,6 @@ def test_a_gateway_that_is_killed_and_back_is_not_noticed(
         jobs = [executor.submit(read, True), executor.submit(read, False), executor.submit(write)]
         time.sleep(0.7)
         ceph.kill_gateway()
-        away.set()
         try:
             time.sleep(3)
         finally:
@@ -214,8 +218,7 @@ def test_writes_are_exact_whatever_happens(
     as_file: bool,
 ) -> None:
     (tmp_path / "file").write_bytes(BIG)
-    with FaultyProxy(server.endpoint, [Every(3, fault, "PUT POST")]) as proxy:
-        through(proxy, monkeypatch)
+    with faulty(server, Every(3, fault, "PUT POST")) as proxy:
         for path, data in (("small", BIG[:MB]), ("big", BIG)):
             if as_file:
                 (tmp_path / "file").write_bytes(data)
@@ -235,8 +238,6 @@ def test_all_kinds_of_bytes_can_be_written(store: S3Store) -> None:
 
 
 def test_an_object_knows_its_digest(store: S3Store) -> None:
-    import hashlib
-
     for data in (b"1", BIG):
         store.put("a", data)
         head = s3_client.call("head_object", {"Bucket": store.bucket, "Key": "p/a"})
@@ -256,8 +257,7 @@ def test_parts_grow_with_the_object() -> None:
 def test_an_interrupted_put_leaves_nothing(
     store: S3Store, server: S3Server, monkeypatch: pytest.MonkeyPatch, stop: signal.Signals
 ) -> None:
-    with FaultyProxy(server.endpoint, [Every(1, Delay(0.3), "PUT")]) as proxy:
-        through(proxy, monkeypatch)
+    with faulty(server, Every(1, Delay(0.3), "PUT")):
         with start_put(store, "a", 200 * MB) as process:
             wait_for_upload(store, "p/a")
             process.send_signal(stop)
@@ -270,8 +270,7 @@ def test_a_put_that_fails_leaves_nothing(
     store: S3Store, server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
-    with FaultyProxy(server.endpoint, [Every(1, Refuse(), "PUT")]) as proxy:
-        through(proxy, monkeypatch)
+    with faulty(server, Every(1, Refuse(), "PUT")):
         with pytest.raises(StoreError, match="SlowDown"):
             store.put("a", BIG)
         assert uploads(store) == []
@@ -306,12 +305,10 @@ def test_a_later_put_clears_what_a_killed_one_left(
     store: S3Store, server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = s3_client.call("create_multipart_upload", {"Bucket": store.bucket, "Key": "p/ab"})
-    with FaultyProxy(server.endpoint, [Every(1, Delay(0.3), "PUT")]) as proxy:
-        through(proxy, monkeypatch)
-        with start_put(store, "a", 200 * MB) as process:
-            wait_for_upload(store, "p/a")
-            process.kill()
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.endpoint)
+    slowly = faulty(server, Every(1, Delay(0.3), "PUT"))
+    with slowly, start_put(store, "a", 200 * MB) as process:
+        wait_for_upload(store, "p/a")
+        process.kill()
     assert uploads(store) == ["p/a", "p/ab"]
     store.put("a", BIG)
     assert uploads(store) == ["p/ab"]
@@ -324,8 +321,7 @@ def test_writers_of_one_object_both_end(
 ) -> None:
     """The later ones abort the uploads of those before, which start again."""
     contents = [BIG, BIG[::-1], BIG]
-    with FaultyProxy(server.endpoint, [Every(1, Delay(0.2), "PUT")]) as proxy:
-        through(proxy, monkeypatch)
+    with faulty(server, Every(1, Delay(0.2), "PUT")) as proxy:
         with ThreadPoolExecutor(len(contents)) as executor:
             writing = []
             for content in contents:
