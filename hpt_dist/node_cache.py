@@ -16,11 +16,13 @@ import fcntl
 import functools
 import hashlib
 import logging
+import mmap
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from hpt_dist.errors import DataError, RequestError
@@ -85,7 +87,14 @@ class NodeCache:
             return None
         return file
 
-    def fetch(self, store: Store, path: str, size_bytes: int, sha256: str) -> Path | None:
+    def fetch(
+        self,
+        store: Store,
+        path: str,
+        size_bytes: int,
+        sha256: str,
+        intact: Callable[[mmap.mmap], bool] | None = None,
+    ) -> Path | None:
         """Return the file of a shard, downloaded first if it is absent; one process does that.
 
         Args:
@@ -93,6 +102,8 @@ class NodeCache:
             path: of the shard in the store.
             size_bytes: of the shard, as its manifest says.
             sha256: of the shard, as its manifest says.
+            intact: says whether what was downloaded is right, for those who know a faster way than
+                to hash all of it.
 
         Returns:
             The file; None if the shard cannot be kept, so is to be read by ranges: it has no room
@@ -105,6 +116,7 @@ class NodeCache:
         if size_bytes > self.limit_bytes:
             return None
         part = self.folder / f"{sha256}{_PART}"
+        check = intact or (lambda content: hashlib.sha256(content).hexdigest() == sha256)
         try:
             while True:
                 found = self._finished(sha256, size_bytes)
@@ -116,7 +128,8 @@ class NodeCache:
                     # Else another process has finished, or cleared what a dead one had left.
                     if claim.is_valid:
                         if not self._finished(sha256, size_bytes):
-                            return self._download(store, path, size_bytes, sha256, claim.descriptor)
+                            copy = partial(_copy, store, path, size_bytes, claim.descriptor, check)
+                            return self._download(copy, size_bytes, sha256, claim.descriptor)
                         part.unlink()
         except OSError as error:
             _warn(f"shards are not kept in {self.folder}: {error.strerror or error}")
@@ -130,7 +143,7 @@ class NodeCache:
         return file
 
     def _download(
-        self, store: Store, path: str, size_bytes: int, sha256: str, descriptor: int
+        self, copy: Callable[[], None], size_bytes: int, sha256: str, descriptor: int
     ) -> Path | None:
         """Fill the claimed part, and give it its name once it is right."""
         part, finished = self.folder / f"{sha256}{_PART}", self.folder / sha256
@@ -139,9 +152,9 @@ class NodeCache:
                 part.unlink()
                 return None
             try:
-                _copy(store, path, size_bytes, sha256, descriptor)
+                copy()
             except DataError:  # damaged on its way, or there
-                _copy(store, path, size_bytes, sha256, descriptor)
+                copy()
             part.rename(finished)
         except BaseException:
             part.unlink(missing_ok=True)
@@ -280,25 +293,30 @@ def _clear_abandoned(part: Path) -> bool:
     return is_abandoned
 
 
-def _copy(store: Store, path: str, size_bytes: int, sha256: str, descriptor: int) -> None:
-    """Write an object of a known digest to the beginning of a file."""
+def _copy(
+    store: Store,
+    path: str,
+    size_bytes: int,
+    descriptor: int,
+    intact: Callable[[mmap.mmap], bool],
+) -> None:
+    """Write an object to the beginning of a file, and check what was written."""
     where = f"{store.uri}/{path}"
     info = store.stat(path)
     if info is None:
         raise absent(where)
     if info.bytes != size_bytes:
         raise _unlike(f"it has {info.bytes} bytes; its manifest says {size_bytes}", where)
-    digest = hashlib.sha256()
     position = 0
     for piece in store.stream(info):
-        digest.update(piece)
         view = memoryview(piece)
         while view:
             count = os.pwrite(descriptor, view, position)
             view = view[count:]
             position += count
-    if digest.hexdigest() != sha256:
-        raise _unlike("its SHA-256 is not that of the manifest", where)
+    with mmap.mmap(descriptor, size_bytes, access=mmap.ACCESS_READ) as content:
+        if not intact(content):
+            raise _unlike("its content is another", where)
 
 
 def _unlike(what: str, where: str) -> DataError:

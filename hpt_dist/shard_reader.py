@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from hpt_dist.store import ObjectInfo, Store
 OPEN_FILES = 256
 _DOWNLOADS = 2  # shards at a time; each uses several connections
 _PATIENCE_S = 0.5
+
+Intact = Callable[[mmap.mmap], bool]
 
 _FIX = "hpt-dist data verify says what else is wrong; shard the dataset again to mend it"
 
@@ -42,14 +45,22 @@ class ShardReader:
         self._downloads: dict[str, Future[Path | None]] = {}
         self._executor: ThreadPoolExecutor | None = None
 
-    def read(self, shard: Shard, start: int, length: int) -> bytes:
+    def read(self, shard: Shard, start: int, length: int, *, anew: bool = False) -> bytes:
         """Return `length` bytes of a shard from `start`.
+
+        Args:
+            shard: of the dataset.
+            start: position of the first byte.
+            length: number of bytes.
+            anew: from a remote store itself, whatever this node's cache holds.
 
         Raises:
             StoreError: the shard is not there.
             DataError: it is cut, or not the one that the manifest describes.
         """
-        file = self._open.get(shard.path) or self._open_file(shard)
+        file = None
+        if not (anew and self.is_remote):
+            file = self._open.get(shard.path) or self._open_file(shard)
         if file is None:
             data = self._store.get(shard.path, start, length, self._described(shard).etag)
         else:
@@ -58,18 +69,22 @@ class ShardReader:
             raise self._cut(shard, start + len(data))
         return data
 
-    def prefetch(self, shards: Iterable[Shard]) -> None:
-        """Begin to bring shards to this node's cache, those that are not there or on their way."""
+    def prefetch(self, shards: Iterable[tuple[Shard, Intact]]) -> None:
+        """Begin to bring shards to this node's cache, those that are not there or on their way.
+
+        Args:
+            shards: each with a function that says whether its downloaded content is right.
+        """
         if self._cache is None or not self.is_remote:
             return
-        for shard in shards:
+        for shard, intact in shards:
             with self._lock:
                 if shard.path in self._downloads:
                     continue
                 if self._executor is None:
                     self._executor = ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="shards")
                 self._downloads[shard.path] = self._executor.submit(
-                    self._cache.fetch, self._store, shard.path, shard.bytes, shard.sha256
+                    self._cache.fetch, self._store, shard.path, shard.bytes, shard.sha256, intact
                 )
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import mmap
 import os
 import subprocess
 import sys
@@ -360,11 +361,24 @@ def test_damage_in_transfer_is_mended_by_another_download(
         server: S3Server = request.getfixturevalue("ceph").http
         with FaultyProxy(server.endpoint, [Every(1, Damage(), "GET")]) as proxy:
             patch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
-            with pytest.raises(DataError, match="SHA-256"):
+            with pytest.raises(DataError, match="its content is another"):
                 shards.fetch(cache, "s0.tar")
             proxy.faults = [Every(2, Damage(), "GET", seen=1)]  # the next, not the one after
             assert shards.fetch(cache, "s0.tar").read_bytes() == shards.contents["s0.tar"]
             assert (proxy.requests["GET"], proxy.made["Damage"]) == (4, 3)
+
+
+def test_who_knows_a_faster_check_is_asked_instead(shards: Shards, cache: NodeCache) -> None:
+    seen: list[bytes] = []
+
+    def intact(content: mmap.mmap) -> bool:
+        seen.append(content[:])
+        return len(seen) == 2
+
+    found = cache.fetch(shards.store, "s0.tar", SHARD_BYTES, sha(shards.contents["s0.tar"]), intact)
+    assert seen == 2 * [shards.contents["s0.tar"]]
+    assert found is not None
+    assert found.read_bytes() == shards.contents["s0.tar"]
 
 
 def test_a_finished_file_of_another_length_is_replaced(shards: Shards, cache: NodeCache) -> None:
