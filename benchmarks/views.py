@@ -1,16 +1,21 @@
 """Two views of each photograph on one core: hpt-dist against the transform of MoCo v2.
 
-`two_views` is what a GPU waits for, uint8 crops whose colours change on the device; `cpu_policy`
-does all of it on the core. The official transform is that of MoCo v2's `--aug-plus`, on Pillow.
+`two_views` is what a GPU waits for, uint8 crops whose colours change on the device, read from
+shards in training's order; `cpu_policy` does all of it on the core. The official transform is that
+of MoCo v2's `--aug-plus`, on Pillow.
 """
 
 from __future__ import annotations
 
 import io
 import random
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
@@ -18,11 +23,14 @@ from torchvision import transforms
 
 from benchmarks.measure import Row, print_rows, rates, said
 from benchmarks.photos import photos
+from benchmarks.reading import write_photos
 from hpt_dist import pixels
-from hpt_dist.augment import DRAWS, Photometric
-from hpt_dist.crops import CROP_DRAWS, random_box
+from hpt_dist.augment import Photometric
 from hpt_dist.memory import keep_freed_memory
 from hpt_dist.recipe import Augment
+from hpt_dist.shards import write_dataset
+from hpt_dist.store import open_store
+from hpt_dist.stream import Pool, Stream, network_views, open_split
 
 IMAGES = 1024  # different ones, of a round of decoding
 _POLICY_IMAGES = 512
@@ -55,27 +63,34 @@ def official() -> Callable[[Image.Image], Tensor]:
     )
 
 
-def two_views(count: int) -> Iterator[list[Tensor]]:
-    """Yield batches of two random crops of each photograph, as `Stream` makes them."""
-    rng = np.random.default_rng(0)
-    for start in range(0, count, _BATCH):
-        draws = rng.random((_BATCH, 2, CROP_DRAWS))
-        views = [torch.empty(_BATCH, SIZE, SIZE, 3, dtype=torch.uint8) for _ in range(2)]
-        for row, data in enumerate(photos(IMAGES)[start : start + _BATCH]):
-            image = pixels.decode(data)
-            height, width = image.shape[:2]
-            for view, u in zip(views, draws[row], strict=True):
-                box = random_box(width, height, u, POLICY.crop_area)
-                pixels.crop_resize(image, box, view[row])
-        yield [view.permute(0, 3, 1, 2) for view in views]
+@contextmanager
+def streaming() -> Iterator[Stream]:
+    """Yield training's own stream of the photographs, which keeps none of them decoded."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_store(f"{folder}/store")
+        write_dataset(write_photos(Path(folder) / "photos", IMAGES), store, "photos")
+        pool = Pool([open_split(store, "photos", "train", cache_bytes=0)])
+        with Stream(
+            pool,
+            batch=_BATCH,
+            seed=0,
+            views=2,
+            crop_area=POLICY.crop_area,
+            size=SIZE,
+            workers=0,
+        ) as stream:
+            yield stream
 
 
-def whole_policy(count: int) -> Iterator[list[Tensor]]:
+def two_views(stream: Stream, count: int) -> Iterator[list[Tensor]]:
+    """Yield batches of two random crops of each photograph, from its shard."""
+    return (batch.images for batch in islice(stream, count // _BATCH))
+
+
+def whole_policy(stream: Stream, count: int) -> Iterator[list[Tensor]]:
     """Yield batches of two float32 views, ready for the network."""
-    rng = np.random.default_rng(1)
     photometric = Photometric(POLICY, MEAN, STD)
-    for views in two_views(count):
-        yield [photometric(view, rng.random((_BATCH, DRAWS))) for view in views]
+    return (network_views(batch, photometric, 0) for batch in islice(stream, count // _BATCH))
 
 
 def official_views(count: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -105,13 +120,13 @@ def work(make: Callable[[int], Iterator[object]], count: int) -> Callable[[], in
     return run
 
 
-def contestants() -> dict[str, Callable[[], int]]:
+def contestants(stream: Stream) -> dict[str, Callable[[], int]]:
     """Return who is measured."""
     return {
-        "two views": work(two_views, IMAGES),
+        "two views": work(partial(two_views, stream), IMAGES),
         "Pillow decode": work(pillow_decode, IMAGES),
         "own decode": work(own_decode, IMAGES),
-        "whole policy": work(whole_policy, _POLICY_IMAGES),
+        "whole policy": work(partial(whole_policy, stream), _POLICY_IMAGES),
         "MoCo v2 with Pillow": work(official_views, _OFFICIAL_IMAGES),
     }
 
@@ -124,7 +139,8 @@ def rows() -> Iterator[Row]:
     random.seed(0)
     torch.manual_seed(0)
     try:
-        speeds = rates(contestants())
+        with streaming() as stream:
+            speeds = rates(contestants(stream))
     finally:
         torch.set_num_threads(threads)
     views, theirs = speeds["two views"], speeds["MoCo v2 with Pillow"]

@@ -291,7 +291,8 @@ def data_subset(
     """Choose images of a split, and keep the choice beside the dataset under a name.
 
     With one seed a smaller subset is always a part of a larger one. Labels and percents keep the
-    classes' natural proportions. A recipe says DATASET/SPLIT@NAME.
+    classes' natural proportions. Pretraining on a subset is data: [DATASET/SPLIT@NAME]; stages
+    that need labels choose the same images by shots or labels and seed.
 
     \b
     Examples:

@@ -17,7 +17,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 DEFAULT_QUALITY = 90
 _MAX_QUALITY = 100
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png"}
-_ORIENTATION = 0x0112  # EXIF tag; from 5 on, width and height change places
+_ORIENTATION = 0x0112  # EXIF tag
+_ORIENTATIONS = range(1, 9)
 _FIRST_TURNED = 5
 # A JPEG is decoded at a half, a quarter or an eighth of its size where that leaves twice the
 # pixels that are wanted: 2 to 4 times as fast for photographs of 12 megapixels.
@@ -144,10 +145,21 @@ def _decode(data: bytes, short_side: int | None) -> tuple[Image.Image, str, tupl
 def _draft(image: Image.Image, short_side: int) -> tuple[int, int]:
     """Let a JPEG be decoded at a fraction; return its full size, upright."""
     width, height = image.size
-    turned = image.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
+    turned = is_turned(orientation_of(image))
     scale = short_side / min(width, height)
     image.draft(None, (round(width * scale), round(height * scale)))
     return (height, width) if turned else (width, height)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Return the EXIF orientation of an opened image, 1 to 8; 1 for none and for nonsense."""
+    found = image.getexif().get(_ORIENTATION, 1)
+    return found if isinstance(found, int) and found in _ORIENTATIONS else 1
+
+
+def is_turned(orientation: int) -> bool:
+    """Return whether width and height change places in an image of this orientation."""
+    return orientation >= _FIRST_TURNED
 
 
 def _refuse_bomb(image: Image.Image) -> None:

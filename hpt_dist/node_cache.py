@@ -18,6 +18,8 @@ import hashlib
 import logging
 import mmap
 import os
+import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +33,7 @@ from hpt_dist.store import PIECE_BYTES, Store, absent
 DEFAULT_LIMIT_GB = 20.0
 
 _PART = ".part"
+_OURS = re.compile(r"[0-9a-f]{64}(\.part)?")
 _LOCK = "lock"
 _POLL_S = 0.02
 _STUCK_S = 60.0  # a download that has not grown for so long is not waited for
@@ -58,12 +61,10 @@ class NodeCache:
 
     def __post_init__(self) -> None:
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            status = self.folder.stat()
-            if status.st_uid != os.geteuid():
+            with suppress(FileExistsError):
+                self.folder.mkdir(mode=0o700, parents=True)
+            if self.folder.stat().st_uid != os.geteuid():
                 raise PermissionError(errno.EPERM, "it belongs to another user")
-            if status.st_mode & 0o077:
-                self.folder.chmod(0o700)
             with self._locked():
                 pass
         except OSError as error:
@@ -94,6 +95,7 @@ class NodeCache:
         size_bytes: int,
         sha256: str,
         intact: Callable[[mmap.mmap], bool] | None = None,
+        give_up: threading.Event | None = None,
     ) -> Path | None:
         """Return the file of a shard, downloaded first if it is absent; one process does that.
 
@@ -104,10 +106,12 @@ class NodeCache:
             sha256: of the shard, as its manifest says.
             intact: says whether what was downloaded is right, for those who know a faster way than
                 to hash all of it.
+            give_up: ends the download soon once it is set.
 
         Returns:
             The file; None if the shard cannot be kept, so is to be read by ranges: it has no room
-            beside what is being downloaded, the disk is full, or another's download hangs.
+            beside what is being downloaded, the disk is full, another's download hangs, or it was
+            given up.
 
         Raises:
             StoreError: the shard is not in the store, or the store cannot be read.
@@ -128,18 +132,23 @@ class NodeCache:
                     # Else another process has finished, or cleared what a dead one had left.
                     if claim.is_valid:
                         if not self._finished(sha256, size_bytes):
-                            copy = partial(_copy, store, path, size_bytes, claim.descriptor, check)
+                            copy = partial(
+                                _copy, store, path, size_bytes, claim.descriptor, check, give_up
+                            )
                             return self._download(copy, size_bytes, sha256, claim.descriptor)
                         part.unlink()
+        except _GivenUpError:
+            return None
         except OSError as error:
             _warn(f"shards are not kept in {self.folder}: {error.strerror or error}")
             return None
 
     def _finished(self, sha256: str, size_bytes: int) -> Path | None:
         file = self.path(sha256)
-        if file and file.stat().st_size != size_bytes:
-            file.unlink()
-            return None
+        with suppress(FileNotFoundError):  # evicted meanwhile
+            if file and file.stat().st_size != size_bytes:
+                file.unlink()
+                return None
         return file
 
     def _download(
@@ -166,6 +175,8 @@ class NodeCache:
         with self._locked():
             finished, others_bytes = [], 0
             for file in self.folder.iterdir():
+                if not _OURS.fullmatch(file.name):
+                    continue  # whatever it is, it is not ours to remove
                 if file.suffix != _PART:
                     with suppress(FileNotFoundError):
                         finished.append((file.stat().st_mtime_ns, file.stat().st_size, file))
@@ -178,9 +189,8 @@ class NodeCache:
             for _, evicted_bytes, file in sorted(finished):
                 if total_bytes <= self.limit_bytes:
                     break
-                if file.name != _LOCK:
-                    file.unlink(missing_ok=True)
-                    total_bytes -= evicted_bytes
+                file.unlink(missing_ok=True)
+                total_bytes -= evicted_bytes
             os.truncate(descriptor, 0)
             if size_bytes:
                 os.posix_fallocate(descriptor, 0, size_bytes)
@@ -196,7 +206,7 @@ class NodeCache:
 def default_cache() -> NodeCache | None:
     """Return the cache that HPT_CACHE (a folder) and HPT_CACHE_GB (0 is none) ask for.
 
-    The folder is `hpt-dist/shards` in the user's cache folder unless HPT_CACHE names another. If
+    The folder is `hpt-dist-UID` in HPT_CACHE, or `hpt-dist/shards` in the user's cache folder. If
     it cannot be used, a warning says why and there is none.
 
     Raises:
@@ -225,10 +235,14 @@ def _limit_gb() -> float:
 
 def _default_folder() -> Path:
     named = os.environ.get("HPT_CACHE")
-    if named:
-        return Path(named).expanduser().absolute()
+    if named:  # perhaps a node's scratch folder, which others use, too
+        return Path(named).expanduser().absolute() / f"hpt-dist-{os.geteuid()}"
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     return base.expanduser() / "hpt-dist" / "shards"
+
+
+class _GivenUpError(Exception):
+    """Nobody wants the shard any more."""
 
 
 @dataclass(frozen=True)
@@ -299,6 +313,7 @@ def _copy(
     size_bytes: int,
     descriptor: int,
     intact: Callable[[mmap.mmap], bool],
+    give_up: threading.Event | None,
 ) -> None:
     """Write an object to the beginning of a file, and check what was written."""
     where = f"{store.uri}/{path}"
@@ -309,6 +324,8 @@ def _copy(
         raise _unlike(f"it has {info.bytes} bytes; its manifest says {size_bytes}", where)
     position = 0
     for piece in store.stream(info):
+        if give_up and give_up.is_set():
+            raise _GivenUpError
         view = memoryview(piece)
         while view:
             count = os.pwrite(descriptor, view, position)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 import torch
-from PIL import ExifTags, Image
+from PIL import Image
 from torch import Tensor
 
 from hpt_dist import images
@@ -42,14 +42,14 @@ def size_of(data: bytes) -> tuple[int, int]:
     header = _jpeg_header(data)
     if header:
         width, height, orientation = header
-        return (height, width) if orientation >= 5 else (width, height)
+        return (height, width) if images.is_turned(orientation) else (width, height)
     try:
         with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
             if image.format != "TIFF":  # whose header Pillow turns, or not, by its version
                 width, height = image.size
                 # Pillow would decode a whole PNG in search of an orientation behind its pixels.
                 marked = image.format != "PNG" or any(mark in data for mark in _PNG_MARKS)
-                turned = marked and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+                turned = marked and images.is_turned(images.orientation_of(image))
                 return (height, width) if turned else (width, height)
     except Exception:  # noqa: BLE001, S110 - decoders raise almost anything on damaged bytes
         pass
@@ -159,7 +159,7 @@ def _jpeg_header(data: bytes) -> tuple[int, int, int] | None:
         orientation = 1
         if _may_be_turned(data):
             with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-                orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+                orientation = images.orientation_of(image)
     except Exception:  # noqa: BLE001 - decoders raise almost anything on damaged bytes
         return None
     return width, height, orientation

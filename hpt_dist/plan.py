@@ -251,14 +251,12 @@ def _unfed(recipe: Recipe, stage: str, spec: StageKind, facts: Facts) -> list[Pr
             problems.append(Problem(f"{split_of} names no split", where, f"{alias}/SPLIT"))
         elif not dataset.images.get(split):
             known = [name for name, images in dataset.images.items() if images]
-            problems.append(
-                Problem(
-                    f"{dataset.name} has no split {split}",
-                    where,
-                    ", ".join(known),
-                    nearest(split, known),
-                )
-            )
+            what = f"{dataset.name} has no split {split}"
+            fix = nearest(split, known)
+            if dataset.stand_in and "@" in split:
+                what = f"the stand-in for {dataset.name} does not say how many images {split} has"
+                fix = f"add {split}: N to its images"
+            problems.append(Problem(what, where, ", ".join(known), fix))
         elif labelled and "@" in split:
             what = f"{split_of} is a subset, which {spec.kind} cannot use"
             problems.append(Problem(what, where, fix="its labels are chosen by shots or labels"))
@@ -267,7 +265,22 @@ def _unfed(recipe: Recipe, stage: str, spec: StageKind, facts: Facts) -> list[Pr
             problems.append(Problem(what, where))
         elif labelled and sum(dataset.class_counts.get(split, ())) < dataset.images[split]:
             problems.append(Problem(f"{dataset.name}/{split} has images without a label", where))
+    problems += _repeated(recipe, stage, spec, facts)
     return list(dict.fromkeys(problems)) or _too_small(recipe, stage, spec, facts)
+
+
+def _repeated(recipe: Recipe, stage: str, spec: StageKind, facts: Facts) -> list[Problem]:
+    """Return the splits that a stage names twice: each image comes once an epoch."""
+    seen: dict[tuple[str, str], str] = {}
+    problems = []
+    for reference in spec.data if isinstance(spec, Pretrain) else ():
+        alias, _, split = reference.partition("/")
+        place = facts.datasets[alias].digest, split.partition("@")[0]
+        if place in seen:
+            where = recipe.where("stages", stage, "data")
+            problems.append(Problem(f"{seen[place]} and {reference} hold the same images", where))
+        seen[place] = reference
+    return problems
 
 
 def _needs(spec: StageKind) -> list[tuple[str, str, bool]]:

@@ -29,7 +29,7 @@ from hpt_dist.store import Store
 
 CACHE_BYTES = 256 * 2**20  # of decoded images, for each open split
 _INDEX_READERS = 8
-_INDEXED_IMAGES = 2**21  # whose places a split remembers: about 60 MB
+_INDEXED_IMAGES = 2**23  # whose places a split remembers, at most: about 256 MB
 
 
 @dataclass(frozen=True)

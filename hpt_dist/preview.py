@@ -105,6 +105,11 @@ def preview(
     dataset = store.at(f"datasets/{manifest.name}")
     wanted = _class_id(manifest, class_name) if class_name else None
     places, labels = _listed(dataset, manifest.splits[split].shards, wanted)
+    if not places:
+        raise RequestError(
+            f"{split} of {manifest.name} has no image of class {class_name}",
+            allowed=", ".join(_classes_of(manifest, split)),
+        )
     rows = fewshot.spread(labels, len(manifest.classes), count, seed).tolist()
     rows.sort(key=lambda row: (_sortable(labels[row]), places[row].key))
     with ThreadPoolExecutor(_READERS) as threads:
@@ -129,6 +134,11 @@ def _class_id(manifest: Manifest, name: str) -> int:
     return manifest.classes.index(name)
 
 
+def _classes_of(manifest: Manifest, split: str) -> list[str]:
+    counts = manifest.splits[split].class_counts
+    return [name for name, count in zip(manifest.classes, counts, strict=True) if count]
+
+
 Label = int | tuple[int, ...]
 
 
@@ -142,6 +152,8 @@ def _listed(
         for shard, index in zip(
             shards, threads.map(lambda shard: read_index(dataset, shard), shards), strict=True
         ):
+            if not index.keys:  # every image of the shard was left out
+                continue
             ends = [offset - tar.BLOCK_BYTES for offset in index.offsets[1:]]
             ends.append(min(shard.bytes, index.offsets[-1] + index.lengths[-1] + _ANNOTATION_BYTES))
             for key, offset, length, end, label in zip(

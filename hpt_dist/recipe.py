@@ -19,7 +19,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 _OPERATIONAL: dict[str, Any] = {"operational": True}
 _MAX_BAD: Any = Field(
     10,
-    description="damaged images that may be replaced by their neighbours",
+    description="damaged images that may be replaced by their neighbours, by each stream of each "
+    "process",
     json_schema_extra=_OPERATIONAL,
 )
 
@@ -92,7 +93,7 @@ class Shuffle(Spec):
         description="streams of shards that each batch is drawn from, a divisor of batch; "
         "null follows from the numbers of images and of the batch",
     )
-    window: Annotated[int, Field(ge=1)] = Field(
+    window: Annotated[int, Field(ge=1024)] = Field(
         2**16, description="images of a stream that are shuffled together"
     )
 

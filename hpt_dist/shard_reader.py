@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -15,7 +16,7 @@ from hpt_dist.manifest import Shard
 from hpt_dist.node_cache import NodeCache
 from hpt_dist.store import ObjectInfo, Store
 
-OPEN_FILES = 256
+OPEN_FILES = 128
 _DOWNLOADS = 2  # shards at a time; each uses several connections
 _PATIENCE_S = 0.5
 
@@ -44,6 +45,8 @@ class ShardReader:
         self._remote: dict[str, ObjectInfo] = {}
         self._downloads: dict[str, Future[Path | None]] = {}
         self._executor: ThreadPoolExecutor | None = None
+        self._give_up = threading.Event()
+        self._patience_ends: dict[str, float] = {}
 
     def read(self, shard: Shard, start: int, length: int, *, anew: bool = False) -> bytes:
         """Return `length` bytes of a shard from `start`.
@@ -84,14 +87,23 @@ class ShardReader:
                 if self._executor is None:
                     self._executor = ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="shards")
                 self._downloads[shard.path] = self._executor.submit(
-                    self._cache.fetch, self._store, shard.path, shard.bytes, shard.sha256, intact
+                    self._cache.fetch,
+                    self._store,
+                    shard.path,
+                    shard.bytes,
+                    shard.sha256,
+                    intact,
+                    self._give_up,
                 )
 
     def close(self) -> None:
-        """Stop downloads that have not begun, and close the files; reading opens them again."""
+        """Give up downloads and close the files; reading opens them again."""
+        self._give_up.set()
         if self._executor:
             self._executor.shutdown(cancel_futures=True)
         self._executor = None
+        self._give_up = threading.Event()
+        self._patience_ends.clear()
         self._downloads.clear()
         self._open.clear()
 
@@ -113,6 +125,9 @@ class ShardReader:
         if file.size_bytes != shard.bytes:
             raise self._cut(shard, file.size_bytes)
         with self._lock:
+            if self.is_remote:  # what the cache evicted takes room on the disk while it is open
+                for other in [name for name, one in self._open.items() if one.is_deleted()]:
+                    del self._open[other]
             self._open[shard.path] = file
             while len(self._open) > OPEN_FILES:
                 self._open.popitem(last=False)
@@ -124,8 +139,11 @@ class ShardReader:
             return None
         download = self._downloads.get(shard.path)
         if download is not None and not download.done():
-            # One that is under way is worth a moment; one that waits for its turn is not.
-            wait([download], _PATIENCE_S if download.running() else 0)
+            # One that is under way is worth a moment, once; one that waits for its turn is not.
+            if download.running():
+                now = time.monotonic()
+                end = self._patience_ends.setdefault(shard.path, now + _PATIENCE_S)
+                wait([download], max(0.0, end - now))
             if not download.done():
                 return None
         path = self._cache.path(shard.sha256)
@@ -162,6 +180,10 @@ class _File:
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.size_bytes = os.fstat(self.descriptor).st_size
+
+    def is_deleted(self) -> bool:
+        """Return whether no folder holds the file any more."""
+        return os.fstat(self.descriptor).st_nlink == 0
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):

@@ -37,8 +37,8 @@ from hpt_dist.verify import verify
 
 __all__ = ["Manifest", "Progress", "read_manifest", "verify", "write_dataset", "write_part"]
 
-SHARD_BYTES = 64 * 2**20
-MAX_BAD = 100
+SHARD_BYTES = 256_000_000
+MAX_BAD = 10
 
 _MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")

@@ -34,7 +34,8 @@ __all__ = [
 ]
 
 MAX_BAD = 10
-_AHEAD = 256  # batches between asking for a shard's download and its use
+_AHEAD_BATCHES = 256  # between asking for a shard's download and its use, at most
+_AHEAD_IMAGES = 4096  # the same where images are read in order
 
 
 class Stream:
@@ -97,7 +98,9 @@ class Stream:
         self._rank, self._world = rank, world
         self._order = Order(pool.digest, seed, pool.shard_sizes, streams=streams, window=window)
         self._prefetch = prefetch if workers else 0
-        self._downloads = _fits_the_cache(pool, math.ceil(streams / nodes) * window)
+        # Not further ahead than a window, so that two windows of each stream are all there is.
+        self._ahead = max(1, min(_AHEAD_BATCHES, streams * window // batch))
+        self._downloads = _fits_the_cache(pool, 2 * math.ceil(streams / nodes) * window)
         self._decoder = Decoder(pool, size, workers, Replacements(pool, max_bad))
         self._pending: deque[Pending] = deque()
 
@@ -152,7 +155,7 @@ class Stream:
         ]
         pending = self._decoder.start(step, indices, epochs, crops)
         if self._downloads:
-            later, _ = self._order.batch(step + _AHEAD, self._batch, self._rank, self._world)
+            later, _ = self._order.batch(step + self._ahead, self._batch, self._rank, self._world)
             self._pool.prefetch(np.concatenate([indices, later]))
         return pending
 
@@ -243,11 +246,14 @@ def _in_order(
     pool: Pool, batch: int, decoder: Decoder, epoch: int, crop_of: Callable[[Ints], Crop]
 ) -> Iterator[Batch]:
     pending: deque[Pending] = deque()
+    downloads = _fits_the_cache(pool, len(pool))
     try:
         for step, start in enumerate(range(0, len(pool), batch)):
             indices = np.arange(start, min(start + batch, len(pool)))
             epochs = np.full_like(indices, epoch)
             pending.append(decoder.start(step, indices, epochs, [crop_of(indices)]))
+            if downloads:
+                pool.prefetch(np.arange(start, min(start + _AHEAD_IMAGES, len(pool))))
             if len(pending) > 2:
                 yield pending.popleft().result()
         while pending:

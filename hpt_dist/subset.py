@@ -240,7 +240,8 @@ def subset_names(store: Store, name: str) -> list[str]:
     """Return the names of a dataset's subsets, sorted."""
     folder = _path(name, "").removesuffix(".json")
     paths = [info.path.removeprefix(folder) for info in store.list(folder)]
-    return [path.removesuffix(".json") for path in paths if "/" not in path]
+    names = [path.removesuffix(".json") for path in paths if path.endswith(".json")]
+    return [name for name in names if _NAME.fullmatch(name)]
 
 
 def paper_rules(manifest: Manifest) -> dict[str, Rule]:

@@ -10,9 +10,11 @@ from test_stream import COUNT, encoded, write
 from hpt_dist import recipe_file, survey
 from hpt_dist.errors import DataError, RecipeError
 from hpt_dist.feeds import pool_of
+from hpt_dist.fewshot import k_shot, n_labels
 from hpt_dist.manifest import read_manifest
 from hpt_dist.plan import make
 from hpt_dist.store import open_store
+from hpt_dist.stream import Pool, open_split
 from hpt_dist.subset import Chooser, Rule, write_subset
 
 RECIPE = """\
@@ -71,9 +73,20 @@ def test_a_subset_is_part_of_the_key_and_its_images_are_what_is_read(store):
         pool_of(context(store, trials["hpt"]), trials["hpt"].spec.data)
 
 
+def test_a_subset_of_labels_is_what_a_stage_with_that_budget_and_seed_uses(store):
+    manifest = read_manifest(store, "birds")
+    pool = Pool([open_split(store, "birds", "train")])
+    for kind, choose_rows in (("labels", n_labels), ("shots", k_shot)):
+        subset = Chooser(store, manifest, "train", 3).choose("few", Rule(kind, 4))
+        rows = choose_rows(pool.labels, len(manifest.classes), 4, 3)
+        assert sorted(pool.subset(rows).keys) == list(subset.keys)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        (("fish/train, birds", "birds/train, birds"), "hold the same images"),
+        (("fish/train, birds/train@tenth", "fish/train, fish/train"), "hold the same images"),
         (("@tenth", "@tents"), "did you mean tenth"),
         (("birds/train@tenth", "birds/test@tenth"), "tenth is a subset of birds/train"),
         (

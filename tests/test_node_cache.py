@@ -108,9 +108,23 @@ def test_a_shard_is_downloaded_once_and_is_right(shards: Shards, cache: NodeCach
 
 
 def test_a_folder_is_for_its_user_alone(tmp_path: Path) -> None:
-    (tmp_path / "open").mkdir(mode=0o755)
-    for name in ("new/er", "open"):
-        assert NodeCache(tmp_path / name, 1).folder.stat().st_mode & 0o777 == 0o700
+    assert NodeCache(tmp_path / "new/er", 1).folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_files_that_are_no_shards_are_left_alone(shards: Shards, tmp_path: Path) -> None:
+    folder = tmp_path / "scratch"
+    (folder / "work").mkdir(parents=True)
+    folder.chmod(0o755)
+    for name in ("thesis.zip", "movie.part", "work/notes"):
+        (folder / name).write_bytes(bytes(SHARD_BYTES))
+    cache = NodeCache(folder, SHARD_BYTES + 1)
+    for path in shards.contents:
+        assert shards.fetch(cache, path) is not None
+    assert all(
+        (folder / name).stat().st_size == SHARD_BYTES for name in ("thesis.zip", "movie.part")
+    )
+    assert len([file for file in folder.iterdir() if len(file.name) == 64]) == 1
+    assert folder.stat().st_mode & 0o777 == 0o755
 
 
 FETCH_ALL = """
@@ -411,7 +425,8 @@ def test_the_default_folder_and_size(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert default_cache().folder == tmp_path / "xdg" / "hpt-dist" / "shards"
     monkeypatch.setenv("HPT_CACHE", str(tmp_path / "mine"))
     monkeypatch.setenv("HPT_CACHE_GB", "0.5")
-    assert default_cache() == NodeCache(tmp_path / "mine", 500_000_000)
+    mine = tmp_path / "mine" / f"hpt-dist-{os.geteuid()}"
+    assert default_cache() == NodeCache(mine, 500_000_000)
     monkeypatch.setenv("HPT_CACHE_GB", "0")
     assert default_cache() is None
     for wrong in ("much", "-1", "nan", "inf"):
@@ -435,10 +450,10 @@ def test_a_folder_that_cannot_be_used_is_warned_of_once(
 def test_a_folder_of_another_user_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    theirs = tmp_path / "theirs"
+    theirs = tmp_path / f"hpt-dist-{os.geteuid()}"
     theirs.mkdir(mode=0o755)
     os.chown(theirs, 12_345, 12_345)
-    monkeypatch.setenv("HPT_CACHE", str(theirs))
+    monkeypatch.setenv("HPT_CACHE", str(tmp_path))
     assert default_cache() is None
     assert "belongs to another user" in caplog.text
     assert theirs.stat().st_mode & 0o777 == 0o755

@@ -244,3 +244,18 @@ assert len(os.listdir("/proc/self/task")) == threads
 """
     large = PHOTO.resize((3000, 2000))
     subprocess.run([sys.executable, "-c", script], input=file(large), check=True, timeout=120)
+
+
+# One entry: tag, type 2 (text), two characters, "6".
+TEXT_ORIENTATION = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + b"\x12\x01\x02\0\x02\0\0\0" + b"6" + bytes(7)
+
+
+@pytest.mark.parametrize("exif", [with_orientation(n) for n in (0, 9, 300)] + [TEXT_ORIENTATION])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_an_orientation_that_is_none_of_the_eight_turns_nothing(exif, kind):
+    data = file(PHOTO, kind, exif=exif)
+    width, height = PHOTO.size
+    assert pixels.size_of(data) == images.decode(data)[0].size == (width, height)
+    assert pixels.decode(data).shape == (height, width, 3)
+    small = images.encode(data, images.Encoding(resize=20))[2]
+    assert small.size == (round(width * 20 / height), 20)

@@ -169,3 +169,20 @@ def test_the_command_writes_a_file_whole(store, tmp_path, monkeypatch):
     with pytest.raises(RequestError, match="no kind of preview"):
         app(["data", "preview", uri, "--out", "x.jpg"], standalone_mode=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["birds-train.png", "new"]
+
+
+def test_a_class_that_the_split_lacks_is_refused(tmp_path):
+    opened = open_store(str(tmp_path))
+    write(opened, "toy", labelled(4, 2) + labelled(3, 1, "val"), classes="ab")
+    with pytest.raises(RequestError, match="val of toy has no image of class b") as error:
+        looked(opened, "toy", "val", class_name="b")
+    assert error.value.problem.allowed == "a"
+
+
+def test_a_shard_that_lost_all_its_images_is_passed_over(tmp_path):
+    opened = open_store(str(tmp_path))
+    write(
+        opened, "toy", [*labelled(4, 2), sample("bad", b"x" * 4000, "train", 0)], shard_bytes=3000
+    )
+    assert any(shard.images == 0 for shard in read_manifest(opened, "toy").splits["train"].shards)
+    assert len(looked(opened, "toy").thumbnails) == 4

@@ -546,3 +546,15 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, package):
     with pytest.raises(RequestError, match=package) as caught:
         open_source("openmoji/line")
     assert caught.value.problem.fix == "pip install hpt-dist[demo]"
+
+
+def test_a_link_to_a_folder_above_is_refused(tmp_path):
+    folder = tmp_path / "birds" / "train" / "cat"
+    folder.mkdir(parents=True)
+    (folder / "a.png").write_bytes(b"x")
+    (folder / "again").symlink_to(tmp_path / "birds")
+    with pytest.raises(RequestError, match="would never end"):
+        open_source(str(tmp_path / "birds"))
+    (folder / "again").unlink()
+    (tmp_path / "birds" / "train" / "dog").symlink_to(folder)  # a link beside it is fine
+    assert len(open_source(str(tmp_path / "birds")).samples()) == 2

@@ -225,3 +225,11 @@ def test_a_manifest_of_100_000_shards_opens_in_a_moment(store, tmp_path):
     # 1.6 to 2.2 times, and 0.7 s more than the start, where nothing else runs.
     assert opened - parsed < 8 * (parsed - began)
     assert shown - started < 4 * (started - opened) + 20 * (parsed - began)
+
+
+def test_a_stray_file_among_the_subsets_is_no_fault(tmp_path):
+    opened = open_store(str(tmp_path))
+    write(opened, "toy", labelled(3))
+    opened.put("datasets/toy/subsets/README.txt", b"mine")
+    assert verify(opened, "toy") == []
+    assert strays(opened, "toy") == ["subsets/README.txt"]

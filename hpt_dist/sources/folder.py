@@ -69,10 +69,17 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
     """Yield every file below, through links to folders too (which `rglob` would leave out)."""
+    real = folder.resolve()
+    if real in above:
+        raise RequestError(
+            "this link leads to a folder that it lies in, so its images would never end",
+            where=str(folder),
+            fix="remove the link",
+        )
     for entry in _visible(folder):
         if entry.is_dir():
-            yield from _files(entry)
+            yield from _files(entry, (*above, real))
         else:
             yield entry
