@@ -18,6 +18,7 @@ import torch
 
 from benchmarks import reading, resume, sharding, views
 from benchmarks.measure import print_rows
+from hpt_dist.memory import keep_freed_memory
 
 KEPT = Path(__file__).with_name("data.txt")
 _MEASURED = ("torch", "torchvision", "pillow", "numpy", "webdataset", "litdata", "boto3")
@@ -47,6 +48,7 @@ class _Tee(io.StringIO):
 def main() -> int:
     """Measure and print every row; return the exit status."""
     torch.set_num_threads(1)
+    keep_freed_memory()  # as in the process of a trial
     with redirect_stdout(_Tee()) as said:
         print(versions())
         reached = print_rows(chain(reading.rows(), views.rows(), sharding.rows(), resume.rows()))

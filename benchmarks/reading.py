@@ -29,6 +29,7 @@ from hpt_dist.stream import open_split
 from tests.services import run_ceph
 
 IMAGES = 4_000
+REMOTE_IMAGES = 12_000  # more, so that what it takes to begin and to end weighs little
 BATCH = 256
 SHARD_BYTES = 16 << 20
 WINDOW = 1024  # several windows in an epoch, as at scale
@@ -157,7 +158,7 @@ def s3_rows(folder: Path) -> Iterator[Row]:
         bucket = ceph.http.make_bucket()
         store = open_store(f"s3://{bucket}")
         manifest = write_dataset(
-            write_photos(folder / "remote"), store, "photos", shard_bytes=SHARD_BYTES
+            write_photos(folder / "remote", REMOTE_IMAGES), store, "photos", shard_bytes=SHARD_BYTES
         )
         keys = [f"datasets/photos/{shard.path}" for shard in manifest.splits["train"].shards]
         speeds = rates(
