@@ -143,13 +143,16 @@ class Photometric:
             count = max(1, _CACHE_BYTES // (4 * x[:1].numel()))
         for start in range(0, len(x), count):
             rows = slice(start, start + count)
-            views[rows] = self._normalize.in_place(transform(x[rows], parameters[rows]))
+            done = self._normalize.in_place(transform(x[rows], parameters[rows]))
+            for channel in range(done.shape[1]):  # half the time of one copy between the layouts
+                views[rows, channel] = done[:, channel]
         return views
 
 
 def transform(images: Tensor, parameters: Parameters) -> Tensor:
     """Return images [b, 3, h, w] in 0..255 with these parameters as float32 in 0..255."""
-    x = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    # First to planes and then to floats: half the time of both at once.
+    x = images.contiguous().to(torch.float32, copy=True)
     in_order = parameters.factors[np.arange(len(x))[:, None], parameters.order]
     is_hue = parameters.order == HUE
     is_turned = is_hue & (in_order != 0)
