@@ -1,4 +1,4 @@
-"""Resumable training state in a store: committed whole or not at all.
+"""Resumable training state in a store: committed whole or not at all, while training goes on.
 
 A checkpoint is an object with the state and, written after it, a record that commits it: step,
 object, length and SHA-256. An object without a record does not count, so a process may die at
@@ -8,24 +8,25 @@ any moment and the last committed state still loads.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
+import time
 import uuid
-from collections import OrderedDict
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
+from concurrent import futures
 from dataclasses import asdict, dataclass
-from types import NoneType
-from typing import Any
+from types import TracebackType
+from typing import Self
 
-from hpt_dist.errors import StoreError, TrainingError
-from hpt_dist.store import Store
+from hpt_dist.errors import DataError, StoreError
+from hpt_dist.snapshot import Snapshot, State, loaded
+from hpt_dist.store import ObjectInfo, Store
 
 _log = logging.getLogger(__name__)
 
 _FOLDER = "state/"
-
-State = dict[str, Any]
+_ATTEMPTS = 100
+Guard = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,12 @@ class Record:
     sha256: str
 
 
+def _nothing() -> None:
+    """Guard nothing."""
+
+
 class Checkpoints:
-    """The checkpoints of one trial, for one writer at a time.
+    """The checkpoints of one trial, for one writer and any number of readers at a time.
 
     Args:
         store: the trial's part of the store.
@@ -58,14 +63,16 @@ class Checkpoints:
             raise ValueError(f"keep must be at least 1, not {keep}")
         self._store = store
         self._keep = keep
+        self._damaged: set[str] = set()  # records that latest() had to pass over
 
-    def save(self, step: int, state: State, guard: Callable[[], None] = lambda: None) -> None:
-        """Commit a state, then delete what it makes superfluous.
+    def save(self, step: int, state: State, guard: Guard = _nothing) -> None:
+        """Commit a state, then delete what it makes superfluous; `Saver` does so meanwhile.
 
         Args:
             step: optimizer steps done. Checkpoints of this step or later ones are replaced:
                 their run could not be gone on with.
-            state: nested dicts and lists of tensors, numbers, strings and None.
+            state: nested dicts, lists and tuples of tensors, numbers, strings and None. Tensors
+                are loaded as plain ones on the CPU, of the same type, shape and strides.
             guard: called before the commit and before anything is deleted; raises if this
                 process may no longer write.
 
@@ -73,14 +80,20 @@ class Checkpoints:
             TypeError: the state holds something that could not be loaded again.
             StoreError: the store did not take it; the checkpoints before are untouched.
         """
-        data = _serialised(state)
+        snapshot = Snapshot()
+        snapshot.take(step, state)
+        self.commit(snapshot, guard)
+
+    def commit(self, snapshot: Snapshot, guard: Guard = _nothing) -> None:
+        """Commit what a snapshot holds; see `save`."""
+        data = snapshot.data()
         stem = f"{_FOLDER}{uuid.uuid4().hex}"
-        record = Record(step, f"{stem}.pt", len(data), hashlib.sha256(data).hexdigest())
+        record = Record(snapshot.step, f"{stem}.state", len(data), hashlib.sha256(data).hexdigest())
         self._store.put(record.object, data)
         written = self._store.stat(record.object)
         if written is None or written.bytes != record.bytes:
             raise StoreError(
-                f"the state of step {step} was not written whole",
+                f"the state of step {record.step} was not written whole",
                 where=f"{self._store.uri}/{record.object}",
                 fix="check the store's free space; the same command goes on",
             )
@@ -92,12 +105,25 @@ class Checkpoints:
     def latest(self) -> tuple[int, State] | None:
         """Load the newest checkpoint that is whole, or return None if there is none.
 
-        Damaged ones are passed over with a warning in the log.
+        Damaged ones are passed over with a warning in the log, and do not count as kept ones in
+        later saves of this object.
+
+        Raises:
+            StoreError: the store cannot be read.
+            TrainingError: a state is whole but not one that this version can load.
         """
-        for record in self._newest_first().values():
-            if (data := self._read(record)) is not None:
-                return record.step, _deserialised(data)
-        return None
+        for _ in range(_ATTEMPTS):
+            for path, record in self._newest_first().items():
+                try:
+                    return record.step, self._read(record)
+                except DataError as error:
+                    if self._store.stat(path) is None:
+                        break  # its writer has replaced it meanwhile
+                    self._damaged.add(path)
+                    self._warn(record.object, error.problem.what)
+            else:
+                return None
+        raise StoreError("states are replaced faster than they can be read", where=self._store.uri)
 
     def steps(self) -> list[int]:
         """Return the steps of the committed checkpoints, newest first, without reading them."""
@@ -105,76 +131,134 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Delete every checkpoint; to be called when the trial's result is safe."""
-        self._delete_all_but(frozenset())
+        self._delete_all_but(frozenset(), list(self._store.list(_FOLDER)))
 
-    def _newest_first(self) -> dict[str, Record]:
-        """Return the readable records by their path."""
+    def _newest_first(self, infos: Iterable[ObjectInfo] | None = None) -> dict[str, Record]:
+        """Return the readable records by their path; of the objects listed, if they are known."""
         records = {}
-        for info in self._store.list(_FOLDER):
+        for info in self._store.list(_FOLDER) if infos is None else infos:
             if info.path.endswith(".json"):
                 try:
-                    records[info.path] = Record(**json.loads(self._store.get(info.path)))
+                    records[info.path] = _record(info.path, self._store.get(info.path))
                 except (ValueError, TypeError) as error:
                     self._warn(info.path, f"its record is damaged ({error})")
+                except StoreError:
+                    if self._store.stat(info.path) is not None:
+                        raise
         return dict(sorted(records.items(), key=lambda item: item[1].step, reverse=True))
 
-    def _read(self, record: Record) -> bytes | None:
-        if self._store.stat(record.object) is None:
-            self._warn(record.object, f"the state of step {record.step} is missing")
-            return None
-        data: bytes = self._store.get(record.object)
-        if hashlib.sha256(data).hexdigest() != record.sha256:
-            self._warn(record.object, f"the state of step {record.step} is damaged")
-            return None
-        return data
+    def _read(self, record: Record) -> State:
+        """Load a state; raises DataError if it is not there or not what was written."""
+        where = f"{self._store.uri}/{record.object}"
+        try:
+            data: bytes = self._store.get(record.object)
+        except StoreError as error:
+            if self._store.stat(record.object) is not None:
+                raise
+            raise DataError(f"the state of step {record.step} is missing", where=where) from error
+        whole = len(data) == record.bytes and hashlib.sha256(data).hexdigest() == record.sha256
+        if not whole:
+            raise DataError(f"the state of step {record.step} is damaged", where=where)
+        return loaded(record.step, data, where)
 
     def _warn(self, path: str, what: str) -> None:
         _log.warning("%s/%s: %s; falling back to the one before", self._store.uri, path, what)
 
     def _prune(self, newest_path: str, newest: Record) -> None:
         """Delete all but the newest, which was just verified, and those kept before it."""
-        earlier = [item for item in self._newest_first().items() if item[1].step < newest.step][
-            : self._keep - 1
-        ]
+        infos = list(self._store.list(_FOLDER))
+        sizes = {info.path: info.bytes for info in infos}
+        earlier = [
+            (path, record)
+            for path, record in self._newest_first(infos).items()
+            if record.step < newest.step
+            and sizes.get(record.object) == record.bytes
+            and path not in self._damaged
+        ][: self._keep - 1]
         kept = {newest_path, newest.object}
         kept.update(path for path, record in earlier for path in (path, record.object))
-        self._delete_all_but(kept)
+        self._delete_all_but(kept, infos)
 
-    def _delete_all_but(self, kept: Set[str]) -> None:
+    def _delete_all_but(self, kept: Set[str], infos: Iterable[ObjectInfo]) -> None:
         # Sorted by path, a record goes before its object: none is left without.
-        for info in list(self._store.list(_FOLDER)):
+        for info in infos:
             if info.path not in kept:
                 self._store.delete(info.path)
 
 
-def _serialised(state: State) -> bytes:
-    import torch  # here, so that steps() works where torch is not wanted
-
-    _check_loadable(state, "state")
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
-
-
-def _deserialised(data: bytes) -> State:
-    import torch
-
-    state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    if not isinstance(state, dict):
-        raise TrainingError(f"a checkpoint holds a {type(state).__name__}, not a state")
-    return state
+def _record(path: str, data: bytes) -> Record:
+    """Read a record; raises ValueError and TypeError if it is damaged."""
+    record = Record(**json.loads(data))
+    kinds = [type(value) for value in asdict(record).values()]
+    if kinds != [int, str, int, str] or record.object.rpartition(".")[0] != path[: -len(".json")]:
+        raise ValueError("its fields make no sense")
+    return record
 
 
-def _check_loadable(value: Any, where: str) -> None:
-    """Refuse at once what `weights_only=True` would refuse when it is too late."""
-    import torch
+class Saver:
+    """Saves states while training goes on: one is copied, then written by a thread.
 
-    if type(value) in (dict, OrderedDict):
-        for key, entry in value.items():
-            _check_loadable(key, f"a key of {where}")
-            _check_loadable(entry, f"{where}[{key!r}]")
-    elif type(value) in (list, tuple):
-        for index, entry in enumerate(value):
-            _check_loadable(entry, f"{where}[{index}]")
-    elif type(value) not in (torch.Tensor, torch.nn.Parameter, bool, int, float, str, NoneType):
-        raise TypeError(f"{where} is a {type(value).__name__}, which no checkpoint can hold")
+    Use it in a `with` block. At its end, whatever ended it, the write in flight is completed; its
+    error is raised, or logged where another one is on its way. Memory: one copy of the state.
+
+    Args:
+        checkpoints: where the states go; nobody else may save there meanwhile.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+        self._snapshot = Snapshot()
+        self._writer = futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: futures.Future[None] | None = None
+
+    def save(self, step: int, state: State, guard: Guard = _nothing) -> float:
+        """Copy a state, begin to write it and return; wait first for the write before.
+
+        Once this has returned, the state may change. It is committed when `wait` has returned.
+
+        Args:
+            step: see `Checkpoints.save`.
+            state: see `Checkpoints.save`.
+            guard: see `Checkpoints.save`; called in the thread that writes.
+
+        Returns:
+            How long training stood still for this, in seconds.
+
+        Raises:
+            TypeError: the state holds something that could not be loaded again.
+            Exception: what the write before raised; this state is not saved then.
+        """
+        began = time.perf_counter()
+        self.wait()
+        self._snapshot.take(step, state)
+        self._writing = self._writer.submit(self._checkpoints.commit, self._snapshot, guard)
+        return time.perf_counter() - began
+
+    def wait(self) -> None:
+        """Return once the state that was saved last is committed.
+
+        Raises:
+            Exception: what its write raised, once; the checkpoints before are untouched.
+        """
+        if self._writing is not None:
+            futures.wait([self._writing])  # may be interrupted: the write still counts then
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.wait()
+        except Exception as lost:
+            if error is None:
+                raise
+            _log.warning("the last state could not be saved: %s", lost)
+        finally:
+            self._writer.shutdown(wait=False)
