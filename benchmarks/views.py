@@ -90,7 +90,7 @@ def two_views(stream: Stream, count: int) -> Iterator[list[Tensor]]:
 def whole_policy(stream: Stream, count: int) -> Iterator[list[Tensor]]:
     """Yield batches of two float32 views, ready for the network."""
     photometric = Photometric(POLICY, MEAN, STD)
-    return (network_views(batch, photometric, 0) for batch in islice(stream, count // _BATCH))
+    return (network_views(batch, [photometric] * 2, 0) for batch in islice(stream, count // _BATCH))
 
 
 def official_views(count: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,18 +1,18 @@
 """Photometric augmentation and normalisation of whole batches, on the device.
 
-The policy is MoCo v2's (arXiv 2003.04297): colour jitter, gray, Gaussian blur, flip, normalise;
-each operation equals torchvision's on float images, and every image has its own parameters. These
-come from uniform numbers that the caller gives, so that they belong to the sample and not to the
-process. Drawing them on the host also tells which rows an operation concerns without a question
-to the device. A GPU works on a whole batch at once, a CPU on a few images at a time, which stay in
-its cache from the first operation to the last.
+The policy is MoCo v2's (arXiv 2003.04297) and BYOL's (arXiv 2006.07733): colour jitter, gray,
+Gaussian blur, solarizing, flip, normalise; each operation equals torchvision's on float images, and
+every image has its own parameters. These come from uniform numbers that the caller gives, so that
+they belong to the sample and not to the process. Drawing them on the host also tells which rows an
+operation concerns without a question to the device. A GPU works on a whole batch at once, a CPU on
+a few images at a time, which stay in its cache from the first operation to the last.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +28,12 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-DRAWS = 10  # uniform numbers that each view consumes
+DRAWS = 11  # uniform numbers that each view consumes
 _ORDERS = np.array(list(itertools.permutations(range(4))))
 _LUMA = (0.2989, 0.587, 0.114)
 _CACHE_BYTES = 1 << 19  # of images that a CPU works on at a time; half of a usual L2 cache
 _WHITE = 255.0  # images stay in 0..255 until they are normalised
+_SOLAR = 128.0  # solarizing inverts what is at least as bright
 _TINY = 1e-12  # a chroma in 0..255 that only gray pixels fall below
 # Red, green and blue over the hue: where its symmetry lies, the slope from there, its value there.
 _WAVES = torch.tensor([[1 / 2, 1 / 3, 2 / 3], [6, -6, -6], [-1, 2, 2]]).view(3, 1, 3, 1, 1)
@@ -49,6 +50,7 @@ class Parameters:
             turns, by operation; (1, 1, 1, 0) leaves an image as it is.
         gray: bool[b], whether its colours go.
         sigma: float[b], of the Gaussian blur in pixels at 224; 0 is no blur.
+        solarize: bool[b], whether its bright pixels are inverted.
     """
 
     flip: Bools
@@ -56,12 +58,11 @@ class Parameters:
     factors: Floats
     gray: Bools
     sigma: Floats
+    solarize: Bools
 
     def __getitem__(self, rows: slice) -> Parameters:
         """Return the parameters of some of the images."""
-        return Parameters(
-            self.flip[rows], self.order[rows], self.factors[rows], self.gray[rows], self.sigma[rows]
-        )
+        return Parameters(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 def draw(policy: Augment, uniforms: Floats) -> Parameters:
@@ -79,6 +80,7 @@ def draw(policy: Augment, uniforms: Floats) -> Parameters:
         factors=factors,
         gray=u[7] < policy.gray,
         sigma=np.where(u[8] < policy.blur, sigma, 0.0),
+        solarize=u[10] < policy.solarize,
     )
 
 
@@ -110,7 +112,7 @@ class Normalize:
 
 
 class Photometric:
-    """Random colours, blur and flip, then normalisation.
+    """Random colours, blur, solarizing and flip, then normalisation.
 
     Args:
         policy: probabilities and ranges; its crop is not used here.
@@ -165,6 +167,7 @@ def transform(images: Tensor, parameters: Parameters) -> Tensor:
     if np.count_nonzero(blurred):
         weights = _kernels(parameters.sigma * (x.shape[-1] / 224), min(x.shape[-2:]) - 1)
         x = _replace(x, blurred, gaussian_blur, *weights.T)
+    x = _replace(x, parameters.solarize, solarize)
     return _replace(x, parameters.flip, lambda rows: rows.flip(-1))
 
 
@@ -226,6 +229,11 @@ def gaussian_blur(x: Tensor, *weights: Tensor | float) -> Tensor:
                 blurred.add_(pair, alpha=weight)
         x = blurred
     return x
+
+
+def solarize(x: Tensor) -> Tensor:
+    """Invert, in place, all values of at least 128 of images in 0..255."""
+    return torch.where(x >= _SOLAR, _WHITE - x, x, out=x)
 
 
 def _kernels(sigma: Floats, most: int) -> Floats:

@@ -7,10 +7,11 @@ them, so weights go in and out without translation.
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any, Literal, Self, cast
+from functools import cache, partial
+from typing import Any, Literal, cast
 
 import timm
+import torch
 from timm.layers import DropPath
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -85,17 +86,33 @@ def create(name: str) -> Backbone:
     return backbone
 
 
-def freeze_batch_norm(module: nn.Module) -> None:
-    """Keep batch-norm statistics where they are, whatever `train()` is called later.
+def check_size(backbone: Backbone, size: int) -> None:
+    """Make sure that a backbone reads images of a size, before anything is spent on it.
 
-    The layers normalise by their running statistics from now on; their weights and biases go on
-    learning if they require gradients. Deep copies stay frozen.
+    Raises:
+        RequestError: it does not.
     """
-    for layer in module.modules():
-        if isinstance(layer, _BatchNorm):
-            layer_class: Any = type(layer)
-            layer.__class__ = _frozen_class(layer_class)
-            layer.eval()
+    modes = [(module, module.training) for module in backbone.modules()]
+    try:
+        with torch.no_grad():
+            features = backbone.eval()(torch.zeros(1, 3, size, size))
+    # What a library raises for a wrong size is an assertion, a shape's RuntimeError, ...
+    except (AssertionError, RuntimeError, ValueError, IndexError) as error:
+        raise RequestError(
+            f"this backbone cannot read images of {size} x {size}: {error}",
+            where="image.size",
+            fix="use the size that it was made for, such as 224",
+        ) from error
+    finally:
+        for module, training in modes:
+            module.training = training
+    if features.shape != (1, backbone.feature_dim):
+        raise RequestError(
+            f"this backbone gives {list(features.shape[1:])} for an image, not one vector of "
+            f"{backbone.feature_dim}",
+            where="backbone",
+            fix="use another one",
+        )
 
 
 def trainable_parameters(
@@ -149,11 +166,26 @@ def _from_torchvision(model: str) -> Backbone:
 
 
 def _from_timm(model: str) -> Backbone:
-    module = timm.create_model(model, pretrained=False, num_classes=0)
+    module = _timm_module(model)
     classifier = module.pretrained_cfg.get("classifier") or ()
     module.feature_dim = module.head_hidden_size
     module.classifier_names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     return cast("Backbone", module)
+
+
+def _timm_module(model: str) -> Any:
+    """Build a timm model without its classifier, for images of any size where it knows how.
+
+    Transformers then resample their position embeddings; at their own size nothing changes.
+    """
+    build = partial(timm.create_model, model, pretrained=False, num_classes=0)
+    config = timm.get_pretrained_cfg(model)
+    if config is not None and config.fixed_input_size:
+        try:
+            return build(dynamic_img_size=True)
+        except TypeError:  # this family has no such setting
+            pass
+    return build()
 
 
 def _has(library: str, model: str) -> bool:
@@ -167,18 +199,3 @@ def _model_names(library: str) -> frozenset[str]:
     if library == "torchvision":
         return frozenset(models.list_models(module=models)) - _WITH_AUXILIARY_HEADS
     return frozenset(timm.list_models())
-
-
-class _FrozenStatistics(nn.Module):
-    """Goes before a batch-norm class: its layers stay in evaluation mode."""
-
-    def train(self, mode: bool = True) -> Self:  # noqa: ARG002 - this is the point
-        return super().train(mode=False)
-
-
-@cache
-def _frozen_class(layer_class: type[Any]) -> type[Any]:
-    # A class, not a function set on the instance, which a deep copy would share with the original.
-    if issubclass(layer_class, _FrozenStatistics):
-        return layer_class
-    return type(f"Frozen{layer_class.__name__}", (_FrozenStatistics, layer_class), {})

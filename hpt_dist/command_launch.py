@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-from hpt_dist import console, launch, local, results, track
+from hpt_dist import console, launch, local, plan, results, track
 from hpt_dist.errors import HptError, RequestError, nearest
 from hpt_dist.launch import Launch, Settings, Where
 from hpt_dist.layout import default_tracking_uri, trial_folder, work_folder
@@ -33,6 +33,7 @@ def run(
     cores: int | None,
     tracking_uri: str,
     work: str,
+    ranks: int = 1,
 ) -> bool:
     """Run what is pending of a plan and print its report; return whether all is done."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
@@ -41,11 +42,15 @@ def run(
     if stand_ins:
         raise RequestError(f"{', '.join(stand_ins)} is only a stand-in", fix="shard it first")
     pending = [t for t in trials if prepared.states[t.key].name != "cached"]
+    plan.check_ranks(prepared.recipe, pending, ranks)
     if not pending:
-        settings = _settings(prepared, where, cores, tracking_uri, work)
+        settings = _settings(prepared, where, cores, tracking_uri, work, ranks)
         return _print_report(_cached(prepared, trials, settings), prepared.store)
     console.print_plan(trials, prepared.states, prepared.facts)
-    settings = _settings(prepared, where, cores, tracking_uri, work)
+    settings = _settings(prepared, where, cores, tracking_uri, work, ranks)
+    if settings.gpus and len(settings.gpus) < ranks:
+        told = f"{ranks} ranks need {ranks} GPUs, and there are {len(settings.gpus)}"
+        raise RequestError(told, where="--ranks")
     launch.close_orphans(prepared.store, prepared.recipe.name)
     record = launch.record(prepared.recipe, trials, prepared.store, settings)
     console.say(f"launch {record.id}")
@@ -159,7 +164,12 @@ def _chosen(prepared: Prepared, only: Sequence[str]) -> list[Trial]:
 
 
 def _settings(
-    prepared: Prepared, where: Where, cores: int | None, tracking_uri: str, work: str
+    prepared: Prepared,
+    where: Where,
+    cores: int | None,
+    tracking_uri: str,
+    work: str,
+    ranks: int,
 ) -> Settings:
     folder = work_folder(prepared.store, work)
     try:
@@ -173,6 +183,7 @@ def _settings(
         work=folder,
         tracking_uri=tracking_uri or default_tracking_uri(folder),
         artifact_location="" if tracking_uri else (folder / "mlartifacts").as_uri(),
+        ranks=ranks,
     )
 
 

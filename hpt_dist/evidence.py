@@ -10,8 +10,14 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
-from typing import Literal
+from statistics import NormalDist, fmean, stdev
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Bools = npt.NDArray[np.bool_]
 
 Axes = Mapping[str, str]
 Verdict = Literal["helped", "harmed", "no evidence", "none"]
@@ -181,6 +187,68 @@ def on_images(ours: float, base: float, num_images: int, split: str, scale: Scal
         f"(one model each; ± is that of {num_images:,} {split} images)"
     )
     return Comparison(verdict, 1, mean, half_width, None, says)
+
+
+@dataclass(frozen=True)
+class StageVerdict:
+    """Whether a pretraining stage did its features good, judged on validation images.
+
+    Args:
+        verdict: of the weights after training against those it started from; after the kept step,
+            or after the last where the stage's start was kept.
+        kept_step: whose weights the stage leaves; 0 is what it started from.
+        judged_step: which weights the difference is of.
+        mean: difference in accuracy, per cent of the images.
+        half_width: of its interval, at 95 % for all looks at once.
+        num_images: on which both were measured.
+        looks: after training; the interval allows for a choice among them.
+        says: all of it in words.
+    """
+
+    verdict: Verdict
+    kept_step: int
+    judged_step: int
+    mean: float
+    half_width: float
+    num_images: int
+    looks: int
+    says: str
+
+
+def gate(right: Mapping[int, Bools], *, kept: int, last: int) -> StageVerdict:
+    """Judge a stage by which validation images it classified rightly before and after training.
+
+    The images are the same, so the differences are paired by image (McNemar, 1947; the
+    interval is that of Agresti and Min, 2005); a Bonferroni correction for the number of looks
+    keeps the best of many from passing for an effect.
+
+    Args:
+        right: by step, bool [n]; step 0 is before training.
+        kept: the step whose weights are kept.
+        last: the last step.
+    """
+    judged = kept or last
+    ours, base = right[judged], right[0]
+    n, looks = len(base), len(right) - 1
+    won, lost = float((ours & ~base).sum()), float((base & ~ours).sum())
+    # Half an image more in each cell of the 2 x 2 table: no zero error without a difference.
+    difference, changed = won - lost, won + lost + 1
+    variance = max(changed - difference**2 / (n + 2), 0.0)
+    quantile = NormalDist().inv_cdf(1 - (1 - _CONFIDENCE) / 2 / looks)
+    mean, half_width = 100 * difference / n, 100 * quantile * math.sqrt(variance) / (n + 2)
+    scale = scale_of("knn/top1")
+    verdict = _verdict(mean, half_width, scale)
+    told = scale.plus_minus(mean, half_width)
+    measured = f"nearest neighbours, {n:,} validation images, {looks} look{'s' * (looks > 1)}"
+    if kept:
+        opening = {"helped": "this stage helped by", "harmed": "this stage harmed:"}
+        says = f"{opening.get(verdict, 'no evidence that this stage helped:')} {told}"
+        says += f" ({measured}); kept step {kept}"
+    else:
+        opening = {"harmed": "harmed:"}
+        says = f"{opening.get(verdict, 'no step was better:')} {told} at step {last} ({measured})"
+        says += "; kept the base"
+    return StageVerdict(verdict, kept, judged, mean, half_width, n, looks, says)
 
 
 def standard_error(share: float, num_images: int) -> float:

@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hpt_dist import backbones, weights
 from hpt_dist.augment import Photometric
+from hpt_dist.backbones import Backbone
 from hpt_dist.errors import DataError
+from hpt_dist.layout import stage_prefix
 from hpt_dist.manifest import Manifest, read_manifest
 from hpt_dist.order import Ints
 from hpt_dist.recipe import Augment, Mme, Pretrain
+from hpt_dist.recipe_file import data_of
 from hpt_dist.stage import Context
 from hpt_dist.store import open_store
-from hpt_dist.stream import Batch, Pool, Split, Stream, network_views, open_split
+from hpt_dist.stream import (
+    Batch,
+    Pool,
+    Split,
+    Stream,
+    batch_keys,
+    network_views,
+    open_split,
+)
 from hpt_dist.subset import read_subset
-from hpt_dist.train import Accelerator, Feed, Inputs
+from hpt_dist.train import Accelerator, Feed, Inputs, make_accelerator
 
 RGB = tuple[float, float, float]
+T = TypeVar("T")
 
 _NORMALIZE: dict[str, tuple[RGB, RGB]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -86,11 +100,29 @@ def _rows(context: Context, reference: str, split: Split) -> Ints:
     return np.flatnonzero([key in keys for key in split.keys])
 
 
+def backbone_of(context: Context) -> Backbone:
+    """Return the backbone with the weights of the trial that this one starts from."""
+    backbone = backbones.create(context.job.trial.backbone)
+    prefix = stage_prefix(context.job.trial.init)
+    state, _ = weights.read(context.store.get(f"{prefix}/weights.safetensors"))
+    backbone.load_state_dict(state)
+    backbones.check_size(backbone, context.job.image_size)
+    return backbone
+
+
+def accelerator_of(context: Context) -> Accelerator:
+    """Return the device and the ranks that a trial works on."""
+    return make_accelerator(threads=context.job.threads, seed=context.job.trial.spec.seed)
+
+
 def mean_std(context: Context) -> tuple[RGB, RGB]:
     """Return how pixels are normalised; over several datasets, the mean of their statistics."""
     if context.job.normalize in _NORMALIZE:
         return _NORMALIZE[context.job.normalize]
-    manifests = [manifest_of(context, alias) for alias in context.job.trial.datasets]
+    spec = context.job.trial.spec
+    read = [ref for name, ref in data_of(spec) if name != "monitor"]
+    aliases = sorted({reference.split("/")[0] for reference in read})
+    manifests = [manifest_of(context, alias) for alias in aliases]
     mean = np.mean([manifest.mean for manifest in manifests], axis=0)
     std = np.mean([manifest.std for manifest in manifests], axis=0)
     return tuple(mean.tolist()), tuple(std.tolist())
@@ -119,13 +151,23 @@ def _nodes(accelerator: Accelerator) -> int:
     return max(1, ranks // int(os.environ.get("LOCAL_WORLD_SIZE", ranks)))
 
 
-def two_view_feed(context: Context, spec: Pretrain, pool: Pool, accelerator: Accelerator) -> Feed:
+def two_view_feed(
+    context: Context,
+    spec: Pretrain,
+    pool: Pool,
+    accelerator: Accelerator,
+    memory_format: torch.memory_format,
+) -> Feed:
     """Feed two random views of each image."""
-    photometric = photometric_of(context, spec.augment, accelerator.device)
+    policies = (spec.augment, spec.augment_other or spec.augment)
+    photometrics = [photometric_of(context, policy, accelerator.device) for policy in policies]
+
+    def inputs(batch: Batch) -> tuple[Inputs, ...]:
+        views = network_views(batch, photometrics, spec.seed)
+        return (tuple(view.contiguous(memory_format=memory_format) for view in views),)
 
     @contextmanager
     def feed(start: int) -> Iterator[Iterator[tuple[Inputs, ...]]]:
-        area = spec.augment.crop_area
         with _stream(
             context,
             pool,
@@ -133,27 +175,74 @@ def two_view_feed(context: Context, spec: Pretrain, pool: Pool, accelerator: Acc
             batch=spec.batch,
             seed=spec.seed,
             views=2,
-            crop_area=area,
+            crop_area=spec.augment.crop_area,
             streams=spec.shuffle.streams,
             window=spec.shuffle.window,
             max_bad=spec.max_bad,
         ) as stream:
             stream.load_state_dict({"step": start})
-            yield ((tuple(network_views(batch, photometric, spec.seed)),) for batch in stream)
+            with _ahead(map(inputs, stream), accelerator.device) as batches:
+                yield batches
 
     return feed
 
 
-def mme_feed(context: Context, spec: Mme, pools: dict[str, Pool], accelerator: Accelerator) -> Feed:
-    """Feed (source and labelled target images, labels) and (unlabelled target images,)."""
-    policy = Augment(crop_area=spec.crop_area, jitter=0, gray=0, blur=0)
-    photometric = photometric_of(context, policy, accelerator.device)
+def two_view_keys(spec: Pretrain, pool: Pool, step: int) -> list[str]:
+    """Return the keys of the images of a step's global batch."""
+    streams, window = spec.shuffle.streams, spec.shuffle.window
+    return batch_keys(pool, step, batch=spec.batch, seed=spec.seed, streams=streams, window=window)
+
+
+def mme_keys(spec: Mme, pools: dict[str, Pool], step: int) -> list[str]:
+    """Return the keys of the images of a step's global batches, those with labels first."""
+    batches = _mme_batches(spec)
+    return [
+        key
+        for name, batch in batches.items()
+        for key in batch_keys(pools[name], step, batch=batch, seed=spec.seed)
+    ]
+
+
+def _mme_batches(spec: Mme) -> dict[str, int]:
+    """Return how many images of each pool a step takes."""
     batches = {"source": spec.batch_labelled, "labelled": spec.batch_labelled}
     if spec.objective != "s+t":
         batches["unlabelled"] = spec.batch_unlabelled
+    return batches
+
+
+@contextmanager
+def _ahead(batches: Iterator[T], device: torch.device) -> Iterator[Iterator[T]]:
+    """Make each batch while the one before is trained on; on a GPU its own queue does that."""
+    if device.type != "cpu":
+        yield batches
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="views") as thread:
+
+        def one_ahead() -> Iterator[T]:
+            pending = thread.submit(next, batches)
+            while True:
+                batch = pending.result()
+                pending = thread.submit(next, batches)
+                yield batch
+
+        yield one_ahead()
+
+
+def mme_feed(
+    context: Context,
+    spec: Mme,
+    pools: dict[str, Pool],
+    accelerator: Accelerator,
+    memory_format: torch.memory_format,
+) -> Feed:
+    """Feed (source and labelled target images, labels) and (unlabelled target images,)."""
+    policy = Augment(crop_area=spec.crop_area, jitter=0, gray=0, blur=0)
+    photometric = photometric_of(context, policy, accelerator.device)
 
     def view(batch: Batch) -> Tensor:
-        return network_views(batch, photometric, spec.seed)[0]
+        (images,) = network_views(batch, [photometric], spec.seed)
+        return images.contiguous(memory_format=memory_format)
 
     def inputs(*parts: Batch) -> tuple[Inputs, ...]:
         source, labelled, *unlabelled = parts
@@ -165,7 +254,7 @@ def mme_feed(context: Context, spec: Mme, pools: dict[str, Pool], accelerator: A
     def feed(start: int) -> Iterator[Iterator[tuple[Inputs, ...]]]:
         with ExitStack() as stack:
             streams = []
-            for name, batch in batches.items():
+            for name, batch in _mme_batches(spec).items():
                 stream = stack.enter_context(
                     _stream(
                         context,
@@ -180,6 +269,7 @@ def mme_feed(context: Context, spec: Mme, pools: dict[str, Pool], accelerator: A
                 )
                 stream.load_state_dict({"step": start})
                 streams.append(stream)
-            yield (inputs(*parts) for parts in zip(*streams, strict=True))
+            batches = (inputs(*parts) for parts in zip(*streams, strict=True))
+            yield stack.enter_context(_ahead(batches, accelerator.device))
 
     return feed

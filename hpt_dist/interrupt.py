@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+# SIGTERM before the end of a job; the others are what `sbatch --signal` is usually told to send.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Interrupt:
@@ -29,7 +30,7 @@ class Interrupt:
 
 @contextmanager
 def listening() -> Iterator[Interrupt]:
-    """Turn SIGTERM, SIGINT and SIGUSR2 into a flag for as long as the block runs.
+    """Turn SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 into a flag for as long as the block runs.
 
     Only the main thread may set handlers; in another thread the flag simply stays unset.
     """

@@ -63,10 +63,11 @@ class Settings:
     Args:
         where: worker processes, or inline in this process (for debugging).
         cores: CPU cores to share out.
-        gpus: which GPUs to share out, one for a trial.
+        gpus: which GPUs to share out, one for each process of a trial.
         work: the local work folder.
         tracking_uri: of MLflow; empty for none.
         artifact_location: of a new MLflow experiment; empty for MLflow's default.
+        ranks: processes that share the training of a trial.
     """
 
     where: Where
@@ -75,6 +76,7 @@ class Settings:
     work: Path
     tracking_uri: str
     artifact_location: str = ""
+    ranks: int = 1
 
 
 def record(recipe: Recipe, trials: Sequence[Trial], store: Store, settings: Settings) -> Launch:

@@ -10,6 +10,8 @@ from hpt_dist.store import Store
 DONE = "DONE"
 LEASE = "lease.json"
 LAUNCHES = "launches"
+# How an unfinished trial computes, as measured where it began.
+NUMERICS = "numerics.json"
 
 
 def stage_prefix(key: str) -> str:

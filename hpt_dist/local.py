@@ -14,6 +14,7 @@ from hpt_dist import lease
 from hpt_dist.launch import Launch, Settings, is_cancelled
 from hpt_dist.layout import DONE, LEASE, stage_prefix
 from hpt_dist.plan import Trial
+from hpt_dist.recipe import Trained
 from hpt_dist.recipe_file import Recipe
 from hpt_dist.stage import Job
 from hpt_dist.store import Store
@@ -47,13 +48,13 @@ class _Running:
         trial: the trial.
         process: submitit's job, or `_Inline`.
         threads: CPU cores it was given.
-        gpu: index of the GPU it was given, if any.
+        gpus: indices of the GPUs it was given, if there are any.
     """
 
     trial: Trial
     process: Any
     threads: int
-    gpu: int | None
+    gpus: list[int]
 
 
 @dataclass
@@ -148,6 +149,11 @@ def threads_of(trial: Trial, trials: Sequence[Trial], cores: int) -> int:
     return max(1, cores // beside)
 
 
+def ranks_of(trial: Trial, settings: Settings) -> int:
+    """Return how many processes share a trial: those asked for where it trains, else one."""
+    return settings.ranks if isinstance(trial.spec, Trained) else 1
+
+
 def _start_what_can(left: _Work) -> None:
     for trial in list(left.pending):
         if trial.init in left.failed:
@@ -164,18 +170,20 @@ def _start_what_can(left: _Work) -> None:
 def _start(left: _Work, trial: Trial) -> None:
     """Give a trial a process if there is room for it and nobody else is at it."""
     threads = threads_of(trial, left.trials, left.settings.cores)
-    if threads > left.free_cores or (left.settings.gpus and not left.free_gpus):
+    ranks = ranks_of(trial, left.settings)
+    if threads > left.free_cores or (left.settings.gpus and ranks > len(left.free_gpus)):
         return
     holder = lease.read(left.store.at(stage_prefix(trial.key)), LEASE)
     if holder and holder.alive:
         left.watcher.moved(trial, holder.facts)
         return
-    gpu = left.free_gpus.pop(0) if left.free_gpus else None
+    gpus, left.free_gpus = left.free_gpus[:ranks], left.free_gpus[ranks:]
     left.free_cores -= threads
     left.pending.remove(trial)
     left.watcher.started(trial)
-    process = _submit(_job(left, trial, threads), left.settings, gpu)
-    left.running[trial.key] = _Running(trial, process, threads, gpu)
+    job = _job(left, trial, max(1, threads // ranks), ranks)
+    process = _submit(job, left.settings, gpus)
+    left.running[trial.key] = _Running(trial, process, threads, gpus)
 
 
 def _collect(left: _Work) -> None:
@@ -188,8 +196,7 @@ def _collect(left: _Work) -> None:
             continue
         del left.running[key]
         left.free_cores += running.threads
-        if running.gpu is not None:
-            left.free_gpus.append(running.gpu)
+        left.free_gpus += running.gpus
         outcome = Outcome("done") if left.is_done(key) else _outcome_of(running.process)
         if outcome.status == "taken":
             left.pending.append(running.trial)
@@ -212,7 +219,7 @@ def _outcome_of(process: Any) -> Outcome:
     return Outcome("failed", _KILLED if killed else f"a bug in hpt-dist:\n{text}")
 
 
-def _job(left: _Work, trial: Trial, threads: int) -> Job:
+def _job(left: _Work, trial: Trial, threads: int, ranks: int) -> Job:
     return Job(
         recipe=left.recipe.name,
         trial=trial,
@@ -224,10 +231,11 @@ def _job(left: _Work, trial: Trial, threads: int) -> Job:
         image_size=left.recipe.image.size,
         normalize=left.recipe.image.normalize,
         threads=threads,
+        ranks=ranks,
     )
 
 
-def _submit(job: Job, settings: Settings, gpu: int | None) -> Any:
+def _submit(job: Job, settings: Settings, gpus: list[int]) -> Any:
     """Give a job to submitit, which starts its process; returns submitit's job."""
     if settings.where == "inline":
         return _Inline(work(job))
@@ -235,8 +243,8 @@ def _submit(job: Job, settings: Settings, gpu: int | None) -> Any:
 
     executor = submitit.AutoExecutor(job.folder / "logs", cluster="local")
     executor.update_parameters(timeout_min=_NO_LIMIT_MIN, stderr_to_stdout=True)
-    if gpu is not None:
-        executor.update_parameters(gpus_per_node=1, local_visible_gpus=[gpu])
+    if gpus:
+        executor.update_parameters(gpus_per_node=1, local_visible_gpus=gpus)
     # A Ctrl-C reaches the whole process group. submitit's controller would answer it by killing
     # the trial after a second; born with the signal ignored, it lets the trial save instead.
     with _ignored(signal.SIGINT):

@@ -18,7 +18,7 @@ from hpt_dist.recipe import Import, Knn, Linear, Mme, Pretrain, StageKind, resul
 from hpt_dist.recipe_file import Axis, Recipe, data_of
 
 # Raised by hand when a kind's code gives another result for the same settings.
-STAGE_VERSIONS = {"import": 1, "pretrain": 2, "knn": 2, "linear": 2, "mme": 2}
+STAGE_VERSIONS = {"import": 1, "pretrain": 3, "knn": 2, "linear": 2, "mme": 3}
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,59 @@ def images_of(spec: StageKind) -> int:
         unlabelled = 0 if spec.objective == "s+t" else spec.batch_unlabelled
         return spec.steps * (2 * spec.batch_labelled + unlabelled)
     return 0
+
+
+def check_ranks(recipe: Recipe, trials: Sequence[Trial], ranks: int) -> None:
+    """Refuse a number of ranks over which a trial's batches cannot be shared out.
+
+    Args:
+        recipe: says where its stages stand.
+        trials: those that are to run.
+        ranks: processes that share the training of each.
+
+    Raises:
+        RecipeError: with every stage whose batches do not fit.
+    """
+    problems: list[Problem] = []
+    for trial in trials:
+        for setting, images in _shared_batches(trial.spec):
+            if images % ranks:
+                what = f"a batch of {images} images cannot be shared out over {ranks} ranks"
+                where = recipe.where("stages", trial.stage, setting)
+                problems.append(Problem(what, where, fix=f"use ranks that divide {images}"))
+        if problem := _bad_groups(recipe, trial, ranks):
+            problems.append(problem)
+    if problems:
+        raise RecipeError(list(dict.fromkeys(problems)))
+
+
+def _shared_batches(spec: StageKind) -> list[tuple[str, int]]:
+    if isinstance(spec, Pretrain):
+        return [("batch", spec.batch)]
+    if isinstance(spec, Mme):
+        return [
+            ("batch_labelled", spec.batch_labelled),
+            ("batch_unlabelled", spec.batch_unlabelled),
+        ]
+    return []
+
+
+def _bad_groups(recipe: Recipe, trial: Trial, ranks: int) -> Problem | None:
+    """Return the problem of batch-norm groups that do not fit the ranks' shares of a batch."""
+    spec = trial.spec
+    if not isinstance(spec, Pretrain) or spec.bn_group in (None, spec.batch) or spec.batch % ranks:
+        return None
+    share, size = spec.batch // ranks, spec.bn_group or spec.batch
+    groups = spec.batch // size
+    # MoCo's keys are grouped across: every rank holds some samples of each group.
+    fits = size % share == 0 or share % size == 0
+    if spec.method == "moco_v2":
+        fits = fits and share % groups == 0
+    if fits:
+        return None
+    what = f"batch-norm groups of {size} do not fit the {share} images that each rank has"
+    where = recipe.where("stages", trial.stage, "bn_group")
+    return Problem(what, where, fix="use another number of ranks, or another bn_group")
 
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -286,7 +339,11 @@ def _repeated(recipe: Recipe, stage: str, spec: StageKind, facts: Facts) -> list
 def _needs(spec: StageKind) -> list[tuple[str, str, bool]]:
     """Return (field, dataset/split, labels are needed) of everything a spec reads."""
     if isinstance(spec, Pretrain):
-        return [("data", reference, False) for reference in spec.data]
+        read = [("data", reference, False) for reference in spec.data]
+        if spec.monitor and spec.monitor.data:
+            watched = spec.monitor.data
+            read += [("monitor", f"{watched}/{split}", True) for split in ("train", "val")]
+        return read
     if isinstance(spec, Knn | Linear):
         return [("data", f"{spec.data}/{split}", True) for split in ("train", "val", "test")]
     if isinstance(spec, Mme):

@@ -17,12 +17,6 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 # Fields marked so do not change a trial's result and are left out of its key.
 _OPERATIONAL: dict[str, Any] = {"operational": True}
-_MAX_BAD: Any = Field(
-    10,
-    description="damaged images that may be replaced by their neighbours, by each stream of each "
-    "process",
-    json_schema_extra=_OPERATIONAL,
-)
 
 
 class Spec(BaseModel):
@@ -50,11 +44,14 @@ class Image(Spec):
 class Optimizer(Spec):
     """The optimizer and its learning rate at its peak."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
-    lr: Rate = Field(0.03, description="peak learning rate, used as written (never rescaled)")
+    name: Literal["sgd", "lars", "adamw"] = "sgd"
+    lr: Rate = Field(
+        0.03, description="peak learning rate, used as written unless lr_scaling says otherwise"
+    )
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    momentum: Fraction = Field(0.9, description="sgd only")
+    momentum: Fraction = Field(0.9, description="sgd and lars only")
     nesterov: bool = Field(default=False, description="sgd only")
+    trust: Rate = Field(1e-3, description="lars only: its trust coefficient, eta")
     backbone_lr_scale: Rate = Field(1.0, description="backbone learning rate as a share of lr")
 
     @model_validator(mode="after")
@@ -77,6 +74,7 @@ class Augment(Spec):
     gray: Fraction = Field(0.2, description="probability of turning gray")
     blur: Fraction = Field(0.5, description="probability of a Gaussian blur")
     blur_sigma: tuple[Rate, Rate] = Field((0.1, 2.0), description="range, in pixels at 224")
+    solarize: Fraction = Field(0.0, description="probability of inverting all bright pixels")
 
     @model_validator(mode="after")
     def _ordered(self) -> Augment:
@@ -98,6 +96,18 @@ class Shuffle(Spec):
     )
 
 
+Preset = Literal["paper", "authors-code"]
+# What it fills in is what counts, so it is not itself part of a key.
+_PRESET: Any = Field(
+    "paper",
+    description="whose values stand for what is not set: the paper's text, or its authors' code",
+    json_schema_extra=_OPERATIONAL,
+)
+SCALING_BATCH = 256  # at which a scaled learning rate is the one that is written
+# The group of settings of each method.
+METHOD_SETTINGS = {"moco_v2": "moco", "byol": "byol", "simclr": "simclr"}
+
+
 class StageSpec(Spec):
     """What every stage says."""
 
@@ -117,6 +127,34 @@ class Import(StageSpec):
     )
 
 
+class Trained(StageSpec):
+    """What every stage says that trains by gradients."""
+
+    init: str = Field(description="the stage whose backbone this one starts from")
+    batch_norm: Literal["train", "frozen"] = Field(
+        "train", description="whether the backbone's batch-norm statistics move"
+    )
+    head_warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="first steps in which the backbone is frozen and only the head learns"
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="of the network's passes; auto is measured when the trial starts, and noted",
+    )
+    memory_format: Literal["auto", "channels_last", "contiguous"] = Field(
+        "auto", description="of images and weights; auto is measured when the trial starts"
+    )
+    max_bad: Annotated[int, Field(ge=0)] = Field(
+        10,
+        description="damaged images that may be replaced by their neighbours, by each stream of "
+        "each process",
+        json_schema_extra=_OPERATIONAL,
+    )
+    checkpoint_every: Positive = Field(
+        500, description="steps between saved states", json_schema_extra=_OPERATIONAL
+    )
+
+
 class MoCo(Spec):
     """MoCo v2 (arXiv 2003.04297)."""
 
@@ -126,41 +164,124 @@ class MoCo(Spec):
     dim: Positive = Field(128, description="length of the embedding")
 
 
-class Pretrain(StageSpec):
+class Byol(Spec):
+    """BYOL (arXiv 2006.07733)."""
+
+    hidden: Positive = Field(4096, description="width of the projector's and predictor's layer")
+    dim: Positive = Field(256, description="length of the embedding")
+    momentum: Fraction = Field(
+        0.99, description="of the target network at the first step; rises to 1 by half a cosine"
+    )
+
+
+class SimClr(Spec):
+    """SimCLR (arXiv 2002.05709)."""
+
+    temperature: Rate = 0.1
+    dim: Positive = Field(128, description="length of the embedding")
+
+
+class Monitor(Spec):
+    """What is looked at during pretraining, before the first step, and after the last."""
+
+    data: str | None = Field(
+        None,
+        description="a dataset with labelled train and val: nearest neighbours classify val; "
+        "without one only collapse is watched, on images of the pretraining data",
+    )
+    every: Positive | None = Field(
+        None, description="steps between two looks; null is a tenth of all steps"
+    )
+    k: Positive = Field(20, description="nearest neighbours")
+    temperature: Rate = 0.07
+    images: Positive = Field(
+        2048, description="at most so many images of each split, a seeded choice"
+    )
+
+
+class Pretrain(Trained):
     """Self-supervised pretraining on unlabelled images."""
 
     kind: Literal["pretrain"]
-    init: str = Field(description="the stage whose backbone this one starts from")
+    preset: Preset = _PRESET
     data: tuple[str, ...] = Field(min_length=1, description="dataset/split, ...")
-    method: Literal["moco_v2"] = "moco_v2"
+    method: Literal["moco_v2", "byol", "simclr"] = "moco_v2"
     moco: MoCo = MoCo()
+    byol: Byol = Byol()
+    simclr: SimClr = SimClr()
     steps: Positive = 5000
     batch: Annotated[int, Field(ge=2)] = Field(256, description="images a step over all ranks")
+    bn_group: Annotated[int, Field(ge=2)] | None = Field(
+        None,
+        description="images of a batch that share batch-norm statistics, on any number of "
+        "devices; a divisor of batch; null is the whole batch",
+    )
     train: Literal["all", "batchnorm", "head"] = Field(
         "all", description="the backbone parameters that learn; the projector always learns"
     )
-    batch_norm: Literal["train", "frozen"] = Field(
-        "train", description="whether the backbone's batch-norm statistics move"
-    )
     optimizer: Optimizer = Optimizer()
-    head_warmup_steps: Annotated[int, Field(ge=0)] = Field(
-        0, description="first steps in which only the projector learns"
+    lr_scaling: Literal["none", "linear", "sqrt"] = Field(
+        "none", description="how the peak learning rate grows with batch / 256"
     )
-    augment: Augment = Augment()
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="of the learning rate after its warm-up, by step"
+    )
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="first steps in which the learning rate rises to its peak"
+    )
+    augment: Augment = Field(
+        Augment(), description="of both views; what is written here counts for a preset's two"
+    )
+    augment_other: Augment | None = Field(
+        None, description="of the second view where it differs from the first"
+    )
     shuffle: Shuffle = Shuffle()
-    max_bad: Annotated[int, Field(ge=0)] = _MAX_BAD
-    checkpoint_every: Positive = Field(
-        500, description="steps between saved states", json_schema_extra=_OPERATIONAL
+    monitor: Monitor | None = Monitor()
+    keep: Literal["best", "last"] | None = Field(
+        None,
+        description="which weights the stage leaves: the best on monitor.data's val, those that "
+        "it started from included, or the last; null is best where monitor.data is given",
     )
 
+    @property
+    def peak_lr(self) -> float:
+        """The head's peak learning rate, after scaling."""
+        power = {"none": 0.0, "linear": 1.0, "sqrt": 0.5}[self.lr_scaling]
+        return float(self.optimizer.lr * (self.batch / SCALING_BATCH) ** power)
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether validation chooses the weights that the stage leaves."""
+        watched = self.monitor is not None and self.monitor.data is not None
+        return watched and self.keep != "last"
+
     @model_validator(mode="after")
-    def _queue_holds_whole_batches(self) -> Pretrain:
-        if self.moco.queue % self.batch:
+    def _batches_divide(self) -> Pretrain:
+        if self.method == "moco_v2" and self.moco.queue % self.batch:
             raise ValueError(f"moco.queue {self.moco.queue} is no multiple of batch {self.batch}")
-        if self.head_warmup_steps >= self.steps:
-            raise ValueError("head_warmup_steps must be less than steps")
         if self.batch % (self.shuffle.streams or 1):
             raise ValueError(f"shuffle.streams {self.shuffle.streams} does not divide batch")
+        if self.bn_group and self.batch % self.bn_group:
+            raise ValueError(f"bn_group {self.bn_group} does not divide batch {self.batch}")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> Pretrain:
+        for name in ("head_warmup_steps", "warmup_steps"):
+            if getattr(self, name) >= self.steps:
+                raise ValueError(f"{name} must be less than steps")
+        return self
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Pretrain:
+        for method, group in METHOD_SETTINGS.items():
+            if method != self.method and getattr(self, group) != type(getattr(self, group))():
+                raise ValueError(f"{group} is of method {method}, and method is {self.method}")
+        other = self.augment_other
+        if other and other.crop_area != self.augment.crop_area:
+            raise ValueError("augment_other.crop_area must be that of augment")
+        if self.keep == "best" and not self.keeps_best:
+            raise ValueError("keep: best needs monitor.data, a dataset with labelled train and val")
         return self
 
 
@@ -182,7 +303,11 @@ class Linear(StageSpec):
     kind: Literal["linear"]
     init: str
     data: str = Field(description="a dataset with labelled train, val and test splits")
+    preset: Preset = _PRESET
     learning_rates: tuple[Rate, ...] = Field((0.3, 3.0, 30.0), min_length=1)
+    milestones: tuple[Fraction, Fraction] = Field(
+        (1 / 3, 2 / 3), description="shares of steps after which the rate falls tenfold"
+    )
     steps: Positive = 5000
     batch: Positive = 512
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -191,11 +316,10 @@ class Linear(StageSpec):
     )
 
 
-class Mme(StageSpec):
+class Mme(Trained):
     """Semi-supervised domain adaptation by Minimax Entropy (Saito et al., arXiv 1904.06487)."""
 
     kind: Literal["mme"]
-    init: str
     source: str = Field(description="dataset/split of the labelled source domain")
     target: str = Field(
         description="a dataset; labels and unlabelled images from train, selection on val"
@@ -213,21 +337,13 @@ class Mme(StageSpec):
     entropy_weight: Rate = Field(0.1, description="the paper's lambda")
     temperature: Rate = 0.05
     head_dim: Positive = 512
-    batch_norm: Literal["train", "frozen"] = "train"
     optimizer: Optimizer = Optimizer(
         name="sgd", lr=0.01, weight_decay=5e-4, nesterov=True, backbone_lr_scale=0.1
-    )
-    head_warmup_steps: Annotated[int, Field(ge=0)] = Field(
-        0, description="first steps in which only the head learns"
     )
     crop_area: tuple[Fraction, Fraction] = (0.7, 1.0)
     eval_every: Positive = 500
     patience: Positive | None = Field(
         6, description="evaluations in a row below the best before stopping; null = never"
-    )
-    max_bad: Annotated[int, Field(ge=0)] = _MAX_BAD
-    checkpoint_every: Positive = Field(
-        500, description="steps between saved states", json_schema_extra=_OPERATIONAL
     )
 
     @model_validator(mode="after")

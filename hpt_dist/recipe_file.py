@@ -14,6 +14,7 @@ from typing import Any, cast
 from pydantic import Field
 
 from hpt_dist.errors import Problem, RecipeError, nearest
+from hpt_dist.presets import filled
 from hpt_dist.recipe import KINDS, MAKES_WEIGHTS, Image, Import, Report, Spec, StageKind
 from hpt_dist.yaml_document import (
     Document,
@@ -185,7 +186,7 @@ def _stage(document: Document, name: str, raw: Any) -> tuple[Point, ...]:
     for values in itertools.product(*sweep.values()):
         axes = dict(zip(sweep, values, strict=True))
         inner = Document(document.file, lines=document.lines)
-        spec = validated(inner, KINDS[kind], _substituted(settings, axes), path)
+        spec = validated(inner, KINDS[kind], filled(kind, _substituted(settings, axes)), path)
         # A fault shared by many points is one problem.
         fresh = [p for p in inner.problems if p not in noted]
         noted.update(fresh)
@@ -285,10 +286,16 @@ def _references(raw: Any) -> list[tuple[str, str]]:
     if not isinstance(raw, dict):
         return found
     sweep = raw.get("sweep") if isinstance(raw.get("sweep"), dict) else {}
-    for key in ("init", "data", "source", "target"):
-        for value in (raw.get(key), (sweep or {}).get(key)):
-            values = value if isinstance(value, list) else [value]
-            found += [(key, v) for v in values if isinstance(v, str) and (key, v) not in found]
+    monitor = raw.get("monitor") if isinstance(raw.get("monitor"), dict) else {}
+    named = [(key, raw.get(key)) for key in ("init", "data", "source", "target")]
+    named += [(key, (sweep or {}).get(key)) for key, _ in named]
+    named += [
+        ("monitor", (monitor or {}).get("data")),
+        ("monitor", (sweep or {}).get("monitor.data")),
+    ]
+    for key, value in named:
+        values = value if isinstance(value, list) else [value]
+        found += [(key, v) for v in values if isinstance(v, str) and (key, v) not in found]
     return found
 
 
@@ -333,6 +340,9 @@ def data_of(spec: StageKind) -> Iterator[tuple[str, str]]:
         value = getattr(spec, name, ())
         for reference in (value,) if isinstance(value, str) else value:
             yield name, reference
+    monitor = getattr(spec, "monitor", None)
+    if monitor and monitor.data:
+        yield "monitor", monitor.data
 
 
 def _parents(points: Mapping[str, tuple[Point, ...]], stage: str) -> set[str]:

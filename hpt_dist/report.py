@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +44,7 @@ class Report:
         differences: of the table's rows from its baseline row.
         single_runs: rows that stand for one pretraining run, which all their trials share.
         gates: pretrained backbones against the baseline on validation.
+        verdicts: what each pretraining trial found of itself on validation, by its name.
         costs: of each finished trial.
         published: a paper's values; None where the recipe asks for none.
         notes: what could not be reported, and why.
@@ -58,6 +59,7 @@ class Report:
     differences: tuple[Difference, ...]
     single_runs: tuple[str, ...]
     gates: tuple[Gate, ...]
+    verdicts: Mapping[str, str]
     costs: tuple[Cost, ...]
     published: PublishedTable | None
     notes: tuple[str, ...]
@@ -142,6 +144,7 @@ class Report:
                 blocks.append(Picture(_PLOT, caption))
             if self.published:
                 blocks += _published(self.table, self.published)
+        blocks += _verdicts(self.verdicts)
         for gate in self.gates:
             blocks += _gate(gate)
         return blocks + _costs(self.costs)
@@ -191,6 +194,7 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         differences=differences,
         single_runs=tables.single_runs(points, table.rows) if table else (),
         gates=tuple(tables.gates(points, baseline)),
+        verdicts={p.name: said for p in points if p.finished and (said := _said(p.finished))},
         costs=tuple(tables.costs([p.finished for p in points if p.finished])),
         published=values,
         notes=tuple(notes),
@@ -273,6 +277,26 @@ def _differences(
             "differ is not in ±."
         )
     return [Heading(3, f"Against {table.baseline}"), Items(texts), Paragraph(told)]
+
+
+def _said(trial: Finished) -> str:
+    """Return a pretraining trial's verdict on itself; empty where it was not watched."""
+    details = trial.result.get("details", {})
+    says = str(details.get("gate", {}).get("says", ""))
+    if collapsed := details.get("collapsed"):
+        says += "; " * bool(says) + f"its features have collapsed ({', '.join(collapsed)})"
+    return says
+
+
+def _verdicts(verdicts: Mapping[str, str]) -> list[Block]:
+    if not verdicts:
+        return []
+    told = (
+        "Judged during pretraining by nearest neighbours on validation, against the weights that "
+        "the stage started from; ± is the 95 % interval, paired by image, for all looks at once."
+    )
+    items = [f"{name}: {says}" for name, says in verdicts.items()]
+    return [Heading(2, "Pretraining: what each stage did"), Items(items), Paragraph(told)]
 
 
 def _gate(gate: Gate) -> list[Block]:

@@ -12,14 +12,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from hpt_dist import __version__, lease
+from hpt_dist import __version__, lease, ranks
 from hpt_dist.checkpoint import Checkpoints
 from hpt_dist.errors import Interrupted, StoreError
 from hpt_dist.interrupt import Interrupt
-from hpt_dist.layout import DONE, LEASE, stage_prefix, trial_folder
+from hpt_dist.layout import DONE, LEASE, NUMERICS, stage_prefix, trial_folder
 from hpt_dist.plan import Trial
+from hpt_dist.recipe import StageSpec
 from hpt_dist.store import Store, open_store
 from hpt_dist.track import METRICS, RunIdentity, Tracker
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=StageSpec)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Job:
         artifact_location: of a new MLflow experiment; empty for MLflow's own default.
         image_size: side of the network input, pixels.
         normalize: see `recipe.Image`.
-        threads: CPU threads for the network.
+        threads: CPU threads for the network, of each rank.
+        ranks: processes that share its training.
     """
 
     recipe: str
@@ -56,6 +60,7 @@ class Job:
     image_size: int
     normalize: str
     threads: int
+    ranks: int = 1
 
     @property
     def folder(self) -> Path:
@@ -73,6 +78,7 @@ class Result:
         weights: the backbone to start other stages from; None where there is none.
         model: a whole model that is an end in itself, such as an adapted classifier.
         seconds_before: time that earlier, interrupted processes had put into it.
+        numerics: precision and memory format of its training, in words; empty without one.
         curves: metrics whose points were logged in training; the chosen one is not another point.
     """
 
@@ -81,6 +87,7 @@ class Result:
     weights: dict[str, Tensor] | None = None
     model: dict[str, Tensor] | None = None
     seconds_before: float = 0.0
+    numerics: str = ""
     curves: tuple[str, ...] = ()
 
 
@@ -92,37 +99,54 @@ class Context:
         job: what to run.
         store: the whole store.
         root: the store at the trial's own prefix.
-        lease: proof that this process is the only writer.
-        tracker: takes metrics and artifacts.
         interrupt: set when somebody asks the process to stop.
+        lease: proof that this process is the only writer; None on a rank that writes nothing.
+        tracker: takes metrics and artifacts; None on a rank that writes nothing.
     """
 
     job: Job
     store: Store
     root: Store
-    lease: lease.Lease
-    tracker: Tracker
     interrupt: Interrupt
+    lease: lease.Lease | None = None
+    tracker: Tracker | None = None
+
+    def spec(self, kind: type[S]) -> S:
+        """Return the trial's settings, which are of this kind."""
+        spec = self.job.trial.spec
+        if not isinstance(spec, kind):
+            raise TypeError(f"{self.job.trial.name} is no {kind.__name__}")
+        return spec
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Note metrics after `step` steps."""
-        self.tracker.log(step, values)
+        if self.tracker:
+            self.tracker.log(step, values)
 
     def progress(self, step: int, steps: int, images_per_second: float) -> None:
         """Say how far the training is, for `status` and the launcher."""
+        if self.lease is None:
+            return
         self.lease.beat(step=step, steps=steps, images_per_second=round(images_per_second, 1))
         log.info("step %d/%d  %.0f images/s", step, steps, images_per_second)
 
     def check(self) -> None:
         """Raise if another process took the trial over."""
-        self.lease.check()
+        if self.lease:
+            self.lease.check()
 
 
 Runner = Callable[[Context], Result]
 
 
-def run(job: Job, runner: Runner, interrupt: Interrupt) -> None:
+def run(job: Job, runner: Runner, interrupt: Interrupt, follower: Callable[[Job], None]) -> None:
     """Run a trial to its `DONE`; return at once if it is done already.
+
+    Args:
+        job: what to run.
+        runner: the code of its kind.
+        interrupt: set when somebody asks the process to stop.
+        follower: what its other ranks run: importable, calls `follow`.
 
     Raises:
         lease.LeaseTakenError: another process is at it.
@@ -133,7 +157,7 @@ def run(job: Job, runner: Runner, interrupt: Interrupt) -> None:
     root = store.at(stage_prefix(job.trial.key))
     with lease.hold(root, LEASE) as held:
         if root.stat(DONE):
-            Checkpoints(root).clear()  # a process was killed between the two
+            _clear(root)  # a process was killed between the two
             return
         if interrupt:
             raise Interrupted(f"stopped by {interrupt.signal_name} before it began")
@@ -143,10 +167,11 @@ def run(job: Job, runner: Runner, interrupt: Interrupt) -> None:
         tracker = Tracker(
             job.folder, _identity(job), job.tracking_uri or None, resume_step=resume_step
         )
-        context = Context(job, store, root, held, tracker, interrupt)
+        context = Context(job, store, root, interrupt, held, tracker)
         try:
-            result = runner(context)
-            _commit(context, result, time.perf_counter() - began)
+            with ranks.together(job.ranks, job.threads, follower, job):
+                result = runner(context)
+            _commit(context, tracker, result, time.perf_counter() - began)
         except Interrupted:
             tracker.finish("KILLED")
             raise
@@ -156,13 +181,25 @@ def run(job: Job, runner: Runner, interrupt: Interrupt) -> None:
         tracker.finish("FINISHED")
 
 
-def _commit(context: Context, result: Result, seconds: float) -> None:
+def follow(job: Job, runner: Runner, interrupt: Interrupt) -> None:
+    """Take part in a trial as a rank that writes nothing."""
+    store = open_store(job.store)
+    runner(Context(job, store, store.at(stage_prefix(job.trial.key)), interrupt))
+
+
+def _clear(root: Store) -> None:
+    """Delete what only an unfinished trial needs."""
+    Checkpoints(root).clear()
+    root.delete(NUMERICS)
+
+
+def _commit(context: Context, tracker: Tracker, result: Result, seconds: float) -> None:
     """Put every object, verify it, and only then name them all in `DONE`."""
-    trial, root, tracker = context.job.trial, context.root, context.tracker
+    trial, root = context.job.trial, context.root
     objects = {
         "spec.json": _json(trial.document),
         "result.json": _json(_result_document(trial, result)),
-        "run.json": _json(_provenance(result.seconds_before + seconds)),
+        "run.json": _json(_provenance(context.job, result, seconds)),
     }
     tensors = {"weights.safetensors": result.weights, "model.safetensors": result.model}
     for name, state in tensors.items():
@@ -181,7 +218,7 @@ def _commit(context: Context, result: Result, seconds: float) -> None:
     manifest = {name: _put(root, name, data) for name, data in objects.items()}
     context.check()
     root.put(DONE, _json({"key": trial.key, "objects": manifest}))
-    Checkpoints(root).clear()
+    _clear(root)
 
 
 def _result_document(trial: Trial, result: Result) -> dict[str, Any]:
@@ -236,10 +273,13 @@ def _params(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _provenance(seconds: float) -> dict[str, Any]:
+def _provenance(job: Job, result: Result, seconds: float) -> dict[str, Any]:
     packages = ("torch", "torchvision", "timm", "numpy", "pillow")
     return {
-        "seconds": round(seconds, 1),
+        "seconds": round(result.seconds_before + seconds, 1),
+        "ranks": job.ranks,
+        "threads": job.threads,
+        "numerics": result.numerics,
         "host": socket.gethostname(),
         "machine": platform.machine(),
         "python": platform.python_version(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 import numpy as np
@@ -27,6 +27,7 @@ __all__ = [
     "Pool",
     "Split",
     "Stream",
+    "batch_keys",
     "center_batches",
     "crop_batches",
     "network_views",
@@ -96,7 +97,7 @@ class Stream:
         self._views = views
         self._crop_area = crop_area
         self._rank, self._world = rank, world
-        self._order = Order(pool.digest, seed, pool.shard_sizes, streams=streams, window=window)
+        self._order = _order(pool, batch, seed, streams, window)
         self._prefetch = prefetch if workers else 0
         # Not further ahead than a window, so that two windows of each stream are all there is.
         self._ahead = max(1, min(_AHEAD_BATCHES, streams * window // batch))
@@ -165,6 +166,24 @@ class Stream:
         self._pending.clear()
 
 
+def batch_keys(
+    pool: Pool,
+    step: int,
+    *,
+    batch: int,
+    seed: int,
+    streams: int | None = None,
+    window: int = WINDOW,
+) -> list[str]:
+    """Return `dataset/split/key` of each image of a stream's global batch, in its order.
+
+    Args: as of `Stream`; `step` is the batch's position.
+    """
+    indices, _ = _order(pool, batch, seed, streams, window).batch(step, batch)
+    places = map(pool.locate, indices.tolist())
+    return [f"{split.name}/{split.key(i)}" for split, i in places]
+
+
 def center_batches(pool: Pool, *, batch: int, size: int, workers: int = 2) -> Iterator[Batch]:
     """Yield every image once and in order, cut out of the middle for evaluation.
 
@@ -215,12 +234,14 @@ def crop_batches(
     return _in_order(pool, batch, Decoder(pool, size, workers), epoch, crop_of)
 
 
-def network_views(batch: Batch, photometric: augment.Photometric, seed: int) -> list[Tensor]:
+def network_views(
+    batch: Batch, photometrics: Sequence[augment.Photometric], seed: int
+) -> list[Tensor]:
     """Return each view of a batch with random colours, ready for the network.
 
     Args:
         batch: of a stream.
-        photometric: the policy, on the device where the views are wanted.
+        photometrics: the policy of each view, on the device where it is wanted.
         seed: with epoch, sample and view it determines every random parameter.
 
     Returns:
@@ -231,8 +252,13 @@ def network_views(batch: Batch, photometric: augment.Photometric, seed: int) -> 
             images,
             uniforms(seed, batch.epochs, batch.indices, view, augment.DRAWS, purpose="photometric"),
         )
-        for view, images in enumerate(batch.images)
+        for view, (images, photometric) in enumerate(zip(batch.images, photometrics, strict=True))
     ]
+
+
+def _order(pool: Pool, batch: int, seed: int, streams: int | None, window: int) -> Order:
+    streams = streams or streams_for(len(pool), batch, window)
+    return Order(pool.digest, seed, pool.shard_sizes, streams=streams, window=window)
 
 
 def _random_crop(

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hpt_dist.checkpoint import Checkpoints
+from hpt_dist import batch_norm
+from hpt_dist.checkpoint import Checkpoints, Saver
 from hpt_dist.errors import Interrupted, TrainingError
 from hpt_dist.interrupt import Interrupt
 from hpt_dist.methods import Loss, Method
+from hpt_dist.precision import Numerics, autocast
+from hpt_dist.selection import Evaluation, Selection
 
 __all__ = [
     "Accelerator",
-    "Evaluation",
     "Feed",
     "Inputs",
     "Loop",
     "Observer",
     "Outcome",
-    "Selection",
     "fit",
     "make_accelerator",
 ]
@@ -35,6 +40,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 LOG_EVERY = 10
+_KEYS_TOLD = 8
+FLOAT32 = Numerics("float32", "channels_last")
 
 Inputs = tuple[Tensor, ...]
 
@@ -55,43 +62,6 @@ class Observer(Protocol):
         """Raise if this process may no longer write (another one took over)."""
 
 
-@dataclass
-class Selection:
-    """The best evaluated weights so far, chosen on validation alone.
-
-    Args:
-        history: (steps, metrics) of every evaluation.
-        best_step: steps of the best; -1 before the first.
-        best_value: its value.
-        weights: the method's state there.
-    """
-
-    history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
-    best_step: int = -1
-    best_value: float = float("-inf")
-    weights: dict[str, Tensor] = field(default_factory=dict)
-
-    def add(self, step: int, metrics: dict[str, float], value: float, method: nn.Module) -> None:
-        """Note an evaluation; an equal value later is better, as in MME's own rule (>=)."""
-        self.history.append((step, metrics))
-        if value >= self.best_value:
-            self.best_step, self.best_value = step, value
-            self.weights = {k: v.detach().cpu().clone() for k, v in method.state_dict().items()}
-
-    def stale(self) -> int:
-        """Return how many evaluations came after the best."""
-        return sum(step > self.best_step for step, _ in self.history)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
-        return dict(vars(self))
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved selection."""
-        vars(self).update(state)
-        self.history = [(step, metrics) for step, metrics in self.history]
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What a finished training leaves, beside the method itself.
@@ -106,28 +76,11 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """When and how to look at validation during training.
-
-    Args:
-        every: steps between evaluations; the last step is always evaluated.
-        run: evaluates the method as it is, and returns metrics.
-        select_on: the metric that chooses the weights; higher is better.
-        patience: evaluations after the best before stopping; None never stops early.
-    """
-
-    every: int
-    run: Callable[[], dict[str, float]]
-    select_on: str
-    patience: int | None = None
-
-
-@dataclass(frozen=True)
 class Loop:
     """Everything that one training needs.
 
     Args:
-        method: what learns; see `methods.Method`.
+        method: what learns, on its device; see `methods.Method`.
         optimizer: over the method's parameters.
         set_rates: sets the optimizer's learning rates for a step; returns the head's.
         feed: opens the endless stream of inputs at a step.
@@ -136,6 +89,9 @@ class Loop:
         checkpoints: where states are saved and found.
         checkpoint_every: steps between saved states.
         evaluation: looks at validation, if any.
+        numerics: precision of the passes.
+        held_steps: first steps in which the backbone's batch-norm statistics stand still.
+        keys_of: the sample keys of the global batch of a step, for its error.
     """
 
     method: Method
@@ -147,144 +103,209 @@ class Loop:
     checkpoints: Checkpoints
     checkpoint_every: int
     evaluation: Evaluation | None = None
+    numerics: Numerics = FLOAT32
+    held_steps: int = 0
+    keys_of: Callable[[int], Sequence[str]] = lambda _: ()
 
 
 def make_accelerator(*, threads: int, seed: int) -> Accelerator:
     """Return the device and the ranks to train on; a CPU where there is no GPU.
 
+    Several ranks are told by the environment, as torchrun and Slurm launchers do: RANK, WORLD_SIZE,
+    LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+
     Args:
         threads: for operators on the CPU; float sums depend on it.
         seed: of torch's global generators.
     """
-    torch.set_num_threads(threads)
+    # accelerate remembers the ranks of an earlier trial of this process.
+    AcceleratorState._reset_state(reset_partial_state=True)
     torch.manual_seed(seed)
-    return Accelerator(cpu=not torch.cuda.is_available())
+    # A resumed run must end with the same bits; cuDNN's default kernels do not promise that.
+    torch.backends.cudnn.deterministic = True
+    # Buffers are equal on all ranks by construction: queues take the keys of the global batch, and
+    # statistics are shared. Sending rank 0's before each pass would cost a queue a step.
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[ddp])
+    torch.set_num_threads(threads)
+    return accelerator
 
 
 def fit(loop: Loop, accelerator: Accelerator, observer: Observer, interrupt: Interrupt) -> Outcome:
     """Train to the last step from the newest good state.
 
+    Every rank calls it; only the main one saves, and only its observer hears of the training.
+
     Returns:
         The selection on validation (its weights are empty without an evaluation), and the cost.
 
     Raises:
-        Interrupted: asked to stop; the state is saved.
-        TrainingError: a loss is not finite; names the step and the last good state.
+        Interrupted: asked to stop, on any rank; the state is saved.
+        TrainingError: a loss is not finite; names the step, its samples and the last good state.
     """
-    model, optimizer = accelerator.prepare(loop.method, loop.optimizer)
-    selection = Selection()
     began = time.perf_counter()
-    start, seconds_before = _resume(loop, selection)
-    window = _Window(loop)
-    with loop.feed(start) as feed:
+    with warnings.catch_warnings():  # newer versions of torch have another name for a setting
+        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+        model = accelerator.prepare_model(loop.method)
+    state = _State(loop, accelerator)
+    start, seconds_before = state.resume()
+    _check_agreed(accelerator, start)
+    vote = _Vote(accelerator)
+    _look(loop, start, state.selection, observer)
+    with Saver(loop.checkpoints) as saver, loop.feed(start) as feed:
+        window = _Window(loop, accelerator, observer, saver)
         for step in range(start, loop.steps):
             inputs = window.wait(feed)
+            batch_norm.hold_statistics(loop.method.backbone, held=step < loop.held_steps)
             rate = loop.set_rates(loop.optimizer, step)
-            losses = [
-                _update(accelerator, model, optimizer, inputs[phase], phase)
-                for phase in range(loop.method.phases)
-            ]
-            loop.method.after_step()
+            losses = [state.update(model, inputs[p], p) for p in range(loop.method.phases)]
             done = step + 1
+            loop.method.after_step(done)
+            batch_norm.share_statistics(loop.method)
             window.add(done, losses, rate)
-            stopping = _agreed(accelerator, bool(interrupt))
+            stopping = vote(bool(interrupt))
             if done % LOG_EVERY == 0 or done == loop.steps or stopping:
-                window.flush(observer)
-            if _evaluated(loop, done, selection, observer) or done == loop.steps:
+                window.flush()
+            if _look(loop, done, state.selection, observer) or done == loop.steps:
                 break
             if done % loop.checkpoint_every == 0 or stopping:
-                window.flush(observer)
+                window.flush()  # which refuses to save a state that is not finite
                 seconds = seconds_before + time.perf_counter() - began
-                _save(loop, done, seconds, selection, observer, accelerator)
+                window.stalled_s += state.save(saver, done, seconds, observer)
             if stopping:
+                saver.wait()
+                accelerator.wait_for_everyone()  # nobody ends a rank that still saves
                 raise Interrupted(
                     f"stopped by {interrupt.signal_name or 'another rank'} after step {done}",
                     fix="run the same command again; it goes on from there",
                 )
-    window.flush(observer)
-    return Outcome(selection, seconds_before)
+        window.flush()
+    return Outcome(state.selection, seconds_before)
 
 
-def _update(
-    accelerator: Accelerator, model: nn.Module, optimizer: Any, inputs: Inputs, phase: int
-) -> Loss:
-    optimizer.zero_grad(set_to_none=True)
-    with accelerator.autocast():
-        loss: Loss = model(inputs, phase)
-    accelerator.backward(loss.total)
-    optimizer.step()
-    return loss
+def _check_agreed(accelerator: Accelerator, start: int) -> None:
+    """Refuse to train where ranks found different states: they would wait for each other."""
+    starts = accelerator.gather(torch.tensor([start], device=accelerator.device)).tolist()
+    if len(set(starts)) > 1:
+        raise TrainingError(
+            f"the ranks found the states of different steps: {starts}",
+            fix="launch again; if it stays so, the store gives its readers different answers",
+        )
 
 
-def _evaluated(loop: Loop, done: int, selection: Selection, observer: Observer) -> bool:
-    """Evaluate where it is due; return whether patience has run out."""
+def _look(loop: Loop, done: int, selection: Selection, observer: Observer) -> bool:
+    """Look at validation where it is due; return whether patience has run out."""
     plan = loop.evaluation
-    if plan is None or (done % plan.every and done != loop.steps):
+    noted = bool(selection.history) and selection.history[-1][0] == done
+    if plan is None or noted or not plan.is_due(done, loop.steps):
         return False
-    metrics = plan.run()
-    observer.metrics(done, metrics)
-    selection.add(done, metrics, metrics[plan.select_on], loop.method)
-    return plan.patience is not None and selection.stale() >= plan.patience
+    look = plan.run()
+    observer.metrics(done, look.metrics)
+    selection.add(done, look, plan)
+    return selection.is_stale(plan.patience)
 
 
-def _agreed(accelerator: Accelerator, asked: bool) -> bool:
-    """Return whether any rank was asked to stop; every rank gets the same answer."""
-    if accelerator.num_processes == 1:
-        return asked
-    flag = torch.tensor([float(asked)], device=accelerator.device)
-    total: Tensor = accelerator.reduce(flag, "sum")
-    return bool(total.item())
+class _State:
+    """All that a restart needs: the method, the optimizer, the scaler, generators, the selection.
+
+    The schedule and the stream's position follow from the step.
+    """
+
+    def __init__(self, loop: Loop, accelerator: Accelerator) -> None:
+        self._loop, self._accelerator = loop, accelerator
+        self._device = accelerator.device.type
+        self._scaler = torch.amp.GradScaler(
+            self._device, enabled=loop.numerics.precision == "float16"
+        )
+        self.selection = Selection()
+
+    def update(self, model: nn.Module, inputs: Inputs, phase: int) -> Loss:
+        """Take one optimizer step."""
+        loop = self._loop
+        loop.optimizer.zero_grad(set_to_none=True)
+        with autocast(loop.numerics, self._device):
+            loss: Loss = model(inputs, phase)
+        self._scaler.scale(loss.total).backward()  # type: ignore[no-untyped-call]
+        self._scaler.step(loop.optimizer)
+        self._scaler.update()
+        return loss
+
+    def save(self, saver: Saver, step: int, seconds: float, observer: Observer) -> float:
+        """Start to write the state after `step` steps; return for how many seconds that stalled."""
+        loop = self._loop
+        if not self._accelerator.is_main_process:
+            return 0.0
+        state = {
+            "method": loop.method.state_dict(),
+            "optimizer": loop.optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "selection": self.selection.state_dict(),
+            "seconds": seconds,
+            # Nothing here draws from the global generators but stochastic depth and dropout.
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+        return saver.save(step, state, observer.check)
+
+    def resume(self) -> tuple[int, float]:
+        """Take over the newest good state; return its step and its cost so far, seconds."""
+        loop = self._loop
+        latest = loop.checkpoints.latest()
+        if latest is None:
+            return 0, 0.0
+        step, state = latest
+        loop.method.load_state_dict(state["method"])
+        loop.optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        self.selection.load_state_dict(state["selection"])
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        log.info("resumes after step %d", step)
+        return step, float(state["seconds"])
 
 
-def _save(
-    loop: Loop,
-    step: int,
-    seconds: float,
-    selection: Selection,
-    observer: Observer,
-    accelerator: Accelerator,
-) -> None:
-    if not accelerator.is_main_process:
-        return
-    state = {
-        "method": loop.method.state_dict(),
-        "optimizer": loop.optimizer.state_dict(),
-        "selection": selection.state_dict(),
-        "seconds": seconds,
-        # Nothing here draws from the global generators but stochastic depth and dropout.
-        "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-    loop.checkpoints.save(step, state, observer.check)
+class _Vote:
+    """Whether any rank was asked to stop; every rank gets the same answer at the same step.
 
+    With several ranks the answer is that to the question of the step before: it travels beside
+    the step, and no device waits for it.
+    """
 
-def _resume(loop: Loop, selection: Selection) -> tuple[int, float]:
-    """Take over the newest good state; return its step and what it has cost so far, seconds."""
-    latest = loop.checkpoints.latest()
-    if latest is None:
-        return 0, 0.0
-    step, state = latest
-    loop.method.load_state_dict(state["method"])
-    loop.optimizer.load_state_dict(state["optimizer"])
-    selection.load_state_dict(state["selection"])
-    torch.set_rng_state(state["rng"])
-    if state["cuda_rng"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
-    log.info("resumes after step %d", step)
-    return step, float(state["seconds"])
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._group: Any = None
+        if accelerator.num_processes > 1:
+            self._group = dist.new_group(backend="gloo")
+        self._pending: tuple[Any, Tensor] | None = None
+
+    def __call__(self, asked: bool) -> bool:
+        if self._group is None:
+            return asked
+        answer = False
+        if self._pending:
+            work, flag = self._pending
+            work.wait()
+            answer = bool(flag.item())
+        flag = torch.tensor([int(asked)])
+        self._pending = dist.all_reduce(flag, group=self._group, async_op=True), flag
+        return answer
 
 
 class _Window:
     """What happened since metrics were last written: losses, waits and time."""
 
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
+    def __init__(
+        self, loop: Loop, accelerator: Accelerator, observer: Observer, saver: Saver
+    ) -> None:
+        self._loop, self._accelerator = loop, accelerator
+        self._observer, self._saver = observer, saver
         self._reset()
 
     def _reset(self) -> None:
         self._losses: list[tuple[int, list[Loss]]] = []
         self._rate = 0.0
         self._data_wait_s = 0.0
+        self.stalled_s = 0.0  # by saving
         self._began = time.perf_counter()
 
     def wait(self, feed: Iterator[tuple[Inputs, ...]]) -> tuple[Inputs, ...]:
@@ -299,33 +320,47 @@ class _Window:
         self._losses.append((step, losses))
         self._rate = rate
 
-    def flush(self, observer: Observer) -> None:
-        """Write the window's means, having checked that every loss is finite."""
+    def flush(self) -> None:
+        """Write the window's means over steps and ranks, having checked that losses are finite."""
         if not self._losses:
             return
-        totals = torch.stack([loss.total.detach().float() for _, ls in self._losses for loss in ls])
-        finite = torch.isfinite(totals).view(len(self._losses), -1).all(dim=1)
+        # One row a step; the ranks' shares are equal, so the mean of their means is the batch's.
+        names = [name for loss in self._losses[0][1] for name in loss.metrics]
+        table = torch.stack([_row(losses) for _, losses in self._losses])
+        table = self._accelerator.reduce(table, "mean").cpu()
+        finite = table[:, : self._loop.method.phases].isfinite().all(dim=1)
         if not finite.all():
-            step = self._losses[int((~finite).nonzero()[0])][0]
-            raise TrainingError(
-                f"the loss is not finite at step {step}",
-                fix=f"lower the learning rate; the last good state is that of step "
-                f"{max(self._loop.checkpoints.steps(), default=0)}",
-            )
+            raise self._not_finite(self._losses[int((~finite).nonzero()[0])][0])
         step, seconds = self._losses[-1][0], time.perf_counter() - self._began
         images_per_second = self._loop.images_per_step * len(self._losses) / seconds
-        values = {f"train/{name}": value for name, value in self._means().items()}
+        means = table[:, self._loop.method.phases :].mean(dim=0).tolist()
+        values = {f"train/{name}": value for name, value in zip(names, means, strict=True)}
         values["train/lr"] = self._rate
         values["train/images_per_second"] = images_per_second
         values["train/data_wait"] = self._data_wait_s / seconds
-        observer.metrics(step, values)
-        observer.progress(step, self._loop.steps, images_per_second)
+        values["train/save_stall"] = self.stalled_s / seconds
+        self._observer.metrics(step, values)
+        self._observer.progress(step, self._loop.steps, images_per_second)
         self._reset()
 
-    def _means(self) -> dict[str, float]:
-        seen: dict[str, list[Tensor]] = {}
-        for _, losses in self._losses:
-            for loss in losses:
-                for name, value in loss.metrics.items():
-                    seen.setdefault(name, []).append(value.float())
-        return {name: float(torch.stack(values).mean()) for name, values in seen.items()}
+    def _not_finite(self, step: int) -> TrainingError:
+        """Return the error of a loss that is not finite; a collective call's aftermath."""
+        keys = self._loop.keys_of(step - 1)
+        log.error("the samples of step %d: %s", step, " ".join(keys))
+        told = ", ".join(keys[:_KEYS_TOLD])
+        told += f" and {len(keys) - _KEYS_TOLD} more, in the log" * (len(keys) > _KEYS_TOLD)
+        self._saver.wait()  # for the last good state
+        good = max(self._loop.checkpoints.steps(), default=0)
+        return TrainingError(
+            f"the loss is not finite at step {step}",
+            where=f"samples {told}" if told else "",
+            fix=f"lower the learning rate, or look at these images; the last good state is that of "
+            f"step {good}",
+        )
+
+
+def _row(losses: Sequence[Loss]) -> Tensor:
+    """Return the totals and then the metrics of a step's phases, float32."""
+    values = [loss.total.detach() for loss in losses]
+    values += [value for loss in losses for value in loss.metrics.values()]
+    return torch.stack([value.float() for value in values])

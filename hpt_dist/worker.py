@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +32,24 @@ class Outcome:
 
 def work(job: Job) -> Outcome:
     """Run one trial."""
+    with _prepared() as interrupt:
+        return _worked(job, interrupt)
+
+
+def follow(job: Job) -> None:
+    """Take part in a trial; rank 0, which decides of it and tells of it, started this process."""
+    with _prepared() as interrupt:
+        from hpt_dist import stage
+        from hpt_dist.assemble import RUNNERS
+
+        # An error that rank 0 has as well is told there; a bug shows in the log.
+        with contextlib.suppress(HptError):
+            stage.follow(job, RUNNERS[job.trial.spec.kind], interrupt)
+
+
+@contextlib.contextmanager
+def _prepared() -> Iterator[Interrupt]:
+    """Set up this process for training, and listen for signals."""
     logging.basicConfig(
         level=logging.INFO,
         stream=sys.stdout,
@@ -47,7 +67,7 @@ def work(job: Job) -> Outcome:
     keep_freed_memory()
     # Listening starts before the seconds that importing torch takes.
     with listening() as interrupt:
-        return _worked(job, interrupt)
+        yield interrupt
 
 
 def _worked(job: Job, interrupt: Interrupt) -> Outcome:
@@ -55,7 +75,7 @@ def _worked(job: Job, interrupt: Interrupt) -> Outcome:
     from hpt_dist.assemble import RUNNERS
 
     try:
-        stage.run(job, RUNNERS[job.trial.spec.kind], interrupt)
+        stage.run(job, RUNNERS[job.trial.spec.kind], interrupt, follow)
     except LeaseTakenError as error:
         return Outcome("taken", str(error))
     except Interrupted as error:

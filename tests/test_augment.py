@@ -65,6 +65,8 @@ def by_torchvision(image: torch.Tensor, parameters: Parameters, row: int) -> tor
     sigma = float(parameters.sigma[row]) * image.shape[-1] / 224
     if sigma > 0:
         image = functional.gaussian_blur(image, 2 * math.ceil(3 * sigma) + 1, sigma)
+    if parameters.solarize[row]:
+        image = functional.solarize(image, 128 / 255)
     return functional.horizontal_flip(image) if parameters.flip[row] else image
 
 
@@ -83,6 +85,45 @@ def test_each_image_is_what_torchvision_makes_of_it(policy):
     expected = [by_torchvision(image / 255, parameters, row) for row, image in enumerate(images)]
     actual = transform(images, parameters) / 255
     torch.testing.assert_close(actual, torch.stack(expected), atol=1e-5, rtol=0)
+
+
+def test_solarizing_is_torchvisions_to_the_bit_on_8_bit_images():
+    images = pictures(100)
+    policy = Augment(flip=0, jitter=0, gray=0, blur=0, solarize=0.5)
+    parameters = draw(policy, draws(100))
+    assert 0.3 < parameters.solarize.mean() < 0.7
+    expected = images.clone()
+    expected[parameters.solarize] = functional.solarize(images[parameters.solarize], 128)
+    assert torch.equal(transform(images, parameters), expected.float())
+
+
+def test_byols_second_policy_is_torchvisions_but_where_a_value_is_at_the_threshold():
+    images = pictures(100)
+    policy = Augment(saturation=0.2, blur=0.1, solarize=0.5)
+    parameters = draw(policy, draws(100))
+    expected = torch.stack(
+        [by_torchvision(image / 255, parameters, row) for row, image in enumerate(images)]
+    )
+    apart = (transform(images, parameters) / 255 - expected).abs()
+    # What differs in the last bits before may be inverted by one alone: 128 stays, or gets 127.
+    assert apart.max() < 1.1 / 255
+    assert (apart > 1e-5).float().mean() < 1e-3
+
+
+def test_solarizing_leaves_the_views_of_other_policies_as_they_are():
+    """The uniform number that chooses it is the last, and the others are those of ten draws."""
+    pairs = np.arange(40), np.arange(40)[::-1].copy()
+    u = uniforms(3, *pairs, 1, DRAWS, purpose="photometric")
+    assert np.array_equal(u[:, :10], uniforms(3, *pairs, 1, 10, purpose="photometric"))
+    changed = np.concatenate([u[:, :10], np.zeros((40, 1))], axis=1)
+    images, photometric = pictures(40), Photometric(Augment(), MEAN, STD)
+    assert torch.equal(photometric(images, u), photometric(images, changed))
+    plain = draw(Augment(), u)
+    solar = draw(Augment(solarize=1), u)
+    assert solar.solarize.all()
+    assert not plain.solarize.any()
+    for name in ("flip", "order", "factors", "gray", "sigma"):
+        assert np.array_equal(getattr(plain, name), getattr(solar, name))
 
 
 def test_an_image_does_not_depend_on_its_batch():
@@ -129,7 +170,7 @@ def test_without_augmentation_images_are_only_normalised():
 
 
 def test_parameters_have_the_distribution_of_the_policy():
-    n, policy = 40_000, Augment()
+    n, policy = 40_000, Augment(solarize=0.2)
     parameters = draw(policy, draws(n))
     jittered = (parameters.factors != (1, 1, 1, 0)).any(axis=1)
     blurred = parameters.sigma > 0
@@ -138,6 +179,7 @@ def test_parameters_have_the_distribution_of_the_policy():
         (jittered, policy.jitter),
         (parameters.gray, policy.gray),
         (blurred, policy.blur),
+        (parameters.solarize, policy.solarize),
     ]:
         assert stats.binomtest(int(share.sum()), n, chance).pvalue > 1e-3
     ranges = [(0.6, 1.4)] * 3 + [(-0.1, 0.1)]
@@ -149,8 +191,9 @@ def test_parameters_have_the_distribution_of_the_policy():
     orders = np.unique(parameters.order @ 4 ** np.arange(4), return_counts=True)[1]
     assert len(orders) == 24
     assert stats.chisquare(orders).pvalue > 1e-3
-    choices = np.stack([parameters.flip, jittered, parameters.gray, blurred]).astype(float)
-    assert np.abs(np.corrcoef(choices) - np.eye(4)).max() < 4 / math.sqrt(n)
+    chosen = [parameters.flip, jittered, parameters.gray, blurred, parameters.solarize]
+    correlations = np.corrcoef(np.stack(chosen).astype(float))
+    assert np.abs(correlations - np.eye(len(chosen))).max() < 4 / math.sqrt(n)
 
 
 def facts(views: torch.Tensor) -> dict[str, np.ndarray]:

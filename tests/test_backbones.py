@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision import models
 
-from hpt_dist import backbones
+from hpt_dist import backbones, batch_norm
 from hpt_dist.errors import RequestError
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -90,8 +90,8 @@ def test_a_backbone_is_the_librarys_model_without_its_classifier(name):
 def test_frozen_statistics_never_move_while_the_affine_parameters_learn(name):
     backbone = backbones.create(name)
     names = list(backbone.state_dict())
-    backbones.freeze_batch_norm(backbone)
-    backbones.freeze_batch_norm(backbone)
+    batch_norm.freeze(backbone)
+    batch_norm.freeze(backbone)
     twin = copy.deepcopy(backbone)
     for module in (backbone, twin):
         before = statistics(module)
@@ -145,3 +145,53 @@ def test_what_learns_is_exactly_what_was_asked(name):
 def test_batchnorm_of_a_backbone_without_batch_norm_is_refused():
     with pytest.raises(RequestError, match="no batch norm"):
         backbones.trainable_parameters(backbones.create("convnext_tiny"), "batchnorm")
+
+
+@pytest.mark.parametrize(
+    ("name", "has_batch_norm"),
+    [
+        ("torchvision/resnet18", True),
+        ("torchvision/efficientnet_b0", True),
+        ("timm/efficientnet_b0", True),
+        ("timm/resnet10t", True),
+        ("timm/vit_tiny_patch16_224", False),
+        ("timm/convnext_atto", False),
+    ],
+)
+def test_a_step_of_moco_moves_every_parameter_of_any_backbone(name, has_batch_norm):
+    from hpt_dist import optim
+    from hpt_dist.methods import MoCoV2
+
+    torch.manual_seed(0)
+    backbone = backbones.create(name)
+    backbones.check_size(backbone, 64)
+    assert any(isinstance(m, nn.BatchNorm2d) for m in backbone.modules()) is has_batch_norm
+    method = MoCoV2(
+        backbone, backbone.feature_dim, queue=8, momentum=0.9, temperature=0.2, dim=16, seed=0
+    ).train()
+    method.group_batch_norm(8, 4, 1)
+    optimizer = optim.build(
+        method, backbone, name="adamw", lr=1e-3, weight_decay=0.1, momentum=0, nesterov=False,
+        trust=1e-3, backbone_lr_scale=1.0,
+    )  # fmt: skip
+    before = {key: value.clone() for key, value in backbone.named_parameters()}
+    for _ in range(2):  # layer scales of 1e-6 let little through in the first
+        optimizer.zero_grad()
+        method(tuple(torch.randn(2, 8, 3, 64, 64)), 0).total.backward()
+        optimizer.step()
+        method.after_step(1)
+    still = [key for key, value in backbone.named_parameters() if torch.equal(value, before[key])]
+    assert still == []
+
+
+@pytest.mark.parametrize("letter", range(8))
+def test_efficientnets_of_torchvision_are_known(letter):
+    assert backbones.resolve(f"efficientnet_b{letter}") == f"torchvision/efficientnet_b{letter}"
+
+
+def test_an_image_size_that_a_backbone_cannot_read_is_refused():
+    backbone = backbones.create("timm/levit_128s")
+    with pytest.raises(RequestError, match="cannot read images of 64 x 64"):
+        backbones.check_size(backbone, 64)
+    backbones.check_size(backbone, 224)
+    assert backbone.training

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hpt_dist import backbones, recipe
+from hpt_dist import batch_norm, recipe
 from hpt_dist.errors import DataError, TrainingError
 from hpt_dist.evals import EVALS, Labelled, extract, knn, linear
 from hpt_dist.evals.features import evaluating, top1
@@ -18,6 +18,7 @@ CLASSES = 4
 SETTINGS = {
     "num_classes": CLASSES,
     "learning_rates": (0.3, 3.0, 30.0),
+    "milestones": (1 / 3, 2 / 3),
     "steps": 60,
     "batch": 16,
     "weight_decay": 1e-4,
@@ -135,6 +136,7 @@ def test_linear_equals_the_update_rule_written_out(views):
     train = split(10, 0, views=views)
     steps, batch, lr, decay = 9, 10, 0.5, 0.01
     arguments = {"num_classes": CLASSES, "steps": steps, "batch": batch, "seed": 0}
+    arguments["milestones"] = (0.5, 7 / 9)  # 4.5 steps and 7
     initial = linear.fit(train, **arguments, learning_rates=(1e-30,), weight_decay=0.0)[1e-30]
     weight, bias = initial.weight.double().numpy(), initial.bias.double().numpy()
     speeds = [np.zeros_like(weight), np.zeros_like(bias)]
@@ -146,7 +148,7 @@ def test_linear_equals_the_update_rule_written_out(views):
         error = (p - onehot) / batch
         gradients = [error.T @ x + decay * weight, error.sum(axis=0) + decay * bias]
         speeds = [0.9 * speed + gradient for speed, gradient in zip(speeds, gradients, strict=True)]
-        rate = lr * 0.1 ** (step // 3)
+        rate = lr * 0.1 ** ((step >= 5) + (step >= 7))
         weight, bias = weight - rate * speeds[0], bias - rate * speeds[1]
     head = linear.fit(train, **arguments, learning_rates=(lr,), weight_decay=decay)[lr]
     np.testing.assert_allclose(head.weight.numpy(), weight, rtol=1e-4, atol=1e-5)
@@ -212,7 +214,7 @@ def test_features_come_in_order_in_evaluation_mode_and_change_nothing():
 
 def test_each_part_gets_its_own_mode_back_even_after_an_error():
     module = nn.Sequential(nn.BatchNorm1d(3), nn.Sequential(nn.Dropout(), nn.BatchNorm1d(3)))
-    backbones.freeze_batch_norm(module[0])
+    batch_norm.freeze(module[0])
     module.train()
     module[1][0].eval()
     modes = [part.training for part in module.modules()]

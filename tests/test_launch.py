@@ -17,16 +17,6 @@ import webdataset
 from small import RECIPE, environment, hpt, outcome, write_recipe
 
 
-@pytest.fixture(scope="session")
-def drawings(tmp_path_factory):
-    """A store with the two domains."""
-    store = tmp_path_factory.mktemp("drawings")
-    for domain in ("color", "line"):
-        name = f"openmoji/{domain}"
-        hpt("shard", name, f"{store}/datasets/{name}", store=str(store))
-    return store
-
-
 @pytest.fixture
 def store(drawings, tmp_path):
     """A fresh store with the same datasets."""

@@ -168,7 +168,7 @@ def test_a_restored_method_goes_on_identically():
                 optimizer.zero_grad()
                 method(batch, phase).total.backward()
                 optimizer.step()
-            method.after_step()
+            method.after_step(step + 1)
 
     def sgd(method: MME) -> torch.optim.Optimizer:
         return torch.optim.SGD(method.parameters(), lr=0.01, momentum=0.9, nesterov=True)

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from hpt_dist.errors import RequestError
-from hpt_dist.methods import METHODS, MoCoV2
-from hpt_dist.methods.moco import feature_std
+from hpt_dist.methods import METHODS, MoCoV2, feature_std
 
 DIM, QUEUE, BATCH = 8, 12, 4
 
@@ -55,7 +54,7 @@ def train(method: MoCoV2, optimizer: torch.optim.Optimizer, steps: range) -> lis
         loss = method(views(step), 0)
         loss.total.backward()
         optimizer.step()
-        method.after_step()
+        method.after_step(step + 1)
         losses.append(loss.total.item())
     return losses
 
@@ -113,7 +112,7 @@ def test_loss_is_float32_under_autocast():
     exact = method(views(0), 0).total
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = method(views(0), 0)
-        method.after_step()
+        method.after_step(1)
     assert loss.total.dtype == method.queue.dtype == torch.float32
     assert loss.total.item() == pytest.approx(exact.item(), abs=0.05)
     torch.testing.assert_close(method.queue.norm(dim=1), torch.ones(QUEUE))
@@ -132,7 +131,7 @@ def test_queue_holds_the_last_keys_and_never_the_current_ones(batch, batches, st
         assert loss.item() == pytest.approx(
             reference_loss(method, *views(step, batch)).item(), rel=1e-5, abs=1e-6
         )
-        method.after_step()
+        method.after_step(step + 1)
         rows = [(step * batch + row) % len(expected) for row in range(batch)]
         for row, key in zip(rows, keys, strict=True):
             expected[row] = key
@@ -144,7 +143,7 @@ def test_a_queue_of_part_batches_is_refused():
     method = make(queue=10)
     method(views(0), 0)
     with pytest.raises(RequestError, match="a multiple of batch"):
-        method.after_step()
+        method.after_step(1)
 
 
 def test_key_encoder_is_the_exact_moving_average_of_parameters():
@@ -167,7 +166,7 @@ def test_both_encoders_start_equal_and_equal_ones_stay_equal():
     method = make()
     for step in range(3):
         method(views(step), 0)
-        method.after_step()
+        method.after_step(step + 1)
     assert_same_state(method.key_backbone, method.backbone)
     assert_same_state(method.key_projector, method.projector)
 
@@ -184,10 +183,10 @@ def test_batch_norm_of_keys_comes_from_their_own_passes_alone():
 
 
 def frozen_before() -> MoCoV2:
-    from hpt_dist.backbones import freeze_batch_norm  # seconds that spawned ranks need not spend
+    from hpt_dist.batch_norm import freeze  # seconds that spawned ranks need not spend
 
     backbone = make_backbone(norm=True)
-    freeze_batch_norm(backbone)
+    freeze(backbone)
     return make(backbone=backbone).train()
 
 
@@ -264,7 +263,7 @@ def _two_ranks(rank: int, rendezvous: str, out: str) -> None:
         optimizer.zero_grad()
         model(tuple(view[half] for view in views(step)), 0).total.backward()
         optimizer.step()
-        method.after_step()
+        method.after_step(step + 1)
     torch.save(method.state_dict(), f"{out}/{rank}.pt")
     dist.destroy_process_group()
 

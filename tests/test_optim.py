@@ -19,7 +19,8 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.backbone = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU())
+        # Without a bias, which batch norm would take away again.
+        self.backbone = nn.Sequential(nn.Linear(4, 6, bias=False), nn.BatchNorm1d(6), nn.ReLU())
         self.head = nn.Linear(6, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -27,7 +28,7 @@ class Net(nn.Module):
 
 
 def build(net: Net, **settings) -> torch.optim.Optimizer:
-    spec = recipe.Optimizer(**{"lr": 0.1, "weight_decay": 0.01, **settings})
+    spec = recipe.Optimizer(**{"lr": 0.1, "weight_decay": 0.01, "trust": 0.1, **settings})
     return optim.build(net, net.backbone, **spec.model_dump())
 
 
@@ -45,7 +46,7 @@ def train(net: Net, optimizer: torch.optim.Optimizer, count: int, backbone: floa
         optimizer.step()
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
 def test_every_trainable_parameter_is_in_one_group_of_its_part(name):
     net = Net()
     net.backbone[0].weight.requires_grad_(False)
@@ -58,12 +59,97 @@ def test_every_trainable_parameter_is_in_one_group_of_its_part(name):
         assert set(grouped) == {p for p in module.parameters() if p.requires_grad}
 
 
-def test_sgd_decays_everything_and_adamw_only_matrices():
+def test_sgd_decays_everything_and_the_others_only_matrices():
     for group in build(Net(), name="sgd").param_groups:
         assert group["weight_decay"] == 0.01
-    for group in build(Net(), name="adamw").param_groups:
-        for parameter in group["params"]:
-            assert group["weight_decay"] == (0.01 if parameter.ndim > 1 else 0.0)
+    for name in ("lars", "adamw"):
+        for group in build(Net(), name=name).param_groups:
+            for parameter in group["params"]:
+                assert group["weight_decay"] == (0.01 if parameter.ndim > 1 else 0.0)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_lars_is_the_papers_equation_by_hand(decay):
+    """arXiv 1708.03888, eq. 6 and algorithm 1; biases and batch norm take plain steps."""
+    net = Net()
+    momentum, trust, rate = 0.9, 0.1, 0.05
+    optimizer = build(net, name="lars", weight_decay=decay, momentum=momentum, trust=trust)
+    names = [name for name, _ in net.named_parameters()]
+    weights = {name: p.detach().double() for name, p in net.named_parameters()}
+    speeds = {name: torch.zeros_like(weights[name]) for name in names}
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        optim.set_learning_rates(optimizer, head=0.5, backbone=0.5)
+        optimizer.zero_grad()
+        net(torch.randn(8, 4, generator=generator)).square().mean().backward()
+        gradients = {name: p.grad.double() for name, p in net.named_parameters()}
+        optimizer.step()
+        for name in names:
+            w, g = weights[name], gradients[name]
+            if w.ndim > 1:
+                local = trust * w.norm() / (g.norm() + decay * w.norm())
+                g = local * (g + decay * w)
+            speeds[name] = momentum * speeds[name] + g
+            weights[name] = w - rate * speeds[name]
+        for name, parameter in net.named_parameters():
+            torch.testing.assert_close(parameter.double(), weights[name], rtol=1e-5, atol=1e-6)
+
+
+class Convolutional(Net):
+    """In channels-last memory, where the order of a weight's numbers is not that of its shape."""
+
+    def __init__(self, memory_format: torch.memory_format) -> None:
+        nn.Module.__init__(self)
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 6, 3, bias=False), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=3)]
+        self.backbone = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(6, 3)
+        self.to(memory_format=memory_format)
+
+
+def train_convolutional(net: Convolutional, optimizer: torch.optim.Optimizer, count: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(count):
+        optimizer.zero_grad()
+        net(torch.randn(8, 3, 6, 6, generator=generator)).square().mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_fused_steps_are_those_of_the_plain_loop(name, memory_format):
+    fused, plain = (Convolutional(memory_format) for _ in range(2))
+    optimizer = build(fused, name=name)
+    kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[name]
+    expected = kind(
+        [{**group, "fused": False, "params": []} for group in build(plain, name=name).param_groups],
+        foreach=False,
+    )
+    for group, theirs in zip(
+        expected.param_groups, build(plain, name=name).param_groups, strict=True
+    ):
+        group["params"] = theirs["params"]
+    train_convolutional(fused, optimizer, 4)
+    train_convolutional(plain, expected, 4)
+    torch.testing.assert_close(fused.state_dict(), plain.state_dict(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
+def test_state_that_was_laid_out_otherwise_goes_on_identically(name):
+    """As after a restart that puts the network into another memory format."""
+    net = Convolutional(torch.channels_last)
+    optimizer = build(net, name=name)
+    train_convolutional(net, optimizer, 3)
+    state = copy.deepcopy(optimizer.state_dict())
+    for entry in state["state"].values():
+        entry |= {key: value.contiguous() for key, value in entry.items() if value.ndim}
+    again = Convolutional(torch.channels_last)
+    again.load_state_dict(net.state_dict())
+    restored = build(again, name=name)
+    restored.load_state_dict(state)
+    train_convolutional(net, optimizer, 3)
+    train_convolutional(again, restored, 3)
+    assert all(map(torch.equal, bits(net), bits(again)))
 
 
 def test_no_group_for_a_backbone_that_does_not_learn():
@@ -74,7 +160,7 @@ def test_no_group_for_a_backbone_that_does_not_learn():
 
 def test_an_unknown_optimizer_is_refused():
     net = Net()
-    with pytest.raises(RequestError, match="allowed: sgd, adamw"):
+    with pytest.raises(RequestError, match="allowed: sgd, lars, adamw"):
         optim.build(
             net,
             net.backbone,
@@ -83,11 +169,14 @@ def test_an_unknown_optimizer_is_refused():
             weight_decay=0.0,
             momentum=0.9,
             nesterov=False,
+            trust=1e-3,
             backbone_lr_scale=1.0,
         )
 
 
-@pytest.mark.parametrize("settings", [{"name": "sgd", "nesterov": True}, {"name": "adamw"}])
+@pytest.mark.parametrize(
+    "settings", [{"name": "sgd", "nesterov": True}, {"name": "lars"}, {"name": "adamw"}]
+)
 def test_backbone_is_bit_identical_through_head_warmup_and_moves_after_it(settings):
     net = Net()
     optimizer = build(net, **settings)
@@ -99,7 +188,7 @@ def test_backbone_is_bit_identical_through_head_warmup_and_moves_after_it(settin
     assert not any(map(torch.equal, backbone, bits(net.backbone)))
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
 def test_a_restored_optimizer_goes_on_identically(name):
     net, again = Net(), Net()
     optimizer = build(net, name=name)
@@ -122,10 +211,47 @@ def test_cosine_falls_from_one_to_zero_symmetrically(total, data):
 
 
 @given(steps, st.data())
-def test_thirds_fall_tenfold_after_a_third_and_two_thirds(total, data):
+def test_a_schedule_warms_up_in_a_line_and_then_is_its_own(total, data):
+    warm = data.draw(st.integers(0, total - 1))
     step = data.draw(st.integers(0, total - 1))
-    falls = (step >= total / 3) + (step >= 2 * total / 3)
-    assert optim.thirds(step, total) == pytest.approx(10.0**-falls)
+    assert optim.schedule("cosine", step, total, 0) == optim.cosine(step, total)
+    for name in ("cosine", "constant"):
+        rates = [optim.schedule(name, step, total, warm) for step in (0, step, warm, total - 1)]
+        assert all(0 < rate <= 1 for rate in rates)
+        assert rates[2] == 1
+        if step < warm:
+            assert rates[1] == pytest.approx((step + 1) / (warm + 1))
+        elif name == "cosine":
+            assert rates[1] == optim.cosine(step - warm, total - warm)
+        else:
+            assert rates[1] == 1
+
+
+def test_a_warmup_has_equal_steps():
+    assert [optim.warmup(step, 4) for step in range(6)] == [0.2, 0.4, 0.6, 0.8, 1, 1]
+    assert optim.warmup(0, 0) == 1
+
+
+def test_schedules_are_those_of_the_recipe_and_others_are_refused():
+    assert list(optim.SCHEDULES) == list(
+        recipe.Pretrain.model_fields["schedule"].annotation.__args__
+    )
+    with pytest.raises(RequestError, match="allowed: cosine, constant"):
+        optim.schedule("linear", 0, 10, 0)
+
+
+@given(steps, st.data())
+def test_steps_down_at_thirds_are_those_of_whole_numbers(total, data):
+    step = data.draw(st.integers(0, total - 1) | st.sampled_from([total // 3, 2 * total // 3]))
+    assert optim.steps_down(step, total, (1 / 3, 2 / 3)) == 0.1 ** (3 * step // total)
+
+
+@given(steps, st.data())
+def test_steps_down_at_the_step_whose_share_a_milestone_is(total, data):
+    first, second = data.draw(st.tuples(st.integers(0, total), st.integers(0, total)))
+    step = data.draw(st.integers(0, total))
+    falls = (step >= first) + (step >= second)
+    assert optim.steps_down(step, total, (first / total, second / total)) == 0.1**falls
 
 
 def test_inverse_decay_is_the_formula():

@@ -410,7 +410,7 @@ def test_crop_batches_are_augmented_copies_in_order(pool):
 
 
 def test_network_views_depend_on_the_sample_and_not_on_the_batch(pool):
-    photometric = Photometric(Augment(), (0.5,) * 3, (0.2,) * 3)
+    photometric = [Photometric(Augment(), (0.5,) * 3, (0.2,) * 3)] * 2
     with Stream(pool, **SETTINGS) as stream:
         whole = network_views(next(stream), photometric, seed=5)
     for rank in range(2):

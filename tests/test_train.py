@@ -12,8 +12,10 @@ from hpt_dist.checkpoint import Checkpoints
 from hpt_dist.errors import Interrupted, TrainingError
 from hpt_dist.interrupt import Interrupt
 from hpt_dist.methods import Loss, Method
+from hpt_dist.precision import Numerics
+from hpt_dist.selection import Evaluation, Look
 from hpt_dist.store import open_store
-from hpt_dist.train import Evaluation, Loop, fit, make_accelerator
+from hpt_dist.train import FLOAT32, Loop, fit, make_accelerator
 
 STEPS = 12
 
@@ -31,12 +33,12 @@ class Regression(Method):
 
     def forward(self, inputs, phase):
         features = self.backbone(inputs[0])
-        self.last = features.detach().mean(dim=0)
+        self.last = features.detach().float().mean(dim=0)
         total = (self.head(features) - phase).square().mean()
         return Loss(total, {"loss": total.detach()})
 
     @torch.no_grad()
-    def after_step(self):
+    def after_step(self, done):
         self.mean.lerp_(self.last, 0.1)
 
 
@@ -79,13 +81,14 @@ def rates(optimizer, step):
     return 0.1
 
 
-def run(folder, *, interrupt=None, stop_after=None, bad=None, evaluation=None, every=1000):
+def run(folder, *, interrupt=None, stop_after=None, bad=None, evaluation=None, every=1000, **more):
     interrupt = interrupt or Interrupt()
     accelerator = make_accelerator(threads=1, seed=3)
     method = Regression()
     optimizer = optim.build(
         method, method.backbone, name="sgd", lr=0.1, weight_decay=0.01, momentum=0.9,
-        nesterov=True, backbone_lr_scale=0.5,
+        nesterov=True, trust=1e-3, backbone_lr_scale=0.5,
+        fused=more.get("numerics", FLOAT32).precision != "float16",
     )  # fmt: skip
     observer = Watched()
     loop = Loop(
@@ -98,6 +101,7 @@ def run(folder, *, interrupt=None, stop_after=None, bad=None, evaluation=None, e
         checkpoints=Checkpoints(open_store(str(folder))),
         checkpoint_every=every,
         evaluation=evaluation(method) if evaluation else None,
+        **more,
     )
     outcome = fit(loop, accelerator, observer, interrupt)
     return method.state_dict(), outcome, observer
@@ -137,17 +141,20 @@ def test_patience_stops_and_the_best_is_kept_also_over_a_restart(tmp_path):
         def evaluate():
             seen.append(len(seen))
             # How often it was trained tells the step, whichever process asks.
-            return {"val/top1": values[int(method.steps)]}
+            return Look({"val/top1": values[int(method.steps)]})
 
         method.register_buffer("steps", torch.zeros(()))
         after = method.after_step
 
-        def counted():
-            after()
+        def counted(done):
+            after(done)
             method.steps += 1
+            assert method.steps == done
 
         method.after_step = counted
-        return Evaluation(every=2, run=evaluate, select_on="val/top1", patience=patience)
+        return Evaluation(
+            every=2, run=evaluate, keeps=method, select_on="val/top1", patience=patience
+        )
 
     _, outcome, _ = run(tmp_path / "at once", evaluation=evaluation)
     assert (outcome.selection.best_step, outcome.selection.best_value) == (6, 0.7)
@@ -158,6 +165,51 @@ def test_patience_stops_and_the_best_is_kept_also_over_a_restart(tmp_path):
     _, resumed, _ = run(tmp_path / "twice", evaluation=evaluation)
     assert resumed.selection.history == outcome.selection.history
     assert same(resumed.selection.weights, outcome.selection.weights)
+
+
+def test_the_samples_of_a_loss_that_is_not_finite_are_named(tmp_path, caplog):
+    def keys_of(step):
+        return [f"step {step} image {i}" for i in range(10)]
+
+    with pytest.raises(TrainingError, match=r"samples step 7 image 0, .* and 2 more, in the log"):
+        run(tmp_path, bad=7, keys_of=keys_of)
+    assert "the samples of step 8: step 7 image 0 " in caplog.text
+    assert "image 9" in caplog.text
+
+
+def test_the_incoming_weights_are_kept_where_nothing_is_better(tmp_path):
+    def evaluation(method):
+        def evaluate():
+            return Look({"val/top1": 0.5})
+
+        return Evaluation(
+            every=5, run=evaluate, keeps=method, select_on="val/top1",
+            before_training=True, ties="earlier",
+        )  # fmt: skip
+
+    before = {name: value.clone() for name, value in Regression().state_dict().items()}
+    _, outcome, _ = run(tmp_path / "at once", evaluation=evaluation)
+    assert [step for step, _ in outcome.selection.history] == [0, 5, 10, 12]
+    assert outcome.selection.best_step == 0
+    assert same(outcome.selection.weights, before)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "twice", interrupt=Interrupt(), stop_after=5, evaluation=evaluation)
+    _, resumed, _ = run(tmp_path / "twice", evaluation=evaluation)
+    assert resumed.selection.history == outcome.selection.history
+    assert same(resumed.selection.weights, before)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_other_precisions_resume_with_the_same_bits_and_their_scale(tmp_path, precision):
+    settings = {"numerics": Numerics(precision, "contiguous")}
+    expected, _, _ = run(tmp_path / "undisturbed", **settings)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "disturbed", interrupt=Interrupt(), stop_after=5, **settings)
+    _, state = Checkpoints(open_store(str(tmp_path / "disturbed"))).latest()
+    assert (state["scaler"].get("scale", 0) > 1) is (precision == "float16")
+    got, _, _ = run(tmp_path / "disturbed", **settings)
+    assert same(expected, got)
+    assert not same(expected, run(tmp_path / "float32")[0])
 
 
 def test_every_window_of_metrics_is_written_once(tmp_path):

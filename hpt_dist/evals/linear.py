@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from hpt_dist.errors import TrainingError
 from hpt_dist.evals.features import Labelled, Result, top1
-from hpt_dist.optim import thirds
+from hpt_dist.optim import steps_down
 from hpt_dist.order import Order
 
 _MOMENTUM = 0.9
@@ -24,6 +24,7 @@ def evaluate(
     *,
     num_classes: int,
     learning_rates: Sequence[float],
+    milestones: Sequence[float],
     steps: int,
     batch: int,
     weight_decay: float,
@@ -39,7 +40,8 @@ def evaluate(
         test: read once, with the chosen learning rate.
         num_classes: number of classes.
         learning_rates: candidates.
-        steps: optimizer steps; the learning rate falls tenfold after each third.
+        milestones: shares of `steps` after each of which the learning rate falls tenfold.
+        steps: optimizer steps.
         batch: samples in a step.
         weight_decay: of weights and biases.
         seed: of the initial weights and of the order of the samples.
@@ -55,6 +57,7 @@ def evaluate(
         train,
         num_classes=num_classes,
         learning_rates=learning_rates,
+        milestones=milestones,
         steps=steps,
         batch=batch,
         weight_decay=weight_decay,
@@ -87,6 +90,7 @@ def fit(
     *,
     num_classes: int,
     learning_rates: Sequence[float],
+    milestones: Sequence[float],
     steps: int,
     batch: int,
     weight_decay: float,
@@ -110,7 +114,7 @@ def fit(
     order = Order("linear", seed, [n], window=n)
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * thirds(step, steps)
+            group["lr"] = group["peak_lr"] * steps_down(step, steps, milestones)
         indices, epochs = map(torch.from_numpy, order.batch(step, batch))
         features = train.features[(epochs % views).to(device), indices.to(device)]
         labels = train.labels[indices.to(device)]

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hpt_dist.batch_norm import grouping, regroup
+
 
 class Loss(NamedTuple):
     """What one forward pass of a method returns.
@@ -40,8 +42,25 @@ class Method(nn.Module, ABC):
         """Return the loss of one phase on this rank's share of the batch."""
 
     @abstractmethod
-    def after_step(self) -> None:
-        """Do what follows the optimizer steps of a training step, without gradients."""
+    def after_step(self, done: int) -> None:
+        """Do what follows the optimizer steps of a training step, without gradients.
+
+        Args:
+            done: training steps since the start, this one included, over all restarts.
+        """
+
+    def group_batch_norm(self, batch: int, bn_group: int | None, world: int) -> None:
+        """Take batch-norm statistics by groups of the global batch; a collective call.
+
+        Args:
+            batch: samples of the global batch.
+            bn_group: samples that share statistics; None is the whole batch.
+            world: number of ranks.
+
+        Raises:
+            RequestError: the groups do not fit the ranks.
+        """
+        regroup(self, grouping(batch, bn_group, world=world))
 
 
 def seeded_linear(

@@ -87,7 +87,7 @@ class MME(Method):
         total = self.entropy_weight * (-mean_entropy if adversarial else mean_entropy)
         return Loss(total, {"entropy": mean_entropy.detach()})
 
-    def after_step(self) -> None:
+    def after_step(self, done: int) -> None:
         """Nothing follows: all state is parameters."""
 
     def predict(self, images: Tensor) -> Tensor:

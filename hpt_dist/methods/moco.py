@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from hpt_dist.batch_norm import grouping, interleave, regroup
 from hpt_dist.errors import RequestError
-from hpt_dist.methods.method import Loss, Method, seeded_linear
+from hpt_dist.methods.embeddings import feature_std, follow_modes, gather, perceptron
+from hpt_dist.methods.method import Loss, Method
 
 
 class MoCoV2(Method):
@@ -20,7 +21,7 @@ class MoCoV2(Method):
     Queries come from the backbone and a projector of two layers. Keys come from the key encoder,
     whose parameters are a moving average of theirs; its batch-norm statistics are not averaged but
     come from its own passes. The keys of a batch enter the queue after the step, so a batch is
-    never its own negative. Batches are not shuffled between ranks for batch norm.
+    never its own negative.
 
     Args:
         backbone: images [b, 3, h, w] -> features [b, feature_dim]. Its copy becomes the key
@@ -51,11 +52,7 @@ class MoCoV2(Method):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.backbone = backbone
-        self.projector = nn.Sequential(
-            seeded_linear(feature_dim, feature_dim, generator=generator),
-            nn.ReLU(),
-            seeded_linear(feature_dim, dim, generator=generator),
-        )
+        self.projector = perceptron(feature_dim, feature_dim, dim, generator=generator)
         self.key_backbone = copy.deepcopy(backbone).requires_grad_(False)
         self.key_projector = copy.deepcopy(self.projector).requires_grad_(False)
         self.temperature = temperature
@@ -65,6 +62,7 @@ class MoCoV2(Method):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
         self._average = get_ema_multi_avg_fn(momentum)  # type: ignore[no-untyped-call]
         self._batch_keys: Tensor | None = None
+        self._key_groups = 1
 
     def forward(self, inputs: tuple[Tensor, ...], phase: int = 0) -> Loss:  # noqa: ARG002 - one phase
         """Return the InfoNCE loss of a batch against the queue (arXiv 1911.05722, eq. 1).
@@ -97,7 +95,7 @@ class MoCoV2(Method):
         return Loss(total, metrics)
 
     @torch.no_grad()
-    def after_step(self) -> None:
+    def after_step(self, done: int) -> None:  # noqa: ARG002 - every step is alike
         """Move the key encoder towards the new query encoder, and enqueue the batch's keys.
 
         The paper's algorithm averages before each key pass. Here it is after each step, which is
@@ -113,7 +111,7 @@ class MoCoV2(Method):
         )
         if self._batch_keys is None:
             raise RuntimeError("after_step follows a forward pass")
-        keys = _gather(self._batch_keys)
+        keys = gather(self._batch_keys)
         self._batch_keys = None
         if len(self.queue) % len(keys):
             raise RequestError(
@@ -126,34 +124,28 @@ class MoCoV2(Method):
         self.queue[rows] = keys
         self.pointer.add_(len(keys)).remainder_(len(self.queue))
 
+    def group_batch_norm(self, batch: int, bn_group: int | None, world: int) -> None:
+        """Group queries by neighbours and keys across, so that no key shares its query's group.
+
+        Otherwise the statistics of a small group would tell a query its own key. The paper
+        shuffles the keys between GPUs for this, whose number then is part of the result.
+        """
+        super().group_batch_norm(batch, bn_group, world)
+        if bn_group is None or bn_group == batch:
+            return
+        across = grouping(batch, bn_group, world=world, interleaved=True)
+        for encoder in (self.key_backbone, self.key_projector):
+            regroup(encoder, across)
+        self._key_groups = batch // bn_group
+
     @torch.no_grad()
     def _embed_keys(self, view: Tensor) -> Tensor:
         """Return the unit keys [b, dim] of a view, with the batch-norm modes of the backbone."""
-        for ours, theirs in zip(self.key_backbone.modules(), self.backbone.modules(), strict=True):
-            ours.training = theirs.training
-        keys: Tensor = self.key_projector(self.key_backbone(view))
+        follow_modes(self.key_backbone, self.backbone)
+        if self._key_groups == 1:
+            keys: Tensor = self.key_projector(self.key_backbone(view))
+        else:
+            order, back = interleave(len(view), self._key_groups, view.device)
+            grouped = torch.empty_like(view).copy_(view[order])  # in the same memory format
+            keys = self.key_projector(self.key_backbone(grouped))[back]
         return functional.normalize(keys.float(), dim=1)
-
-
-def feature_std(embeddings: Tensor) -> Tensor:
-    """Return how spread unit embeddings are: 1 on the whole sphere, 0 where all are the same.
-
-    Args:
-        embeddings: [b, dim] with rows of length 1.
-
-    Returns:
-        The standard deviation over the batch, averaged over dimensions, times sqrt(dim)
-        (arXiv 2011.10566, section 4.1); a scalar.
-    """
-    dim = embeddings.shape[1]
-    spread: Tensor = embeddings.std(dim=0, correction=0).mean() * dim**0.5
-    return spread
-
-
-def _gather(keys: Tensor) -> Tensor:
-    """Return the keys of all ranks in the order of the global batch: rank by rank."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return keys
-    shares = [torch.empty_like(keys) for _ in range(dist.get_world_size())]
-    dist.all_gather(shares, keys)
-    return torch.cat(shares)

@@ -1,0 +1,159 @@
+"""What is watched during pretraining, and the gate: did the stage do good, and what is kept.
+
+Before the first step, every so often and after the last one: nearest neighbours classify
+validation images by the backbone's features, and two numbers tell of collapse, the spread of the
+features and their effective rank. No label and no test image reaches the training.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional
+
+from hpt_dist import evidence
+from hpt_dist.augment import Normalize
+from hpt_dist.backbones import Backbone
+from hpt_dist.evals.features import Labelled, extract
+from hpt_dist.evals.knn import vote
+from hpt_dist.evals.spread import rankme
+from hpt_dist.feeds import manifest_of, mean_std, pool_of
+from hpt_dist.methods.embeddings import feature_std
+from hpt_dist.order import Ints, Order
+from hpt_dist.recipe import Monitor, Pretrain
+from hpt_dist.selection import Evaluation, Look, Selection
+from hpt_dist.stage import Context
+from hpt_dist.stream import Pool, center_batches
+from hpt_dist.train import Accelerator
+
+log = logging.getLogger(__name__)
+
+TOP1, RANKME, SPREAD = "knn/top1", "monitor/rankme", "monitor/feature_std"
+_EVAL_BATCH = 256
+_COLLAPSED = 0.1  # of the incoming weights' effective rank or spread
+
+
+def of(
+    context: Context, spec: Pretrain, backbone: Backbone, accelerator: Accelerator
+) -> Evaluation | None:
+    """Return what a pretraining stage is watched by; None where it is not."""
+    monitor = spec.monitor
+    if monitor is None:
+        return None
+    if monitor.data is None:
+        watched = _chosen(pool_of(context, spec.data[:1]), monitor, spec.seed)
+        run = partial(_look_at_spread, context, backbone, accelerator, watched)
+    else:
+        bank, val = (
+            _chosen(pool_of(context, (f"{monitor.data}/{split}",)), monitor, spec.seed)
+            for split in ("train", "val")
+        )
+        num_classes = len(manifest_of(context, monitor.data).classes)
+        run = partial(
+            _look_at_neighbours, context, backbone, accelerator, bank, val, num_classes, monitor
+        )
+    return Evaluation(
+        every=monitor.every or max(1, spec.steps // 10),
+        run=run,
+        keeps=backbone if spec.keeps_best else None,
+        select_on=TOP1 if monitor.data else "",
+        before_training=True,
+        ties="earlier",
+    )
+
+
+def told(selection: Selection, spec: Pretrain) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return the metrics of the weights that a stage leaves, and what its reader needs to know.
+
+    The gate's interval allows for the choice among all looks, so it holds for the best one too.
+    """
+    if not selection.history:
+        return {}, {}
+    by_step = dict(selection.history)
+    last = max(by_step)
+    kept = selection.best_step if spec.keeps_best else last
+    details: dict[str, Any] = {
+        "kept_step": kept,
+        "monitor": {str(step): metrics for step, metrics in selection.history},
+    }
+    collapsed = [
+        name for name in (RANKME, SPREAD) if by_step[last][name] < _COLLAPSED * by_step[0][name]
+    ]
+    if collapsed:
+        details["collapsed"] = collapsed
+        log.warning("the features have collapsed: %s", ", ".join(collapsed))
+    if selection.right:
+        gate = evidence.gate(
+            {step: right.numpy() for step, right in selection.right.items()},
+            kept=kept,
+            last=last,
+        )
+        log.info("%s", gate.says)
+        details["gate"] = asdict(gate)
+    return by_step[kept], details
+
+
+def share_of(indices: Ints, accelerator: Accelerator) -> Ints:
+    """Return this rank's consecutive share of some images."""
+    share: Ints = np.array_split(indices, accelerator.num_processes)[accelerator.process_index]
+    return share
+
+
+def _chosen(pool: Pool, monitor: Monitor, seed: int) -> Pool:
+    """Return some images of a pool, in its order; which ones is a function of the seed."""
+    if len(pool) <= monitor.images:
+        return pool
+    indices, _ = Order("monitor", seed, [len(pool)], window=len(pool)).batch(0, monitor.images)
+    return pool.subset(np.sort(indices))
+
+
+def _look_at_spread(
+    context: Context, backbone: Backbone, accelerator: Accelerator, watched: Pool
+) -> Look:
+    return Look(_spread(_features(context, backbone, accelerator, watched)))
+
+
+def _look_at_neighbours(
+    context: Context,
+    backbone: Backbone,
+    accelerator: Accelerator,
+    bank: Pool,
+    val: Pool,
+    num_classes: int,
+    monitor: Monitor,
+) -> Look:
+    features = _features(context, backbone, accelerator, bank)
+    train = Labelled(features, torch.from_numpy(bank.labels))
+    queries = _features(context, backbone, accelerator, val)
+    (scores,) = vote(train, queries, num_classes, [monitor.k], monitor.temperature)
+    right = scores.argmax(dim=1) == torch.from_numpy(val.labels)
+    return Look({TOP1: right.double().mean().item(), **_spread(queries)}, right)
+
+
+def _spread(features: Tensor) -> dict[str, float]:
+    unit = functional.normalize(features, dim=1)
+    return {RANKME: rankme(features), SPREAD: float(feature_std(unit))}
+
+
+def _features(context: Context, backbone: Backbone, accelerator: Accelerator, pool: Pool) -> Tensor:
+    """Return the features [n, d] of a pool's images in its order, each rank having made a share."""
+    normalize = Normalize(*mean_std(context), accelerator.device)
+    share = pool.subset(share_of(np.arange(len(pool)), accelerator))
+    batches = center_batches(
+        share, batch=_EVAL_BATCH, size=context.job.image_size, workers=context.job.threads
+    )
+    ours = torch.empty(0, backbone.feature_dim)
+    if len(share):
+        ours = extract(backbone, (normalize(b.images[0]) for b in batches), accelerator.device)
+    if accelerator.num_processes == 1:
+        return ours
+    shares: list[Any] = [None] * accelerator.num_processes
+    dist.all_gather_object(shares, ours)
+    return torch.cat(shares)

@@ -1,0 +1,98 @@
+"""Which weights a training leaves: looks at validation, and the best that they found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at validation found; the same on every rank.
+
+    Args:
+        metrics: by name.
+        right: bool [n], which validation images were classified rightly; None where no images were.
+    """
+
+    metrics: dict[str, float]
+    right: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """When and how to look at validation during training.
+
+    Args:
+        every: steps between looks; after the last step there is always one.
+        run: looks at the method as it is. A collective call.
+        keeps: the module whose weights are kept where they are best; None keeps none.
+        select_on: the metric that chooses; higher is better. Empty where nothing is chosen.
+        patience: looks after the best before stopping; None never stops early.
+        before_training: whether to look at the incoming weights too, which then can be the best.
+        ties: of equally good weights the later (as MME does) or the earlier (which do no harm).
+    """
+
+    every: int
+    run: Callable[[], Look]
+    keeps: nn.Module | None = None
+    select_on: str = ""
+    patience: int | None = None
+    before_training: bool = False
+    ties: Literal["later", "earlier"] = "later"
+
+    def is_due(self, done: int, steps: int) -> bool:
+        """Return whether to look after `done` of all steps."""
+        if not done:
+            return self.before_training
+        return done % self.every == 0 or done == steps
+
+
+@dataclass
+class Selection:
+    """The best weights so far, chosen on validation alone.
+
+    Args:
+        history: (steps, metrics) of every look.
+        right: which validation images were classified rightly, by steps.
+        best_step: steps of the best; -1 before the first.
+        best_value: its value.
+        weights: the kept module's state there.
+    """
+
+    history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    right: dict[int, Tensor] = field(default_factory=dict)
+    best_step: int = -1
+    best_value: float = float("-inf")
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, done: int, look: Look, plan: Evaluation) -> None:
+        """Note a look after `done` steps."""
+        self.history.append((done, look.metrics))
+        if look.right is not None:
+            self.right[done] = look.right.cpu()
+        if not plan.select_on:
+            return
+        value = look.metrics[plan.select_on]
+        if value > self.best_value or (value == self.best_value and plan.ties == "later"):
+            self.best_step, self.best_value = done, value
+            kept = plan.keeps.state_dict() if plan.keeps else {}
+            self.weights = {name: value.detach().cpu().clone() for name, value in kept.items()}
+
+    def is_stale(self, patience: int | None) -> bool:
+        """Return whether as many looks came after the best as patience allows."""
+        return patience is not None and patience <= sum(
+            step > self.best_step for step, _ in self.history
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a saved selection."""
+        vars(self).update(state)
+        self.history = [(step, metrics) for step, metrics in self.history]

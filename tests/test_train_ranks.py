@@ -1,0 +1,192 @@
+"""Every method through the real loop on one rank and on two: the same training."""
+
+import os
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+import torch
+from ranks import on_ranks
+from torch import nn
+
+from hpt_dist import backbones, optim
+from hpt_dist.checkpoint import Checkpoints
+from hpt_dist.errors import Interrupted, TrainingError
+from hpt_dist.interrupt import Interrupt
+from hpt_dist.methods import METHODS, MME
+from hpt_dist.store import open_store
+from hpt_dist.train import Loop, fit, make_accelerator
+
+BATCH, STEPS, DIM = 8, 6, 16
+METHOD_SETTINGS = {
+    "moco_v2": {"queue": 16, "momentum": 0.9, "temperature": 0.2, "dim": 8},
+    "byol": {"hidden": 12, "dim": 8, "momentum": 0.9, "steps": STEPS},
+    "simclr": {"temperature": 0.5, "dim": 8},
+}
+# (method, bn_group, which parameters of the backbone learn)
+CASES = [
+    ("moco_v2", None, "all"),
+    ("moco_v2", 4, "all"),
+    ("moco_v2", 4, "batchnorm"),
+    ("moco_v2", 2, "head"),
+    ("byol", 4, "all"),
+    ("simclr", None, "batchnorm"),
+    ("simclr", 4, "all"),
+    ("mme", None, "all"),
+]
+
+
+def backbone():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, DIM, 3, stride=2), nn.BatchNorm2d(DIM), nn.ReLU(), nn.Conv2d(DIM, DIM, 3),
+        nn.BatchNorm2d(DIM), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+
+
+def make(name, which):
+    net = backbone()
+    backbones.trainable_parameters(net, which)
+    if name == "mme":
+        return MME(net, DIM, 3, head_dim=8, objective="mme", seed=1)
+    return METHODS[name](net, DIM, **METHOD_SETTINGS[name], seed=1)
+
+
+@contextmanager
+def feed(start, name, rank, world, bad=None):
+    share = BATCH // world
+    rows = slice(rank * share, (rank + 1) * share)
+
+    def inputs():
+        step = start
+        while True:
+            generator = torch.Generator().manual_seed(step)
+            scale = 1 + torch.rand(BATCH, 3, 1, 1, generator=generator)
+            views = [scale * torch.randn(BATCH, 3, 12, 12, generator=generator) for _ in range(2)]
+            if step == bad:
+                views[0][-1] = float("inf")  # on the last rank alone
+            if name == "mme":
+                labels = torch.randint(3, (BATCH,), generator=generator)
+                yield (views[0][rows], labels[rows]), (views[1][rows],)
+            else:
+                yield (tuple(view[rows] for view in views),)
+            step += 1
+
+    yield inputs()
+
+
+class Quiet:
+    def __init__(self):
+        self.values = []
+
+    def metrics(self, step, values):
+        self.values.append((step, values["train/loss"]))
+
+    def progress(self, step, steps, images_per_second):
+        pass
+
+    def check(self):
+        pass
+
+
+def trained(rank, world, folder, case, stop_on=None, bad=None, resume=False):
+    """Train a case; return the state, and the losses that the loop told."""
+    name, bn_group, which = case
+    shares = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+    if world > 1:
+        os.environ.update({key: str(value) for key, value in shares.items()}, OMP_NUM_THREADS="1")
+    accelerator = make_accelerator(threads=1, seed=0)
+    assert accelerator.num_processes == world
+    method = make(name, which).to(memory_format=torch.channels_last).train()
+    method.group_batch_norm(BATCH, bn_group, world)
+    optimizer = optim.build(
+        method, method.backbone, name="sgd", lr=0.1, weight_decay=1e-3, momentum=0.9,
+        nesterov=False, trust=1e-3, backbone_lr_scale=1.0,
+    )  # fmt: skip
+    interrupt = Interrupt()
+
+    def rates(_, step):
+        if stop_on == rank and step == 2:
+            interrupt.signal_name = "SIGTERM"
+        return 0.1
+
+    observer = Quiet()
+    loop = Loop(
+        method=method,
+        optimizer=optimizer,
+        set_rates=rates,
+        feed=partial(feed, name=name, rank=rank, world=world, bad=bad),
+        steps=STEPS,
+        images_per_step=2 * BATCH,
+        checkpoints=Checkpoints(open_store(folder)),
+        checkpoint_every=2,
+    )
+    try:
+        fit(loop, accelerator, observer, interrupt)
+    except (Interrupted, TrainingError) as error:
+        return {"error": str(error)}
+    return {"state": dict(method.state_dict()), "losses": observer.values}
+
+
+def every_case(rank, world, folder):
+    found = {}
+    for number, case in enumerate(CASES):
+        found[number] = trained(rank, world, f"{folder}/{number}", case)
+    found["stopped"] = trained(rank, world, f"{folder}/stopped", CASES[1], stop_on=1)
+    found["again"] = trained(rank, world, f"{folder}/stopped", CASES[1])
+    found["elastic"] = trained(rank, world, f"{folder}/elastic", CASES[1], stop_on=0)
+    found["bad"] = trained(rank, world, f"{folder}/bad", CASES[1], bad=4)
+    return found
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("states")
+    return folder, on_ranks(2, tmp_path_factory.mktemp("ranks") / "r", every_case, str(folder))
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=[f"{n}-{b}-{w}" for n, b, w in CASES])
+def test_two_ranks_are_one(two_ranks, tmp_path, number):
+    _, found = two_ranks
+    first, second = (rank[number] for rank in found)
+    torch.testing.assert_close(second, first, rtol=0, atol=0)
+    alone = trained(0, 1, str(tmp_path), CASES[number])
+    torch.testing.assert_close(first["state"], alone["state"], rtol=1e-4, atol=1e-5)
+    assert [s for s, _ in first["losses"]] == [s for s, _ in alone["losses"]]
+    expected = [loss for _, loss in alone["losses"]]
+    assert [loss for _, loss in first["losses"]] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("number", [2, 5])
+def test_hpt_bn_moves_exactly_batch_norm_and_the_head(two_ranks, number):
+    """Also the running statistics, which nobody trains."""
+    _, found = two_ranks
+    name, _, which = CASES[number]
+    before, after = make(name, which).state_dict(), found[0][number]["state"]
+    moved = {key for key, value in after.items() if not torch.equal(value, before[key])}
+    backbone_moved = {key for key in moved if key.startswith("backbone.")}
+    assert backbone_moved == {
+        key for key in after if key.startswith(("backbone.1.", "backbone.4."))
+    }
+    assert {key for key in moved if key.startswith("projector.")}
+
+
+def test_a_signal_to_one_rank_stops_both_and_both_go_on_to_the_same_bits(two_ranks):
+    _, found = two_ranks
+    for rank, said in zip(found, ("another rank", "SIGTERM"), strict=True):
+        # The answer to the question of step 3 is there after step 4.
+        assert f"stopped by {said} after step 4" in rank["stopped"]["error"]
+        torch.testing.assert_close(rank["again"]["state"], rank[1]["state"], rtol=0, atol=0)
+
+
+def test_one_rank_goes_on_where_two_were_stopped(two_ranks):
+    folder, found = two_ranks
+    alone = trained(0, 1, f"{folder}/elastic", CASES[1])
+    torch.testing.assert_close(alone["state"], found[0][1]["state"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_loss_that_one_rank_alone_sees_go_wrong_stops_all(two_ranks):
+    folder, found = two_ranks
+    for rank in found:
+        assert "the loss is not finite at step 5" in rank["bad"]["error"]
+    assert Checkpoints(open_store(f"{folder}/bad")).steps() == [4, 2]
