@@ -6,7 +6,7 @@ STORE ?= $(or $(HPT_STORE),./hpt-store)
 export HPT_STORE := $(STORE)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart openmoji-line data venv test lint format bench-data ui clean
+.PHONY: help quickstart openmoji-line data venv test lint format bench-data bench-engine bench-gpu ui clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,12 @@ format: venv  ## let ruff mend what it can
 
 bench-data: $(VENV)/.bench  ## the data plane's speeds beside its peers' (ARGS=--write keeps them)
 	$(BIN)/python -W ignore -m benchmarks.data $(ARGS)
+
+bench-engine: $(VENV)/.bench  ## training steps beside lightly's and the bare passes (ARGS=--write keeps them)
+	$(BIN)/python -W ignore -m benchmarks.engine $(ARGS)
+
+bench-gpu: $(VENV)/.bench  ## ResNet-50 MoCo v2 at 224 pixels on this machine's GPU
+	$(BIN)/python -W ignore -m benchmarks.gpu $(ARGS)
 
 ui: $(VENV)/.demo  ## open MLflow's UI on the quickstart's runs
 	$(BIN)/hpt-dist ui --store $(STORE)

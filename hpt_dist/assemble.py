@@ -35,12 +35,21 @@ def run_import(context: Context) -> Result:
     trial = context.job.trial
     spec = context.spec(Import)
     torch.manual_seed(spec.seed)
-    state, report = weights.load(spec.weights, trial.backbone, context.store, force=spec.force)
+    state, report = weights.load(
+        spec.weights,
+        trial.backbone,
+        context.store,
+        force=spec.force,
+        fingerprint=trial.document["weights"],
+    )
     log.info("%s", report)
     details = {
         "matched": len(report.matched),
         "missing": list(report.missing),
+        "misshapen": list(report.misshapen),
         "unexpected": list(report.unexpected),
+        "aside": list(report.aside),
+        "recognised": report.recognised,
         "licence": weights_source.licence(spec.weights),
     }
     return Result({"import/matched_share": report.share}, details, weights=state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -173,6 +174,9 @@ def launch(
     cores: Annotated[
         int | None, typer.Option(help="CPU cores to share out.", min=1, envvar="HPT_CORES")
     ] = None,
+    ranks: Annotated[
+        int, typer.Option(help="Processes, and GPUs, that share each trial's training.", min=1)
+    ] = 1,
     tracking_uri: TrackingOption = "",
     work: WorkOption = "",
 ) -> None:
@@ -182,11 +186,14 @@ def launch(
     Examples:
       hpt-dist launch recipes/quickstart.yaml
       hpt-dist launch recipes/quickstart.yaml --set stages.hpt.steps=100 --only hpt
+      hpt-dist launch recipes/real_to_sketch.yaml --ranks 8
     """
     from hpt_dist import command_launch
 
+    if tracking_uri:  # also where weights come from MLflow, here and in the trials' processes
+        os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
     prepared = _prepare(recipe, set_)
-    done = command_launch.run(prepared, on, only or [], cores, tracking_uri, work)
+    done = command_launch.run(prepared, on, only or [], cores, tracking_uri, work, ranks)
     if not done:
         raise typer.Exit(1)
 
@@ -264,7 +271,12 @@ def pull(
     name: Annotated[str, typer.Argument(metavar="RUN/STAGE", help="Such as quickstart/hpt")],
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="A folder.")],
     format_: Annotated[
-        str, typer.Option("--format", help="safetensors, timm or torchvision")
+        str,
+        typer.Option(
+            "--format",
+            help="safetensors, torchvision, timm, detectron2, moco or huggingface, where the "
+            "features stay the same; see docs/weights.md",
+        ),
     ] = "safetensors",
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
@@ -274,6 +286,7 @@ def pull(
     Examples:
       hpt-dist pull quickstart/hpt ./out
       hpt-dist pull quickstart/hpt ./out --format timm
+      hpt-dist pull my_recipe/target ./out --format detectron2
     """
     from hpt_dist import results
     from hpt_dist.launch import find

@@ -31,6 +31,7 @@ KEY_TAG = "hpt.key"
 TIMEOUT_VARIABLE = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 TIMEOUT_S = 5
 SLOWEST_UPLOAD = 1 << 20  # bytes/s
+SLOWEST_DOWNLOAD_S = 60  # until the first bytes come, where a server fetches them first
 
 # With MLflow's own settings a call to a dead server blocks for minutes. Its errors reach us as
 # exceptions, so its own lines would only break the progress bars.
@@ -109,6 +110,35 @@ def set_status(tracking_uri: str, run_id: str, status: Status) -> None:
     """Set the status of a launch's run; it ends now unless it is RUNNING."""
     with explaining(tracking_uri):
         _run_of(tracking_uri, run_id).set_status(status, time.time())
+
+
+def download(tracking_uri: str, uri: str, folder: Path) -> Path:
+    """Copy an artifact into a folder.
+
+    Args:
+        tracking_uri: MLflow's address.
+        uri: `runs:/...`, `models:/...` or `mlflow-artifacts:/...`.
+        folder: an existing one.
+
+    Returns:
+        The file, or the folder if the artifact is one.
+
+    Raises:
+        HptError: MLflow failed, or there is no such artifact.
+    """
+    try:
+        client = _client(tracking_uri)
+        from mlflow.artifacts import download_artifacts
+
+        with _patience(SLOWEST_DOWNLOAD_S):
+            place = _place_of(client, uri)
+            return Path(download_artifacts(place, dst_path=str(folder), tracking_uri=tracking_uri))
+    except Exception as error:
+        raise HptError(
+            f"MLflow did not give the artifact: {type(error).__name__}: {error}",
+            where=f"{uri} at {tracking_uri}",
+            fix="check the artifact's name, and MLFLOW_TRACKING_URI, which says where to ask",
+        ) from error
 
 
 @contextlib.contextmanager
@@ -219,6 +249,26 @@ def _database(tracking_uri: str) -> Path | None:
 def _run_of(tracking_uri: str, run_id: str) -> MlflowRun:
     client = _client(tracking_uri)
     return MlflowRun(client, client.get_run(run_id))
+
+
+def _place_of(client: MlflowClient, uri: str) -> str:
+    """Return where a registered or logged model lies, as the client's own server says.
+
+    MLflow would ask the server that is set for the whole process.
+    """
+    if not uri.startswith("models:/"):
+        return uri
+    model, _, rest = uri.removeprefix("models:/").partition("/")
+    name, _, alias = model.partition("@")
+    if alias:
+        version = client.get_model_version_by_alias(name, alias).version
+        place, path = client.get_model_version_download_uri(name, version), rest
+    elif model.startswith("m-") and not rest[:1].isdigit():
+        place, path = client.get_logged_model(model).artifact_location, rest
+    else:
+        version, _, path = rest.partition("/")
+        place = client.get_model_version_download_uri(name, version)
+    return _place_of(client, posixpath.join(str(place), path) if path else str(place))
 
 
 def _runs_of(client: MlflowClient, experiment: str, key: str) -> list[Run]:

@@ -192,7 +192,8 @@ def bfloat16_units(device: torch.device) -> str:
     """Return what multiplies bfloat16 matrices on a device, or an empty string."""
     if device.type == "cuda":
         return "CUDA" if torch.cuda.is_bf16_supported(including_emulation=False) else ""
-    return next((flag for flag in _BF16_FLAGS if flag in _cpu_flags()), "")
+    flags = _cpu_flags() if device.type == "cpu" else frozenset()
+    return next((flag for flag in _BF16_FLAGS if flag in flags), "")
 
 
 def _cpu_flags() -> frozenset[str]:
@@ -240,7 +241,7 @@ def _convolutional(module: nn.Module) -> bool:
 
 @contextmanager
 def _generators_kept(device: torch.device) -> Iterator[None]:
-    with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
 
 

@@ -119,8 +119,9 @@ class Import(StageSpec):
 
     kind: Literal["import"]
     weights: str = Field(
-        description="torchvision/NAME/WEIGHTS, timm/NAME, package/efficientnet-lite0, random, "
-        "or a file or store URI (.safetensors, .pt, .pth)"
+        description="torchvision/NAME/WEIGHTS, timm/NAME, package/efficientnet-lite0, random, a "
+        "file or store URI (.safetensors, .npz, .pt, .pth, .pth.tar, .ckpt, .bin), or MLflow's "
+        "runs:/, models:/ or mlflow-artifacts:/; #ENCODER may follow, see docs/weights.md"
     )
     force: bool = Field(
         default=False, description="accept weights of which less than 99 % match the backbone"

@@ -14,7 +14,8 @@ from hpt_dist.launch import Launch
 from hpt_dist.layout import DONE, stage_prefix
 from hpt_dist.store import Store
 
-FORMATS = ("safetensors", "timm", "torchvision")
+FORMATS = ("safetensors", "torchvision", "timm", "detectron2", "moco", "huggingface")
+_WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -72,38 +73,48 @@ def pull(
         launch: which launch.
         names: trial names.
         destination: a folder, made if needed; one sub-folder for each trial if there are several.
-        file_format: safetensors (as stored), or a .pth with timm's or torchvision's names.
+        file_format: one of FORMATS: safetensors is as stored; see `exports` for the others.
 
     Raises:
-        RequestError: a trial is not done yet.
+        RequestError: a trial is not done yet, or its backbone cannot be written in the format;
+            nothing was written.
         StoreError: an object is not what `DONE` says.
     """
-    written = []
-    for name in names:
-        root = store.at(stage_prefix(launch.trials[name]))
+    roots = {name: store.at(stage_prefix(launch.trials[name])) for name in names}
+    objects = {}
+    for name, root in roots.items():
         if not root.stat(DONE):
             raise RequestError(f"{name} is not done", fix=f"hpt-dist status {launch.id}")
+        objects[name] = _document(root, DONE)["objects"]
+    if file_format != "safetensors":
+        for backbone in {
+            _document(root, "spec.json")["backbone"]
+            for name, root in roots.items()
+            if _WEIGHTS in objects[name]
+        }:
+            _require(backbone, file_format)
+    written = []
+    for name, root in roots.items():
         folder = destination / name.replace("/", "-") if len(names) > 1 else destination
-        folder.mkdir(parents=True, exist_ok=True)
-        objects = _document(root, DONE)["objects"]
-        for file, expected in objects.items():
+        for file, expected in objects[name].items():
             data = root.get(file)
             if hashlib.sha256(data).hexdigest() != expected["sha256"]:
                 raise StoreError(
                     f"{root.uri}/{file} is not what was committed: its SHA-256 differs",
                     fix=f"delete {root.uri}/{DONE} and launch again",
                 )
-            if file == "weights.safetensors" and file_format != "safetensors":
-                data, file = _exported(data, file_format)  # noqa: PLW2901
-            path = folder / file
-            partial = path.with_name(f".{path.name}.partial")
-            partial.write_bytes(data)
-            partial.replace(path)
-            written.append(path)
+            convert = file == _WEIGHTS and file_format != "safetensors"
+            files = _exported(data, file_format) if convert else {file: data}
+            written += [_write(folder / path, content) for path, content in files.items()]
     return written
 
 
-_MUST_HOLD = {"result.json": "kind", "run.json": "seconds", DONE: "objects"}
+_MUST_HOLD = {
+    "spec.json": "backbone",
+    "result.json": "kind",
+    "run.json": "seconds",
+    DONE: "objects",
+}
 
 
 def _document(root: Store, name: str) -> dict[str, Any]:
@@ -119,8 +130,22 @@ def _document(root: Store, name: str) -> dict[str, Any]:
     return document
 
 
-def _exported(data: bytes, file_format: str) -> tuple[bytes, str]:
-    from hpt_dist import weights
+def _write(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(data)
+    partial.replace(path)
+    return path
+
+
+def _require(backbone: str, file_format: str) -> None:
+    from hpt_dist import exports
+
+    exports.require(backbone, file_format)
+
+
+def _exported(data: bytes, file_format: str) -> dict[str, bytes]:
+    from hpt_dist import exports, weights
 
     state, metadata = weights.read(data)
-    return weights.export(state, metadata["backbone"], file_format)  # type: ignore[arg-type]
+    return exports.export(state, metadata["backbone"], file_format)

@@ -1,24 +1,36 @@
 """Where weights come from: names, places and fingerprints. No torch, so that plans can be keyed.
 
-A source is written `torchvision/NAME/WEIGHTS`, `timm/NAME`, `package/NAME`, `random`, or as a
-file: a path on this machine or else below the recipe's store, or a `file://` or `s3://` URI.
+A source is written `torchvision/NAME/WEIGHTS`, `timm/NAME`, `package/NAME`, `random`, as a file (a
+path on this machine or else below the recipe's store, or a `file://` or `s3://` URI), or as an
+artifact in MLflow: `runs:/RUN/PATH`, `models:/NAME/VERSION`, `models:/NAME@ALIAS`,
+`mlflow-artifacts:/PATH`. Behind a file or an artifact, `#NAME` chooses one of several encoders.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
+import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hpt_dist import layout
 from hpt_dist.errors import RequestError, nearest
 from hpt_dist.store import ObjectInfo, Store, open_store
 
-FILE_SUFFIXES = (".safetensors", ".pt", ".pth")
+FILE_SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".pth.tar", ".ckpt", ".bin")
+_MLFLOW_FORMS = "runs:/RUN/PATH, models:/NAME/VERSION, models:/NAME@ALIAS, mlflow-artifacts:/PATH"
 _FORMS = (
-    "torchvision/NAME/WEIGHTS, timm/NAME, package/NAME, random, or a file "
-    f"({', '.join(FILE_SUFFIXES)})"
+    "torchvision/NAME/WEIGHTS, timm/NAME, package/NAME, random, a file "
+    f"({', '.join(FILE_SUFFIXES)}), or in MLflow {_MLFLOW_FORMS}; "
+    "#ENCODER may follow a file or an artifact"
+)
+_MLFLOW = re.compile(r"(runs|models|mlflow-artifacts):/")
+_MLFLOW_URI = re.compile(
+    r"runs:/[^/#]+/[^#]+|models:/([^/@#]+(/\d+|@[^/#]+)|m-\w+)(/[^#]+)?|mlflow-artifacts:/[^#]+"
 )
 
 
@@ -55,13 +67,16 @@ class WeightsSource:
 
     Args:
         kind: which of the forms it is.
-        name: the model's or the package's name, or the file's path or URI; empty for `random`.
+        name: the model's or the package's name, or the file's or artifact's path or URI; empty for
+            `random`.
         weights: torchvision's name of the weights, such as `IMAGENET1K_V2`; else empty.
+        encoder: which of a file's encoders, such as `student`; empty for the default.
     """
 
-    kind: Literal["torchvision", "timm", "package", "file", "random"]
+    kind: Literal["torchvision", "timm", "package", "file", "mlflow", "random"]
     name: str = ""
     weights: str = ""
+    encoder: str = ""
 
 
 def parse(source: str) -> WeightsSource:
@@ -70,8 +85,13 @@ def parse(source: str) -> WeightsSource:
     Raises:
         RequestError: the text has none of the forms, or names an unknown package.
     """
+    if _MLFLOW.match(source):
+        return _parse_mlflow(source)
     if source.endswith(FILE_SUFFIXES):
         return WeightsSource("file", source)
+    path, _, encoder = source.rpartition("#")
+    if encoder and path.endswith(FILE_SUFFIXES):
+        return WeightsSource("file", path, encoder=encoder)
     match source.split("/"):
         case ["random"]:
             return WeightsSource("random")
@@ -121,26 +141,85 @@ def locate(source: WeightsSource, store: Store) -> tuple[Store, ObjectInfo]:
 def fingerprint(source: str, store: Store) -> str:
     """Return what changes when the weights change.
 
-    A local file's is its SHA-256, a remote object's its etag and length. Weights of torchvision
-    and timm are taken at their name, which a login node knows without importing either.
+    A local file's and an artifact's is its SHA-256, a remote object's its etag and length; with
+    the name of the encoder, if one is chosen. Weights of torchvision and timm are taken at their
+    name, which a login node knows without importing either.
 
     Raises:
         RequestError: the source is not understood, or not there.
+        HptError: MLflow failed.
     """
     parsed = parse(source)
+    encoder = f"#{parsed.encoder}" if parsed.encoder else ""
+    if parsed.kind == "mlflow":
+        _, data = content(parsed, store)
+        return f"sha256:{hashlib.sha256(data).hexdigest()}{encoder}"
     if parsed.kind not in ("package", "file"):
         return source
     place, info = locate(parsed, store)
     if file := place.local(info.path):
         with file.open("rb") as stream:
-            return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
-    return f"etag:{info.etag}:{info.bytes}"
+            return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}{encoder}"
+    return f"etag:{info.etag}:{info.bytes}{encoder}"
+
+
+def content(source: WeightsSource, store: Store) -> tuple[str, bytes]:
+    """Return the name of a package's, a file's or an artifact's file, and its bytes.
+
+    Raises:
+        RequestError: it is not there, or an artifact is a folder without exactly one such file.
+        HptError: MLflow failed.
+    """
+    if source.kind == "mlflow":
+        return _download(source.name, store)
+    place, info = locate(source, store)
+    return info.path, place.get(info.path)
 
 
 def licence(source: str) -> str:
     """Return the SPDX identifier of the weights' licence, or an empty string if it is unknown."""
     parsed = parse(source)
     return PACKAGES[parsed.name].licence if parsed.kind == "package" else ""
+
+
+def _parse_mlflow(source: str) -> WeightsSource:
+    uri, _, encoder = source.partition("#")
+    if not _MLFLOW_URI.fullmatch(uri) or ("#" in source and not encoder):
+        raise RequestError(
+            "this names no artifact in MLflow", where=source, allowed=f"{_MLFLOW_FORMS}, #ENCODER"
+        )
+    return WeightsSource("mlflow", uri, encoder=encoder)
+
+
+def _download(uri: str, store: Store) -> tuple[str, bytes]:
+    """Fetch an artifact through MLflow; a folder must hold exactly one file of weights."""
+    from hpt_dist import mlflow_run
+
+    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not tracking_uri:
+        work = layout.work_folder(store, os.environ.get("HPT_WORK", ""))
+        if not (work / "mlflow.db").is_file():  # which asking would make
+            raise RequestError(
+                "it is not said which MLflow has this artifact",
+                where=uri,
+                fix="export MLFLOW_TRACKING_URI=ADDRESS",
+            )
+        tracking_uri = layout.default_tracking_uri(work)
+    with tempfile.TemporaryDirectory() as folder:
+        found = mlflow_run.download(tracking_uri, uri, Path(folder))
+        if found.is_file():
+            files = [found]
+        else:
+            files = sorted(one for one in found.rglob("*") if one.name.endswith(FILE_SUFFIXES))
+        if len(files) != 1 or not files[0].name.endswith(FILE_SUFFIXES):
+            names = ", ".join(str(one.relative_to(folder)) for one in files) or "none"
+            raise RequestError(
+                f"this artifact is no single file of weights; found: {names}",
+                where=uri,
+                allowed=f"one file ({', '.join(FILE_SUFFIXES)}), or a folder that holds one",
+                fix="name the file: the artifact's path in the run, down to the file",
+            )
+        return files[0].name, files[0].read_bytes()
 
 
 def _package_place(source: WeightsSource) -> tuple[Store, str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -16,11 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision import models
 
-from hpt_dist import backbones, weights, weights_source
+from hpt_dist import backbones, dialects, weight_files, weights, weights_source
 from hpt_dist.errors import HptError, RequestError, WeightsError
 from hpt_dist.store import open_store
 
-IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 LITE0 = "package/efficientnet-lite0"
 
 
@@ -61,6 +63,15 @@ def without_classifier(state):
         ("weights/a.pth", "file"),
         ("s3://bucket/a/b.safetensors", "file"),
         ("torchvision/oddly/named.pt", "file"),
+        ("moco_v2_800ep_pretrain.pth.tar", "file"),
+        ("s3://bucket/dino.pth#student", "file"),
+        ("odd#name.pth", "file"),
+        ("runs:/0123456789abcdef/weights/a.pth", "mlflow"),
+        ("models:/backbone@champion", "mlflow"),
+        ("models:/backbone/3", "mlflow"),
+        ("models:/backbone/3/deep/down.pth#key", "mlflow"),
+        ("models:/m-0123456789abcdef", "mlflow"),
+        ("mlflow-artifacts:/0/0123456789abcdef/artifacts/a.pth", "mlflow"),
     ],
 )
 def test_a_source_has_one_kind(text, kind):
@@ -76,8 +87,14 @@ def test_a_source_has_one_kind(text, kind):
         "torchvision/resnet50/DEFAULT",
         "package/efficientnet-lite1",
         "timm/a/b",
-        "weights.bin",
+        "weights.h5",
         "randomly",
+        "a.pth#",
+        "runs:/0123456789abcdef",
+        "models:/backbone",
+        "models:/backbone/latest",
+        "mlflow-artifacts:/",
+        "runs:/0123456789abcdef/a.pth#",
     ],
 )
 def test_other_sources_are_refused_with_what_is_allowed(text):
@@ -85,8 +102,21 @@ def test_other_sources_are_refused_with_what_is_allowed(text):
         weights_source.parse(text)
 
 
-def test_sources_are_understood_without_torch():
-    code = "import sys, hpt_dist.weights_source; assert 'torch' not in sys.modules"
+def test_what_follows_a_file_chooses_an_encoder(store):
+    file = weights_source.WeightsSource("file", "a.pth", encoder="student")
+    assert weights_source.parse("a.pth#student") == file
+    assert weights_source.parse("odd#name.pth").name == "odd#name.pth"
+    assert weights_source.parse("models:/a@b#key").name == "models:/a@b"
+    store.put("a.pth", b"content")
+    prints = {weights_source.fingerprint(f"a.pth{end}", store) for end in ("", "#key", "#query")}
+    assert len(prints) == 3, "another encoder of the same file is another trial"
+
+
+def test_sources_are_understood_without_torch_or_mlflow():
+    code = (
+        "import sys, hpt_dist.weights_source as source; source.parse('runs:/0/a.pth');"
+        "assert not {'torch', 'mlflow'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
 
 
@@ -142,7 +172,10 @@ def test_a_plain_state_dict_loads_however_it_is_wrapped(store, wrap):
     loaded, report = weights.load("a.pth", "resnet18", store)
     assert same(loaded, without_classifier(state))
     assert report.share == 1
-    assert report == weights.MatchReport(matched=tuple(loaded))
+    assert (report.matched, report.missing, report.unexpected) == (tuple(loaded), (), ())
+    assert "torchvision's names" in report.recognised
+    assert len(report.aside) == 1, "only the classifier"
+    assert report.aside[0].endswith("fc (2)")
     assert all(value.dtype in (torch.float32, torch.int64) for value in loaded.values())
 
 
@@ -180,11 +213,11 @@ def test_the_limit_is_99_percent_of_the_backbones_entries(store, absent, fits):
     state = without_classifier(resnet18().state_dict())  # 120 entries: 119 are 99.2 %, 118 98.3 %
     for name in [name for name in state if name.endswith("bias")][:absent]:
         del state[name]
-    store.put("a.pth", pth({**state, "projector.weight": torch.zeros(2)}))
+    store.put("a.pth", pth({**state, "extra.weight": torch.zeros(2)}))
     if fits:
         _, report = weights.load("a.pth", "resnet18", store)
         assert report.share == 119 / 120
-        assert report.unexpected == ("projector.weight",)
+        assert report.unexpected == ("extra.weight",)
     else:
         with pytest.raises(WeightsError, match="118 of 120 entries"):
             weights.load("a.pth", "resnet18", store)
@@ -209,7 +242,8 @@ def test_lite0s_names_map_to_timms_as_their_order_does(store):
     plain = timm.create_model("tf_efficientnet_lite0")
     by_order = dict(zip(found, plain.state_dict(), strict=True))
     assert len(by_order) == 296
-    assert weights.from_efficientnet_pytorch(found, plain.state_dict()) == by_order
+    names = dialects.efficientnet_pytorch(plain.state_dict())
+    assert {theirs: ours for ours, (theirs,) in names.items()} == by_order
 
     loaded, report = weights.load(LITE0, "tf_efficientnet_lite0", store)
     assert report.share == 1
@@ -223,10 +257,9 @@ def test_lite0s_names_map_to_timms_as_their_order_does(store):
 def test_flat_block_numbers_become_stages_of_any_depths(depths):
     blocks = [(stage, block) for stage, depth in enumerate(depths) for block in range(depth)]
     expected = [f"blocks.{stage}.{block}.conv_dw.weight" for stage, block in blocks]
-    names = [f"_blocks.{number}._depthwise_conv.weight" for number in range(len(blocks))]
-    beyond = f"_blocks.{len(blocks)}._depthwise_conv.weight"
-    mapping = weights.from_efficientnet_pytorch([*names, beyond], expected)
-    assert list(mapping.values()) == [*expected, beyond]
+    found = dialects.efficientnet_pytorch(expected)
+    numbered = [f"_blocks.{number}._depthwise_conv.weight" for number in range(len(blocks))]
+    assert [theirs for (theirs,) in found.values()] == numbered
 
 
 # What must not load
@@ -239,11 +272,28 @@ class Bomb:
     def __reduce__(self):
         return Path.touch, (self.path,)
 
+    @property
+    def deep(self):
+        return {"schedule": [60, {"hook": (self,)}]}
+
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_bomb_is_refused_unexploded(store, tmp_path, zipped):
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda bomb: {"conv1.weight": bomb},
+        lambda bomb: {"teacher": resnet18().state_dict(), "args": bomb},
+        lambda bomb: {
+            "teacher": resnet18().state_dict(),
+            "args": argparse.Namespace(arch="resnet18", hook=bomb),
+        },
+        lambda bomb: {"teacher": resnet18().state_dict(), "args": argparse.Namespace(**bomb.deep)},
+    ],
+    ids=["as a tensor", "beside", "in a namespace", "deep in a namespace"],
+)
+def test_a_pickle_bomb_is_refused_unexploded(store, tmp_path, zipped, wrap):
     crater = tmp_path / "crater"
-    bomb = pth({"conv1.weight": Bomb(crater)}, _use_new_zipfile_serialization=zipped)
+    bomb = pth(wrap(Bomb(crater)), _use_new_zipfile_serialization=zipped)
     store.put("bomb.pth", bomb)
     with pytest.raises(WeightsError, match=r"bomb\.pth"):
         weights.load("bomb.pth", "resnet18", store, force=True)
@@ -252,11 +302,112 @@ def test_a_pickle_bomb_is_refused_unexploded(store, tmp_path, zipped):
     assert crater.exists(), "the bomb was none"
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_options_beside_weights_do_no_harm(store, zipped):
+    state = resnet18().state_dict()
+    options = argparse.Namespace(arch="resnet18", betas=(0.9, 0.99), schedule=[60, 80], gpu=None)
+    file = {"model": state, "args": options, "epoch": 3, "optimizer": {"state": {0: {}}}}
+    store.put("a.pth", pth(file, _use_new_zipfile_serialization=zipped))
+    loaded, report = weights.load("a.pth", "resnet18", store)
+    assert same(loaded, without_classifier(state))
+    assert report.recognised.endswith("under model")
+    before = torch.serialization.get_safe_globals()
+    assert argparse.Namespace not in before, "the permission is not left behind"
+
+
+def test_what_only_code_could_make_is_named(store):
+    store.put("a.pth", pth({"state_dict": resnet18().state_dict(), "path": Path("a")}))
+    with pytest.raises(WeightsError, match=r"holds a pathlib.*could run code") as refused:
+        weights.load("a.pth", "resnet18", store)
+    assert "save its tensors alone" in str(refused.value)
+
+
+def test_arrays_that_only_pickle_could_read_are_refused(store, tmp_path):
+    crater = tmp_path / "crater"
+    buffer = io.BytesIO()
+    np.savez(buffer, conv1=np.ones(3), bomb=np.array([Bomb(crater)], dtype=object))
+    store.put("bomb.npz", buffer.getvalue())
+    with pytest.raises(WeightsError, match=r"bomb\.npz.*cannot be read"):
+        weights.load("bomb.npz", "resnet18", store, force=True)
+    assert not crater.exists()
+    buffer.seek(0)
+    np.load(buffer, allow_pickle=True)["bomb"]
+    assert crater.exists(), "the bomb was none"
+
+
+def test_a_pickle_under_another_name_is_no_npz_and_no_safetensors(store, tmp_path):
+    crater = tmp_path / "crater"
+    for zipped in (True, False):
+        bomb = pth({"a": Bomb(crater)}, _use_new_zipfile_serialization=zipped)
+        for name in ("bomb.npz", "bomb.safetensors"):
+            store.put(name, bomb)
+            with pytest.raises(WeightsError, match=name):
+                weights.load(name, "resnet18", store, force=True)
+    bare = pickle.dumps(Bomb(crater))
+    for name in ("bare.npz", "bare.pth"):
+        store.put(name, bare)
+        with pytest.raises(WeightsError, match=name):
+            weights.load(name, "resnet18", store, force=True)
+    assert not crater.exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: (1 << 60).to_bytes(8, "little") + data[8:],  # a header longer than all memory
+        lambda data: data[:8] + b"[" + data[9:],
+        lambda data: data.replace(b"F32", b"F99"),
+        lambda data: data.replace(b'"data_offsets":[0,', b'"data_offsets":[9,'),
+        lambda data: data.replace(b"[64]", b"[65]"),
+        lambda data: data[:8],
+    ],
+)
+def test_a_damaged_header_is_refused(store, damage):
+    data = weights.save({"bn1.weight": torch.ones(64)}, {})
+    damaged = damage(data)
+    assert damaged != data
+    store.put("a.safetensors", damaged)
+    with pytest.raises(WeightsError, match="no complete safetensors"):
+        weights.load("a.safetensors", "resnet18", store, force=True)
+
+
+def test_a_file_that_holds_itself_is_refused(store):
+    ring = {"a": {}}
+    ring["a"]["b"] = ring
+    store.put("ring.pth", pth(ring))
+    with pytest.raises(WeightsError, match="no state dict"):
+        weights.load("ring.pth", "resnet18", store, force=True)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+def test_tensors_that_hold_no_plain_numbers_are_no_weights(store):
+    """None of these can be copied into a parameter."""
+    kinds = {"sparse": torch.ones(2, 2).to_sparse(), "meta": torch.empty(2, device="meta")}
+    store.put("a.pth", pth({**kinds, "bn1.weight": torch.ones(64)}))
+    found = weight_files.tensors(store.get("a.pth"), "a.pth")
+    assert found.keys() == {"bn1.weight"}
+
+
+def test_weights_that_changed_after_planning_are_refused(store):
+    store.put("a.pth", pth(resnet18(1).state_dict()))
+    planned = weights_source.fingerprint("a.pth", store)
+    weights.load("a.pth", "resnet18", store, fingerprint=planned)
+    store.put("a.pth", pth(resnet18(2).state_dict()))
+    with pytest.raises(WeightsError, match="changed since the trial was planned"):
+        weights.load("a.pth", "resnet18", store, fingerprint=planned)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".npz"])
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999])
 def test_a_truncated_file_is_refused(store, suffix, kept):
     state = {"conv1.weight": torch.ones(64, 3, 7, 7), "bn1.weight": torch.ones(64)}
-    data = pth(state) if suffix == ".pth" else weights.save(state, {"a": "b"})
+    buffer = io.BytesIO()
+    np.savez(buffer, **state)
+    data = {
+        ".pth": pth(state),
+        ".safetensors": weights.save(state, {"a": "b"}),
+        ".npz": buffer.getvalue(),
+    }[suffix]
     store.put(f"short{suffix}", data[: int(kept * len(data))])
     with pytest.raises(WeightsError, match=f"short{suffix}"):
         weights.load(f"short{suffix}", "resnet18", store, force=True)
@@ -369,7 +520,7 @@ def test_unknown_weights_of_a_library_are_refused(store, source, says):
         weights.load(source, "resnet18", store)
 
 
-# Files for others
+# Our own files
 
 
 def test_written_is_read_and_equal_content_gives_equal_bytes():
@@ -408,49 +559,3 @@ def test_bytes_are_the_same_in_every_process():
     )
     data = weights.save({"a": torch.ones(2), "b": torch.ones(3)}, {k: k for k in "ztrewq"})
     assert run.stdout.strip() == hashlib.sha256(data).hexdigest()
-
-
-@pytest.mark.parametrize("name", ["timm/tf_efficientnet_lite0", "timm/resnet18.a1_in1k"])
-def test_an_export_gives_the_same_features_in_plain_timm(name):
-    backbone = backbones.create(name).eval()
-    backbone.train()(IMAGES)  # statistics that are not the initial ones
-    data, file_name = weights.export(backbone.state_dict(), name, "timm")
-    model = name.removeprefix("timm/")
-    assert file_name == f"{model}.pth"
-    plain = timm.create_model(model, num_classes=0).eval()
-    plain.load_state_dict(torch.load(io.BytesIO(data), weights_only=True))
-    assert torch.equal(plain(IMAGES), backbone.eval()(IMAGES))
-
-
-@pytest.mark.parametrize("model", ["resnet18", "efficientnet_b0"])
-def test_an_export_gives_the_same_features_in_plain_torchvision(model):
-    backbone = backbones.create(f"torchvision/{model}")
-    backbone.train()(IMAGES)
-    data, file_name = weights.export(backbone.state_dict(), model, "torchvision")
-    assert file_name == f"{model}.pth"
-    plain = models.get_model(model)
-    result = plain.load_state_dict(torch.load(io.BytesIO(data), weights_only=True), strict=False)
-    (classifier,) = backbone.classifier_names
-    assert set(result.missing_keys) == {f"{classifier}.weight", f"{classifier}.bias"}
-    assert not result.unexpected_keys
-    plain.set_submodule(classifier, torch.nn.Identity())
-    assert torch.equal(plain.eval()(IMAGES), backbone.eval()(IMAGES))
-
-
-@pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/tf_efficientnet_lite0"])
-def test_every_export_loads_again_bit_for_bit(store, name):
-    state = backbones.create(name).state_dict()
-    for file_format in ("safetensors", name.split("/")[0]):
-        data, file_name = weights.export(state, name, file_format)
-        store.put(file_name, data)
-        loaded, report = weights.load(file_name, name, store)
-        assert same(loaded, state)
-        assert report.share == 1
-
-
-def test_an_export_in_anothers_names_or_of_another_backbone_is_refused():
-    state = backbones.create("resnet18").state_dict()
-    with pytest.raises(RequestError, match="allowed: torchvision, safetensors"):
-        weights.export(state, "resnet18", "timm")
-    with pytest.raises(WeightsError, match="no state dict of torchvision/resnet34"):
-        weights.export(state, "resnet34", "torchvision")

@@ -1,0 +1,200 @@
+"""Which part of a file is the backbone: training leaves heads, key encoders and queues beside it.
+
+The part is found by its names, whatever wraps them: where `PREFIX.conv1.weight` and all the others
+are, there the backbone is. What the prefix says about the encoder chooses among several.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from hpt_dist.dialects import LABELS, Names
+from hpt_dist.errors import RequestError
+
+# A part of a prefix -> whose file it is, which encoder, and whether it is taken unless another is
+# asked for: the one that its authors evaluate. Read in public code: moco, moco-v3 and dino of
+# facebookresearch, open-mmlab/OpenSelfSup, lucidrains/byol-pytorch, sthalles/PyTorch-BYOL,
+# Lightning-Universe/lightning-bolts, vturrisi/solo-learn, lightly-ai/lightly, timm's train script.
+_PARTS = {
+    "encoder_q": ("MoCo", "query", True),
+    "encoder_k": ("MoCo", "key", False),
+    "base_encoder": ("MoCo v3", "query", True),
+    "momentum_encoder": ("MoCo v3", "key", False),
+    "teacher": ("DINO", "teacher", True),
+    "student": ("DINO", "student", False),
+    "teacher_backbone": ("DINO", "teacher", True),
+    "student_backbone": ("DINO", "student", False),
+    "online": ("BYOL", "online", True),
+    "online_net": ("BYOL", "online", True),
+    "online_encoder": ("BYOL", "online", True),
+    "online_network": ("BYOL", "online", True),
+    "online_network_state_dict": ("BYOL", "online", True),
+    "target": ("BYOL", "target", False),
+    "target_net": ("BYOL", "target", False),
+    "target_encoder": ("BYOL", "target", False),
+    "target_network": ("BYOL", "target", False),
+    "target_network_state_dict": ("BYOL", "target", False),
+    "momentum_backbone": ("solo-learn", "key", False),
+    "backbone_momentum": ("lightly", "key", False),
+    "model_ema": ("", "average", False),
+    "state_dict_ema": ("", "average", False),
+}
+# How modules on top of a backbone are called: left aside without a warning.
+_HEADS = frozenset(
+    {
+        *("fc", "_fc", "head", "heads", "classifier", "linear", "neck", "prototypes"),
+        *("projector", "projection_head", "predictor", "prediction_head"),
+        *("momentum_projector", "projection_head_momentum", "prediction_head_momentum"),
+        *("queue", "queue_ptr"),
+    }
+)
+_CLEARLY = 0.9  # of the best candidate's share
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Where a backbone was found in a file.
+
+    Args:
+        dialect: whose names its entries have, see `dialects`.
+        prefix: what stands before each of them, with the last dot; may be empty.
+        project: whose training left it there, or empty.
+        name: which encoder it is, such as `teacher`, or empty.
+    """
+
+    dialect: str
+    prefix: str
+    project: str = ""
+    name: str = ""
+
+    def __str__(self) -> str:
+        whose = self.project or ("plain" if not self.name else "")
+        words = [whose] if whose else []
+        words += [f"{self.name} encoder"] if self.name else []
+        words += [LABELS[self.dialect]]
+        return ", ".join(words) + (f", under {self.prefix[:-1]}" if self.prefix else "")
+
+
+def find(
+    found: Mapping[str, Tensor],
+    dialects: Mapping[str, Names],
+    shapes: Mapping[str, tuple[int, ...]],
+    choice: str = "",
+) -> tuple[Encoder, tuple[Encoder, ...]]:
+    """Return where in a file the backbone is, and where else it could have been taken from.
+
+    Args:
+        found: the file's entries by their full names, as in `state_dict.module.encoder_q.fc.bias`.
+        dialects: see `dialects.of`.
+        shapes: of the backbone's entries.
+        choice: an encoder's name or a prefix, where the default is not wanted.
+
+    Raises:
+        RequestError: the file has no encoder of that name.
+    """
+    share: dict[tuple[str, str], float] = {}
+    for dialect, names in dialects.items():
+        for prefix, count in _prefixes(found, names, shapes).items():
+            share[dialect, prefix] = count / len(names)
+    best = max(share.values(), default=0.0)
+    clear = [place for place, value in share.items() if value >= _CLEARLY * best]
+    taken: dict[str, Encoder] = {}  # a prefix has one dialect, the first that fits
+    for dialect, prefix in sorted(clear, key=lambda place: (-share[place], place[1])):
+        taken.setdefault(prefix, _named(dialect, prefix))
+    encoders = sorted(
+        taken.values(),
+        key=lambda at: (_rank(at), -share[at.dialect, at.prefix], len(at.prefix), at.prefix),
+    )
+    if choice:
+        chosen = [at for at in encoders if choice in (at.name, at.prefix.rstrip("."))]
+        if not chosen:
+            known = dict.fromkeys(at.name or at.prefix.rstrip(".") for at in encoders)
+            raise RequestError(
+                f"this file has no encoder {choice!r}",
+                allowed=", ".join(filter(None, known)) or "no choice: there is one encoder",
+            )
+        encoders = [*chosen, *(at for at in encoders if at not in chosen)]
+    elif not encoders:
+        encoders = [Encoder(next(iter(dialects)), "")]
+    return encoders[0], tuple(encoders[1:])
+
+
+def split_rest(
+    found: Iterable[str], taken: set[str], at: Encoder, others: Iterable[Encoder], heads: set[str]
+) -> tuple[list[str], list[str]]:
+    """Sort a file's other entries into those left aside and those that nobody expects.
+
+    Args:
+        found: the file's entries by their full names.
+        taken: those that the backbone has names for.
+        at: where the backbone is.
+        others: where else it could have been.
+        heads: modules of the backbone's classifier.
+
+    Returns:
+        What was left aside, as `PLACE (N entries)`; and the unexpected names, without the prefix.
+    """
+    roots = sorted((other.prefix for other in others if other.prefix), key=len, reverse=True)
+    depth = at.prefix.count(".") + 1
+    aside: Counter[str] = Counter()
+    unexpected = []
+    for name in found:
+        if name in taken:
+            continue
+        inside = name.removeprefix(at.prefix)
+        root = next((root for root in roots if name.startswith(root)), "")
+        is_inside = name.startswith(at.prefix)
+        if root and not (is_inside and len(root) <= len(at.prefix)):
+            aside[root[:-1]] += 1
+        elif not is_inside or _is_head(inside, heads):
+            aside[".".join(name.split(".")[:depth])] += 1
+        else:
+            unexpected.append(inside)
+    return [f"{place} ({count})" for place, count in aside.items()], unexpected
+
+
+def _prefixes(
+    found: Mapping[str, Tensor], names: Names, shapes: Mapping[str, tuple[int, ...]]
+) -> Counter[str]:
+    """Count, for each prefix, the backbone's entries that are there in their shape."""
+    ours = {parts[0]: (name, len(parts)) for name, parts in names.items()}
+    counts: Counter[str] = Counter()
+    for name, tensor in found.items():
+        start = 0
+        while True:
+            if fits := ours.get(name[start:]):
+                entry, parts = fits
+                shape = tuple(tensor.shape)
+                # The parts of one entry have equal shares of its first dimension.
+                joined = (parts * shape[0], *shape[1:]) if parts > 1 and shape else shape
+                counts[name[:start]] += joined == shapes[entry]
+            start = name.find(".", start) + 1
+            if not start:
+                break
+    return +counts
+
+
+def _named(dialect: str, prefix: str) -> Encoder:
+    for part in prefix.split("."):
+        if part in _PARTS:
+            project, name, _ = _PARTS[part]
+            return Encoder(dialect, prefix, project, name)
+    project = {"simclr_v2": "SimCLR v2", "haiku": "BYOL"}.get(dialect, "")
+    return Encoder(dialect, prefix, project)
+
+
+def _rank(at: Encoder) -> int:
+    """Return 0 for a known default, 1 for what has no name, 2 for what is second choice."""
+    defaults = [_PARTS[part][2] for part in at.prefix.split(".") if part in _PARTS]
+    if not defaults:
+        return 1
+    return 0 if defaults[0] else 2
+
+
+def _is_head(inside: str, heads: set[str]) -> bool:
+    first = inside.split(".")[0]
+    return first in _HEADS or any(inside.startswith(f"{head}.") for head in heads)
