@@ -54,7 +54,7 @@ bench-data: $(VENV)/.bench  ## the data plane's speeds beside its peers' (ARGS=-
 	$(BIN)/python -W ignore -m benchmarks.data $(ARGS)
 
 bench-engine: $(VENV)/.bench  ## training steps beside lightly's and the bare passes (ARGS=--write keeps them)
-	$(BIN)/python -W ignore -m benchmarks.engine $(ARGS)
+	GOMP_SPINCOUNT=10000 $(BIN)/python -W ignore -m benchmarks.engine $(ARGS)
 
 bench-gpu: $(VENV)/.bench  ## ResNet-50 MoCo v2 at 224 pixels on this machine's GPU
 	$(BIN)/python -W ignore -m benchmarks.gpu $(ARGS)

@@ -7,7 +7,15 @@ import time
 
 import pytest
 
-from benchmarks.measure import Row, print_rows, rates
+from benchmarks.measure import (
+    Row,
+    cpu_name,
+    paired,
+    print_rows,
+    print_table,
+    rates,
+    versions,
+)
 
 
 def test_a_row_is_one_line_and_a_missed_goal_is_told(capsys):
@@ -29,3 +37,41 @@ def test_rates_are_medians_of_interleaved_rounds(monkeypatch):
     contestants = {name: lambda name=name: calls.append(name) or 10 for name in ("a", "b")}
     assert rates(contestants, rounds=3) == pytest.approx({"a": 5.0, "b": 10.0})
     assert calls == ["a", "b"] * 4
+
+
+def test_a_goal_is_a_floor_a_ceiling_or_none(capsys):
+    rows = [
+        Row("over", 1.104, 1.1, at_most=True),
+        Row("under", 1.1, 1.1, at_most=True),
+        Row("wait", 0.0193, 0.02, at_most=True, digits=4),
+        Row("free", 0.5, None),
+    ]
+    assert [row.reached for row in rows] == [False, True, True, True]
+    assert [str(row) for row in rows] == [
+        "over ratio=1.10 goal=<=1.1 MISS",
+        "under ratio=1.10 goal=<=1.1 hit",
+        "wait ratio=0.0193 goal=<=0.02 hit",
+        "free ratio=0.50 goal=none",
+    ]
+    assert print_rows(rows[1:])
+    assert not print_rows(rows)
+
+
+def test_paired_ratios_are_of_the_same_round():
+    # The machine was ten times slower in the second round, for both.
+    assert paired([2.0, 20.0, 4.0], [1.0, 10.0, 1.0]) == 2.0
+
+
+def test_a_table_is_kept_as_it_was_printed(tmp_path, capsys):
+    kept = tmp_path / "table.txt"
+    assert print_table(iter([Row("good", 2, 1, "why")]), "# header", kept) == 0
+    assert kept.read_text() == capsys.readouterr().out
+    assert kept.read_text() == "# header\ngood ratio=2.00 goal=1 hit   # why\n"
+    assert print_table(iter([Row("bad", 1, 2)]), "# header", None) == 1
+
+
+def test_a_header_has_versions_and_the_machine():
+    said = versions(["numpy"])
+    assert said.startswith("# Python 3.")
+    assert "numpy " in said
+    assert said.endswith(cpu_name())

@@ -80,16 +80,17 @@ class MoCoV2(Method):
         keys = self._embed_keys(key_view)
         with torch.autocast(query.device.type, enabled=False):
             query = functional.normalize(query.float(), dim=1)
-            positive = (query * keys).sum(dim=1, keepdim=True)
-            logits = torch.cat([positive, query @ self.queue.T], dim=1)  # [b, 1 + queue]
-            logits = logits / self.temperature
+            scaled = query / self.temperature  # rather than the many more logits
+            positive = (scaled * keys).sum(dim=1, keepdim=True)
+            logits = torch.cat([positive, scaled @ self.queue.T], dim=1)  # [b, 1 + queue]
             own_key = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
             total = functional.cross_entropy(logits, own_key)
         self._batch_keys = keys
+        own, others = logits.detach().split([1, len(self.queue)], dim=1)
         metrics = {
             "loss": total.detach(),
             # Not argmax: it would call the ties of a collapsed encoder correct.
-            "contrast_top1": (logits[:, 0] > logits[:, 1:].amax(dim=1)).float().mean(),
+            "contrast_top1": (own[:, 0] > others.amax(dim=1)).float().mean(),
             "feature_std": feature_std(query.detach()),
         }
         return Loss(total, metrics)
