@@ -86,7 +86,7 @@ class MoCoV2(Method):
             own_key = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
             total = functional.cross_entropy(logits, own_key)
         self._batch_keys = keys
-        own, others = logits.detach().split([1, len(self.queue)], dim=1)
+        own, others = torch.split(logits.detach(), [1, len(self.queue)], dim=1)
         metrics = {
             "loss": total.detach(),
             # Not argmax: it would call the ties of a collapsed encoder correct.
