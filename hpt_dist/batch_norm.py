@@ -131,6 +131,8 @@ def share_statistics(module: nn.Module) -> None:
     A running statistic is linear in those of its batches, so the mean of the ranks' is that of a
     rank that has seen all groups. A collective call.
     """
+    if not dist.is_initialized():
+        return
     buffers: list[Tensor] = [
         buffer
         for layer in _layers(module)
@@ -138,7 +140,7 @@ def share_statistics(module: nn.Module) -> None:
         for buffer in (layer.running_mean, layer.running_var)
         if isinstance(buffer, Tensor)
     ]
-    if not buffers or not dist.is_initialized():
+    if not buffers:
         return
     flat = torch.cat([buffer.flatten() for buffer in buffers])
     dist.all_reduce(flat)

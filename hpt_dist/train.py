@@ -156,7 +156,8 @@ def fit(loop: Loop, accelerator: Accelerator, observer: Observer, interrupt: Int
         window = _Window(loop, accelerator, observer, saver)
         for step in range(start, loop.steps):
             inputs = window.wait(feed)
-            batch_norm.hold_statistics(loop.method.backbone, held=step < loop.held_steps)
+            if step in (start, loop.held_steps):
+                batch_norm.hold_statistics(loop.method.backbone, held=step < loop.held_steps)
             rate = loop.set_rates(loop.optimizer, step)
             losses = [state.update(model, inputs[p], p) for p in range(loop.method.phases)]
             done = step + 1
