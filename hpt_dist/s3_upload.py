@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
 
 from hpt_dist.errors import StoreError
-from hpt_dist.s3_client import FAILURES, call, code, etag_of
+from hpt_dist.s3_client import FAILURES, Patience, call, client, code, etag_of
 from hpt_dist.store import Content
 
 _PART_BYTES = 8 << 20
@@ -24,6 +24,7 @@ _MOST_PARTS = 10_000
 _SENDERS = 4
 _RESTARTS = 8
 _NOT_FOR_US = {"AccessDenied", "403", "NotImplemented", "MethodNotAllowed"}
+_NEVER_ASKED = (ConnectTimeoutError, EndpointConnectionError)  # no server heard the request
 
 
 @dataclass(frozen=True)
@@ -152,15 +153,24 @@ def _write_parts(target: dict[str, str], source: _Source, where: str) -> str:
 
 
 def _begin(target: dict[str, str], digests: _Digests) -> dict[str, Any]:
-    """Begin an upload and return what names it in requests."""
-    try:
-        upload = call("create_multipart_upload", target | {"Metadata": digests.metadata})
-    except BaseException:
-        # It may have begun, under a name that nobody heard.
-        with suppress(*FAILURES):
-            _abort_stale(target)
-        raise
-    return target | {"UploadId": upload["UploadId"]}
+    """Begin an upload and return what names it in requests.
+
+    Where an answer was lost, the upload may have begun under a name that nobody heard: it is
+    aborted before the next attempt, as it would lie in the bucket and cost money.
+    """
+    patience, request = Patience(), target | {"Metadata": digests.metadata}
+    while True:
+        try:
+            upload = client().create_multipart_upload(**request)
+        except BaseException as error:
+            if not isinstance(error, _NEVER_ASKED):
+                with suppress(*FAILURES):
+                    _abort_stale(target)
+            if not isinstance(error, FAILURES):
+                raise
+            patience.wait_after(error)
+        else:
+            return target | {"UploadId": upload["UploadId"]}
 
 
 def _checked(

@@ -226,8 +226,24 @@ def test_writes_are_exact_whatever_happens(
             assert info == store.stat(path)
             assert store.get(path) == data
         assert proxy.made[type(fault).__name__] >= 2
-    # Of an upload whose beginning was answered to nobody, only the next put can know.
-    store.put("big", BIG)
+    assert uploads(store) == []
+
+
+def test_an_upload_whose_beginning_was_answered_to_nobody_is_not_left_behind(
+    store: S3Store, server: S3Server
+) -> None:
+    with faulty(server, Every(1, Reset(), "POST")) as proxy:
+
+        def only_once() -> None:
+            while not proxy.made:
+                time.sleep(0.001)
+            proxy.faults.clear()
+
+        with ThreadPoolExecutor(1) as executor:
+            executor.submit(only_once)
+            store.put("big", BIG)
+        assert proxy.requests["POST"] >= 3  # began, began again, completed
+    assert store.get("big") == BIG
     assert uploads(store) == []
 
 

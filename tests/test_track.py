@@ -571,9 +571,15 @@ def test_log_is_as_fast_with_a_dead_or_hung_server(
         return statistics.median(times)
 
     with hung_server() as hung:
-        alone = median_time("alone", None)
-        assert median_time("dead", "http://127.0.0.1:9") < 3 * alone
-        assert median_time("hung", hung) < 3 * alone
+        # In turns, and the least of each: what else the machine does only ever adds.
+        uris = {"alone": None, "dead": "http://127.0.0.1:9", "hung": hung}
+        rounds = [
+            {name: median_time(f"{name} {turn}", uri) for name, uri in uris.items()}
+            for turn in range(3)
+        ]
+        least = {name: min(times[name] for times in rounds) for name in uris}
+        assert least["dead"] < 3 * least["alone"]
+        assert least["hung"] < 3 * least["alone"]
 
 
 def test_parents_of_a_dead_server_fail_soon_and_say_what_to_do(identity: RunIdentity):
