@@ -16,8 +16,7 @@ from hpt_dist import __version__, backbones, dialects
 from hpt_dist.dialects import Names
 from hpt_dist.errors import RequestError, WeightsError
 from hpt_dist.weight_files import save, save_pickle
-
-FORMATS = ("safetensors", "torchvision", "timm", "detectron2", "moco", "huggingface")
+from hpt_dist.weights_source import FORMATS
 
 _PREFIX_OF_MOCO = "module.encoder_q."
 _HEAD_CHANNELS = 64  # of the vision transformers in `dialects`

@@ -13,8 +13,8 @@ from hpt_dist.errors import RequestError, StoreError, nearest
 from hpt_dist.launch import Launch
 from hpt_dist.layout import DONE, stage_prefix
 from hpt_dist.store import Store
+from hpt_dist.weights_source import FORMATS as FORMATS
 
-FORMATS = ("safetensors", "torchvision", "timm", "detectron2", "moco", "huggingface")
 _WEIGHTS = "weights.safetensors"
 
 

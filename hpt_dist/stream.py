@@ -294,6 +294,8 @@ def _fits_the_cache(pool: Pool, active_images: int) -> bool:
     Where it cannot, a shard would be gone before all of its images are read and be fetched again
     and again; then images are fetched one by one.
     """
+    if not len(pool):
+        return False
     shards = [shard for split in pool.splits for shard in split.shards]
     share = min(1.0, active_images / len(pool))
     limits = {split.node_cache.limit_bytes for split in pool.splits if split.node_cache}

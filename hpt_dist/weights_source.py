@@ -21,6 +21,8 @@ from hpt_dist import layout
 from hpt_dist.errors import RequestError, nearest
 from hpt_dist.store import ObjectInfo, Store, open_store
 
+# In which weights are written; see `exports`.
+FORMATS = ("safetensors", "torchvision", "timm", "detectron2", "moco", "huggingface")
 FILE_SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".pth.tar", ".ckpt", ".bin")
 _MLFLOW_FORMS = "runs:/RUN/PATH, models:/NAME/VERSION, models:/NAME@ALIAS, mlflow-artifacts:/PATH"
 _FORMS = (

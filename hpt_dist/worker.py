@@ -42,9 +42,15 @@ def follow(job: Job) -> None:
         from hpt_dist import stage
         from hpt_dist.assemble import RUNNERS
 
-        # An error that rank 0 has as well is told there; a bug shows in the log.
-        with contextlib.suppress(HptError):
+        try:
             stage.follow(job, RUNNERS[job.trial.spec.kind], interrupt)
+        except Interrupted:
+            pass  # rank 0 tells of it
+        except HptError as error:
+            # Where rank 0 has the same error it tells of it; else, as of an image in this rank's
+            # share, this log does, and the exit code tells rank 0 why nobody answers.
+            logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 - no bug, so no traceback
+            sys.exit(1)
 
 
 @contextlib.contextmanager

@@ -4,13 +4,14 @@ import copy
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpt_dist import recipe_file
+from hpt_dist import console, recipe_file
 from hpt_dist.errors import RecipeError
 from hpt_dist.presets import BN_GROUPS, PRESETS, filled
 from hpt_dist.recipe import KINDS, METHOD_SETTINGS, Image, Linear, Pretrain, Spec, result_fields
@@ -241,3 +242,28 @@ def test_the_pages_rows_have_as_many_cells_as_their_tables():
     for line in PAGE.splitlines():
         if line.startswith("|"):
             assert line.count("|") == 5, line
+
+
+@pytest.mark.parametrize(
+    ("settings", "rate", "told"),
+    [
+        ({}, 0.03, "sgd, peak learning rate 0.03 (as written)"),
+        (
+            {"lr_scaling": "linear"},
+            0.12,
+            "peak learning rate 0.12 (0.03 x 1024/256, lr_scaling: linear)",
+        ),
+        (
+            {"lr_scaling": "sqrt"},
+            0.06,
+            "peak learning rate 0.06 (0.03 x sqrt(1024/256), lr_scaling: sqrt)",
+        ),
+    ],
+)
+def test_a_scaled_learning_rate_is_told_with_its_rule(
+    settings: dict[str, Any], rate: float, told: str
+) -> None:
+    spec = validated("pretrain", batch=1024, **settings)
+    assert spec.peak_lr == pytest.approx(rate)
+    trial: Any = SimpleNamespace(stage="hpt", spec=spec)
+    assert told in console._learning_rate(trial)

@@ -25,6 +25,7 @@ from hpt_dist.stream import (
     Pool,
     Split,
     Stream,
+    batch_keys,
     center_batches,
     crop_batches,
     network_views,
@@ -447,3 +448,12 @@ def test_crops_have_torchvisions_distribution(image_size, area):
         assert stats.ks_2samp(ours[:, column], theirs[:, column]).pvalue > 1e-3
     areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (ours, theirs)]
     assert stats.ks_2samp(*areas).pvalue > 1e-3
+
+
+def test_the_keys_of_a_batch_are_those_that_a_stream_yields(pool):
+    with Stream(pool, **SETTINGS) as stream:
+        for step in range(3):
+            places = map(pool.locate, next(stream).indices.tolist())
+            expected = [f"{split.name}/{split.key(i)}" for split, i in places]
+            told = batch_keys(pool, step, batch=SETTINGS["batch"], seed=SETTINGS["seed"])
+            assert told == expected

@@ -1,19 +1,22 @@
 """Every method through the real loop on one rank and on two: the same training."""
 
+import multiprocessing
 import os
 from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from ranks import on_ranks
 from torch import nn
 
-from hpt_dist import backbones, optim
+from hpt_dist import backbones, optim, ranks, stage, training, worker
 from hpt_dist.checkpoint import Checkpoints
-from hpt_dist.errors import Interrupted, TrainingError
+from hpt_dist.errors import DataError, Interrupted, TrainingError
 from hpt_dist.interrupt import Interrupt
 from hpt_dist.methods import METHODS, MME
+from hpt_dist.precision import Numerics
 from hpt_dist.store import open_store
 from hpt_dist.train import Loop, fit, make_accelerator
 
@@ -190,3 +193,44 @@ def test_a_loss_that_one_rank_alone_sees_go_wrong_stops_all(two_ranks):
     for rank in found:
         assert "the loss is not finite at step 5" in rank["bad"]["error"]
     assert Checkpoints(open_store(f"{folder}/bad")).steps() == [4, 2]
+
+
+def lost(_):
+    raise SystemExit(1)
+
+
+def test_a_rank_that_ends_is_told_of_where_the_others_fail_for_it():
+    with (
+        pytest.raises(TrainingError, match="1 of this trial's 2 processes died"),
+        ranks.together(2, 1, lost, None),
+    ):
+        for child in multiprocessing.active_children():
+            child.join()
+        raise RuntimeError("connection closed by peer")
+    assert "RANK" not in os.environ
+
+
+def test_an_error_that_one_rank_alone_has_ends_it_with_its_words(monkeypatch, capsys):
+    def damaged(*_):
+        raise DataError("image 7 is damaged")
+
+    monkeypatch.setattr(stage, "follow", damaged)
+    spec = SimpleNamespace(kind="pretrain")
+    with pytest.raises(SystemExit) as ended:
+        worker.follow(SimpleNamespace(trial=SimpleNamespace(spec=spec)))
+    assert ended.value.code == 1
+    assert "image 7 is damaged" in capsys.readouterr().out
+
+
+def test_a_trial_goes_on_in_the_numerics_it_began_with(tmp_path):
+    root = open_store(str(tmp_path))
+    context = SimpleNamespace(root=root, job=SimpleNamespace(image_size=12))
+    accelerator = make_accelerator(threads=1, seed=0)
+
+    def prepared(precision):
+        spec = SimpleNamespace(batch_norm="train", precision=precision, memory_format="contiguous")
+        return training._prepare(context, spec, backbone(), accelerator, BATCH)
+
+    assert prepared("bfloat16") == prepared("float32") == Numerics("bfloat16", "contiguous")
+    root.delete("numerics.json")
+    assert prepared("float32") == Numerics("float32", "contiguous")
