@@ -200,13 +200,14 @@ def lost(_):
 
 
 def test_a_rank_that_ends_is_told_of_where_the_others_fail_for_it():
-    with (
-        pytest.raises(TrainingError, match="1 of this trial's 2 processes died"),
-        ranks.together(2, 1, lost, None),
-    ):
-        for child in multiprocessing.active_children():
-            child.join()
-        raise RuntimeError("connection closed by peer")
+    def deserted():
+        with ranks.together(2, 1, lost, None):
+            for child in multiprocessing.active_children():
+                child.join()
+            raise RuntimeError("connection closed by peer")
+
+    with pytest.raises(TrainingError, match="1 of this trial's 2 processes died"):
+        deserted()
     assert "RANK" not in os.environ
 
 
