@@ -165,7 +165,12 @@ def plan(
 def launch(
     recipe: RecipeArgument,
     on: Annotated[
-        Where, typer.Option(help="local: worker processes; inline: this process.")
+        str,
+        typer.Option(
+            metavar="WHERE",
+            help="local: worker processes; inline: this process; or a profile of a Slurm cluster, "
+            "a YAML file.",
+        ),
     ] = "local",
     set_: SetOption = None,
     only: Annotated[
@@ -175,25 +180,54 @@ def launch(
         int | None, typer.Option(help="CPU cores to share out.", min=1, envvar="HPT_CORES")
     ] = None,
     ranks: Annotated[
-        int, typer.Option(help="Processes, and GPUs, that share each trial's training.", min=1)
-    ] = 1,
+        int | None,
+        typer.Option(
+            help="Processes, and GPUs, that share each trial's training; on a cluster instead of "
+            "the recipe's wishes.",
+            min=1,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what sbatch would get, and submit nothing.")
+    ] = False,
+    hold: Annotated[
+        bool, typer.Option("--hold", help="Submit jobs that wait for `scontrol release`.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Tell of submitted trials until they are over.")
+    ] = False,
     tracking_uri: TrackingOption = "",
     work: WorkOption = "",
 ) -> None:
     """Run what is pending of a recipe, and print its report. Safe to run again after anything.
+
+    On a cluster it submits one job for each pending trial and returns: nothing stays running here.
 
     \b
     Examples:
       hpt-dist launch recipes/quickstart.yaml
       hpt-dist launch recipes/quickstart.yaml --set stages.hpt.steps=100 --only hpt
       hpt-dist launch recipes/real_to_sketch.yaml --ranks 8
+      hpt-dist launch recipes/real_to_sketch.yaml --on slurm/profiles/mine.yaml
+      hpt-dist launch recipes/real_to_sketch.yaml --on slurm/profiles/mine.yaml --dry-run
     """
-    from hpt_dist import command_launch
+    from hpt_dist import command_cluster, command_launch
 
     if tracking_uri:  # also where weights come from MLflow, here and in the trials' processes
         os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
-    prepared = _prepare(recipe, set_)
-    done = command_launch.run(prepared, on, only or [], cores, tracking_uri, work, ranks)
+    if on in ("local", "inline"):
+        if dry_run or hold or watch:
+            raise RequestError("--dry-run, --hold and --watch are for a cluster", where="--on")
+        where: Where = "inline" if on == "inline" else "local"
+        prepared = _prepare(recipe, set_)
+        done = command_launch.run(
+            prepared, where, only or [], cores, tracking_uri, work, ranks or 1
+        )
+    else:
+        cluster = command_cluster.load(on)
+        prepared = _prepare(recipe, set_)
+        site = command_cluster.site(cluster, prepared.store, work, ranks, hold)
+        done = command_cluster.run(prepared, only or [], site, dry_run=dry_run, watch=watch)
     if not done:
         raise typer.Exit(1)
 
@@ -202,19 +236,22 @@ def launch(
 def status(
     run: RunArgument = "", store: StoreOption = DEFAULT_STORE, json_: JsonOption = False
 ) -> None:
-    """Say where each trial of a launch stands: cached, running (where), resumes, runs.
+    """Say where each trial of a launch stands, by what the store and Slurm's queue say.
+
+    cached: done; running, where and how far; queued: as which job; failed, why; resumes: from which
+    saved state; runs: from its start. A launch runs whatever is not cached.
 
     \b
     Example:
       hpt-dist status quickstart
     """
-    from hpt_dist import survey
+    from hpt_dist import command_cluster, survey
     from hpt_dist.launch import find
     from hpt_dist.store import open_store
 
     opened = open_store(store)
     found = find(opened, run)
-    states = survey.states_of(opened, found)
+    states = command_cluster.states(opened, found)
     if json_:
         console.print_json(
             {"launch": found.id, "trials": {n: survey.as_json(s) for n, s in states.items()}}
@@ -248,22 +285,19 @@ def logs(
 
 @app.command()
 def cancel(run: RunArgument = "", store: StoreOption = DEFAULT_STORE) -> None:
-    """Ask the running trials of a launch on this machine to save and stop.
+    """Ask the running trials of a launch to save and stop, and drop those that wait in a queue.
 
     \b
     Example:
       hpt-dist cancel quickstart
     """
-    from hpt_dist.launch import cancel as ask
+    from hpt_dist import command_cluster
     from hpt_dist.launch import find
     from hpt_dist.store import open_store
 
     opened = open_store(store)
-    asked = ask(opened, find(opened, run))
-    for name in asked:
-        console.say(f"asked to save and stop: {name}")
-    if not asked:
-        console.say("asked to start nothing more; no trial runs on this machine now")
+    for line in command_cluster.cancel(opened, find(opened, run)):
+        console.say(line)
 
 
 @app.command()
@@ -378,6 +412,9 @@ def ui(
 
 @app.command()
 def doctor(
+    profile: Annotated[
+        str, typer.Argument(metavar="[PROFILE]", help="Of a Slurm cluster to check too.")
+    ] = "",
     store: StoreOption = DEFAULT_STORE,
     tracking_uri: TrackingOption = "",
     work: WorkOption = "",
@@ -385,17 +422,27 @@ def doctor(
 ) -> None:
     """Check what a launch needs, and say how to mend what is missing; exit 1 if anything is.
 
+    With a profile it checks the cluster too, by a short job on one or two of its nodes.
+
     \b
-    Example:
+    Examples:
       hpt-dist doctor --store s3://bucket/hpt
+      hpt-dist doctor slurm/profiles/mine.yaml
     """
     from hpt_dist import doctor as checks
+    from hpt_dist import doctor_cluster
     from hpt_dist.layout import default_tracking_uri, work_folder
     from hpt_dist.store import open_store
 
+    if tracking_uri:
+        os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
+    cluster, read = doctor_cluster.load(profile) if profile else (None, [])
+    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not tracking_uri:
         tracking_uri = default_tracking_uri(work_folder(open_store(store), work))
-    findings = checks.examine(store, tracking_uri)
+    findings = [*read, *checks.examine(store, tracking_uri)]
+    if cluster:
+        findings += doctor_cluster.examine(cluster, store, work, console.note)
     if json_:
         console.print_json([vars(finding) for finding in findings])
     else:

@@ -7,19 +7,19 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-from hpt_dist import console, launch, local, plan, results, track
-from hpt_dist.errors import HptError, RequestError, nearest
+from hpt_dist import closing, console, launch, local, plan, results, slurm_jobs, track
+from hpt_dist.errors import RequestError, nearest
 from hpt_dist.launch import Launch, Settings, Where
 from hpt_dist.layout import default_tracking_uri, trial_folder, work_folder
 from hpt_dist.plan import Trial
 from hpt_dist.report import build
 from hpt_dist.store import Store
-from hpt_dist.survey import Prepared, state_of, states_of
+from hpt_dist.survey import Prepared, states_of
 
 POLL_S = 0.5
 
@@ -37,30 +37,27 @@ def run(
 ) -> bool:
     """Run what is pending of a plan and print its report; return whether all is done."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    trials = _chosen(prepared, only)
-    stand_ins = [d.name for d in prepared.facts.datasets.values() if d.stand_in]
-    if stand_ins:
-        raise RequestError(f"{', '.join(stand_ins)} is only a stand-in", fix="shard it first")
+    trials = chosen(prepared, only)
     pending = [t for t in trials if prepared.states[t.key].name != "cached"]
     plan.check_ranks(prepared.recipe, pending, ranks)
     if not pending:
         settings = _settings(prepared, where, cores, tracking_uri, work, ranks)
-        return _print_report(_cached(prepared, trials, settings), prepared.store)
+        return print_report(cached(prepared, trials, settings), prepared.store)
     console.print_plan(trials, prepared.states, prepared.facts)
     settings = _settings(prepared, where, cores, tracking_uri, work, ranks)
     if settings.gpus and len(settings.gpus) < ranks:
         told = f"{ranks} ranks need {ranks} GPUs, and there are {len(settings.gpus)}"
         raise RequestError(told, where="--ranks")
-    launch.close_orphans(prepared.store, prepared.recipe.name)
+    _close_orphans(prepared)
     record = launch.record(prepared.recipe, trials, prepared.store, settings)
     console.say(f"launch {record.id}")
     with console.watching(len(pending)) as watcher:
         errors = local.work_through(prepared, trials, settings, record, watcher)
-    _close(record, prepared.store, done=not errors)
-    _settle(prepared.store, record.trials.values(), settings.work)
+    closing.close(record, prepared.store, done=not errors)
+    closing.settle(prepared.store, record.trials.values(), settings.work)
     # Trials of a launch that was killed may have run on, and ended only now.
-    launch.close_orphans(prepared.store, prepared.recipe.name)
-    _print_report(record, prepared.store)
+    _close_orphans(prepared)
+    print_report(record, prepared.store)
     if errors:
         console.complain(f"{len(errors)} of {len(trials)} trials are not done:")
         for name, error in errors.items():
@@ -69,23 +66,22 @@ def run(
     return not errors
 
 
-def _cached(prepared: Prepared, trials: Sequence[Trial], settings: Settings) -> Launch:
+def cached(prepared: Prepared, trials: Sequence[Trial], settings: Settings) -> Launch:
     """Return the record of a launch in which nothing was left to run."""
     # The last process may have been killed between its result and its last word to MLflow.
-    _settle(prepared.store, (trial.key for trial in trials), settings.work)
-    launch.close_orphans(prepared.store, prepared.recipe.name)
+    closing.settle(prepared.store, (trial.key for trial in trials), settings.work)
+    _close_orphans(prepared)
     console.say(f"all {len(trials)} trials are cached; nothing to run")
     record = prepared.last_launch
     if record is None or record.trials != {trial.name: trial.key for trial in trials}:
         record = launch.record(prepared.recipe, trials, prepared.store, settings)
-        _close(record, prepared.store, done=True)
+        closing.close(record, prepared.store, done=True)
     return record
 
 
-def _close(record: Launch, store: Store, *, done: bool) -> None:
-    """Note a launch's end, with its report on its MLflow run."""
-    report = build(record, results.finished(store, record))
-    launch.close(record, store, done=done, headline=report.headline(), files=report.files())
+def _close_orphans(prepared: Prepared) -> None:
+    store = prepared.store
+    launch.close_orphans(store, prepared.recipe.name, slurm_jobs.known_queue(store))
 
 
 def print_logs(store: Store, record: Launch, name: str, follow: bool) -> None:
@@ -98,14 +94,25 @@ def print_logs(store: Store, record: Launch, name: str, follow: bool) -> None:
     positions: dict[Path, int] = {}
     while True:
         for trial in names:
-            for path in launch.log_files(Path(record.work), record.trials[trial]):
+            for path in _log_files(store, record, record.trials[trial]):
                 with path.open(encoding="utf-8", errors="replace") as file:
-                    _copy_from(file, positions, path, f"== {trial}")
+                    _copy_from(file, positions, path, f"== {trial}  ({path.name})")
         if not follow or launch.has_ended(store, record):
             break
         time.sleep(POLL_S)
     if not positions:
         raise RequestError("no output on this machine yet", fix=f"hpt-dist status {record.id}")
+
+
+def _log_files(store: Store, record: Launch, key: str) -> list[Path]:
+    """Return the output files of a trial, of processes here and of jobs, of any launch."""
+    files = launch.log_files(Path(record.work), key)
+    files += slurm_jobs.log_files(store, record.id, key)
+    if not files:
+        for other in reversed(launch.launches(store)):
+            if files := slurm_jobs.log_files(store, other.id, key):
+                break
+    return files
 
 
 def sync(store: Store, record: Launch, tracking_uri: str) -> None:
@@ -131,7 +138,7 @@ def sync(store: Store, record: Launch, tracking_uri: str) -> None:
         console.say(f"{name}: {result.status}, {result.points} points sent")
     if not any(state.name == "running" for state in states.values()):
         done = all(state.name == "cached" for state in states.values())
-        _close(replace(record, parent_run=parent), store, done=done)
+        closing.close(replace(record, parent_run=parent), store, done=done)
 
 
 def open_ui(work: Path, host: str, port: int) -> None:
@@ -147,8 +154,15 @@ def open_ui(work: Path, host: str, port: int) -> None:
     os.execv(sys.executable, [sys.executable, *command, "--port", str(port), "--workers", "1"])
 
 
-def _chosen(prepared: Prepared, only: Sequence[str]) -> list[Trial]:
-    """Return the trials of the chosen stages with their ancestors; all without a choice."""
+def chosen(prepared: Prepared, only: Sequence[str]) -> list[Trial]:
+    """Return the trials of the chosen stages with their ancestors; all without a choice.
+
+    Raises:
+        RequestError: there is no such stage, or a dataset is only a stand-in.
+    """
+    stand_ins = [d.name for d in prepared.facts.datasets.values() if d.stand_in]
+    if stand_ins:
+        raise RequestError(f"{', '.join(stand_ins)} is only a stand-in", fix="shard it first")
     stages = {trial.stage for trial in prepared.trials}
     for stage in only:
         if stage not in stages:
@@ -195,22 +209,8 @@ def _gpus() -> tuple[int, ...]:
     return tuple(range(len(list(Path("/dev").glob("nvidia[0-9]*")))))
 
 
-def _settle(store: Store, keys: Iterable[str], work: Path) -> None:
-    """Give the runs of trials whose processes died their true status in MLflow."""
-    for key in keys:
-        folder = trial_folder(work, key)
-        if not track.is_unfinished(folder):
-            continue
-        state = state_of(store, key)
-        if state.name != "running":
-            try:
-                status: track.FinalStatus = "FINISHED" if state.name == "cached" else "FAILED"
-                track.sync(folder, if_unfinished=status)
-            except HptError as error:
-                log.warning("MLflow is out of reach; later: hpt-dist sync: %s", error)
-
-
-def _print_report(record: Launch, store: Store) -> bool:
+def print_report(record: Launch, store: Store) -> bool:
+    """Print a launch's report, and say where it is and where its runs are."""
     report = build(record, results.finished(store, record))
     folder = Path(record.work) / "reports" / record.recipe
     written = report.write(folder)

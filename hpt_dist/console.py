@@ -30,7 +30,7 @@ PLAIN_EVERY_S = 10.0
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-_COLOURS = {"cached": "green", "running": "cyan", "resumes": "yellow", "runs": "white"}
+_STATES = ("cached", "running", "queued", "failed", "resumes", "runs")
 
 
 def say(text: str) -> None:
@@ -78,7 +78,7 @@ def print_plan(trials: Sequence[Trial], states: Mapping[str, State], facts: Fact
         for trial in trials
     ]
     print_table(("trial", "key", "state", "views", "why"), rows)
-    counts = {name: sum(s.name == name for s in states.values()) for name in _COLOURS}
+    counts = {name: sum(s.name == name for s in states.values()) for name in _STATES}
     views = sum(trial.images for trial in trials if states[trial.key].name != "cached")
     told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     say(f"{len(trials)} trials: {told}; {views:,} image views to train on")

@@ -16,16 +16,20 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Interrupt:
-    """Whether somebody asked this process to stop, and by which signal."""
+    """Whether this process should stop, and why: by which signal, or what else happened."""
 
     def __init__(self) -> None:
-        self.signal_name = ""
+        self.cause = ""
 
     def __bool__(self) -> bool:
-        return bool(self.signal_name)
+        return bool(self.cause)
+
+    def ask(self, cause: str) -> None:
+        """Ask the process to stop; the first cause is the one that is told."""
+        self.cause = self.cause or cause
 
     def _set(self, number: int, _frame: FrameType | None) -> None:
-        self.signal_name = signal.Signals(number).name
+        self.ask(signal.Signals(number).name)
 
 
 @contextmanager

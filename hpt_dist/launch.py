@@ -9,7 +9,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +20,10 @@ from hpt_dist.errors import HptError, RequestError, nearest
 from hpt_dist.layout import DONE, LAUNCHES, LEASE, stage_prefix, trial_folder
 from hpt_dist.plan import Trial
 from hpt_dist.recipe_file import Recipe
+from hpt_dist.stage import Job
 from hpt_dist.store import Store
 
-Where = Literal["local", "inline"]
+Where = Literal["local", "inline", "slurm"]
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class Launch:
         trials: trial names to keys, parents first.
         report: the recipe's report settings; empty without.
         settings: the resolved recipe: what was hashed for each trial, by its name.
+        where: what runs its trials.
         work: the local work folder.
         tracking_uri: of MLflow.
         parent_run: MLflow run of the launch; empty while MLflow was out of reach.
@@ -54,6 +56,7 @@ class Launch:
     tracking_uri: str
     parent_run: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    where: Where = "local"
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ class Settings:
     """How a launch uses this machine.
 
     Args:
-        where: worker processes, or inline in this process (for debugging).
+        where: worker processes, inline in this process (for debugging), or Slurm, where cores,
+            GPUs and ranks are the profile's affair.
         cores: CPU cores to share out.
         gpus: which GPUs to share out, one for each process of a trial.
         work: the local work folder.
@@ -94,8 +98,10 @@ def record(recipe: Recipe, trials: Sequence[Trial], store: Store, settings: Sett
         settings={trial.name: trial.document for trial in trials},
         work=str(settings.work),
         tracking_uri=settings.tracking_uri,
+        where=settings.where,
     )
-    if settings.tracking_uri:
+    # On a cluster the first trial opens it: that takes seconds, and a launch there is to be short.
+    if settings.tracking_uri and settings.where != "slurm":
         try:
             parent = open_parent(launch, settings.artifact_location)
             launch = replace(launch, parent_run=parent)
@@ -117,6 +123,15 @@ def launches(store: Store) -> list[Launch]:
             except (ValueError, TypeError) as error:
                 log.warning("%s/%s is damaged and left out: %s", store.uri, info.path, error)
     return sorted(found, key=lambda launch: launch.created)
+
+
+def read(store: Store, launch_id: str) -> Launch:
+    """Return a launch by its id.
+
+    Raises:
+        StoreError: there is none.
+    """
+    return Launch(**json.loads(store.get(f"{LAUNCHES}/{launch_id}.json")))
 
 
 def find(store: Store, name: str = "") -> Launch:
@@ -172,11 +187,20 @@ def _resolved(launch: Launch) -> bytes:
     return (json.dumps(launch.settings, indent=2) + "\n").encode()
 
 
-def close_orphans(store: Store, recipe: str) -> None:
-    """Give the launches of a recipe that were killed their true status in MLflow."""
+def close_orphans(store: Store, recipe: str, queued: Collection[str] | None = ()) -> None:
+    """Give the launches of a recipe that were killed their true status in MLflow.
+
+    Args:
+        store: where the launches are.
+        recipe: its name.
+        queued: keys of the trials that are in a scheduler's queue; None if it cannot be asked.
+    """
     ended = {info.path for info in store.list(f"{LAUNCHES}/{recipe}-")}
     for launch in launches(store):
         if launch.recipe != recipe or f"{LAUNCHES}/{launch.id}.end" in ended:
+            continue
+        waits = queued is None or any(key in queued for key in launch.trials.values())
+        if launch.where == "slurm" and waits:
             continue
         held = [lease.read(store.at(stage_prefix(key)), LEASE) for key in launch.trials.values()]
         if not any(holder and holder.alive for holder in held):
@@ -189,9 +213,9 @@ def has_ended(store: Store, launch: Launch) -> bool:
     return store.stat(f"{LAUNCHES}/{launch.id}.end") is not None
 
 
-def is_cancelled(store: Store, launch: Launch) -> bool:
-    """Return whether somebody asked a launch to stop."""
-    return store.stat(f"{LAUNCHES}/{launch.id}.cancel") is not None
+def is_cancelled(store: Store, launch: str) -> bool:
+    """Return whether somebody asked a launch, named by its id, to stop."""
+    return store.stat(f"{LAUNCHES}/{launch}.cancel") is not None
 
 
 def cancel(store: Store, launch: Launch) -> list[str]:
@@ -203,7 +227,9 @@ def cancel(store: Store, launch: Launch) -> list[str]:
     if has_ended(store, launch):
         raise RequestError(f"{launch.id} has ended", fix=f"hpt-dist status {launch.id}")
     store.put(f"{LAUNCHES}/{launch.id}.cancel", b"")
-    asked = []
+    asked: list[str] = []
+    if launch.where == "slurm":
+        return asked  # its jobs are told through Slurm
     for name, key in launch.trials.items():
         holder = lease.read(store.at(stage_prefix(key)), LEASE)
         if holder and holder.alive and holder.on_this_host:
@@ -211,6 +237,43 @@ def cancel(store: Store, launch: Launch) -> list[str]:
                 os.kill(holder.pid, signal.SIGTERM)
                 asked.append(name)
     return asked
+
+
+def job_of(
+    recipe: Recipe,
+    trial: Trial,
+    store: Store,
+    launch: Launch,
+    settings: Settings,
+    *,
+    threads: int,
+    ranks: int,
+) -> Job:
+    """Return all that a process needs to run a trial of a launch.
+
+    Args:
+        recipe: the trial's.
+        trial: what to run.
+        store: where results go.
+        launch: the record.
+        settings: work folder and MLflow.
+        threads: CPU threads of each of its processes.
+        ranks: processes that share it.
+    """
+    return Job(
+        recipe=recipe.name,
+        trial=trial,
+        store=store.uri,
+        work=settings.work,
+        tracking_uri=settings.tracking_uri,
+        parent_run=launch.parent_run,
+        artifact_location=settings.artifact_location,
+        image_size=recipe.image.size,
+        normalize=recipe.image.normalize,
+        threads=threads,
+        ranks=ranks,
+        launch=launch.id,
+    )
 
 
 def log_files(work: Path, key: str) -> list[Path]:

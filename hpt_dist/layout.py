@@ -9,6 +9,8 @@ from hpt_dist.store import Store
 # A trial is finished when this object exists; it is written last and names all the others.
 DONE = "DONE"
 LEASE = "lease.json"
+# Why the last process of a trial ended without a result.
+FAILURE = "failure.json"
 LAUNCHES = "launches"
 # How an unfinished trial computes, as measured where it began.
 NUMERICS = "numerics.json"

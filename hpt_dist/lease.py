@@ -14,7 +14,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from hpt_dist.store import Store
 log = logging.getLogger(__name__)
 
 TTL_S = 60.0
+_ATTEMPTS = 20
 
 
 class LeaseTakenError(HptError):
@@ -49,6 +50,8 @@ class LeaseInfo:
         ttl_s: silence after which a holder counts as dead.
         renewed: unix time.
         facts: what the holder says of its progress.
+        job: the scheduler's name for the job that the holder is; empty without a scheduler.
+        term: how often the scheduler had started that job before.
     """
 
     owner: str
@@ -59,6 +62,8 @@ class LeaseInfo:
     ttl_s: float
     renewed: float
     facts: Mapping[str, Any] = field(default_factory=dict)
+    job: str = ""
+    term: int = 0
 
     @property
     def on_this_host(self) -> bool:
@@ -77,11 +82,21 @@ class LeaseInfo:
             return self.started == _started(self.pid)
         return self.age_s < self.ttl_s
 
+    def precedes(self, job: str, term: int) -> bool:
+        """Whether the scheduler has started the holder's job again since.
+
+        It believes the holder dead: the node was lost. The holder may live on there, and write.
+        """
+        return bool(job) and self.job == job and self.term < term
+
 
 class Lease:
     """A lease that this process holds; see `hold`."""
 
-    def __init__(self, store: Store, path: str, info: LeaseInfo, etag: str) -> None:
+    def __init__(
+        self, store: Store, path: str, info: LeaseInfo, etag: str, on_loss: Callable[[], None]
+    ) -> None:
+        self._on_loss = on_loss
         self._store = store
         self._path = path
         self._info = info
@@ -136,23 +151,36 @@ class Lease:
                 etag = self._store.swap(self._path, _encoded(info), there)
         if etag is None:
             self._lost = "lost"
+            self._on_loss()
         else:
             self._etag = etag
 
 
 @contextlib.contextmanager
-def hold(store: Store, path: str, *, ttl_s: float = TTL_S) -> Iterator[Lease]:
+def hold(
+    store: Store,
+    path: str,
+    *,
+    ttl_s: float = TTL_S,
+    job: str = "",
+    term: int = 0,
+    on_loss: Callable[[], None] = lambda: None,
+) -> Iterator[Lease]:
     """Hold a lease while the block runs.
 
     Args:
         store: where the lease is.
         path: of the lease.
         ttl_s: silence, in seconds, after which processes on other hosts may take it over.
+        job: the scheduler's name for this job, if there is a scheduler.
+        term: how often it had started this job before; the lease of an earlier start is taken over
+            even from a living holder, who then may not write any more.
+        on_loss: called, in another thread, when somebody else has it.
 
     Raises:
         LeaseTakenError: a living process holds it.
     """
-    lease = _acquire(store, path, ttl_s)
+    lease = _acquire(store, path, ttl_s, job, term, on_loss)
     stop = threading.Event()
     thread = threading.Thread(target=lease.keep, args=(stop,), name="lease", daemon=True)
     thread.start()
@@ -169,10 +197,9 @@ def read(store: Store, path: str) -> LeaseInfo | None:
     return _read(store, path)[0]
 
 
-def _acquire(store: Store, path: str, ttl_s: float) -> Lease:
-    holder, etag = _read(store, path)
-    if holder and holder.alive:
-        raise _taken(store, path, holder)
+def _acquire(
+    store: Store, path: str, ttl_s: float, job: str, term: int, on_loss: Callable[[], None]
+) -> Lease:
     info = LeaseInfo(
         owner=secrets.token_hex(8),
         host=socket.gethostname(),
@@ -181,11 +208,21 @@ def _acquire(store: Store, path: str, ttl_s: float) -> Lease:
         pids=_pids(),
         ttl_s=ttl_s,
         renewed=time.time(),
+        job=job,
+        term=term,
     )
-    mine = store.swap(path, _encoded(info), etag)
-    if mine is None:
-        raise _taken(store, path, read(store, path))
-    return Lease(store, path, info, mine)
+    for _ in range(_ATTEMPTS):
+        holder, etag = _read(store, path)
+        precedes = bool(holder and holder.precedes(job, term))
+        if holder and holder.alive and not precedes:
+            raise _taken(store, path, holder)
+        mine = store.swap(path, _encoded(info), etag)
+        if mine is not None:
+            return Lease(store, path, info, mine, on_loss)
+        if not precedes:
+            break  # somebody else was quicker
+        # An earlier start of this job renewed it in between.
+    raise _taken(store, path, read(store, path))
 
 
 def _taken(store: Store, path: str, info: LeaseInfo | None) -> LeaseTakenError:

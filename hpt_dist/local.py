@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from hpt_dist import lease
-from hpt_dist.launch import Launch, Settings, is_cancelled
+from hpt_dist.launch import Launch, Settings, is_cancelled, job_of
 from hpt_dist.layout import DONE, LEASE, stage_prefix
 from hpt_dist.plan import Trial
 from hpt_dist.recipe import Trained
@@ -127,7 +127,7 @@ def work_through(
     left.pending = [trial for trial in trials if not left.is_done(trial.key)]
     with _gentle_stop(left):
         while left.running or (left.pending and not left.stopping):
-            left.stopping = left.stopping or is_cancelled(store, launch)
+            left.stopping = left.stopping or is_cancelled(store, launch.id)
             _start_what_can(left)
             _collect(left)
             if left.stopping:
@@ -181,7 +181,10 @@ def _start(left: _Work, trial: Trial) -> None:
     left.free_cores -= threads
     left.pending.remove(trial)
     left.watcher.started(trial)
-    job = _job(left, trial, max(1, threads // ranks), ranks)
+    each = max(1, threads // ranks)
+    job = job_of(
+        left.recipe, trial, left.store, left.launch, left.settings, threads=each, ranks=ranks
+    )
     process = _submit(job, left.settings, gpus)
     left.running[trial.key] = _Running(trial, process, threads, gpus)
 
@@ -217,22 +220,6 @@ def _outcome_of(process: Any) -> Outcome:
     text = str(error)
     killed = "has not produced any output" in text
     return Outcome("failed", _KILLED if killed else f"a bug in hpt-dist:\n{text}")
-
-
-def _job(left: _Work, trial: Trial, threads: int, ranks: int) -> Job:
-    return Job(
-        recipe=left.recipe.name,
-        trial=trial,
-        store=left.store.uri,
-        work=left.settings.work,
-        tracking_uri=left.settings.tracking_uri,
-        parent_run=left.launch.parent_run,
-        artifact_location=left.settings.artifact_location,
-        image_size=left.recipe.image.size,
-        normalize=left.recipe.image.normalize,
-        threads=threads,
-        ranks=ranks,
-    )
 
 
 def _submit(job: Job, settings: Settings, gpus: list[int]) -> Any:

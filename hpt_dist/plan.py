@@ -182,19 +182,28 @@ def _shared_batches(spec: StageKind) -> list[tuple[str, int]]:
 def _bad_groups(recipe: Recipe, trial: Trial, ranks: int) -> Problem | None:
     """Return the problem of batch-norm groups that do not fit the ranks' shares of a batch."""
     spec = trial.spec
-    if not isinstance(spec, Pretrain) or spec.bn_group in (None, spec.batch) or spec.batch % ranks:
+    if not isinstance(spec, Pretrain) or spec.batch % ranks or _groups_fit(spec, ranks):
         return None
-    share, size = spec.batch // ranks, spec.bn_group or spec.batch
-    groups = spec.batch // size
-    # MoCo's keys are grouped across: every rank holds some samples of each group.
-    fits = size % share == 0 or share % size == 0
-    if spec.method == "moco_v2":
-        fits = fits and share % groups == 0
-    if fits:
-        return None
-    what = f"batch-norm groups of {size} do not fit the {share} images that each rank has"
+    what = f"batch-norm groups of {spec.bn_group} do not fit the {spec.batch // ranks} images that "
     where = recipe.where("stages", trial.stage, "bn_group")
-    return Problem(what, where, fix="use another number of ranks, or another bn_group")
+    fix = "use another number of ranks, or another bn_group"
+    return Problem(f"{what}each rank has", where, fix=fix)
+
+
+def _groups_fit(spec: Pretrain, ranks: int) -> bool:
+    share, size = spec.batch // ranks, spec.bn_group or spec.batch
+    if size == spec.batch:
+        return True
+    fits = size % share == 0 or share % size == 0
+    # MoCo's keys are grouped across: every rank holds some samples of each group.
+    return fits and (spec.method != "moco_v2" or share % (spec.batch // size) == 0)
+
+
+def can_share(spec: StageKind, ranks: int) -> bool:
+    """Return whether a trial's batches, and batch-norm groups, can be shared out over ranks."""
+    if any(images % ranks for _, images in _shared_batches(spec)):
+        return False
+    return not isinstance(spec, Pretrain) or _groups_fit(spec, ranks)
 
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -7,14 +7,15 @@ something else than the name it is. `setup` alone is shell, and meant to be.
 from __future__ import annotations
 
 import os
-import re
+import sys
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
+from hpt_dist.container import PYTHON, Container, matching
 from hpt_dist.errors import RequestError
 from hpt_dist.recipe import Positive, Rate, Spec
 from hpt_dist.yaml_document import read, validated
@@ -23,52 +24,99 @@ from hpt_dist.yaml_document import read, validated
 _ALWAYS = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TZ")
 
 
-def _checked(pattern: str, allowed: str) -> AfterValidator:
-    """Refuse texts that do not match, saying in words what does."""
-
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(f"this must be {allowed}")
-        return text
-
-    return AfterValidator(check)
-
-
-_Name = Annotated[str, _checked(r"[A-Za-z0-9_][\w.,@+-]*", "a name of letters, digits and _.,@+-")]
+_Name = Annotated[str, matching(r"[A-Za-z0-9_][\w.,@+-]*", "a name of letters, digits and _.,@+-")]
 _Constraint = Annotated[
-    str, _checked(r"[\w.,:&|!*()\[\]-]+", "names of features joined by the signs & | , ! ( ) [ ] *")
+    str, matching(r"[\w.,:&|!*()\[\]-]+", "names of features joined by the signs & | , ! ( ) [ ] *")
 ]
 _Variable = Annotated[
-    str, _checked(r"[A-Za-z_][A-Za-z0-9_]*\*?", "the name of a variable, or how names begin and *")
+    str, matching(r"[A-Za-z_][A-Za-z0-9_]*\*?", "the name of a variable, or how names begin and *")
 ]
-_Program = Annotated[str, _checked(r"/[^\x00-\x1f\x7f]*", "an absolute path")]
+_OneVariable = Annotated[str, matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable")]
+_Program = Annotated[str, matching(r"/[^\x00-\x1f\x7f]*", "an absolute path")]
 # Slurm takes % and \ in the path of a log for signs of its own.
 _Folder = Annotated[
-    str, _checked(r"[/~][^%\\\x00-\x1f\x7f]*", "an absolute path without %, \\ and control signs")
+    str, matching(r"[/~][^%\\\x00-\x1f\x7f]*", "an absolute path without %, \\ and control signs")
 ]
 
 
 class Profile(Spec):
     """How one cluster is used; what is null is left to the cluster's own defaults."""
 
+    # Where, and as whom.
     partition: _Name | None = Field(None, description="or several, separated by commas")
     account: _Name | None = None
     qos: _Name | None = None
     constraint: _Constraint | None = Field(None, description="features that a node must have")
+    # What a trial gets of it.
+    nodes: Positive = Field(1, description="the most that one trial may have")
+    gpus_per_node: Annotated[int, Field(ge=0)] = Field(
+        0, description="the most that one trial may have of a node; 0 trains on CPUs"
+    )
+    accelerator: Literal["nvidia", "none"] = Field(
+        "nvidia", description="none: the GPUs are not real, as on a development cluster"
+    )
+    cpus_per_gpu: Positive = Field(4, description="cores of each process of a trial")
+    memory_gb: Rate | None = Field(None, description="of each node of a job")
     time_min: Annotated[int, Field(ge=5)] = Field(
         240, description="limit of one job, minutes; a job that reaches it is queued again"
     )
-    memory_gb: Rate | None = Field(None, description="of one job")
-    cpus_per_task: Positive = Field(4, description="cores of one job")
-    max_parallel_jobs: Positive = Field(16, description="jobs that may run at the same time")
+    # How a trial is stopped and goes on.
+    signal_lead_s: Annotated[int, Field(ge=30, le=3600)] = Field(
+        120, description="how long before its limit a job is told to save, seconds"
+    )
+    requeue_limit: Annotated[int, Field(ge=0)] = Field(
+        5, description="restarts in a row that save no progress before a trial is given up"
+    )
+    # What jobs that shard get.
+    cpus_per_task: Positive = Field(4, description="cores of a job that shards")
+    max_parallel_jobs: Positive = Field(
+        16, description="jobs of one array that may run at the same time"
+    )
+    # What its nodes need.
     setup: tuple[str, ...] = Field((), description="lines of shell before each job")
-    python: _Program | None = Field(None, description="on the nodes; null is the one running here")
+    python: _Program | None = Field(
+        None,
+        description=f"on the nodes; null is the one running here, in a container {PYTHON}",
+    )
+    container: Container | None = Field(None, description="null runs on the nodes as they are")
     shared_folder: _Folder | None = Field(
-        None, description="for scripts and logs, seen by all nodes; null is <work>/jobs"
+        None, description="for scripts, logs and code, seen by all nodes; null is <work>/jobs"
     )
     env: tuple[_Variable, ...] = Field(
-        ("AWS_*", "HPT_*"), description="variables that jobs get from here, beside PATH and such"
+        ("AWS_*", "HPT_*", "MLFLOW_*"),
+        description="variables that jobs get from here, beside PATH and such",
     )
+    s3_endpoint: _OneVariable | None = Field(
+        None, description="the variable that holds the address of this cluster's S3 server"
+    )
+    mlflow: _OneVariable | None = Field(
+        None, description="the variable that holds the address of this cluster's MLflow server"
+    )
+
+    @property
+    def ranks_per_node(self) -> int:
+        """The most processes that a trial may have on one node."""
+        return self.gpus_per_node or 1
+
+    @property
+    def interpreter(self) -> str:
+        """The path of Python on the nodes, or in their container."""
+        return self.python or (PYTHON if self.container else sys.executable)
+
+    def endpoints(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """Return the variables that name this cluster's servers, as the clients know them.
+
+        Raises:
+            RequestError: a variable that the profile names is not set.
+        """
+        named = {"AWS_ENDPOINT_URL_S3": self.s3_endpoint, "MLFLOW_TRACKING_URI": self.mlflow}
+        missing = [name for name in named.values() if name and not environment.get(name)]
+        if missing:
+            raise RequestError(
+                f"the profile names {' and '.join(missing)}, and nothing is set",
+                fix=f"export {missing[0]}=http://...",
+            )
+        return {known: environment[name] for known, name in named.items() if name}
 
     def exported(self, environment: Mapping[str, str]) -> list[str]:
         """Return the names of an environment's variables that jobs get, sorted."""

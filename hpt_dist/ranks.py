@@ -1,7 +1,8 @@
-"""Several processes of this machine that train one trial together.
+"""Several processes that train one trial together, on this machine or on the nodes of a job.
 
-Rank 0 is the trial's own process: it holds the lease, saves, and tells the tracker. It starts the
-others, which compute the same with their shares of each batch, and which die with it.
+Rank 0 is the trial's own process: it holds the lease, saves, and tells the tracker. The others
+compute the same with their shares of each batch, and end with it. On one machine it starts them
+(`together`); a scheduler starts them all (`hosting`), and those that are there before it wait.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from datetime import timedelta
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -23,6 +27,12 @@ from hpt_dist.errors import HptError, TrainingError
 
 log = logging.getLogger(__name__)
 
+# Of a meeting; wide enough for a node that is slow to start its processes.
+_COMING_S = 600.0
+_FOR_EVER = timedelta(days=365)
+_BEGUN, _HERE = "hpt/begun", "hpt/here"
+# What torch says when a process at the other end has gone; no error of its own.
+_BROKEN = re.compile(r"onnection (was )?(closed|reset|refused)|gloo|NCCL", re.IGNORECASE)
 _GRACE_S = 60.0  # in which a rank notices by itself that another one has died
 _LEAVE_S = 10.0  # in which a rank ends after the trial's end
 
@@ -75,8 +85,115 @@ def together(
             raise
         finally:
             ended.set()
-            _leave()
+            leave()
             _end(others)
+
+
+@contextlib.contextmanager
+def hosting(ranks: int) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Be rank 0 of processes that a scheduler started, which wait to hear whether to begin.
+
+    MASTER_ADDR and MASTER_PORT say where. Leaving without having begun lets the others end.
+
+    Args:
+        ranks: how many processes in all.
+
+    Yields:
+        What to call when training begins: a context that lasts as long as it does.
+
+    Raises:
+        PortTakenError: another program listens at MASTER_PORT.
+    """
+    if ranks == 1:
+        yield contextlib.nullcontext
+        return
+    store = _open_store(is_host=True)
+    begun = False
+
+    @contextlib.contextmanager
+    def begin() -> Iterator[None]:
+        nonlocal begun
+        begun = True
+        store.set(_BEGUN, "yes")
+        try:
+            yield
+        except RuntimeError as error:
+            if _BROKEN.search(str(error)):
+                raise TrainingError(
+                    "another process of this trial ended",
+                    fix="look at the logs of its other ranks for why",
+                ) from error
+            raise
+        finally:
+            leave()
+
+    try:
+        yield begin
+    finally:
+        if not begun:
+            store.set(_BEGUN, "no")
+            patience = time.monotonic() + _COMING_S
+            while int(store.add(_HERE, 0)) < ranks - 1 and time.monotonic() < patience:
+                time.sleep(0.1)
+
+
+def is_begun() -> bool:
+    """Wait, as another rank, for rank 0 to say whether the training begins.
+
+    Raises:
+        TrainingError: it cannot be reached.
+    """
+    try:
+        store = _open_store(is_host=False)
+    except RuntimeError as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise TrainingError(
+            "rank 0 does not answer",
+            where=where,
+            fix="see that nodes reach each other by name and port: hpt-dist doctor PROFILE",
+        ) from error
+    try:
+        store.add(_HERE, 1)
+        store.wait([_BEGUN], _FOR_EVER)
+        return bool(store.get(_BEGUN) == b"yes")
+    except RuntimeError:
+        return False  # rank 0 has gone; its log, or Slurm, says why
+
+
+class PortTakenError(HptError):
+    """Another program listens where the ranks were to meet."""
+
+
+def _open_store(*, is_host: bool) -> Any:
+    import torch.distributed as dist
+
+    # torch then meets at the store that is there, as under torchrun, and starts none of its own.
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if is_host:
+        _check_free(port)
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        host,
+        port,
+        is_master=is_host,
+        timeout=timedelta(seconds=_COMING_S),
+        wait_for_workers=False,
+    )
+
+
+def _check_free(port: int) -> None:
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        raise PortTakenError(f"port {port} is taken: {error.strerror}") from error
+
+
+def leave() -> None:
+    """Leave the process group, if one was joined."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _follow(
@@ -86,7 +203,7 @@ def _follow(
     os.environ.update(common, RANK=str(rank), LOCAL_RANK=str(rank))
     threading.Thread(target=_die_with_parent, daemon=True).start()
     follow(argument)
-    _leave()
+    leave()
 
 
 def _die_with_parent() -> None:
@@ -117,14 +234,6 @@ def _end(others: list[BaseProcess]) -> None:
         if other.is_alive():
             other.kill()
             other.join()
-
-
-def _leave() -> None:
-    """Leave the process group, if one was joined."""
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
 
 
 @contextlib.contextmanager

@@ -108,10 +108,25 @@ SCALING_BATCH = 256  # at which a scaled learning rate is the one that is writte
 METHOD_SETTINGS = {"moco_v2": "moco", "byol": "byol", "simclr": "simclr"}
 
 
+class Resources(Spec):
+    """What a trial would like of a cluster; a profile says what it gets."""
+
+    gpus: Positive = Field(
+        1, description="processes that share its training, each with a GPU where there are any"
+    )
+    memory_gb: Rate | None = Field(None, description="of each node; null is the profile's")
+    time_min: Annotated[int, Field(ge=5)] | None = Field(
+        None, description="limit of one job, minutes; null is the profile's, also its most"
+    )
+
+
 class StageSpec(Spec):
     """What every stage says."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    resources: Resources = Field(
+        Resources(), description="wishes on a cluster", json_schema_extra=_OPERATIONAL
+    )
 
 
 class Import(StageSpec):

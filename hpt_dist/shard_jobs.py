@@ -15,24 +15,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import submitit
 
-from hpt_dist import shards, sources
+from hpt_dist import shards, slurm, sources
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.images import Encoding
 from hpt_dist.profile import Profile
@@ -45,8 +42,6 @@ _POLL_S = (0.5, 30.0)
 _TELL_EVERY_S = 2.0
 # How long squeue may fail before we stop asking; a controller that restarts takes less.
 _PATIENCE_S = 600.0
-# Of one job; more would hide one that never finishes a shard.
-_MAX_TIMEOUTS = 20
 _TOLD = 5
 # The line of a traceback that names the exception.
 _RAISED = r"^[\w.]*(?:Error|Exception)\b.*"
@@ -247,14 +242,9 @@ def jobs_folder(request: Request, work: Path, profile: Profile) -> Path:
         RequestError: Slurm could not write there.
     """
     base = Path(profile.shared_folder).expanduser() if profile.shared_folder else work / "jobs"
-    if re.search(r"[%\\\x00-\x1f\x7f]", str(base)):
-        raise RequestError(
-            "Slurm cannot write logs to a folder with %, \\ or control signs in its path",
-            where=repr(str(base)),
-            fix="choose another: shared_folder in the profile, or --work",
-        )
+    base = slurm.checked_folder(base)
     place = hashlib.sha256(f"{request.store}\n{request.name}".encode()).hexdigest()
-    return base / f"{_plain(request.name)}-{place[:12]}"
+    return base / f"{slurm.plain(request.name)}-{place[:12]}"
 
 
 def submit(
@@ -307,16 +297,15 @@ def _submit(
     """Submit the parts and their merge, both or none; return their ids."""
     folder.mkdir(parents=True, exist_ok=True)
     tasks = [Task(request, workers, count, part) for part in range(count)]
-    with _no_jobs_environment():
-        parts = _submitted_by(_executor(folder, profile, f"{request.name}-part"), tasks)
-        array = parts[0].partition("_")[0]
-        after = {"dependency": f"afterok:{array}"}
-        executor = _executor(folder, profile, f"{request.name}-merge", **after)
-        try:
-            [merge] = _submitted_by(executor, [Task(request, workers, count)])
-        except RequestError:
-            subprocess.run(["scancel", array], check=False)
-            raise
+    name = f"hpt-shard-{slurm.plain(request.name)}"
+    parts = slurm.submit(slurm.shard_executor(folder, f"{name}-part", profile), tasks)
+    array = parts[0].partition("_")[0]
+    try:
+        executor = slurm.shard_executor(folder, f"{name}-merge", profile, after=array)
+        [merge] = slurm.submit(executor, [Task(request, workers, count)])
+    except RequestError:
+        slurm.cancel([array])
+        raise
     return tuple(parts), merge
 
 
@@ -353,55 +342,3 @@ def _submitted(folder: Path) -> Jobs | None:
         return None
     record = json.loads(store.get(_SUBMITTED))
     return Jobs(**record | {"folder": folder, "parts": tuple(record["parts"])})
-
-
-def _executor(folder: Path, profile: Profile, name: str, **more: str) -> submitit.SlurmExecutor:
-    """Return what submits jobs as the profile says."""
-    python = shlex.quote(profile.python or sys.executable)
-    executor = submitit.SlurmExecutor(folder, max_num_timeout=_MAX_TIMEOUTS, python=python)
-    executor.update_parameters(
-        job_name=f"hpt-shard-{_plain(name)}",
-        partition=profile.partition,
-        account=profile.account,
-        qos=profile.qos,
-        constraint=profile.constraint,
-        time=profile.time_min,
-        mem=f"{math.ceil(profile.memory_gb * 1024)}MB" if profile.memory_gb else None,
-        cpus_per_task=profile.cpus_per_task,
-        array_parallelism=profile.max_parallel_jobs,
-        stderr_to_stdout=True,
-        # srun would pass on only what sbatch did, and none of what `setup` exports; and since
-        # Slurm 22.05 it does not take over the number of cores.
-        setup=[
-            "export SLURM_EXPORT_ENV=ALL SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
-            *profile.setup,
-        ],
-        additional_parameters={
-            "requeue": True,
-            "export": ",".join(profile.exported(os.environ)),
-            "kill-on-invalid-dep": "yes",
-            **more,
-        },
-    )
-    return executor
-
-
-def _submitted_by(executor: submitit.SlurmExecutor, tasks: Sequence[Task]) -> list[str]:
-    try:
-        return [job.job_id for job in executor.submit_array(tasks)]
-    except submitit.core.utils.FailedJobError as error:
-        raise RequestError(f"sbatch refused the jobs: {error}", fix="mend the profile") from error
-
-
-@contextmanager
-def _no_jobs_environment() -> Iterator[None]:
-    """Hide what a job that submits jobs would pass on, but for where the cluster's settings are."""
-    settings = os.environ.get("SLURM_CONF")
-    with submitit.helpers.clean_env():
-        if settings:
-            os.environ["SLURM_CONF"] = settings
-        yield
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)

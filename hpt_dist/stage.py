@@ -10,15 +10,16 @@ import platform
 import socket
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hpt_dist import __version__, lease, ranks
+from hpt_dist import __version__, lease, starts
 from hpt_dist.checkpoint import Checkpoints
-from hpt_dist.errors import Interrupted, StoreError
+from hpt_dist.errors import Interrupted, StoreError, TrainingError
 from hpt_dist.interrupt import Interrupt
-from hpt_dist.layout import DONE, LEASE, NUMERICS, stage_prefix, trial_folder
+from hpt_dist.layout import DONE, FAILURE, LEASE, NUMERICS, stage_prefix, trial_folder
 from hpt_dist.plan import Trial
 from hpt_dist.recipe import StageSpec
 from hpt_dist.store import Store, open_store
@@ -48,6 +49,10 @@ class Job:
         normalize: see `recipe.Image`.
         threads: CPU threads for the network, of each rank.
         ranks: processes that share its training.
+        launch: id of the launch that started it; empty for none.
+        scheduled: the scheduler's name for its job; empty without a scheduler.
+        term: how often the scheduler had started that job before.
+        requeue_limit: restarts in a row, by the scheduler, that may lead nowhere.
     """
 
     recipe: str
@@ -61,6 +66,10 @@ class Job:
     normalize: str
     threads: int
     ranks: int = 1
+    launch: str = ""
+    scheduled: str = ""
+    term: int = 0
+    requeue_limit: int = 0
 
     @property
     def folder(self) -> Path:
@@ -137,30 +146,39 @@ class Context:
 
 
 Runner = Callable[[Context], Result]
+Together = Callable[[], AbstractContextManager[None]]
 
 
-def run(job: Job, runner: Runner, interrupt: Interrupt, follower: Callable[[Job], None]) -> None:
+def run(job: Job, runner: Runner, interrupt: Interrupt, together: Together) -> None:
     """Run a trial to its `DONE`; return at once if it is done already.
 
     Args:
         job: what to run.
         runner: the code of its kind.
         interrupt: set when somebody asks the process to stop.
-        follower: what its other ranks run: importable, calls `follow`.
+        together: makes the context in which its other ranks take part.
 
     Raises:
         lease.LeaseTakenError: another process is at it.
+        lease.LeaseLostError: another process has taken it over.
         Interrupted: asked to stop; the state is saved.
         HptError: the work failed; MLflow's run says so.
     """
     store = open_store(job.store)
     root = store.at(stage_prefix(job.trial.key))
-    with lease.hold(root, LEASE) as held:
+    holding = lease.hold(
+        *(root, LEASE),
+        job=job.scheduled,
+        term=job.term,
+        on_loss=lambda: interrupt.ask("another process that took it over"),
+    )
+    with holding as held:
         if root.stat(DONE):
             _clear(root)  # a process was killed between the two
             return
         if interrupt:
-            raise Interrupted(f"stopped by {interrupt.signal_name} before it began")
+            raise Interrupted(f"stopped by {interrupt.cause} before it began")
+        root.delete(FAILURE)
         began = time.perf_counter()
         root.put("spec.json", _json(job.trial.document))
         resume_step = max(Checkpoints(root).steps(), default=0)
@@ -169,16 +187,32 @@ def run(job: Job, runner: Runner, interrupt: Interrupt, follower: Callable[[Job]
         )
         context = Context(job, store, root, interrupt, held, tracker)
         try:
-            with ranks.together(job.ranks, job.threads, follower, job):
+            begun = starts.note(root, resume_step, job.scheduled, job.requeue_limit)
+            _check_parent(store, job.trial)
+            with together():
                 result = runner(context)
-            _commit(context, tracker, result, time.perf_counter() - began)
+            _commit(context, tracker, result, begun.count - 1, time.perf_counter() - began)
+        except lease.LeaseLostError:
+            tracker.leave()
+            raise
         except Interrupted:
             tracker.finish("KILLED")
             raise
-        except BaseException:
+        except BaseException as error:
+            root.put(FAILURE, _json({"error": str(error) or type(error).__name__}))
             tracker.finish("FAILED")
             raise
         tracker.finish("FINISHED")
+
+
+def _check_parent(store: Store, trial: Trial) -> None:
+    """Refuse to start from what is not there: a scheduler takes a job that it forgot for done."""
+    if trial.init and store.at(stage_prefix(trial.init)).stat(DONE) is None:
+        raise TrainingError(
+            f"the trial that {trial.name} starts from is not done",
+            where=f"{store.uri}/{stage_prefix(trial.init)}",
+            fix="launch again: that one runs first",
+        )
 
 
 def follow(job: Job, runner: Runner, interrupt: Interrupt) -> None:
@@ -191,15 +225,18 @@ def _clear(root: Store) -> None:
     """Delete what only an unfinished trial needs."""
     Checkpoints(root).clear()
     root.delete(NUMERICS)
+    root.delete(starts.STARTS)
 
 
-def _commit(context: Context, tracker: Tracker, result: Result, seconds: float) -> None:
+def _commit(
+    context: Context, tracker: Tracker, result: Result, restarts: int, seconds: float
+) -> None:
     """Put every object, verify it, and only then name them all in `DONE`."""
     trial, root = context.job.trial, context.root
     objects = {
         "spec.json": _json(trial.document),
         "result.json": _json(_result_document(trial, result)),
-        "run.json": _json(_provenance(context.job, result, seconds)),
+        "run.json": _json(_provenance(context.job, result, restarts, seconds)),
     }
     tensors = {"weights.safetensors": result.weights, "model.safetensors": result.model}
     for name, state in tensors.items():
@@ -273,10 +310,12 @@ def _params(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _provenance(job: Job, result: Result, seconds: float) -> dict[str, Any]:
+def _provenance(job: Job, result: Result, restarts: int, seconds: float) -> dict[str, Any]:
     packages = ("torch", "torchvision", "timm", "numpy", "pillow")
     return {
         "seconds": round(result.seconds_before + seconds, 1),
+        "restarts": restarts,
+        "job": job.scheduled,
         "ranks": job.ranks,
         "threads": job.threads,
         "numerics": result.numerics,

@@ -12,19 +12,20 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field
 
-from hpt_dist import lease, plan, published, recipe_file, weights_source
+from hpt_dist import lease, plan, published, recipe_file, slurm_jobs, weights_source
 from hpt_dist.checkpoint import Checkpoints
 from hpt_dist.errors import HptError, Problem, RecipeError, RequestError
 from hpt_dist.launch import Launch, launches
-from hpt_dist.layout import DONE, LEASE, stage_prefix
+from hpt_dist.layout import DONE, FAILURE, LEASE, stage_prefix
 from hpt_dist.manifest import read_manifest
 from hpt_dist.plan import Dataset, Facts, Trial, difference
 from hpt_dist.recipe import Import, Spec
 from hpt_dist.recipe_file import Recipe, data_of
+from hpt_dist.slurm import Queued
 from hpt_dist.store import Store, open_store
 from hpt_dist.subset import Subset, read_subset
 
-StateName = Literal["cached", "running", "resumes", "runs"]
+StateName = Literal["cached", "running", "queued", "failed", "resumes", "runs"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,10 @@ class State:
     """Where a trial stands.
 
     Args:
-        name: cached (its `DONE` is there), running (somebody holds its lease), resumes (a saved
-            state is there) or runs (from its start).
+        name: cached (its `DONE` is there), running (somebody holds its lease), queued (a job of it
+            is in Slurm's queue), failed (its last process said why), resumes (a saved state is
+            there) or runs (from its start). A launch runs those that are not cached: a failed one
+            too.
         why: in words.
         step: of the running or saved state.
     """
@@ -91,7 +94,9 @@ def prepare(path: Path, overrides: Sequence[str], stand_ins: Path | None = None)
     of_recipe = [launch for launch in launches(store) if launch.recipe == recipe.name]
     last = of_recipe[-1] if of_recipe else None
     known = {name: key for launch in of_recipe for name, key in launch.trials.items()}
-    return Prepared(recipe, store, found, trials, states(store, trials, known), last)
+    on_slurm = any(launch.where == "slurm" for launch in of_recipe)
+    queued = (slurm_jobs.known_queue(store) if on_slurm else None) or {}
+    return Prepared(recipe, store, found, trials, states(store, trials, known, queued), last)
 
 
 def facts(recipe: Recipe, store: Store, stand_ins: Path | None = None) -> Facts:
@@ -143,7 +148,10 @@ def dataset_store(reference: str) -> tuple[str, str]:
 
 
 def states(
-    store: Store, trials: Sequence[Trial], last_keys: Mapping[str, str] | None = None
+    store: Store,
+    trials: Sequence[Trial],
+    last_keys: Mapping[str, str] | None = None,
+    queued: Mapping[str, Queued] | None = None,
 ) -> dict[str, State]:
     """Return each trial's state by its key.
 
@@ -151,37 +159,55 @@ def states(
         store: where results are.
         trials: what to look up.
         last_keys: trial names to keys of an earlier launch, to say what changed since.
+        queued: jobs in Slurm's queue, by key.
     """
-    return {trial.key: _state(store, trial, last_keys or {}) for trial in trials}
+    known, jobs = last_keys or {}, queued or {}
+    return {trial.key: _state(store, trial, known, jobs.get(trial.key)) for trial in trials}
 
 
-def states_of(store: Store, launch: Launch) -> dict[str, State]:
+def states_of(
+    store: Store, launch: Launch, queued: Mapping[str, Queued] | None = None
+) -> dict[str, State]:
     """Return the state of each trial of a launch by its name."""
-    return {name: state_of(store, key) for name, key in launch.trials.items()}
+    jobs = queued or {}
+    return {name: state_of(store, key, jobs.get(key)) for name, key in launch.trials.items()}
 
 
-def state_of(store: Store, key: str) -> State:
-    """Return the state of a trial by its key alone."""
-    return _found_state(store, key) or State("runs", "no state was saved")
+def state_of(store: Store, key: str, job: Queued | None = None) -> State:
+    """Return the state of a trial by its key alone, and its job in Slurm's queue."""
+    return _found_state(store, key, job) or State("runs", "no state was saved")
 
 
-def _state(store: Store, trial: Trial, last_keys: Mapping[str, str]) -> State:
-    found = _found_state(store, trial.key)
+def _state(store: Store, trial: Trial, last_keys: Mapping[str, str], job: Queued | None) -> State:
+    found = _found_state(store, trial.key, job)
     return found or State("runs", _why(store, trial, last_keys.get(trial.name, "")))
 
 
-def _found_state(store: Store, key: str) -> State | None:
-    """Return where a trial stands if there is anything of it in the store."""
+def _found_state(store: Store, key: str, job: Queued | None) -> State | None:
+    """Return where a trial stands if there is anything of it in the store or the queue."""
     root = store.at(stage_prefix(key))
     if root.stat(DONE):
         return State("cached", f"done under key {key[:12]}")
     holder = lease.read(root, LEASE)
     if holder and holder.alive:
-        step, steps = (holder.facts.get(name) for name in ("step", "steps"))
-        at = f", step {step} of {steps}" if step else ""
-        return State("running", f"on {holder.host}, process {holder.pid}{at}", int(step or 0))
-    saved = Checkpoints(root).steps()
-    return State("resumes", f"after step {saved[0]}", saved[0]) if saved else None
+        return _running(holder)
+    saved = max(Checkpoints(root).steps(), default=0)
+    after = f"after step {saved}" if saved else ""
+    if job:
+        again = f", goes on {after}" if saved else ""
+        return State("queued" if job.state == "PENDING" else "running", f"{job}{again}", saved)
+    if root.stat(FAILURE):
+        error = str(json.loads(root.get(FAILURE))["error"]).splitlines()[0]
+        return State("failed", f"{after}: {error}" if saved else error, saved)
+    return State("resumes", after, saved) if saved else None
+
+
+def _running(holder: lease.LeaseInfo) -> State:
+    step, steps = (holder.facts.get(name) for name in ("step", "steps"))
+    at = f", step {step} of {steps}" if step else ""
+    times = f", restarted {holder.term} times" if holder.term else ""
+    who = f"job {holder.job}{times}" if holder.job else f"process {holder.pid}"
+    return State("running", f"on {holder.host}, {who}{at}", int(step or 0))
 
 
 def _why(store: Store, trial: Trial, last_key: str) -> str:

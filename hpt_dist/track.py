@@ -153,6 +153,11 @@ class Tracker:
         if self._is_behind:
             logger.warning("MLflow is behind %s: `hpt-dist sync` brings the rest", self._folder)
 
+    def leave(self) -> None:
+        """Stop without a word: another process writes this run now, and will say how it ended."""
+        self._file.close()
+        self._deadline = -math.inf
+
     def _ship(self, tracking_uri: str) -> None:
         """Bring what is new to MLflow again and again, until closed, or in vain."""
         shipper: _Shipper | None = None

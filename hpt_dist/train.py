@@ -177,7 +177,7 @@ def fit(loop: Loop, accelerator: Accelerator, observer: Observer, interrupt: Int
                 saver.wait()
                 accelerator.wait_for_everyone()  # nobody ends a rank that still saves
                 raise Interrupted(
-                    f"stopped by {interrupt.signal_name or 'another rank'} after step {done}",
+                    f"stopped by {interrupt.cause or 'another rank'} after step {done}",
                     fix="run the same command again; it goes on from there",
                 )
         window.flush()

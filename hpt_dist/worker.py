@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from hpt_dist.errors import HptError, Interrupted
@@ -32,13 +33,13 @@ class Outcome:
 
 def work(job: Job) -> Outcome:
     """Run one trial."""
-    with _prepared() as interrupt:
+    with prepared() as interrupt:
         return _worked(job, interrupt)
 
 
 def follow(job: Job) -> None:
     """Take part in a trial; rank 0, which decides of it and tells of it, started this process."""
-    with _prepared() as interrupt:
+    with prepared() as interrupt:
         from hpt_dist import stage
         from hpt_dist.assemble import RUNNERS
 
@@ -54,7 +55,7 @@ def follow(job: Job) -> None:
 
 
 @contextlib.contextmanager
-def _prepared() -> Iterator[Interrupt]:
+def prepared() -> Iterator[Interrupt]:
     """Set up this process for training, and listen for signals."""
     logging.basicConfig(
         level=logging.INFO,
@@ -77,11 +78,12 @@ def _prepared() -> Iterator[Interrupt]:
 
 
 def _worked(job: Job, interrupt: Interrupt) -> Outcome:
-    from hpt_dist import stage
+    from hpt_dist import ranks, stage
     from hpt_dist.assemble import RUNNERS
 
+    together = partial(ranks.together, job.ranks, job.threads, follow, job)
     try:
-        stage.run(job, RUNNERS[job.trial.spec.kind], interrupt, follow)
+        stage.run(job, RUNNERS[job.trial.spec.kind], interrupt, together)
     except LeaseTakenError as error:
         return Outcome("taken", str(error))
     except Interrupted as error:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from small import environment, hpt
 
-from hpt_dist import profile, shard_jobs, shards
+from hpt_dist import profile, shard_jobs, shards, slurm
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.images import AS_IT_IS
 from hpt_dist.profile import Profile
@@ -313,7 +313,6 @@ PART = """\
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
 #SBATCH --time=240
-#SBATCH --wckey=submitit
 
 # setup
 export SLURM_EXPORT_ENV=ALL SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
@@ -368,7 +367,7 @@ def test_a_merge_that_is_refused_takes_the_array_with_it(fake_slurm, photos, tmp
     program(fake_slurm, "scancel", f"echo $@ > {tmp_path}/cancelled")
     with pytest.raises(RequestError, match="over the limit"):
         shard_jobs.submit(request(photos, tmp_path), Profile(), 3, tmp_path / "jobs")
-    assert (tmp_path / "cancelled").read_text() == "7\n"
+    assert (tmp_path / "cancelled").read_text() == "--quiet 7\n"
 
 
 def test_waiting_outlives_a_controller_that_restarts(fake_slurm, tmp_path, monkeypatch):
@@ -484,8 +483,7 @@ def test_no_name_ends_as_shell(name, text):
 
 
 def script_of(cluster: Profile) -> list[str]:
-    executor = shard_jobs._executor(Path("/jobs"), cluster, "pets-part")
-    text = executor._make_submission_file_text(executor._submitit_command_str, "")
+    text = slurm.script_of(slurm.shard_executor(Path("/jobs"), "hpt-shard-pets", cluster), 1)
     return re.split(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]", text)
 
 

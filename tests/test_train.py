@@ -69,7 +69,7 @@ def feed(start, interrupt=None, stop_after=None, bad=None):
             if step == bad:
                 batch[0, 0] = float("nan")
             if interrupt is not None and step + 1 == stop_after:
-                interrupt.signal_name = "SIGTERM"
+                interrupt.cause = "SIGTERM"
             yield ((batch,), (batch,))
             step += 1
 

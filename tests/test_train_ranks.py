@@ -110,7 +110,7 @@ def trained(rank, world, folder, case, stop_on=None, bad=None, resume=False):
 
     def rates(_, step):
         if stop_on == rank and step == 2:
-            interrupt.signal_name = "SIGTERM"
+            interrupt.cause = "SIGTERM"
         return 0.1
 
     observer = Quiet()

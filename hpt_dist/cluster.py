@@ -1,0 +1,312 @@
+"""Submit what is pending of a recipe to Slurm: a job for each trial, and then nothing stays here.
+
+Trials with the same resources that start from the same pending trial make one array, which waits
+for that one by afterok. One launch at a time submits for a store, and it looks at the queue first:
+so launching again, or twice at once, submits nothing twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import hpt_dist
+from hpt_dist import launch, lease, slurm, slurm_jobs
+from hpt_dist.errors import HptError, RequestError
+from hpt_dist.launch import Launch, Settings
+from hpt_dist.layout import DONE, LAUNCHES, stage_prefix
+from hpt_dist.placement import Placement, place
+from hpt_dist.plan import Trial
+from hpt_dist.profile import Profile
+from hpt_dist.recipe import Import
+from hpt_dist.slurm import Queued, Step
+from hpt_dist.slurm_jobs import Array
+from hpt_dist.store import Store, open_store
+from hpt_dist.survey import Prepared
+
+_SUBMITTING = f"{LAUNCHES}/submitting"
+_PATIENCE_S = 120.0
+_POLL_S = 0.2
+# Slurm's own default limit is 1001, and numbers start at 0.
+_LARGEST_ARRAY = 1000
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trials that are to be submitted together.
+
+    Args:
+        trials: one or more.
+        placement: what each of them gets.
+        parent: key of the pending trial that all of them start from; empty for none.
+    """
+
+    trials: tuple[Trial, ...]
+    placement: Placement
+    parent: str
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a launch did.
+
+    Args:
+        launch: its record; None where there was nothing to submit.
+        arrays: what was submitted.
+        queued: the jobs that were there already, by key.
+    """
+
+    launch: Launch | None
+    arrays: Sequence[Array]
+    queued: Mapping[str, Queued]
+
+
+@dataclass(frozen=True)
+class Site:
+    """How a launch uses a cluster.
+
+    Args:
+        profile: of the cluster.
+        settings: work folder and MLflow.
+        ranks: processes of each trial that trains, instead of the recipe's wishes.
+        held: whether jobs wait for `scontrol release`.
+    """
+
+    profile: Profile
+    settings: Settings
+    ranks: int | None = None
+    held: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """The folder for scripts, logs and code, which all nodes see.
+
+        Raises:
+            RequestError: Slurm could not write there.
+        """
+        chosen = self.profile.shared_folder
+        base = Path(chosen).expanduser() if chosen else self.settings.work / "jobs"
+        return slurm.checked_folder(base)
+
+
+def groups(trials: Sequence[Trial], pending: set[str], site: Site) -> list[Group]:
+    """Return what to submit together, parents first.
+
+    Args:
+        trials: to be submitted, parents first.
+        pending: keys of all trials that are not done: those of `trials`, and those in the queue.
+        site: how the cluster is used.
+    """
+    found: dict[tuple[str, Placement, str], list[Trial]] = {}
+    for trial in trials:
+        parent = trial.init if trial.init in pending else ""
+        placement = place(trial, site.profile, site.ranks)
+        found.setdefault((trial.stage, placement, parent), []).append(trial)
+    return [
+        Group(tuple(members[start : start + _LARGEST_ARRAY]), placement, parent)
+        for (_, placement, parent), members in found.items()
+        for start in range(0, len(members), _LARGEST_ARRAY)
+    ]
+
+
+def submit(
+    prepared: Prepared, trials: Sequence[Trial], site: Site, tell: Callable[[str], None]
+) -> Submission:
+    """Submit every trial that is neither done nor in the queue.
+
+    Args:
+        prepared: the whole plan.
+        trials: what to run of it, with its ancestors.
+        site: how the cluster is used.
+        tell: called with a line for each array.
+
+    Raises:
+        RequestError: Slurm refuses a job; those submitted before it stay, and count next time.
+        HptError: Slurm does not answer, or another launch submits for too long.
+    """
+    store = prepared.store
+    with _alone(store):
+        queued = slurm_jobs.queued(store)
+        left = [t for t in trials if t.key not in queued and not _is_done(store, t)]
+        if not left:
+            return Submission(None, (), queued)
+        record = launch.record(prepared.recipe, trials, store, site.settings)
+        folder = site.folder / record.id
+        code = copy_code(site.folder)
+        _write_settings(folder, record)
+        made: list[Array] = []
+        jobs = {key: job.id for key, job in queued.items()}
+        for number, group in enumerate(groups(left, {t.key for t in left} | set(queued), site)):
+            array = Array(f"{record.id}.{number}", tuple(t.key for t in group.trials), str(folder))
+            slurm_jobs.write(store, record.id, [*made, array])
+            made.append(_submit(prepared, record, group, array, site, code, jobs))
+            slurm_jobs.write(store, record.id, made)
+            jobs |= {key: made[-1].job_of(key) for key in made[-1].keys}
+            tell(_told(group, made[-1]))
+        return Submission(record, made, queued)
+
+
+def scripts(prepared: Prepared, trials: Sequence[Trial], site: Site) -> Iterator[tuple[str, str]]:
+    """Yield (which trials, the script that sbatch would get) of what a launch would submit.
+
+    Nothing is written, and Slurm is not asked: ids of jobs are words such as `<hpt>`.
+    """
+    store = prepared.store
+    left = [trial for trial in trials if not _is_done(store, trial)]
+    names = {trial.key: f"<{trial.name}>" for trial in left}
+    for number, group in enumerate(groups(left, set(names), site)):
+        folder = site.folder / prepared.recipe.name
+        step = _step(prepared, group, site, folder, str(site.folder / "code"), names)
+        executor = slurm.trial_executor(f"{prepared.recipe.name}.{number}", site.profile, step)
+        title = f"{', '.join(trial.name for trial in group.trials)}: {group.placement}"
+        yield title, slurm.script_of(executor, len(group.trials))
+
+
+def copy_code(base: Path) -> Path:
+    """Copy this package to where the nodes see it, once for each version; return the folder.
+
+    Jobs run this copy: editing the checkout changes nothing in the queue.
+    """
+    source = Path(hpt_dist.__file__).parent
+    files = sorted(path for path in source.rglob("*") if _is_code(path))
+    digest = hashlib.sha256()
+    for path in files:
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(source)} {content}\n".encode())
+    folder = base / f"code-{digest.hexdigest()[:16]}"
+    if not folder.exists():
+        part = base / f"part-{uuid.uuid4().hex}"
+        for path in files:
+            copy = part / "hpt_dist" / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+        try:
+            part.rename(folder)
+        except OSError:  # another launch was quicker
+            shutil.rmtree(part)
+    return folder
+
+
+def _is_code(path: Path) -> bool:
+    return path.is_file() and "__pycache__" not in path.parts
+
+
+@contextlib.contextmanager
+def _alone(store: Store) -> Iterator[None]:
+    """Be the only launch that submits for a store."""
+    patience = time.monotonic() + _PATIENCE_S
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(lease.hold(store, _SUBMITTING))
+                break
+            except lease.LeaseTakenError as error:
+                if time.monotonic() > patience:
+                    raise HptError(
+                        "another launch has been submitting for a long time",
+                        where=error.problem.where,
+                        fix="see whether it hangs, and launch again",
+                    ) from error
+            time.sleep(_POLL_S)
+        yield
+
+
+def _is_done(store: Store, trial: Trial) -> bool:
+    return store.at(stage_prefix(trial.key)).stat(DONE) is not None
+
+
+def _write_settings(folder: Path, record: Launch) -> None:
+    """Leave the resolved recipe beside the scripts, for people."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(record.settings, indent=2) + "\n"
+    (folder / "resolved.json").write_text(text, encoding="utf-8")
+
+
+def _submit(
+    prepared: Prepared,
+    record: Launch,
+    group: Group,
+    array: Array,
+    site: Site,
+    code: Path,
+    jobs: Mapping[str, str],
+) -> Array:
+    """Submit one group; return its array with the id that Slurm gave it."""
+    from hpt_dist.trial_task import TrialTask
+
+    placement = group.placement
+    step = _step(prepared, group, site, Path(array.folder), str(code), jobs)
+    executor = slurm.trial_executor(array.name, site.profile, step)
+    tasks = []
+    for trial in group.trials:
+        job = launch.job_of(
+            prepared.recipe,
+            trial,
+            prepared.store,
+            record,
+            site.settings,
+            threads=placement.cpus_per_rank,
+            ranks=placement.ranks,
+        )
+        job = replace(job, requeue_limit=site.profile.requeue_limit)
+        tasks.append(TrialTask(job, os.getcwd()))  # noqa: PTH109 - a string travels
+    return slurm_jobs.with_id(array, slurm.submit(executor, tasks))
+
+
+def _step(
+    prepared: Prepared,
+    group: Group,
+    site: Site,
+    folder: Path,
+    code: str,
+    jobs: Mapping[str, str],
+) -> Step:
+    after = (jobs[group.parent],) if group.parent else ()
+    visible = _visible(prepared, group, site)
+    return Step(folder, group.placement, visible, code, after, held=site.held)
+
+
+def _visible(prepared: Prepared, group: Group, site: Site) -> tuple[str, ...]:
+    """Return the folders that a container needs to see: jobs, work, stores, files of weights."""
+    folders = [site.folder, site.settings.work, _folder_of(prepared.store)]
+    for trial in group.trials:
+        folders += [_folder_of(open_store(d.store)) for d in trial.datasets.values() if d.store]
+        if isinstance(trial.spec, Import):
+            file = Path(trial.spec.weights.partition("#")[0])
+            folders.append(file.absolute().parent if file.is_file() else None)
+    return tuple(dict.fromkeys(str(folder) for folder in folders if folder))
+
+
+def _folder_of(store: Store) -> Path | None:
+    inside = store.local("datasets")
+    return inside.parent if inside else None
+
+
+def _told(group: Group, array: Array) -> str:
+    first, count = group.trials[0], len(group.trials)
+    if count == 1:
+        return f"job {array.id}  {first.name}: {group.placement}"
+    return f"job {array.id}  {first.stage}: {count} trials, {group.placement} each"
+
+
+def check(site: Site) -> None:
+    """Refuse to submit where that cannot work.
+
+    Raises:
+        RequestError: Slurm's commands are not here.
+    """
+    if not slurm_jobs.is_here() or shutil.which("sbatch") is None:
+        raise RequestError(
+            "sbatch is not installed here",
+            where="--on",
+            fix="run this where jobs are submitted, or use --on local",
+        )
+    site.folder.mkdir(parents=True, exist_ok=True)

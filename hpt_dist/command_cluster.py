@@ -1,0 +1,163 @@
+"""What `launch --on PROFILE`, and status and cancel of such launches, do."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpt_dist import closing, cluster, command_launch, console, launch, profile, slurm_jobs, survey
+from hpt_dist.cluster import Site
+from hpt_dist.errors import RequestError
+from hpt_dist.launch import Launch, Settings
+from hpt_dist.layout import default_tracking_uri, work_folder
+from hpt_dist.plan import Trial
+from hpt_dist.profile import Profile
+from hpt_dist.store import Store
+from hpt_dist.survey import Prepared, State
+
+_POLL_S = 2.0
+
+
+def load(on: str) -> Profile:
+    """Read a profile, and name its servers in the environment, for this process and its jobs.
+
+    Raises:
+        RequestError: it cannot be read, or a variable that it names is not set.
+    """
+    path = Path(on)
+    if not path.exists():
+        raise RequestError(
+            f"there is no profile {on}",
+            where="--on",
+            allowed="local, inline, or a file such as slurm/profiles/dev.yaml",
+        )
+    read = profile.load(path)
+    os.environ.update(read.endpoints(os.environ))
+    return read
+
+
+def site(
+    cluster_profile: Profile,
+    store: Store,
+    work: str,
+    ranks: int | None = None,
+    held: bool = False,
+) -> Site:
+    """Return how a launch uses a cluster; MLflow's address comes from the environment."""
+    folder = work_folder(store, work)
+    folder.mkdir(parents=True, exist_ok=True)
+    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    settings = Settings(
+        where="slurm",
+        cores=0,
+        gpus=(),
+        work=folder,
+        tracking_uri=tracking_uri or default_tracking_uri(folder),
+        artifact_location="" if tracking_uri else (folder / "mlartifacts").as_uri(),
+    )
+    return Site(cluster_profile, settings, ranks, held)
+
+
+def run(
+    prepared: Prepared,
+    only: Sequence[str],
+    where: Site,
+    *,
+    dry_run: bool = False,
+    watch: bool = False,
+) -> bool:
+    """Submit what is pending of a plan.
+
+    Args:
+        prepared: the whole plan.
+        only: stages to run, with what they start from; all without.
+        where: how the cluster is used.
+        dry_run: print the scripts that sbatch would get, and submit nothing.
+        watch: wait until all is over, telling of it.
+
+    Returns:
+        Whether all went well.
+    """
+    trials = command_launch.chosen(prepared, only)
+    if all(prepared.states[trial.key].name == "cached" for trial in trials):
+        record = command_launch.cached(prepared, trials, where.settings)
+        command_launch.print_report(record, prepared.store)
+        return True
+    if dry_run:
+        for title, script in cluster.scripts(prepared, trials, where):
+            console.say(f"==> {title}")
+            console.say(script)
+        return True
+    cluster.check(where)
+    console.print_plan(trials, prepared.states, prepared.facts)
+    submitted = _submit(prepared, trials, where)
+    if not watch:
+        return True
+    done = submitted is None or _watch(prepared.store, submitted)
+    if submitted:
+        command_launch.print_report(submitted, prepared.store)
+    return done
+
+
+def _submit(prepared: Prepared, trials: Sequence[Trial], where: Site) -> Launch | None:
+    """Submit what is pending; return the launch to look at, if there is one."""
+    made = cluster.submit(prepared, trials, where, console.say)
+    waiting = [made.queued[trial.key] for trial in trials if trial.key in made.queued]
+    if waiting:
+        ids = sorted({job.id.partition("_")[0] for job in waiting}, key=int)
+        console.say(f"{len(waiting)} trials are in the queue already: job {', '.join(ids)}")
+    record = made.launch
+    if record is None:
+        console.say("nothing to submit")
+        return prepared.last_launch
+    count = sum(len(array.keys) for array in made.arrays)
+    console.say(f"launch {record.id}: {count} trials submitted; nothing stays running here")
+    console.say(f"  look: hpt-dist status {record.id}; hpt-dist logs {record.id} -f")
+    console.say(f"  stop: hpt-dist cancel {record.id}")
+    return record
+
+
+def _watch(store: Store, record: Launch) -> bool:
+    """Tell of a launch's trials until they are over; return whether all are done."""
+    told: dict[str, str] = {}
+    while True:
+        found = states(store, record)
+        for name, state in found.items():
+            if told.get(name) != state.name:
+                told[name] = state.name
+                console.say(f"{state.name:8}  {name}  {state.why}")
+        if not any(state.name in ("running", "queued") for state in found.values()):
+            return all(state.name == "cached" for state in found.values())
+        time.sleep(_POLL_S)
+
+
+def states(store: Store, record: Launch) -> dict[str, State]:
+    """Return where each trial of a launch stands; close the launch if nothing is left to come."""
+    queued = slurm_jobs.known_queue(store)
+    found = survey.states_of(store, record, queued)
+    running = any(state.name == "running" for state in found.values())
+    closing.close_if_over(store, record, queued, running)
+    if queued is None and record.where == "slurm":
+        console.note("Slurm is not here, or does not answer: these are the store's own facts")
+    return found
+
+
+def cancel(store: Store, record: Launch) -> list[str]:
+    """Stop a launch, wherever its trials run; return what was done, line by line.
+
+    Raises:
+        RequestError: it has ended; or its jobs are Slurm's, which is not here.
+        HptError: Slurm does not answer.
+    """
+    told = [f"asked to save and stop: {name}" for name in launch.cancel(store, record)]
+    if record.where == "slurm":
+        if not slurm_jobs.is_here():
+            raise RequestError("Slurm is not here", fix="cancel where jobs are submitted")
+        names = {key: name for name, key in record.trials.items()}
+        running, waiting = slurm_jobs.cancel(store, list(names))
+        told = [f"taken out of the queue: {names[key]}" for key in waiting]
+        told += [f"asked to save and stop: {names[key]}" for key in running]
+        return told or ["none of its trials is in the queue"]
+    return told or ["asked to start nothing more; no trial runs on this machine now"]

@@ -1,0 +1,312 @@
+"""Slurm's commands, and the scripts that submitit makes for it; nothing here knows of trials."""
+
+from __future__ import annotations
+
+import getpass
+import math
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpt_dist import container
+from hpt_dist.errors import HptError, RequestError
+from hpt_dist.placement import Placement
+from hpt_dist.profile import Profile
+
+if TYPE_CHECKING:
+    import submitit
+
+_TIMEOUT_S = 60.0
+# Of a job that shards; more would hide one that never finishes a shard.
+_MAX_TIMEOUTS = 20
+# EX_TEMPFAIL: a process that wants its job to be queued again, and all others to end now.
+AGAIN = 75
+# srun would pass on only what sbatch did, and none of what `setup` exports; and since Slurm 22.05
+# it does not take over the number of cores.
+_SETUP = "export SLURM_EXPORT_ENV=ALL SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"
+# The script outlives the signals before the end, which are for the processes of its step.
+_OUTLIVE = "trap : TERM USR1 USR2"
+# What ends a job that is to go on. Slurm queues it again by itself only where it ended it, as after
+# a lost node; a job that ends by itself, however early, is over. So the script asks for it, unless
+# Slurm has already taken the job away (its state is no longer RUNNING): cancelled jobs stay so.
+# 138, 140 and 143 are USR1, USR2 and TERM that came before anybody could listen.
+_GO_ON = """\
+rc=$?
+again={folder}/again-$SLURM_JOB_ID
+case $rc in 138|140|143) touch "$again";; esac
+if [ -e "$again" ]; then
+  rm -f "$again"
+  rc={again}
+  for attempt in $(seq 120); do
+    state=$(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID") || {{ sleep 5; continue; }}
+    [ "$state" = RUNNING ] || break
+    scontrol requeue "$SLURM_JOB_ID" && break
+    sleep 5
+  done
+fi
+exit $rc"""
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A job, or a task of an array, that is not over.
+
+    Args:
+        id: as Slurm's commands take it, such as 12 or 12_3.
+        name: of the job.
+        state: Slurm's word, such as PENDING or RUNNING.
+        reason: why it is pending, Slurm's word.
+    """
+
+    id: str
+    name: str
+    state: str
+    reason: str
+
+    def __str__(self) -> str:
+        why = f" ({self.reason})" if self.state == "PENDING" and self.reason != "None" else ""
+        return f"job {self.id} is {self.state.lower()}{why}"
+
+
+def again_file(folder: Path, job_id: str) -> Path:
+    """Return the file by which a job's processes ask its script to queue it again."""
+    return folder / f"again-{job_id}"
+
+
+def queue() -> list[Queued]:
+    """Return this user's jobs, and the tasks of arrays, that are not over.
+
+    Raises:
+        HptError: Slurm is not here, or does not answer.
+    """
+    wanted = ("--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T|%r|%j")
+    rows = [line.split("|", 3) for line in call("squeue", *wanted).splitlines()]
+    return [Queued(id_, name, state, reason) for id_, state, reason, name in rows]
+
+
+def cancel(job_ids: Sequence[str], *options: str) -> None:
+    """End jobs, or with `--signal` tell them something; one that is over is fine.
+
+    Raises:
+        HptError: Slurm does not answer.
+    """
+    if job_ids:
+        call("scancel", "--quiet", *options, *job_ids)
+
+
+def call(*arguments: str) -> str:
+    """Run one of Slurm's commands and return what it printed.
+
+    Raises:
+        HptError: it is not here, fails, or does not answer.
+    """
+    try:
+        done = subprocess.run(
+            arguments, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S
+        )
+    except FileNotFoundError as error:
+        raise HptError(
+            f"{arguments[0]} is not installed here", fix="run this where jobs are submitted"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise HptError(f"{arguments[0]} does not answer", fix="see whether Slurm is up") from error
+    if done.returncode:
+        said = " ".join(done.stderr.split())
+        raise HptError(f"{arguments[0]} failed: {said}", fix="see whether Slurm is up")
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one kind of job needs beside what its profile says.
+
+    Args:
+        folder: of its script, pickles and logs.
+        placement: nodes, processes, cores and time.
+        visible: folders that it needs inside a container.
+        code: folder that holds the package; empty for what the interpreter has.
+        after: ids of the jobs that have to end well before.
+        held: whether to wait for `scontrol release`.
+    """
+
+    folder: Path
+    placement: Placement
+    visible: tuple[str, ...] = ()
+    code: str = ""
+    after: tuple[str, ...] = ()
+    held: bool = False
+
+
+def trial_executor(name: str, profile: Profile, step: Step) -> submitit.SlurmExecutor:
+    """Return what submits the jobs of trials.
+
+    Args:
+        name: of the jobs; letters, digits and _.- alone.
+        profile: how the cluster is used.
+        step: what they need.
+    """
+    visible, cwd = step.visible, str(step.folder)
+    words = [profile.interpreter]
+    options = ["--kill-on-bad-exit=1", "--wait=0"]
+    if profile.container:
+        nvidia = bool(step.placement.gpus_per_node) and profile.accelerator == "nvidia"
+        words = container.python_command(
+            profile.container, profile.interpreter, visible, cwd, gpus=nvidia
+        )
+        options += container.srun_arguments(profile.container, visible, cwd)
+    placement = step.placement
+    setup = [_OUTLIVE]
+    if step.code:
+        setup.append(f"export PYTHONPATH={shlex.quote(step.code)}${{PYTHONPATH:+:$PYTHONPATH}}")
+    return _executor(
+        step.folder,
+        profile,
+        shlex.join(words),
+        {
+            "job_name": name,
+            "nodes": placement.nodes,
+            "ntasks_per_node": placement.ranks_per_node,
+            "gpus_per_node": placement.gpus_per_node or None,
+            "cpus_per_task": placement.cpus_per_rank,
+            "mem": _megabytes(placement.memory_gb),
+            "time": placement.time_min,
+            "signal_delay_s": profile.signal_lead_s,
+            "setup": [_SETUP, *setup, *profile.setup],
+            "teardown": _GO_ON.format(
+                folder=shlex.quote(str(step.folder)), again=AGAIN
+            ).splitlines(),
+            "srun_args": options,
+        },
+        {
+            **({"dependency": f"afterok:{':'.join(step.after)}"} if step.after else {}),
+            **({"hold": True} if step.held else {}),
+        },
+    )
+
+
+def shard_executor(
+    folder: Path, name: str, profile: Profile, after: str = ""
+) -> submitit.SlurmExecutor:
+    """Return what submits the jobs of a sharding; `after` is the id of one that has to end well."""
+    return _executor(
+        folder,
+        profile,
+        shlex.quote(profile.python or sys.executable),
+        {
+            "job_name": name,
+            "cpus_per_task": profile.cpus_per_task,
+            "mem": _megabytes(profile.memory_gb),
+            "time": profile.time_min,
+            "setup": [_SETUP, *profile.setup],
+        },
+        {"dependency": f"afterok:{after}"} if after else {},
+    )
+
+
+def _executor(
+    folder: Path,
+    profile: Profile,
+    python: str,
+    parameters: Mapping[str, Any],
+    more: Mapping[str, Any],
+) -> submitit.SlurmExecutor:
+    import submitit
+
+    if shutil.which("srun") is None:
+        raise RequestError(
+            "srun is not installed here", where="--on", fix="run this where jobs are submitted"
+        )
+    executor = submitit.SlurmExecutor(folder, max_num_timeout=_MAX_TIMEOUTS, python=python)
+    executor.update_parameters(
+        partition=profile.partition,
+        account=profile.account,
+        qos=profile.qos,
+        constraint=profile.constraint,
+        array_parallelism=profile.max_parallel_jobs,
+        stderr_to_stdout=True,
+        wckey=None,
+        additional_parameters={
+            "requeue": True,
+            "export": ",".join(profile.exported(os.environ)),
+            "kill-on-invalid-dep": "yes",
+            **more,
+        },
+        **parameters,
+    )
+    return executor
+
+
+def script_of(executor: submitit.SlurmExecutor, count: int) -> str:
+    """Return the text that sbatch would get for so many tasks of one array.
+
+    Args:
+        executor: from `trial_executor`.
+        count: how many; one is no array.
+    """
+    from submitit.slurm import slurm as scripts
+
+    parameters = executor.parameters | ({"map_count": count} if count > 1 else {})
+    command = executor._submitit_command_str
+    text = scripts._make_sbatch_string(command=command, folder=executor.folder, **parameters)
+    return f"{text}\n"
+
+
+def submit(executor: submitit.SlurmExecutor, tasks: Sequence[Any]) -> list[str]:
+    """Submit tasks, as an array if there are several; return the id of each.
+
+    Raises:
+        RequestError: Slurm refuses them.
+    """
+    from submitit.core.utils import FailedJobError
+
+    try:
+        with _no_jobs_environment():
+            return [job.job_id for job in executor.submit_array(list(tasks))]
+    except (FailedJobError, FileNotFoundError) as error:
+        raise RequestError(
+            f"sbatch refused the jobs: {error}", fix="mend the profile; hpt-dist doctor PROFILE"
+        ) from error
+
+
+@contextmanager
+def _no_jobs_environment() -> Iterator[None]:
+    """Hide what a job that submits jobs would pass on, but for where the cluster's settings are."""
+    import submitit
+
+    settings = os.environ.get("SLURM_CONF")
+    with submitit.helpers.clean_env():
+        if settings:
+            os.environ["SLURM_CONF"] = settings
+        yield
+
+
+def _megabytes(memory_gb: float | None) -> str | None:
+    return f"{math.ceil(memory_gb * 1024)}MB" if memory_gb else None
+
+
+def checked_folder(folder: Path) -> Path:
+    """Return a folder for logs, made absolute.
+
+    Raises:
+        RequestError: Slurm could not write there.
+    """
+    if re.search(r"[%\\\x00-\x1f\x7f]", str(folder)):
+        raise RequestError(
+            "Slurm cannot write logs to a folder with %, \\ or control signs in its path",
+            where=repr(str(folder)),
+            fix="choose another: shared_folder in the profile, or --work",
+        )
+    return folder.absolute()
+
+
+def plain(name: str) -> str:
+    """Return a name with only what may stand in a job's name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)

@@ -1,0 +1,122 @@
+"""The Slurm jobs of launches: which trial is which job, where each stands, what it said.
+
+A launch notes its arrays before it submits them, under names that occur once: `<launch>.<number>`.
+So whoever reads Slurm's queue, from any node, knows the trial of each job in it, even if the launch
+was killed in between.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from hpt_dist import slurm
+from hpt_dist.errors import HptError
+from hpt_dist.layout import LAUNCHES
+from hpt_dist.slurm import Queued
+from hpt_dist.store import Store
+
+
+@dataclass(frozen=True)
+class Array:
+    """Trials that were submitted together; a single one is a job of its own.
+
+    Args:
+        name: of the job, `<launch>.<number>`.
+        keys: of its trials, by their number in the array.
+        folder: of its scripts and logs.
+        id: Slurm's; empty until it is known.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    folder: str
+    id: str = ""
+
+    def job_of(self, key: str) -> str:
+        """Return Slurm's name for the job of a trial."""
+        return f"{self.id}_{self.keys.index(key)}" if len(self.keys) > 1 else self.id
+
+
+def write(store: Store, launch: str, arrays: Iterable[Array]) -> None:
+    """Note the arrays of a launch."""
+    data = json.dumps([asdict(array) for array in arrays], indent=2).encode()
+    store.put(f"{LAUNCHES}/{launch}.jobs", data)
+
+
+def read(store: Store, launch: str) -> list[Array]:
+    """Return the arrays of a launch; none for one that ran elsewhere."""
+    path = f"{LAUNCHES}/{launch}.jobs"
+    if store.stat(path) is None:
+        return []
+    return [Array(**one | {"keys": tuple(one["keys"])}) for one in json.loads(store.get(path))]
+
+
+def is_here() -> bool:
+    """Return whether there is a Slurm to ask."""
+    return shutil.which("squeue") is not None
+
+
+def queued(store: Store) -> dict[str, Queued]:
+    """Return the jobs of this store's trials that are not over, by the trials' keys.
+
+    Raises:
+        HptError: Slurm is not here, or does not answer.
+    """
+    found: dict[str, Queued] = {}
+    arrays: dict[str, Array] = {}
+    seen: set[str] = set()
+    for job in slurm.queue():
+        launch, dot, _ = job.name.rpartition(".")
+        if dot and launch not in seen:
+            seen.add(launch)
+            arrays |= {array.name: array for array in read(store, launch)}
+        if array := arrays.get(job.name):
+            index = int(job.id.partition("_")[2] or "0")
+            found[array.keys[index]] = job
+    return found
+
+
+def known_queue(store: Store) -> dict[str, Queued] | None:
+    """Return the same, or None where Slurm is not here or does not answer."""
+    try:
+        return queued(store) if is_here() else None
+    except HptError:
+        return None
+
+
+def log_files(store: Store, launch: str, key: str) -> list[Path]:
+    """Return what the processes of a trial's job wrote, rank by rank."""
+    files: list[Path] = []
+    for array in read(store, launch):
+        if key in array.keys and array.id:
+            job = array.job_of(key)
+            found = Path(array.folder).glob(f"{job}_*_log.out")
+            files += sorted(found, key=lambda path: int(path.name.split("_")[-2]))
+    return files
+
+
+def cancel(store: Store, keys: Sequence[str]) -> tuple[list[str], list[str]]:
+    """End the jobs of trials: those that run are told to save, the others are dropped.
+
+    Returns:
+        The keys of (the former, the latter).
+
+    Raises:
+        HptError: Slurm does not answer.
+    """
+    jobs = {key: job for key, job in queued(store).items() if key in keys}
+    waiting = [key for key, job in jobs.items() if job.state == "PENDING"]
+    # Those that wait first, or one might start when another ends.
+    slurm.cancel([jobs[key].id for key in waiting])
+    running = [key for key in jobs if key not in waiting]
+    slurm.cancel([jobs[key].id for key in running], "--signal=TERM")
+    return running, waiting
+
+
+def with_id(array: Array, job_ids: Sequence[str]) -> Array:
+    """Return an array with its id, from those of its tasks."""
+    return replace(array, id=job_ids[0].partition("_")[0])

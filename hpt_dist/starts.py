@@ -1,0 +1,57 @@
+"""How often a trial's processes have started, and whether that leads anywhere."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from hpt_dist.errors import TrainingError
+from hpt_dist.store import Store
+
+STARTS = "starts.json"
+
+
+@dataclass(frozen=True)
+class Starts:
+    """The starts of a trial so far.
+
+    Args:
+        count: of its processes, this one included.
+        step: of the state that the last one went on from.
+        job: the scheduler's name for the job of the last one; empty without a scheduler.
+        in_vain: how many restarts in a row, by one job, found no newer state than the start before.
+    """
+
+    count: int = 0
+    step: int = -1
+    job: str = ""
+    in_vain: int = 0
+
+    def again(self, step: int, job: str) -> Starts:
+        """Return what holds after one more start."""
+        stuck = bool(job) and job == self.job and step <= self.step
+        return Starts(self.count + 1, step, job, self.in_vain + 1 if stuck else 0)
+
+
+def note(root: Store, step: int, job: str, limit: int) -> Starts:
+    """Count a start in a trial's prefix.
+
+    Args:
+        root: the store at the trial's prefix, whose lease this process holds.
+        step: of the state that it goes on from.
+        job: the scheduler's name for its job; empty without a scheduler.
+        limit: restarts in a row that may lead nowhere.
+
+    Raises:
+        TrainingError: there were more; a scheduler would go on for ever.
+    """
+    found = root.stat(STARTS)
+    starts = (Starts(**json.loads(root.get(STARTS))) if found else Starts()).again(step, job)
+    root.put(STARTS, json.dumps(asdict(starts)).encode())
+    if starts.in_vain > limit:
+        raise TrainingError(
+            f"{starts.in_vain} restarts in a row saved nothing after step {step}",
+            fix="save more often (checkpoint_every), give the job more time (time_min, "
+            "signal_lead_s), or raise requeue_limit in the profile; then launch again",
+        )
+    return starts

@@ -1,0 +1,169 @@
+"""What each process of a trial's Slurm job runs.
+
+Slurm starts one process for each rank. Rank 0 holds the trial's lease and decides: whether there is
+anything to do, and, when the processes were asked to stop, whether the job is to be queued again.
+It says so by a file that the job's script reads after them all (`slurm.GO_ON`): in a container
+there may be no Slurm to ask, and a program started from here would get Slurm's signals too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import socket
+import sys
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import submitit
+
+from hpt_dist import lease, ranks, worker
+from hpt_dist.closing import close_if_last, parent_run
+from hpt_dist.errors import HptError, Interrupted, TrainingError
+from hpt_dist.interrupt import Interrupt
+from hpt_dist.launch import is_cancelled
+from hpt_dist.layout import LEASE, stage_prefix
+from hpt_dist.slurm import AGAIN, again_file
+from hpt_dist.stage import Job, Together
+from hpt_dist.store import open_store
+
+_POLL_S = 5.0
+# Below the range from which the kernel gives outgoing connections theirs.
+_PORTS = range(16_384, 32_768)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """A trial, as submitit carries it to the nodes.
+
+    Args:
+        job: what to run; the scheduler's part is filled in on the node.
+        folder: where the launch was made, and relative paths begin.
+    """
+
+    job: Job
+    folder: str
+
+    def __call__(self) -> None:
+        """Be one of the trial's processes; exit 1 where it fails."""
+        environment = submitit.JobEnvironment()
+        if Path(self.folder).is_dir():
+            os.chdir(self.folder)
+        _name_ranks(environment, self.job.threads)
+        if environment.global_rank:
+            if self.job.ranks == 1 or _begun():
+                worker.follow(self.job)
+                ranks.leave()
+            return
+        term = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        job = dataclasses.replace(self.job, scheduled=environment.job_id, term=term)
+        with worker.prepared() as interrupt:
+            _lead(job, interrupt)
+
+    def checkpoint(self) -> NoReturn:
+        """Answer a signal that came before training listens; submitit calls this on rank 0."""
+        _go_on()
+        # Nonzero, so that Slurm ends the other processes too.
+        sys.exit(AGAIN)
+
+
+def _lead(job: Job, interrupt: Interrupt) -> None:
+    """Be rank 0."""
+    try:
+        with ranks.hosting(job.ranks) as together:
+            parent = parent_run(open_store(job.store), job.launch, job.artifact_location)
+            job = dataclasses.replace(job, parent_run=parent)
+            _run(job, interrupt, together)
+    except ranks.PortTakenError as error:
+        log.warning("%s; the next start will use another one", error)
+        _go_on()
+        sys.exit(AGAIN)
+    except Interrupted as error:
+        log.info("%s", error)
+        if is_cancelled(open_store(job.store), job.launch):
+            sys.exit(1)  # so that what depends on it does not start
+        _go_on()
+        return
+    except HptError as error:
+        log.error("%s", error)  # noqa: TRY400 - no bug, so no traceback
+        sys.exit(1)
+    close_if_last(open_store(job.store), job.launch)
+
+
+def _run(job: Job, interrupt: Interrupt, together: Together) -> None:
+    """Run the trial, waiting for whoever else is at it."""
+    from hpt_dist import stage
+    from hpt_dist.assemble import RUNNERS
+
+    root = open_store(job.store).at(stage_prefix(job.trial.key))
+    while True:
+        try:
+            stage.run(job, RUNNERS[job.trial.spec.kind], interrupt, together)
+        except lease.LeaseTakenError as error:
+            log.info("waits: %s", error.problem.what)
+        else:
+            return
+        while (holder := lease.read(root, LEASE)) and holder.alive:
+            if interrupt:
+                raise Interrupted(f"stopped by {interrupt.cause} before it began")
+            time.sleep(_POLL_S)
+
+
+def _go_on() -> None:
+    """Ask the job's script to queue the job again."""
+    file = again_file(Path(os.environ["SUBMITIT_FOLDER"]), os.environ["SLURM_JOB_ID"])
+    file.touch()
+
+
+def _begun() -> bool:
+    with worker.prepared():
+        try:
+            return ranks.is_begun()
+        except HptError as error:
+            log.error("%s", error)  # noqa: TRY400 - no bug, so no traceback
+            sys.exit(1)
+
+
+def _name_ranks(environment: submitit.JobEnvironment, threads: int) -> None:
+    """Say in the environment who is who, in torch's words; a process alone needs none of them."""
+    if environment.num_tasks == 1:
+        return
+    os.environ.update(
+        RANK=str(environment.global_rank),
+        WORLD_SIZE=str(environment.num_tasks),
+        LOCAL_RANK=str(environment.local_rank),
+        LOCAL_WORLD_SIZE=str(environment.num_tasks // environment.num_nodes),
+        MASTER_ADDR=_address(environment.hostnames[0]),
+        MASTER_PORT=str(_port(environment.job_id)),
+        OMP_NUM_THREADS=str(threads),
+    )
+
+
+def _port(job_id: str) -> int:
+    """Return where the ranks of a job meet; another one at each restart."""
+    restart = os.environ.get("SLURM_RESTART_COUNT", "0")
+    return _PORTS[zlib.crc32(f"{job_id} {restart}".encode()) % len(_PORTS)]
+
+
+def _address(host: str) -> str:
+    """Return the address of the first node: its name, or where Slurm launched from, which it is.
+
+    Raises:
+        TrainingError: this node knows neither; without this, it would wait for ever.
+    """
+    for candidate in (host, os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "")):
+        if candidate:
+            with contextlib.suppress(OSError):
+                return str(socket.getaddrinfo(candidate, None)[0][4][0])
+    raise TrainingError(
+        f"the name of the first node, {host}, has no address here",
+        where=socket.gethostname(),
+        fix="add it to the nodes' DNS or /etc/hosts, or the image's: hpt-dist doctor PROFILE",
+    )
