@@ -1,0 +1,401 @@
+"""Trials on a real Slurm end as they do here, whatever happens to their jobs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from slurm_cluster import run_slurm
+from small import RECIPE, environment, hpt, outcome
+
+from hpt_dist import lease
+from hpt_dist.layout import LEASE, stage_prefix
+from hpt_dist.store import open_store
+
+ROOT = Path(__file__).parent.parent
+DEV = (ROOT / "slurm/profiles/dev.yaml").read_text()
+ONE_RANK_A_NODE = DEV.replace("gpus_per_node: 2", "gpus_per_node: 1")
+# Long enough to be disturbed in the middle, and quick to go on with.
+LONG = ("stages.hpt.steps=150", "stages.hpt.checkpoint_every=20", "stages.hpt.monitor.every=150")
+SETTINGS = [word for setting in LONG for word in ("--set", setting)]
+pytestmark = [pytest.mark.services, pytest.mark.slow]
+
+
+@dataclass
+class Site:
+    """A user's folder on a cluster: a recipe, a profile and a store."""
+
+    folder: Path
+    slurm: object
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return self.slurm.environment | {"HPT_CORES": "1"}
+
+    def hpt(self, *arguments: str, code: int = 0, **more: str) -> str:
+        return hpt(*arguments, store=str(self.store), code=code, **{**self.environment, **more})
+
+    def launch(self, *options: str, code: int = 0, profile: str = DEV, text: str = RECIPE) -> str:
+        return self.hpt(*self.arguments(*options, profile=profile, text=text), code=code)
+
+    def arguments(self, *options: str, profile: str = DEV, text: str = RECIPE) -> list[str]:
+        recipe, file = self.folder / "small.yaml", self.folder / "cluster.yaml"
+        recipe.write_text(text)
+        file.write_text(profile)
+        return ["launch", str(recipe), "--on", str(file), *options]
+
+    def start_long(self, *options: str, profile: str = DEV) -> str:
+        """Launch the pretraining alone; return the id of its job once it has some steps."""
+        self.launch("--only", "hpt", *SETTINGS, *options, profile=profile)
+        self.wait(lambda: self.step() >= 25)
+        return self.job
+
+    @property
+    def job(self) -> str:
+        """The id of the pretraining's job."""
+        arrays = json.loads(max(self.store.glob("launches/*.jobs")).read_text())
+        return next(array["id"] for array in arrays if self.key in array["keys"])
+
+    @property
+    def key(self) -> str:
+        return json.loads(max(self.store.glob("launches/*.json")).read_text())["trials"]["hpt"]
+
+    def holder(self) -> lease.LeaseInfo | None:
+        return lease.read(open_store(str(self.store)).at(stage_prefix(self.key)), LEASE)
+
+    def step(self) -> int:
+        holder = self.holder()
+        return int(holder.facts.get("step", 0)) if holder else 0
+
+    def states(self) -> dict[str, str]:
+        told = json.loads(self.hpt("status", "small", "--json"))["trials"]
+        return {name: state["state"] for name, state in told.items()}
+
+    def run_record(self) -> dict:
+        return json.loads((self.store / stage_prefix(self.key) / "run.json").read_text())
+
+    def finished(self) -> dict:
+        """Wait until no job is left; return what the trials left."""
+        self.wait(lambda: not self.slurm.jobs())
+        return outcome(self.store)
+
+    def wait(self, what, timeout_s: float = 240) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not what():
+            assert time.monotonic() < deadline, self.slurm.call("squeue") + self.logs()
+            time.sleep(0.1)
+
+    def logs(self) -> str:
+        return "\n".join(path.read_text() for path in self.store.glob("work/jobs/*/*.out"))
+
+
+def made(folder: Path, slurm: object, drawings: Path) -> Site:
+    site = Site(folder, slurm)
+    shutil.copytree(drawings / "datasets", site.store / "datasets")
+    return site
+
+
+@pytest.fixture
+def site(tmp_path, slurm, drawings):
+    yield (site := made(tmp_path, slurm, drawings))
+    if left := {job.partition("_")[0] for job in slurm.jobs()}:
+        slurm.call("scancel", *left)
+        site.wait(lambda: not slurm.jobs())
+
+
+@pytest.fixture(scope="module")
+def alone(drawings, tmp_path_factory):
+    """What the whole small recipe leaves by processes of this machine, one thread each."""
+    return here(drawings, tmp_path_factory.mktemp("alone"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(drawings, tmp_path_factory):
+    """What the long pretraining leaves by a process of this machine."""
+    return here(drawings, tmp_path_factory.mktemp("long"), "--only", "hpt", *SETTINGS)
+
+
+def here(drawings: Path, folder: Path, *options: str) -> dict:
+    shutil.copytree(drawings / "datasets", folder / "store/datasets")
+    (folder / "small.yaml").write_text(RECIPE)
+    store = str(folder / "store")
+    hpt("launch", str(folder / "small.yaml"), *options, store=store, HPT_CORES="1")
+    return outcome(folder / "store")
+
+
+# The same, here and there.
+
+
+def test_a_launch_on_one_node_leaves_what_a_launch_here_leaves(site, alone):
+    said = site.launch()
+    assert "6 trials submitted" in said
+    again = site.launch()
+    assert "6 trials are in the queue already" in again
+    assert "nothing to submit" in again
+    assert len(list(site.store.glob("launches/*.json"))) == 1
+    assert site.states()["hpt"] in ("queued", "running")
+    assert site.finished() == alone
+    # The last trial has closed the launch: nobody waited for it.
+    [end] = site.store.glob("launches/*.end")
+    assert end.read_text() == "FINISHED"
+    assert set(site.states().values()) == {"cached"}
+    assert "all 6 trials are cached" in site.launch()
+    assert "== hpt" in site.hpt("logs", "small", "--trial", "hpt")
+    assert "Traceback" not in site.logs()
+
+
+def test_two_ranks_on_two_nodes_are_two_ranks_on_one(tmp_path, slurm, drawings):
+    left, nodes, orders = [], [], []
+    for name, profile in (("one", DEV), ("two", ONE_RANK_A_NODE)):
+        site = made(tmp_path / name, slurm, drawings)
+        site.launch("--ranks", "2", "--only", "hpt", profile=profile)
+        left.append(site.finished())
+        shown = slurm.call("scontrol", "show", "job", site.job)
+        nodes.append(re.search(r"NumNodes=(\d)", shown)[1])
+        assert site.run_record()["ranks"] == 2
+        metrics = (site.store / stage_prefix(site.key) / "metrics.jsonl").read_text().splitlines()
+        orders.append([json.loads(line) for line in metrics])
+    assert nodes == ["1", "2"]
+    assert left[0] == left[1]
+    one, two = ([line["metrics"].get("train/loss") for line in lines] for lines in orders)
+    assert one == two
+
+
+def test_two_ranks_on_two_nodes_train_as_one_does(site, alone):
+    """The same samples in the same order: losses differ by the order of float sums alone."""
+    site.launch("--ranks", "2", "--only", "hpt", profile=ONE_RANK_A_NODE)
+    two = site.finished()
+    assert two.keys() <= alone.keys()
+    losses = losses_of(site.store, site.key)
+    here = made(site.folder / "here", site.slurm, site.store)
+    here.hpt("launch", str(site.folder / "small.yaml"), "--only", "hpt")
+    assert losses == pytest.approx(losses_of(here.store, site.key), rel=1e-3)
+
+
+def losses_of(store: Path, key: str) -> list[float]:
+    lines = (store / stage_prefix(key) / "metrics.jsonl").read_text().splitlines()
+    metrics = [json.loads(line)["metrics"] for line in lines]
+    return [one["train/loss"] for one in metrics if "train/loss" in one]
+
+
+# Whatever happens.
+
+
+def test_told_to_save_more_often_than_submitit_allows(site, undisturbed):
+    """The signal before the time limit; submitit would end a job of 30 minutes at the 4th."""
+    job = site.start_long()
+    for restarts in range(1, 5):
+        site.slurm.call("scancel", "--signal=USR2", job)
+        site.wait(lambda restarts=restarts: restarted(site, restarts))
+    assert site.finished() == undisturbed
+    assert site.run_record()["restarts"] == 4
+    assert site.run_record()["job"] == job
+
+
+def restarted(site: Site, times: int) -> bool:
+    """Whether a process of a later start holds the lease, and is past its start-up."""
+    holder = site.holder()
+    return bool(holder and holder.term == times and "step" in holder.facts) or not site.slurm.jobs()
+
+
+@pytest.mark.parametrize(
+    ("name", "partition"), [("with grace", "main"), ("without grace", "harsh")]
+)
+def test_preempted(site, undisturbed, name, partition):
+    profile = DEV.replace("partition: main", f"partition: {partition}")
+    job = site.start_long(profile=profile)
+    whole = ("--partition=high", "--nodes=2", "--exclusive", "--wrap=sleep 3", "--output=/dev/null")
+    site.slurm.call("sbatch", *whole)
+    site.wait(lambda: "PENDING" in site.slurm.jobs().get(job, ""))
+    assert site.finished() == undisturbed
+    assert site.run_record()["restarts"] >= 1
+
+
+def test_queued_again_by_hand(site, undisturbed):
+    job = site.start_long()
+    site.slurm.call("scontrol", "requeue", job)
+    site.wait(lambda: restarted(site, 1))
+    assert site.finished() == undisturbed
+    assert site.run_record()["restarts"] == 1
+
+
+def test_terminated_while_the_controller_restarts(site, undisturbed):
+    """SIGTERM, which submitit ignores; and the job's script asks until Slurm answers."""
+    job = site.start_long()
+    site.slurm.call("scancel", "--signal=TERM", job)
+    site.slurm.cluster.kill_daemon("slurmctld")
+    site.wait(lambda: "stopped by SIGTERM" in site.logs())
+    site.slurm.cluster.start_daemon("slurmctld")
+    site.wait(lambda: restarted(site, 1))
+    assert site.finished() == undisturbed
+
+
+def test_a_lost_node_whose_task_lives_on(site, undisturbed):
+    """Slurm starts the job anew elsewhere; the lease fences the task that it believes dead."""
+    job = site.start_long()
+    old = site.holder()
+    node = site.slurm.call("squeue", "--noheader", f"--jobs={job}", "--format=%N").strip()
+    # The old task stands still while its successor starts, as one behind a broken network does.
+    os.kill(old.pid, 19)
+    site.slurm.cluster.kill_daemon(node)
+    try:
+        site.wait(lambda: restarted(site, 1))
+        os.kill(old.pid, 18)
+        site.wait(lambda: not Path(f"/proc/{old.pid}").exists())
+    finally:
+        site.slurm.cluster.start_daemon(node)
+    assert "another process has taken this trial over" in site.logs()
+    assert site.finished() == undisturbed
+    assert site.run_record()["restarts"] == 1
+
+
+def test_a_killed_rank_ends_its_job_and_a_relaunch_goes_on(site):
+    job = site.start_long("--ranks", "2")
+    holder = site.holder()
+    others = [pid for pid in tasks_of(job) if pid != holder.pid]
+    os.kill(others[0], 9)
+    site.wait(lambda: not site.slurm.jobs())
+    assert site.states()["hpt"] in ("failed", "resumes")
+    said = site.launch("--only", "hpt", "--ranks", "2", *SETTINGS)
+    assert "1 trials submitted" in said
+    assert len(site.finished()) == 2
+    assert site.step() == 0
+
+
+def tasks_of(job: str) -> list[int]:
+    """Return the processes of a job's step that train."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (folder / "environ").read_bytes().split(b"\0")
+            words = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        ours = f"SLURM_JOB_ID={job}".encode() in variables and b"SLURM_PROCID" in b"".join(
+            variables
+        )
+        if ours and b"submitit.core._submit" in words and not words.startswith(b"srun"):
+            found.append(int(folder.name))
+    return found
+
+
+def test_a_real_error_is_told_and_not_retried(site):
+    site.launch("--set", "stages.hpt.optimizer.lr=1e30", "--set", "stages.hpt.head_warmup_steps=0")
+    site.wait(lambda: not site.slurm.jobs())
+    said = site.hpt("status", "small")
+    assert re.search(r"hpt +failed +.*the loss is not finite at step", said)
+    states = site.states()
+    assert states["hpt"] == "failed"
+    assert states["probe/init=base"] == "cached"
+    assert states["adapt/init=hpt,shots=1,seed=0"] == "runs"
+    assert (
+        json.loads((site.store / stage_prefix(site.key) / "starts.json").read_text())["count"] == 1
+    )
+    assert [end.read_text() for end in site.store.glob("launches/*.end")] == ["FAILED"]
+    assert "Traceback" not in site.logs()
+
+
+def test_restarts_that_lead_nowhere_come_to_an_end(site):
+    profile = DEV + "requeue_limit: 1\n"
+    slow = ("--set", "stages.hpt.checkpoint_every=100000")
+    site.launch("--only", "hpt", *SETTINGS, *slow, profile=profile)
+    for times in range(3):
+        site.wait(lambda times=times: killed_at_step(site, times))
+    site.wait(lambda: not site.slurm.jobs())
+    assert site.states()["hpt"] == "failed"
+    assert "2 restarts in a row saved nothing after step 0" in site.hpt("status", "small")
+
+
+def killed_at_step(site: Site, times: int) -> bool:
+    """Have Slurm queue the job again once it trains, with no time to save; say whether it did."""
+    holder = site.holder()
+    if not site.slurm.jobs():
+        return True
+    if not (holder and holder.term == times and "step" in holder.facts):
+        return False
+    os.kill(holder.pid, 19)  # so that it cannot save
+    site.slurm.call("scontrol", "requeue", site.job)
+    return True
+
+
+# Launching, stopping, looking.
+
+
+def test_two_launches_at_once_submit_nothing_twice(site):
+    arguments = site.arguments("--hold")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "hpt_dist.cli", *arguments],
+            env=environment(str(site.store), **site.environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    said = sorted(process.communicate(timeout=120)[0] for process in processes)
+    assert all(process.returncode == 0 for process in processes), said
+    assert len(site.slurm.jobs()) == 6
+    assert sum("6 trials submitted" in one for one in said) == 1
+    assert sum("6 trials are in the queue already" in one for one in said) == 1
+    records = [json.loads(path.read_text()) for path in site.store.glob("launches/*.jobs")]
+    assert sorted(key for arrays in records for array in arrays for key in array["keys"]) == sorted(
+        set(json.loads(next(site.store.glob("launches/*.json")).read_text())["trials"].values())
+    )
+
+
+def test_a_launch_of_twenty_trials_is_soon_over_and_cancel_ends_it(site):
+    seeds = list(range(8))
+    sweep = ("--set", f"stages.adapt.sweep.seed={seeds}")
+    began = time.monotonic()
+    said = site.launch("--hold", *sweep)
+    assert "20 trials submitted" in said
+    assert time.monotonic() - began < 30  # 2 s on a quiet machine
+    jobs = site.slurm.jobs()
+    assert len(jobs) == 20
+    assert sum("_" in job for job in jobs) == 16  # two arrays
+    said = site.hpt("cancel", "small")
+    assert said.count("taken out of the queue") == 20
+    assert site.slurm.jobs() == {}
+
+
+def test_cancel_lets_a_running_trial_save_and_drops_the_rest(site):
+    site.launch(*SETTINGS)
+    site.wait(lambda: site.step() >= 25)
+    said = site.hpt("cancel", "small")
+    assert "asked to save and stop: hpt" in said
+    assert "taken out of the queue: probe/init=hpt" in said
+    site.wait(lambda: not site.slurm.jobs())
+    states = site.states()
+    assert (states["hpt"], states["probe/init=hpt"]) == ("resumes", "runs")
+
+
+def test_no_accounting_and_an_edited_checkout(tmp_path, drawings, undisturbed):
+    """Without slurmdbd nothing is missed; and jobs run the code as it was at the launch."""
+    code = tmp_path / "checkout"
+    shutil.copytree(ROOT / "hpt_dist", code / "hpt_dist", ignore=shutil.ignore_patterns("__py*"))
+    (tmp_path / "slurm").mkdir()
+    with run_slurm(tmp_path / "slurm", accounting=False) as slurm:
+        site = made(tmp_path / "site", slurm, drawings)
+        arguments = site.arguments("--only", "hpt", *SETTINGS, "--hold")
+        site.hpt(*arguments, PYTHONPATH=str(code))
+        for file in code.rglob("*.py"):
+            file.write_text("raise SystemExit('edited')\n")
+        slurm.call("scontrol", "release", *slurm.jobs())
+        site.wait(lambda: site.step() >= 25)
+        site.slurm.call("scancel", "--signal=USR2", site.job)
+        assert site.finished() == undisturbed
+        assert site.run_record()["restarts"] == 1
+        assert set(site.states().values()) == {"cached"}
