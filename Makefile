@@ -6,7 +6,7 @@ STORE ?= $(or $(HPT_STORE),./hpt-store)
 export HPT_STORE := $(STORE)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart openmoji-line data venv test lint format bench-data bench-engine bench-gpu ui clean
+.PHONY: help quickstart openmoji-line data venv test lint format bench-data bench-engine bench-gpu ui slurm-up slurm-down clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -61,6 +61,12 @@ bench-gpu: $(VENV)/.bench  ## ResNet-50 MoCo v2 at 224 pixels on this machine's 
 
 ui: $(VENV)/.demo  ## open MLflow's UI on the quickstart's runs
 	$(BIN)/hpt-dist ui --store $(STORE)
+
+slurm-up:  ## start a Slurm cluster of two nodes here, with an S3 and an MLflow server
+	@$(PYTHON) slurm/dev/cluster.py up $(ARGS)
+
+slurm-down:  ## end all that slurm-up started, and remove its state
+	@$(PYTHON) slurm/dev/cluster.py down $(ARGS)
 
 clean:  ## remove the virtual environment and caches, but no results
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
