@@ -211,7 +211,7 @@ def launch(
       hpt-dist launch recipes/real_to_sketch.yaml --on slurm/profiles/mine.yaml
       hpt-dist launch recipes/real_to_sketch.yaml --on slurm/profiles/mine.yaml --dry-run
     """
-    from hpt_dist import command_cluster, command_launch
+    from hpt_dist import cluster, command_cluster, command_launch
 
     if tracking_uri:  # also where weights come from MLflow, here and in the trials' processes
         os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
@@ -224,9 +224,9 @@ def launch(
             prepared, where, only or [], cores, tracking_uri, work, ranks or 1
         )
     else:
-        cluster = command_cluster.load(on)
+        profile = cluster.load(on)
         prepared = _prepare(recipe, set_)
-        site = command_cluster.site(cluster, prepared.store, work, ranks, hold)
+        site = cluster.site(profile, prepared.store, work, ranks, hold)
         done = command_cluster.run(prepared, only or [], site, dry_run=dry_run, watch=watch)
     if not done:
         raise typer.Exit(1)

@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import hpt_dist
-from hpt_dist import launch, lease, slurm, slurm_jobs
+from hpt_dist import launch, lease, profile, slurm, slurm_jobs
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.launch import Launch, Settings
-from hpt_dist.layout import DONE, LAUNCHES, stage_prefix
+from hpt_dist.layout import DONE, LAUNCHES, default_tracking_uri, stage_prefix, work_folder
 from hpt_dist.placement import Placement, place
 from hpt_dist.plan import Trial
 from hpt_dist.profile import Profile
@@ -95,6 +95,46 @@ class Site:
         chosen = self.profile.shared_folder
         base = Path(chosen).expanduser() if chosen else self.settings.work / "jobs"
         return slurm.checked_folder(base)
+
+
+def load(on: str) -> Profile:
+    """Read a profile, and name its servers in the environment, for this process and its jobs.
+
+    Raises:
+        RequestError: it cannot be read, or a variable that it names is not set.
+    """
+    path = Path(on)
+    if not path.exists():
+        raise RequestError(
+            f"there is no profile {on}",
+            where="--on",
+            allowed="local, inline, or a file such as slurm/profiles/dev.yaml",
+        )
+    found = profile.load(path)
+    os.environ.update(found.endpoints(os.environ))
+    return found
+
+
+def site(
+    cluster_profile: Profile,
+    store: Store,
+    work: str,
+    ranks: int | None = None,
+    held: bool = False,
+) -> Site:
+    """Return how a launch uses a cluster; MLflow's address comes from the environment."""
+    folder = work_folder(store, work)
+    folder.mkdir(parents=True, exist_ok=True)
+    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    settings = Settings(
+        where="slurm",
+        cores=0,
+        gpus=(),
+        work=folder,
+        tracking_uri=tracking_uri or default_tracking_uri(folder),
+        artifact_location="" if tracking_uri else (folder / "mlartifacts").as_uri(),
+    )
+    return Site(cluster_profile, settings, ranks, held)
 
 
 def groups(trials: Sequence[Trial], pending: set[str], site: Site) -> list[Group]:

@@ -2,62 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
-from hpt_dist import closing, cluster, command_launch, console, launch, profile, slurm_jobs, survey
+from hpt_dist import closing, cluster, command_launch, console, launch, slurm_jobs, survey
 from hpt_dist.cluster import Site
 from hpt_dist.errors import RequestError
-from hpt_dist.launch import Launch, Settings
-from hpt_dist.layout import default_tracking_uri, work_folder
+from hpt_dist.launch import Launch
 from hpt_dist.plan import Trial
-from hpt_dist.profile import Profile
 from hpt_dist.store import Store
 from hpt_dist.survey import Prepared, State
 
 _POLL_S = 2.0
-
-
-def load(on: str) -> Profile:
-    """Read a profile, and name its servers in the environment, for this process and its jobs.
-
-    Raises:
-        RequestError: it cannot be read, or a variable that it names is not set.
-    """
-    path = Path(on)
-    if not path.exists():
-        raise RequestError(
-            f"there is no profile {on}",
-            where="--on",
-            allowed="local, inline, or a file such as slurm/profiles/dev.yaml",
-        )
-    read = profile.load(path)
-    os.environ.update(read.endpoints(os.environ))
-    return read
-
-
-def site(
-    cluster_profile: Profile,
-    store: Store,
-    work: str,
-    ranks: int | None = None,
-    held: bool = False,
-) -> Site:
-    """Return how a launch uses a cluster; MLflow's address comes from the environment."""
-    folder = work_folder(store, work)
-    folder.mkdir(parents=True, exist_ok=True)
-    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    settings = Settings(
-        where="slurm",
-        cores=0,
-        gpus=(),
-        work=folder,
-        tracking_uri=tracking_uri or default_tracking_uri(folder),
-        artifact_location="" if tracking_uri else (folder / "mlartifacts").as_uri(),
-    )
-    return Site(cluster_profile, settings, ranks, held)
 
 
 def run(

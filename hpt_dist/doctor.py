@@ -22,15 +22,14 @@ from urllib.parse import urlsplit
 
 from hpt_dist import machine
 from hpt_dist.errors import HptError
-from hpt_dist.finding import Finding
+from hpt_dist.finding import Check, Finding, failed, guarded
 from hpt_dist.layout import work_folder
 from hpt_dist.manifest import Manifest, dataset_names, read_manifest
 from hpt_dist.store import Store, open_store
 
-__all__ = ["Finding", "examine"]
+__all__ = ["Finding", "examine", "reach"]
 
 T = TypeVar("T")
-Check = Callable[[], Iterator[Finding]]
 
 _LEAST_FREE_GB = 2.0
 _TIMEOUT_S = 5.0
@@ -78,41 +77,46 @@ def examine(store_uri: str, tracking_uri: str) -> list[Finding]:
         return [finding for found in pool.map(_guarded, checks) for finding in found]
 
 
+def reach(store_uri: str, tracking_uri: str) -> list[Finding]:
+    """See whether a store and MLflow can be used from here, whatever is in them.
+
+    Args:
+        store_uri: of the store; a probe object is written there and removed.
+        tracking_uri: of MLflow; empty for none.
+    """
+    found = _guarded(("store", lambda: _reached(open_store(store_uri))))
+    return found + _guarded(("mlflow", partial(_mlflow, tracking_uri)))
+
+
 def _guarded(named: tuple[str, Check]) -> list[Finding]:
     name, check = named
-    findings: list[Finding] = []
-    try:
-        findings += check()
-    except HptError as error:
-        problem = error.problem
-        mend = problem.fix or (f"allowed: {problem.allowed}" if problem.allowed else "")
-        where = f"{problem.where}: " if problem.where else ""
-        findings.append(_failed(name, where + problem.what, mend))
-    except Exception as error:  # noqa: BLE001  a check that fails is a finding like any other
-        findings.append(_failed(name, f"{type(error).__name__}: {error}"))
-    return findings
+    return guarded(name, check, _MENDS[name])
 
 
 def _failed(name: str, what: str, mend: str = "") -> Finding:
-    return Finding(name, False, " ".join(what.split()), mend or _MENDS[name])
+    return failed(name, what, mend or _MENDS[name])
 
 
 def _store(uri: str) -> Iterator[Finding]:
     """Check a store, and what is in it if it can be used."""
     store = open_store(uri)
+    found = list(_reached(store))
+    yield from found
+    if any(finding.ok for finding in found if finding.name == "store"):
+        yield from _guarded(("datasets", partial(_datasets, store)))
+
+
+def _reached(store: Store) -> Iterator[Finding]:
     folder = _folder(store)
     if folder is None:
         clock = _guarded(("clock", partial(_clock, _endpoint())))
         yield from clock
-        usable = all(finding.ok is not False for finding in clock)
-        found = _guarded(("store", partial(_used, store))) if usable else []
+        if all(finding.ok is not False for finding in clock):
+            yield from _guarded(("store", partial(_used, store)))
     elif folder.exists():
-        found = _guarded(("store", partial(_used, store)))
+        yield from _guarded(("store", partial(_used, store)))
     else:
-        found = [_to_be_made("store", folder, "name another store with --store or HPT_STORE")]
-    yield from found
-    if any(finding.ok for finding in found):
-        yield from _guarded(("datasets", partial(_datasets, store)))
+        yield _to_be_made("store", folder, "name another store with --store or HPT_STORE")
 
 
 def _to_be_made(name: str, path: Path, otherwise: str) -> Finding:
