@@ -63,13 +63,15 @@ def _submit(prepared: Prepared, trials: Sequence[Trial], where: Site) -> Launch 
     waiting = [made.queued[trial.key] for trial in trials if trial.key in made.queued]
     if waiting:
         ids = sorted({job.id.partition("_")[0] for job in waiting}, key=int)
-        console.say(f"{len(waiting)} trials are in the queue already: job {', '.join(ids)}")
+        are = "trial is" if len(waiting) == 1 else "trials are"
+        console.say(f"{len(waiting)} {are} in the queue already: job {', '.join(ids)}")
     record = made.launch
     if record is None:
         console.say("nothing to submit")
         return prepared.last_launch
     count = sum(len(array.keys) for array in made.arrays)
-    console.say(f"launch {record.id}: {count} trials submitted; nothing stays running here")
+    plural = "" if count == 1 else "s"
+    console.say(f"launch {record.id}: {count} trial{plural} submitted; nothing stays running here")
     console.say(f"  look: hpt-dist status {record.id}; hpt-dist logs {record.id} -f")
     console.say(f"  stop: hpt-dist cancel {record.id}")
     return record

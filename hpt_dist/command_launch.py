@@ -22,6 +22,7 @@ from hpt_dist.store import Store
 from hpt_dist.survey import Prepared, states_of
 
 POLL_S = 0.5
+QUEUE_POLL_S = 3.0  # many people's squeue is one controller's work
 
 log = logging.getLogger(__name__)
 
@@ -97,11 +98,19 @@ def print_logs(store: Store, record: Launch, name: str, follow: bool) -> None:
             for path in _log_files(store, record, record.trials[trial]):
                 with path.open(encoding="utf-8", errors="replace") as file:
                     _copy_from(file, positions, path, f"== {trial}  ({path.name})")
-        if not follow or launch.has_ended(store, record):
+        if not follow or _is_over(store, record):
             break
-        time.sleep(POLL_S)
+        time.sleep(QUEUE_POLL_S if record.where == "slurm" else POLL_S)
     if not positions:
         raise RequestError("no output on this machine yet", fix=f"hpt-dist status {record.id}")
+
+
+def _is_over(store: Store, record: Launch) -> bool:
+    """Return whether nothing is left to come of a launch."""
+    if launch.has_ended(store, record) or record.where != "slurm":
+        return launch.has_ended(store, record)
+    queued = slurm_jobs.known_queue(store)
+    return queued is not None and not any(key in queued for key in record.trials.values())
 
 
 def _log_files(store: Store, record: Launch, key: str) -> list[Path]:

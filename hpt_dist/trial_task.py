@@ -58,7 +58,7 @@ class TrialTask:
             os.chdir(self.folder)
         _name_ranks(environment, self.job.threads)
         if environment.global_rank:
-            if self.job.ranks == 1 or _begun():
+            if _begun():
                 worker.follow(self.job)
                 ranks.leave()
             return
