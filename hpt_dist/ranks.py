@@ -116,14 +116,8 @@ def hosting(ranks: int) -> Iterator[Callable[[], AbstractContextManager[None]]]:
         begun = True
         store.set(_BEGUN, "yes")
         try:
-            yield
-        except RuntimeError as error:
-            if _BROKEN.search(str(error)):
-                raise TrainingError(
-                    "another process of this trial ended",
-                    fix="look at the logs of its other ranks for why",
-                ) from error
-            raise
+            with noticing_losses():
+                yield
         finally:
             leave()
 
@@ -135,6 +129,23 @@ def hosting(ranks: int) -> Iterator[Callable[[], AbstractContextManager[None]]]:
             patience = time.monotonic() + _COMING_S
             while int(store.add(_HERE, 0)) < ranks - 1 and time.monotonic() < patience:
                 time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def noticing_losses() -> Iterator[None]:
+    """Tell the end of another process from a fault of this one.
+
+    Raises:
+        ProcessLostError: torch says that the connection to another process broke.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not _BROKEN.search(str(error)):
+            raise
+        raise ProcessLostError(
+            "another process of this trial ended", fix="look at the logs of its other ranks for why"
+        ) from error
 
 
 def is_begun() -> bool:
@@ -158,6 +169,10 @@ def is_begun() -> bool:
         return bool(store.get(_BEGUN) == b"yes")
     except RuntimeError:
         return False  # rank 0 has gone; its log, or Slurm, says why
+
+
+class ProcessLostError(TrainingError):
+    """Another process of the trial was killed, or failed."""
 
 
 class PortTakenError(HptError):

@@ -37,13 +37,19 @@ _OUTLIVE = "trap : TERM USR1 USR2"
 # What ends a job that is to go on. Slurm queues it again by itself only where it ended it, as after
 # a lost node; a job that ends by itself, however early, is over. So the script asks for it, unless
 # Slurm has already taken the job away (its state is no longer RUNNING): cancelled jobs stay so.
-# 138, 140 and 143 are USR1, USR2 and TERM that came before anybody could listen.
+# 137 is a process that was killed, as for want of memory; 138, 140 and 143 are USR1, USR2 and TERM
+# that came before anybody could listen. All of them are worth another start, but not for ever.
 _GO_ON = """\
 rc=$?
-again={folder}/again-$SLURM_JOB_ID
-case $rc in 138|140|143) touch "$again";; esac
-if [ -e "$again" ]; then
-  rm -f "$again"
+start=$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}
+again={folder}/$start.again failed={folder}/$start.failed ends={folder}/$SLURM_JOB_ID.ends
+case $rc in 137|138|140|143)
+  echo "$rc" >> "$ends"
+  [ "$(wc -l < "$ends")" -le {limit} ] && touch "$again";;
+esac
+if [ -e "$failed" ]; then
+  rc=1
+elif [ -e "$again" ]; then
   rc={again}
   for attempt in $(seq 120); do
     state=$(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID") || {{ sleep 5; continue; }}
@@ -53,6 +59,8 @@ if [ -e "$again" ]; then
   done
 fi
 exit $rc"""
+# Rough ends of one job beside those that its trial counts: some come before it can count.
+_ROUGH_ENDS = 5
 
 
 @dataclass(frozen=True)
@@ -76,9 +84,24 @@ class Queued:
         return f"job {self.id} is {self.state.lower()}{why}"
 
 
-def again_file(folder: Path, job_id: str) -> Path:
-    """Return the file by which a job's processes ask its script to queue it again."""
-    return folder / f"again-{job_id}"
+def again_file(folder: Path) -> Path:
+    """Return the file by which the processes of this job ask its script to queue it again."""
+    return _file_of_start(folder, "again")
+
+
+def failed_file(folder: Path) -> Path:
+    """Return the file by which any process of this job says that another start would not help."""
+    return _file_of_start(folder, "failed")
+
+
+def restarts() -> int:
+    """Return how often Slurm had started this job before."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
+def _file_of_start(folder: Path, what: str) -> Path:
+    # Named by the start: what lives on of an earlier one must not speak for a later one.
+    return folder / f"{os.environ['SLURM_JOB_ID']}.{restarts()}.{what}"
 
 
 def queue() -> list[Queued]:
@@ -181,7 +204,9 @@ def trial_executor(name: str, profile: Profile, step: Step) -> submitit.SlurmExe
             "signal_delay_s": profile.signal_lead_s,
             "setup": [_SETUP, *setup, *profile.setup],
             "teardown": _GO_ON.format(
-                folder=shlex.quote(str(step.folder)), again=AGAIN
+                folder=shlex.quote(str(step.folder)),
+                again=AGAIN,
+                limit=profile.requeue_limit + _ROUGH_ENDS,
             ).splitlines(),
             "srun_args": options,
         },

@@ -2,8 +2,8 @@
 
 Slurm starts one process for each rank. Rank 0 holds the trial's lease and decides: whether there is
 anything to do, and, when the processes were asked to stop, whether the job is to be queued again.
-It says so by a file that the job's script reads after them all (`slurm.GO_ON`): in a container
-there may be no Slurm to ask, and a program started from here would get Slurm's signals too.
+It says so by a file that the job's script reads after them all: in a container there may be no
+Slurm to ask, and a program started from here would get Slurm's signals too.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ import socket
 import sys
 import time
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import submitit
 
-from hpt_dist import lease, ranks, worker
+from hpt_dist import lease, ranks, slurm, worker
 from hpt_dist.closing import close_if_last, parent_run
 from hpt_dist.errors import HptError, Interrupted, TrainingError
 from hpt_dist.interrupt import Interrupt
 from hpt_dist.launch import is_cancelled
 from hpt_dist.layout import LEASE, stage_prefix
-from hpt_dist.slurm import AGAIN, again_file
+from hpt_dist.slurm import AGAIN
 from hpt_dist.stage import Job, Together
 from hpt_dist.store import open_store
 
@@ -56,16 +57,13 @@ class TrialTask:
         environment = submitit.JobEnvironment()
         if Path(self.folder).is_dir():
             os.chdir(self.folder)
-        _name_ranks(environment, self.job.threads)
-        if environment.global_rank:
-            if _begun():
-                worker.follow(self.job)
-                ranks.leave()
-            return
-        term = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        job = dataclasses.replace(self.job, scheduled=environment.job_id, term=term)
-        with worker.prepared() as interrupt:
-            _lead(job, interrupt)
+        with _telling_of_failure():
+            _name_ranks(environment, self.job.threads)
+            if environment.global_rank:
+                _follow(self.job)
+            else:
+                job_id, term = environment.job_id, slurm.restarts()
+                _lead(dataclasses.replace(self.job, scheduled=job_id, term=term))
 
     def checkpoint(self) -> NoReturn:
         """Answer a signal that came before training listens; submitit calls this on rank 0."""
@@ -74,27 +72,56 @@ class TrialTask:
         sys.exit(AGAIN)
 
 
-def _lead(job: Job, interrupt: Interrupt) -> None:
-    """Be rank 0."""
+@contextlib.contextmanager
+def _telling_of_failure() -> Iterator[None]:
+    """End this process with 1 where it fails, and say that another start would not help.
+
+    Slurm ends the other processes then, by a signal; so the exit code of them all says nothing.
+    """
     try:
-        with ranks.hosting(job.ranks) as together:
-            parent = parent_run(open_store(job.store), job.launch, job.artifact_location)
-            job = dataclasses.replace(job, parent_run=parent)
-            _run(job, interrupt, together)
-    except ranks.PortTakenError as error:
-        log.warning("%s; the next start will use another one", error)
+        yield
+    except ranks.ProcessLostError as error:
+        # The one that failed has said so; one that was killed is worth another start.
+        log.error("%s", error)  # noqa: TRY400 - no bug, so no traceback
         _go_on()
         sys.exit(AGAIN)
-    except Interrupted as error:
-        log.info("%s", error)
-        if is_cancelled(open_store(job.store), job.launch):
-            sys.exit(1)  # so that what depends on it does not start
-        _go_on()
-        return
-    except HptError as error:
+    except Exception as error:
+        slurm.failed_file(Path(os.environ["SUBMITIT_FOLDER"])).touch()
+        if not isinstance(error, HptError):
+            raise
         log.error("%s", error)  # noqa: TRY400 - no bug, so no traceback
         sys.exit(1)
-    close_if_last(open_store(job.store), job.launch)
+
+
+def _lead(job: Job) -> None:
+    """Be rank 0."""
+    store = open_store(job.store)
+    with worker.prepared() as interrupt:
+        try:
+            with ranks.hosting(job.ranks) as together:
+                parent = parent_run(store, job.launch, job.artifact_location)
+                _run(dataclasses.replace(job, parent_run=parent), interrupt, together)
+        except ranks.PortTakenError as error:
+            log.warning("%s; the next start will use another one", error)
+            _go_on()
+            sys.exit(AGAIN)
+        except Interrupted as error:
+            log.info("%s", error)
+            if is_cancelled(store, job.launch):
+                sys.exit(1)  # so that what depends on it does not start
+            _go_on()
+        else:
+            close_if_last(store, job.launch)
+
+
+def _follow(job: Job) -> None:
+    """Be another rank."""
+    with worker.prepared() as interrupt:
+        if ranks.is_begun():
+            # Rank 0 tells of an interruption.
+            with contextlib.suppress(Interrupted), ranks.noticing_losses():
+                worker.take_part(job, interrupt)
+    ranks.leave()
 
 
 def _run(job: Job, interrupt: Interrupt, together: Together) -> None:
@@ -118,17 +145,7 @@ def _run(job: Job, interrupt: Interrupt, together: Together) -> None:
 
 def _go_on() -> None:
     """Ask the job's script to queue the job again."""
-    file = again_file(Path(os.environ["SUBMITIT_FOLDER"]), os.environ["SLURM_JOB_ID"])
-    file.touch()
-
-
-def _begun() -> bool:
-    with worker.prepared():
-        try:
-            return ranks.is_begun()
-        except HptError as error:
-            log.error("%s", error)  # noqa: TRY400 - no bug, so no traceback
-            sys.exit(1)
+    slurm.again_file(Path(os.environ["SUBMITIT_FOLDER"])).touch()
 
 
 def _name_ranks(environment: submitit.JobEnvironment, threads: int) -> None:
@@ -148,8 +165,7 @@ def _name_ranks(environment: submitit.JobEnvironment, threads: int) -> None:
 
 def _port(job_id: str) -> int:
     """Return where the ranks of a job meet; another one at each restart."""
-    restart = os.environ.get("SLURM_RESTART_COUNT", "0")
-    return _PORTS[zlib.crc32(f"{job_id} {restart}".encode()) % len(_PORTS)]
+    return _PORTS[zlib.crc32(f"{job_id} {slurm.restarts()}".encode()) % len(_PORTS)]
 
 
 def _address(host: str) -> str:

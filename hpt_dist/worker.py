@@ -40,11 +40,8 @@ def work(job: Job) -> Outcome:
 def follow(job: Job) -> None:
     """Take part in a trial; rank 0, which decides of it and tells of it, started this process."""
     with prepared() as interrupt:
-        from hpt_dist import stage
-        from hpt_dist.assemble import RUNNERS
-
         try:
-            stage.follow(job, RUNNERS[job.trial.spec.kind], interrupt)
+            take_part(job, interrupt)
         except Interrupted:
             pass  # rank 0 tells of it
         except HptError as error:
@@ -52,6 +49,14 @@ def follow(job: Job) -> None:
             # share, this log does, and the exit code tells rank 0 why nobody answers.
             logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 - no bug, so no traceback
             sys.exit(1)
+
+
+def take_part(job: Job, interrupt: Interrupt) -> None:
+    """Compute a share of a trial, as a rank that writes nothing."""
+    from hpt_dist import stage
+    from hpt_dist.assemble import RUNNERS
+
+    stage.follow(job, RUNNERS[job.trial.spec.kind], interrupt)
 
 
 @contextlib.contextmanager

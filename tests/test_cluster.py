@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,8 +17,10 @@ import pytest
 from slurm_cluster import run_slurm
 from small import RECIPE, environment, hpt, outcome
 
-from hpt_dist import lease
+from hpt_dist import lease, slurm
 from hpt_dist.layout import LEASE, stage_prefix
+from hpt_dist.placement import Placement
+from hpt_dist.profile import Profile
 from hpt_dist.store import open_store
 
 ROOT = Path(__file__).parent.parent
@@ -192,23 +195,25 @@ def test_the_quickstart_on_one_node_leaves_what_it_leaves_here(site, alone):
     assert "Traceback" not in site.logs()
 
 
-def test_two_ranks_on_two_nodes(tmp_path, slurm, drawings, undisturbed):
+def test_two_ranks_on_two_nodes_one_of_which_is_killed(tmp_path, slurm, drawings, undisturbed):
     """They are two ranks on one node, bit by bit, and one rank up to the order of float sums."""
-    left, nodes, losses = [], [], []
-    for name, profile in (("one", DEV), ("two", ONE_RANK_A_NODE)):
-        site = made(tmp_path / name, slurm, drawings)
-        site.launch("--ranks", "2", "--only", "hpt", *SETTINGS, profile=profile)
-        left.append(site.finished())
-        shown = slurm.call("scontrol", "show", "job", site.job)
-        nodes.append(re.search(r"NumNodes=(\d)", shown)[1])
-        assert site.run_record()["ranks"] == 2
-        losses.append(losses_of(site.store / stage_prefix(site.key)))
-    assert nodes == ["1", "2"]
-    assert left[0] == left[1]
-    assert losses[0] == losses[1]
-    alone = losses_of(undisturbed.folder / site.key)
-    # The same samples in the same order; later, the sums' order is amplified by training.
-    assert losses[1][:4] == pytest.approx(alone[:4], rel=2e-3)
+    one = made(tmp_path / "one", slurm, drawings)
+    one.launch("--ranks", "2", "--only", "hpt", *SETTINGS)
+    expected = one.finished()
+    two = made(tmp_path / "two", slurm, drawings)
+    job = two.start_long("--ranks", "2", profile=ONE_RANK_A_NODE)
+    [other] = [pid for pid in tasks_of(job) if pid != two.holder().pid]
+    os.kill(other, signal.SIGKILL)
+    assert two.finished() == expected
+    nodes = [slurm.call("scontrol", "show", "job", site.job) for site in (one, two)]
+    assert [re.search(r"NumNodes=(\d)", shown)[1] for shown in nodes] == ["1", "2"]
+    records = [site.run_record() for site in (one, two)]
+    assert [(record["ranks"], record["restarts"]) for record in records] == [(2, 0), (2, 1)]
+    losses = losses_of(two.store / stage_prefix(two.key))
+    assert losses == losses_of(one.store / stage_prefix(one.key))
+    # The same samples in the same order as one rank; training amplifies the sums' order later.
+    alone = losses_of(undisturbed.folder / two.key)
+    assert losses[:4] == pytest.approx(alone[:4], rel=2e-3)
 
 
 def losses_of(trial: Path) -> list[float]:
@@ -273,30 +278,17 @@ def test_a_lost_node_whose_task_lives_on(based, undisturbed):
     old = based.holder()
     node = based.slurm.call("squeue", "--noheader", f"--jobs={job}", "--format=%N").strip()
     # The old task stands still while its successor starts, as one behind a broken network does.
-    os.kill(old.pid, 19)
+    os.kill(old.pid, signal.SIGSTOP)
     based.slurm.cluster.kill_daemon(node)
     try:
         based.wait(lambda: restarted(based, 1))
-        os.kill(old.pid, 18)
+        os.kill(old.pid, signal.SIGCONT)
         based.wait(lambda: not Path(f"/proc/{old.pid}").exists())
     finally:
         based.slurm.cluster.start_daemon(node)
     assert "another process has taken this trial over" in based.logs()
     assert based.finished() == undisturbed.left
     assert based.run_record()["restarts"] == 1
-
-
-def test_a_killed_rank_ends_its_job_and_a_relaunch_goes_on(based):
-    job = based.start_long("--ranks", "2")
-    holder = based.holder()
-    others = [pid for pid in tasks_of(job) if pid != holder.pid]
-    os.kill(others[0], 9)
-    based.wait(lambda: not based.slurm.jobs())
-    assert based.states()["hpt"] in ("failed", "resumes")
-    said = based.launch("--only", "hpt", "--ranks", "2", *SETTINGS)
-    assert "1 trial submitted" in said
-    assert len(based.finished()) == 2
-    assert based.step() == 0
 
 
 def tasks_of(job: str) -> list[int]:
@@ -333,25 +325,54 @@ def test_a_real_error_is_told_and_not_retried(based):
 
 def test_restarts_that_lead_nowhere_come_to_an_end(based):
     profile = DEV + "requeue_limit: 1\n"
-    slow = ("--set", "stages.hpt.checkpoint_every=100000")
-    based.launch("--only", "hpt", *SETTINGS, *slow, profile=profile)
-    for times in range(3):
-        based.wait(lambda times=times: killed_at_step(based, times))
+    seldom = ("--set", "stages.hpt.checkpoint_every=100000")
+    based.launch("--only", "hpt", *SETTINGS, *seldom, profile=profile)
+    for start in range(2):
+        based.wait(lambda start=start: restarted(based, start))
+        os.kill(based.holder().pid, signal.SIGKILL)
     based.wait(lambda: not based.slurm.jobs())
     assert based.states()["hpt"] == "failed"
     assert "2 restarts in a row saved nothing after step 0" in based.hpt("status", "small")
 
 
-def killed_at_step(site: Site, times: int) -> bool:
-    """Have Slurm queue the job again once it trains, with no time to save; say whether it did."""
-    holder = site.holder()
-    if not site.slurm.jobs():
-        return True
-    if not (holder and holder.term == times and "step" in holder.facts):
-        return False
-    os.kill(holder.pid, 19)  # so that it cannot save
-    site.slurm.call("scontrol", "requeue", site.job)
-    return True
+@pytest.mark.parametrize(
+    ("code", "marks", "state", "queued"),
+    [
+        (0, [], "RUNNING", False),
+        (1, [], "RUNNING", False),
+        (0, ["again"], "RUNNING", True),
+        (75, ["again"], "RUNNING", True),
+        (0, ["again"], "COMPLETING", False),  # cancelled, or queued again by Slurm itself
+        (143, [], "RUNNING", True),
+        (137, [], "RUNNING", True),
+        (137, ["failed"], "RUNNING", False),
+        (143, ["again", "failed"], "RUNNING", False),
+        (143, ["worn"], "RUNNING", False),
+    ],
+)
+def test_the_end_of_a_jobs_script(tmp_path, monkeypatch, code, marks, state, queued):
+    """The script's last lines, between a task that ended so and commands that only take notes."""
+    step = slurm.Step(tmp_path, Placement(1, 1, 0, 1, None, 30))
+    script = slurm.script_of(slurm.trial_executor("x.0", Profile(requeue_limit=0), step), 1)
+    for name, line in {
+        "srun": f"exit {code}",
+        "squeue": f"echo {state}",
+        "scontrol": f'echo "$@" >> {tmp_path}/asked',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    for mark in marks:
+        (tmp_path / f"7.2.{mark}").touch()
+    if "worn" in marks:
+        (tmp_path / "7.ends").write_text("143\n" * 5)
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    done = subprocess.run(
+        ["bash", "-c", script], env=variables | {"SLURM_RESTART_COUNT": "2"}, timeout=60
+    )
+    asked = tmp_path / "asked"
+    assert (asked.read_text() if asked.exists() else "") == ("requeue 7\n" if queued else "")
+    # What waits for the job must not start.
+    assert (done.returncode == 0) == (code == 0 and not marks)
 
 
 # Launching, stopping, looking.
