@@ -6,7 +6,7 @@ STORE ?= $(or $(HPT_STORE),./hpt-store)
 export HPT_STORE := $(STORE)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart openmoji-line data venv test lint format bench-data bench-engine bench-gpu ui slurm-up slurm-down clean
+.PHONY: help quickstart openmoji-line data venv test lint format bench-data bench-engine bench-gpu image ui slurm-up slurm-down clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -58,6 +58,9 @@ bench-engine: $(VENV)/.bench  ## training steps beside lightly's and the bare pa
 
 bench-gpu: $(VENV)/.bench  ## ResNet-50 MoCo v2 at 224 pixels on this machine's GPU
 	$(BIN)/python -W ignore -m benchmarks.gpu $(ARGS)
+
+image:  ## build the container image with buildah (ARGS="--extras demo"; docs/containers.md)
+	containers/build $(ARGS)
 
 ui: $(VENV)/.demo  ## open MLflow's UI on the quickstart's runs
 	$(BIN)/hpt-dist ui --store $(STORE)

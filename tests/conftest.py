@@ -7,7 +7,7 @@ import os
 import pytest
 from small import hpt
 
-pytest_plugins = ["services", "slurm_cluster"]
+pytest_plugins = ["services", "slurm_cluster", "container_image"]
 
 
 @pytest.fixture(autouse=True)

@@ -213,7 +213,7 @@ def test_two_ranks_on_two_nodes_one_of_which_is_killed(tmp_path, slurm, drawings
     assert losses == losses_of(one.store / stage_prefix(one.key))
     # The same samples in the same order as one rank; training amplifies the sums' order later.
     alone = losses_of(undisturbed.folder / two.key)
-    assert losses[:4] == pytest.approx(alone[:4], rel=2e-3)
+    assert losses[:2] == pytest.approx(alone[:2], rel=1e-3)
 
 
 def losses_of(trial: Path) -> list[float]:
