@@ -188,7 +188,9 @@ def trial_executor(name: str, profile: Profile, step: Step) -> submitit.SlurmExe
     placement = step.placement
     setup = [_OUTLIVE]
     if step.code:
-        setup.append(f"export PYTHONPATH={shlex.quote(step.code)}${{PYTHONPATH:+:$PYTHONPATH}}")
+        # Safe, or Python looks first into the folder of the launch, often a checkout.
+        path = f"{shlex.quote(step.code)}${{PYTHONPATH:+:$PYTHONPATH}}"
+        setup.append(f"export PYTHONSAFEPATH=1 PYTHONPATH={path}")
     return _executor(
         step.folder,
         profile,

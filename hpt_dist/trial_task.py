@@ -58,7 +58,7 @@ class TrialTask:
         if Path(self.folder).is_dir():
             os.chdir(self.folder)
         with _telling_of_failure():
-            _name_ranks(environment, self.job.threads)
+            name_ranks(environment, self.job.threads)
             if environment.global_rank:
                 _follow(self.job)
             else:
@@ -148,7 +148,7 @@ def _go_on() -> None:
     slurm.again_file(Path(os.environ["SUBMITIT_FOLDER"])).touch()
 
 
-def _name_ranks(environment: submitit.JobEnvironment, threads: int) -> None:
+def name_ranks(environment: submitit.JobEnvironment, threads: int) -> None:
     """Say in the environment who is who, in torch's words; a process alone needs none of them."""
     if environment.num_tasks == 1:
         return

@@ -436,7 +436,13 @@ def test_no_accounting_and_an_edited_checkout(tmp_path, drawings, undisturbed):
     with run_slurm(tmp_path / "slurm", accounting=False) as slurm:
         site = made(tmp_path / "site", slurm, drawings)
         arguments = site.arguments("--only", "hpt", *SETTINGS, "--hold")
-        site.hpt(*arguments, PYTHONPATH=str(code))
+        launched = subprocess.run(
+            [sys.executable, "-m", "hpt_dist.cli", *arguments],
+            cwd=code,  # which Python looks into first
+            env=environment(str(site.store), **site.environment),
+            timeout=120,
+        )
+        assert launched.returncode == 0
         for file in code.rglob("*.py"):
             file.write_text("raise SystemExit('edited')\n")
         slurm.call("scontrol", "release", *slurm.jobs())
