@@ -124,7 +124,6 @@ def site(
 ) -> Site:
     """Return how a launch uses a cluster; MLflow's address comes from the environment."""
     folder = work_folder(store, work)
-    folder.mkdir(parents=True, exist_ok=True)
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     settings = Settings(
         where="slurm",
@@ -349,4 +348,10 @@ def check(site: Site) -> None:
             where="--on",
             fix="run this where jobs are submitted, or use --on local",
         )
-    site.folder.mkdir(parents=True, exist_ok=True)
+    make_folders(site)
+
+
+def make_folders(site: Site) -> None:
+    """Make what a launch writes to beside the store."""
+    for folder in (site.settings.work, site.folder):
+        folder.mkdir(parents=True, exist_ok=True)

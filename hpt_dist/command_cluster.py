@@ -38,6 +38,7 @@ def run(
     """
     trials = command_launch.chosen(prepared, only)
     if all(prepared.states[trial.key].name == "cached" for trial in trials):
+        cluster.make_folders(where)
         record = command_launch.cached(prepared, trials, where.settings)
         command_launch.print_report(record, prepared.store)
         return True

@@ -107,7 +107,7 @@ def _folder(
 ) -> Iterator[Finding]:
     """See that scripts and logs can be written; note how the cluster is used."""
     site = cluster.site(cluster_profile, open_store(store_uri), work)
-    site.folder.mkdir(parents=True, exist_ok=True)
+    cluster.make_folders(site)
     with tempfile.NamedTemporaryFile(dir=site.folder, prefix="doctor-"):
         yield Finding("shared folder", True, f"{site.folder} can be written")
     made.append(site)

@@ -7,7 +7,6 @@ import math
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -247,11 +246,14 @@ def _executor(
 ) -> submitit.SlurmExecutor:
     import submitit
 
-    if shutil.which("srun") is None:
-        raise RequestError(
-            "srun is not installed here", where="--on", fix="run this where jobs are submitted"
-        )
-    executor = submitit.SlurmExecutor(folder, max_num_timeout=_MAX_TIMEOUTS, python=python)
+    class SlurmExecutor(submitit.SlurmExecutor):
+        """One that writes scripts also where there is no Slurm to take them."""
+
+        @classmethod
+        def affinity(cls) -> int:
+            return 1
+
+    executor = SlurmExecutor(folder, max_num_timeout=_MAX_TIMEOUTS, python=python)
     executor.update_parameters(
         partition=profile.partition,
         account=profile.account,
