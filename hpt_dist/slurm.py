@@ -246,7 +246,7 @@ def _executor(
 ) -> submitit.SlurmExecutor:
     import submitit
 
-    class SlurmExecutor(submitit.SlurmExecutor):
+    class SlurmExecutor(submitit.SlurmExecutor):  # type: ignore[misc]  # submitit has no types
         """One that writes scripts also where there is no Slurm to take them."""
 
         @classmethod
