@@ -189,12 +189,12 @@ def submit(
             made.append(_submit(prepared, record, group, array, site, code, jobs))
             slurm_jobs.write(store, record.id, made)
             jobs |= {key: made[-1].job_of(key) for key in made[-1].keys}
-            tell(_told(group, made[-1]))
+            tell(f"job {made[-1].id}  {_summary(group)}")
         return Submission(record, made, queued)
 
 
 def scripts(prepared: Prepared, trials: Sequence[Trial], site: Site) -> Iterator[tuple[str, str]]:
-    """Yield (which trials, the script that sbatch would get) of what a launch would submit.
+    """Yield (what it runs, the script that sbatch would get) of what a launch would submit.
 
     Nothing is written, and Slurm is not asked: ids of jobs are words such as `<hpt>`.
     """
@@ -205,8 +205,7 @@ def scripts(prepared: Prepared, trials: Sequence[Trial], site: Site) -> Iterator
         folder = site.folder / prepared.recipe.name
         step = _step(prepared, group, site, folder, str(site.folder / "code"), names)
         executor = slurm.trial_executor(f"{prepared.recipe.name}.{number}", site.profile, step)
-        title = f"{', '.join(trial.name for trial in group.trials)}: {group.placement}"
-        yield title, slurm.script_of(executor, len(group.trials))
+        yield _summary(group), slurm.script_of(executor, len(group.trials))
 
 
 def copy_code(base: Path) -> Path:
@@ -329,11 +328,11 @@ def _folder_of(store: Store) -> Path | None:
     return inside.parent if inside else None
 
 
-def _told(group: Group, array: Array) -> str:
+def _summary(group: Group) -> str:
     first, count = group.trials[0], len(group.trials)
     if count == 1:
-        return f"job {array.id}  {first.name}: {group.placement}"
-    return f"job {array.id}  {first.stage}: {count} trials, {group.placement} each"
+        return f"{first.name}: {group.placement}"
+    return f"{first.stage}: {count} trials, {group.placement} each"
 
 
 def check(site: Site) -> None:

@@ -35,7 +35,11 @@ _OneVariable = Annotated[str, matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a
 _Program = Annotated[str, matching(r"/[^\x00-\x1f\x7f]*", "an absolute path")]
 # Slurm takes % and \ in the path of a log for signs of its own.
 _Folder = Annotated[
-    str, matching(r"[/~][^%\\\x00-\x1f\x7f]*", "an absolute path without %, \\ and control signs")
+    str,
+    matching(
+        r"(/|~/)[^%\\\x00-\x1f\x7f]*",
+        "an absolute path, or one that begins with ~/, without %, \\ and control signs",
+    ),
 ]
 
 

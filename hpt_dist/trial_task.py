@@ -15,7 +15,6 @@ import os
 import socket
 import sys
 import time
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ from hpt_dist.store import open_store
 _POLL_S = 5.0
 # Below the range from which the kernel gives outgoing connections theirs.
 _PORTS = range(16_384, 32_768)
+_NEXT_START = 5_003
 
 log = logging.getLogger(__name__)
 
@@ -158,14 +158,14 @@ def name_ranks(environment: submitit.JobEnvironment, threads: int) -> None:
         LOCAL_RANK=str(environment.local_rank),
         LOCAL_WORLD_SIZE=str(environment.num_tasks // environment.num_nodes),
         MASTER_ADDR=_address(environment.hostnames[0]),
-        MASTER_PORT=str(_port(environment.job_id)),
+        MASTER_PORT=str(_port(int(environment.raw_job_id))),
         OMP_NUM_THREADS=str(threads),
     )
 
 
-def _port(job_id: str) -> int:
-    """Return where the ranks of a job meet; another one at each restart."""
-    return _PORTS[zlib.crc32(f"{job_id} {slurm.restarts()}".encode()) % len(_PORTS)]
+def _port(job_id: int) -> int:
+    """Return where the ranks of a job meet: where no job near it does."""
+    return _PORTS[(job_id + _NEXT_START * slurm.restarts()) % len(_PORTS)]
 
 
 def _address(host: str) -> str:
