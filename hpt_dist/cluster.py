@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import hpt_dist
-from hpt_dist import launch, lease, profile, slurm, slurm_jobs
+from hpt_dist import launch, lease, profile, slurm, slurm_jobs, survey
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.launch import Launch, Settings
 from hpt_dist.layout import DONE, LAUNCHES, default_tracking_uri, stage_prefix, work_folder
@@ -35,8 +35,8 @@ from hpt_dist.survey import Prepared
 _SUBMITTING = f"{LAUNCHES}/submitting"
 _PATIENCE_S = 120.0
 _POLL_S = 0.2
-# Slurm's own default limit is 1001, and numbers start at 0.
-_LARGEST_ARRAY = 1000
+# Slurm's own default, for a dry run.
+_LARGEST_ARRAY = 1001
 
 
 @dataclass(frozen=True)
@@ -136,13 +136,16 @@ def site(
     return Site(cluster_profile, settings, ranks, held)
 
 
-def groups(trials: Sequence[Trial], pending: set[str], site: Site) -> list[Group]:
+def groups(
+    trials: Sequence[Trial], pending: set[str], site: Site, largest: int = _LARGEST_ARRAY
+) -> list[Group]:
     """Return what to submit together, parents first.
 
     Args:
         trials: to be submitted, parents first.
         pending: keys of all trials that are not done: those of `trials`, and those in the queue.
         site: how the cluster is used.
+        largest: how many trials an array may have.
     """
     found: dict[tuple[str, Placement, str], list[Trial]] = {}
     for trial in trials:
@@ -150,9 +153,9 @@ def groups(trials: Sequence[Trial], pending: set[str], site: Site) -> list[Group
         placement = place(trial, site.profile, site.ranks)
         found.setdefault((trial.stage, placement, parent), []).append(trial)
     return [
-        Group(tuple(members[start : start + _LARGEST_ARRAY]), placement, parent)
+        Group(tuple(members[start : start + largest]), placement, parent)
         for (_, placement, parent), members in found.items()
-        for start in range(0, len(members), _LARGEST_ARRAY)
+        for start in range(0, len(members), largest)
     ]
 
 
@@ -174,7 +177,7 @@ def submit(
     store = prepared.store
     with _alone(store):
         queued = slurm_jobs.queued(store)
-        left = [t for t in trials if t.key not in queued and not _is_done(store, t)]
+        left = _not_done(store, [trial for trial in trials if trial.key not in queued])
         if not left:
             return Submission(None, (), queued)
         record = launch.record(prepared.recipe, trials, store, site.settings)
@@ -183,7 +186,9 @@ def submit(
         _write_settings(folder, record)
         made: list[Array] = []
         jobs = {key: job.id for key, job in queued.items()}
-        for number, group in enumerate(groups(left, {t.key for t in left} | set(queued), site)):
+        pending = {trial.key for trial in left} | set(queued)
+        largest = slurm.largest_array() or _LARGEST_ARRAY
+        for number, group in enumerate(groups(left, pending, site, largest)):
             array = Array(f"{record.id}.{number}", tuple(t.key for t in group.trials), str(folder))
             slurm_jobs.write(store, record.id, [*made, array])
             made.append(_submit(prepared, record, group, array, site, code, jobs))
@@ -199,7 +204,7 @@ def scripts(prepared: Prepared, trials: Sequence[Trial], site: Site) -> Iterator
     Nothing is written, and Slurm is not asked: ids of jobs are words such as `<hpt>`.
     """
     store = prepared.store
-    left = [trial for trial in trials if not _is_done(store, trial)]
+    left = _not_done(store, trials)
     names = {trial.key: f"<{trial.name}>" for trial in left}
     for number, group in enumerate(groups(left, set(names), site)):
         folder = site.folder / prepared.recipe.name
@@ -257,8 +262,9 @@ def _alone(store: Store) -> Iterator[None]:
         yield
 
 
-def _is_done(store: Store, trial: Trial) -> bool:
-    return store.at(stage_prefix(trial.key)).stat(DONE) is not None
+def _not_done(store: Store, trials: Sequence[Trial]) -> list[Trial]:
+    done = survey.looked_up(lambda trial: store.at(stage_prefix(trial.key)).stat(DONE), trials)
+    return [trial for trial, info in zip(trials, done, strict=True) if info is None]
 
 
 def _write_settings(folder: Path, record: Launch) -> None:

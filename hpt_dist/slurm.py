@@ -114,6 +114,16 @@ def queue() -> list[Queued]:
     return [Queued(id_, name, state, reason) for id_, state, reason, name in rows]
 
 
+def largest_array() -> int:
+    """Return how many tasks an array of this cluster may have; 0 if it does not say.
+
+    Raises:
+        HptError: Slurm is not here, or does not answer.
+    """
+    found = re.search(r"^MaxArraySize *= *(\d+)", call("scontrol", "show", "config"), re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
 def cancel(job_ids: Sequence[str], *options: str) -> None:
     """End jobs, or with `--signal` tell them something; one that is over is fine.
 
@@ -293,6 +303,7 @@ def submit(executor: submitit.SlurmExecutor, tasks: Sequence[Any]) -> list[str]:
 
     Raises:
         RequestError: Slurm refuses them.
+        HptError: its queue is full.
     """
     from submitit.core.utils import FailedJobError
 
@@ -300,6 +311,11 @@ def submit(executor: submitit.SlurmExecutor, tasks: Sequence[Any]) -> list[str]:
         with _no_jobs_environment():
             return [job.job_id for job in executor.submit_array(list(tasks))]
     except (FailedJobError, FileNotFoundError) as error:
+        if "temporarily" in str(error):
+            raise HptError(
+                "Slurm's queue is full (MaxJobCount)",
+                fix="launch again when jobs have ended; what was submitted until now counts",
+            ) from error
         raise RequestError(
             f"sbatch refused the jobs: {error}", fix="mend the profile; hpt-dist doctor PROFILE"
         ) from error

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field
@@ -25,6 +26,10 @@ from hpt_dist.slurm import Queued
 from hpt_dist.store import Store, open_store
 from hpt_dist.subset import Subset, read_subset
 
+T = TypeVar("T")
+R = TypeVar("R")
+# As many as an S3 client keeps connections open for.
+_LOOKS = 32
 StateName = Literal["cached", "running", "queued", "failed", "resumes", "runs"]
 
 
@@ -162,7 +167,8 @@ def states(
         queued: jobs in Slurm's queue, by key.
     """
     known, jobs = last_keys or {}, queued or {}
-    return {trial.key: _state(store, trial, known, jobs.get(trial.key)) for trial in trials}
+    found = looked_up(lambda trial: _state(store, trial, known, jobs.get(trial.key)), trials)
+    return {trial.key: state for trial, state in zip(trials, found, strict=True)}
 
 
 def states_of(
@@ -170,7 +176,14 @@ def states_of(
 ) -> dict[str, State]:
     """Return the state of each trial of a launch by its name."""
     jobs = queued or {}
-    return {name: state_of(store, key, jobs.get(key)) for name, key in launch.trials.items()}
+    found = looked_up(lambda key: state_of(store, key, jobs.get(key)), launch.trials.values())
+    return dict(zip(launch.trials, found, strict=True))
+
+
+def looked_up(look: Callable[[T], R], things: Iterable[T]) -> list[R]:
+    """Return what a function that asks the store says of each thing; many are asked at a time."""
+    with ThreadPoolExecutor(_LOOKS) as pool:
+        return list(pool.map(look, things))
 
 
 def state_of(store: Store, key: str, job: Queued | None = None) -> State:
@@ -186,17 +199,19 @@ def _state(store: Store, trial: Trial, last_keys: Mapping[str, str], job: Queued
 def _found_state(store: Store, key: str, job: Queued | None) -> State | None:
     """Return where a trial stands if there is anything of it in the store or the queue."""
     root = store.at(stage_prefix(key))
-    if root.stat(DONE):
+    # One listing: of thousands of trials most have nothing there, and need no other request.
+    there = {info.path for info in root.list()}
+    if DONE in there:
         return State("cached", f"done under key {key[:12]}")
-    holder = lease.read(root, LEASE)
+    holder = lease.read(root, LEASE) if LEASE in there else None
     if holder and holder.alive:
         return _running(holder)
-    saved = max(Checkpoints(root).steps(), default=0)
+    saved = max(Checkpoints(root).steps(), default=0) if there else 0
     after = f"after step {saved}" if saved else ""
     if job:
         again = f", goes on {after}" if saved else ""
         return State("queued" if job.state == "PENDING" else "running", f"{job}{again}", saved)
-    if root.stat(FAILURE):
+    if FAILURE in there:
         error = str(json.loads(root.get(FAILURE))["error"]).splitlines()[0]
         return State("failed", f"{after}: {error}" if saved else error, saved)
     return State("resumes", after, saved) if saved else None

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from hpt_dist import container, slurm
 from hpt_dist.container import Container
+from hpt_dist.errors import HptError, RequestError
 from hpt_dist.placement import Placement
 from hpt_dist.profile import Profile
 
@@ -168,6 +169,24 @@ def test_a_script_run_by_bash_does_nothing_but_start_srun(tmp_path):
 
 def test_names_of_jobs_have_no_sign_of_the_shell():
     assert slurm.plain("a b;$(c)\n'\"") == "a-b-c-"
+
+
+@pytest.mark.parametrize(
+    ("says", "error"),
+    [
+        ("Batch job submission failed: Resource temporarily unavailable", HptError),
+        ("Batch job submission failed: Invalid account", RequestError),
+    ],
+)
+def test_a_full_queue_is_no_wrong_request(tmp_path, monkeypatch, says, error):
+    """In the words of a real one, which fills at its MaxJobCount."""
+    (tmp_path / "sbatch").write_text(f"#!/bin/sh\necho 'sbatch: error: {says}' >&2\nexit 1\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    executor = slurm.trial_executor("name.0", Profile(), slurm.Step(tmp_path / "jobs", **STEP))
+    with pytest.raises(HptError) as caught:
+        slurm.submit(executor, [print])
+    assert type(caught.value) is error
 
 
 # Containers.
