@@ -187,7 +187,7 @@ def submit(
         made: list[Array] = []
         jobs = {key: job.id for key, job in queued.items()}
         pending = {trial.key for trial in left} | set(queued)
-        largest = slurm.largest_array() or _LARGEST_ARRAY
+        largest = int(slurm.configuration().get("MaxArraySize", _LARGEST_ARRAY))
         for number, group in enumerate(groups(left, pending, site, largest)):
             array = Array(f"{record.id}.{number}", tuple(t.key for t in group.trials), str(folder))
             slurm_jobs.write(store, record.id, [*made, array])

@@ -97,7 +97,7 @@ def _slurm() -> Iterator[Finding]:
         says = f"{', '.join(missing)} cannot be found"
         yield failed("slurm", says, "run this where jobs are submitted, or load Slurm's module")
         return
-    config = preemption.config_of(slurm.call("scontrol", "show", "config"))
+    config = slurm.configuration()
     version, name = config.get("SLURM_VERSION", "of no version"), config.get("ClusterName", "")
     yield Finding("slurm", True, f"Slurm {version} of the cluster {name} answers")
 
@@ -231,7 +231,7 @@ def _time_limit(asked: Profile) -> Iterator[Finding]:
 
 
 def _preemption(asked: Profile) -> Iterator[Finding]:
-    config = preemption.config_of(slurm.call("scontrol", "show", "config"))
+    config = slurm.configuration()
     if config.get("PreemptType") == "preempt/qos":
         shown = "format=name,preempt,gracetime,preemptmode"
         text = slurm.call("sacctmgr", "--noheader", "--parsable2", "show", "qos", shown)

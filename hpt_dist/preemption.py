@@ -32,12 +32,6 @@ class Rule:
     grace_s: float
 
 
-def config_of(text: str) -> dict[str, str]:
-    """Return what `scontrol show config` says, by name."""
-    lines = (line.partition("=") for line in text.splitlines())
-    return {name.strip(): value.strip() for name, equals, value in lines if equals}
-
-
 def partitions_of(text: str) -> dict[str, dict[str, str]]:
     """Return what `scontrol show partition --oneliner` says, by name of the partition."""
     lines = [dict(_pairs(line)) for line in text.splitlines() if line.strip()]
@@ -102,7 +96,7 @@ def judge(
     """Say whether jobs under these rules can save before they end, and go on later.
 
     Args:
-        config: see `config_of`.
+        config: see `slurm.configuration`.
         rules: of the profile's partitions, or its quality of service.
         others: that the profile could choose instead.
     """

@@ -114,14 +114,14 @@ def queue() -> list[Queued]:
     return [Queued(id_, name, state, reason) for id_, state, reason, name in rows]
 
 
-def largest_array() -> int:
-    """Return how many tasks an array of this cluster may have; 0 if it does not say.
+def configuration() -> dict[str, str]:
+    """Return what `scontrol show config` says, by name.
 
     Raises:
         HptError: Slurm is not here, or does not answer.
     """
-    found = re.search(r"^MaxArraySize *= *(\d+)", call("scontrol", "show", "config"), re.MULTILINE)
-    return int(found[1]) if found else 0
+    lines = [line.partition("=") for line in call("scontrol", "show", "config").splitlines()]
+    return {name.strip(): value.strip() for name, equals, value in lines if equals}
 
 
 def cancel(job_ids: Sequence[str], *options: str) -> None:
