@@ -10,8 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from hpt_dist import __version__, console
-from hpt_dist.cli_data import JsonOption, data_app
+from hpt_dist import __version__, cli_runs, console
+from hpt_dist.cli_data import data_app
+from hpt_dist.cli_options import (
+    DEFAULT_STORE,
+    JsonOption,
+    StoreOption,
+    TrackingOption,
+    WorkOption,
+)
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.launch import Where
 
@@ -26,28 +33,19 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
-RunArgument = Annotated[
-    str, typer.Argument(metavar="[RUN]", help="A launch, or a recipe's name or file; else the last")
-]
-StoreOption = Annotated[
-    str, typer.Option("--store", envvar="HPT_STORE", help="URI of the store: a folder or s3://...")
-]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a setting; may be repeated."),
 ]
-TrackingOption = Annotated[
-    str,
-    typer.Option(
-        "--tracking-uri",
-        envvar="MLFLOW_TRACKING_URI",
-        help="MLflow's address; by default a SQLite file in the work folder.",
-    ),
-]
-WorkOption = Annotated[
-    str, typer.Option("--work", envvar="HPT_WORK", help="Folder for logs and local metrics.")
-]
-DEFAULT_STORE = "./hpt-store"
+_RUNS = (
+    cli_runs.status,
+    cli_runs.logs,
+    cli_runs.cancel,
+    cli_runs.pull,
+    cli_runs.report,
+    cli_runs.sync,
+    cli_runs.ui,
+)
 _CTRL_C = 130  # what typer makes of it
 
 
@@ -232,182 +230,8 @@ def launch(
         raise typer.Exit(1)
 
 
-@app.command()
-def status(
-    run: RunArgument = "", store: StoreOption = DEFAULT_STORE, json_: JsonOption = False
-) -> None:
-    """Say where each trial of a launch stands, by what the store and Slurm's queue say.
-
-    cached: done; running, where and how far; queued: as which job; failed, why; resumes: from which
-    saved state; runs: from its start. A launch runs whatever is not cached.
-
-    \b
-    Example:
-      hpt-dist status quickstart
-    """
-    from hpt_dist import command_cluster, survey
-    from hpt_dist.launch import find
-    from hpt_dist.store import open_store
-
-    opened = open_store(store)
-    found = find(opened, run)
-    states = command_cluster.states(opened, found)
-    if json_:
-        console.print_json(
-            {"launch": found.id, "trials": {n: survey.as_json(s) for n, s in states.items()}}
-        )
-        return
-    console.say(f"{found.id}  ({found.file}, {found.created})")
-    rows = [(name, state.name, state.why) for name, state in states.items()]
-    console.print_table(("trial", "state", "why"), rows)
-
-
-@app.command()
-def logs(
-    run: RunArgument = "",
-    trial: Annotated[str, typer.Option(help="A stage or one of its trials; else all.")] = "",
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as more comes.")] = False,
-    store: StoreOption = DEFAULT_STORE,
-) -> None:
-    """Print what the processes of a launch's trials said.
-
-    \b
-    Example:
-      hpt-dist logs quickstart --trial hpt -f
-    """
-    from hpt_dist import command_launch
-    from hpt_dist.launch import find
-    from hpt_dist.store import open_store
-
-    opened = open_store(store)
-    command_launch.print_logs(opened, find(opened, run), trial, follow)
-
-
-@app.command()
-def cancel(run: RunArgument = "", store: StoreOption = DEFAULT_STORE) -> None:
-    """Ask the running trials of a launch to save and stop, and drop those that wait in a queue.
-
-    \b
-    Example:
-      hpt-dist cancel quickstart
-    """
-    from hpt_dist import command_cluster
-    from hpt_dist.launch import find
-    from hpt_dist.store import open_store
-
-    opened = open_store(store)
-    for line in command_cluster.cancel(opened, find(opened, run)):
-        console.say(line)
-
-
-@app.command()
-def pull(
-    name: Annotated[str, typer.Argument(metavar="RUN/STAGE", help="Such as quickstart/hpt")],
-    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A folder.")],
-    format_: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            help="safetensors, torchvision, timm, detectron2, moco or huggingface, where the "
-            "features stay the same; see docs/weights.md",
-        ),
-    ] = "safetensors",
-    store: StoreOption = DEFAULT_STORE,
-) -> None:
-    """Copy weights and results of finished trials, digests checked.
-
-    \b
-    Examples:
-      hpt-dist pull quickstart/hpt ./out
-      hpt-dist pull quickstart/hpt ./out --format timm
-      hpt-dist pull my_recipe/target ./out --format detectron2
-    """
-    from hpt_dist import results
-    from hpt_dist.launch import find
-    from hpt_dist.store import open_store
-
-    if format_ not in results.FORMATS:
-        allowed = ", ".join(results.FORMATS)
-        raise RequestError(f"no format {format_}", where="--format", allowed=allowed)
-    run, _, stage = name.partition("/")
-    if not stage:
-        raise RequestError(f"{name} names no stage", allowed="RUN/STAGE, such as quickstart/hpt")
-    opened = open_store(store)
-    found = find(opened, run)
-    names = results.trials_of(found, stage)
-    for path in results.pull(opened, found, names, destination, format_):
-        console.say(str(path))
-
-
-@app.command()
-def report(
-    run: RunArgument = "",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for report.md, report.html and plots.")
-    ] = None,
-    store: StoreOption = DEFAULT_STORE,
-    json_: JsonOption = False,
-) -> None:
-    """Print the table of a launch with its verdict in words, and write it with plots.
-
-    \b
-    Example:
-      hpt-dist report quickstart --out ./report
-    """
-    from hpt_dist import results
-    from hpt_dist.launch import find
-    from hpt_dist.report import build
-    from hpt_dist.store import open_store
-
-    opened = open_store(store)
-    found = find(opened, run)
-    made = build(found, results.finished(opened, found))
-    for path in made.write(out) if out else ():
-        console.say(f"wrote {path}")
-    if json_:
-        console.print_json(made.as_json())
-        return
-    console.say(made.markdown())
-
-
-@app.command()
-def sync(
-    run: RunArgument = "",
-    store: StoreOption = DEFAULT_STORE,
-    tracking_uri: TrackingOption = "",
-) -> None:
-    """Bring to MLflow what it missed while it was out of reach, and true statuses.
-
-    \b
-    Example:
-      hpt-dist sync quickstart
-    """
-    from hpt_dist import command_launch
-    from hpt_dist.launch import find
-    from hpt_dist.store import open_store
-
-    opened = open_store(store)
-    command_launch.sync(opened, find(opened, run), tracking_uri)
-
-
-@app.command()
-def ui(
-    store: StoreOption = DEFAULT_STORE,
-    work: WorkOption = "",
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
-) -> None:
-    """Open MLflow's UI on the runs of a store's work folder.
-
-    \b
-    Example:
-      hpt-dist ui
-    """
-    from hpt_dist import command_launch
-    from hpt_dist.layout import work_folder
-    from hpt_dist.store import open_store
-
-    command_launch.open_ui(work_folder(open_store(store), work), host, port)
+for _command in _RUNS:
+    app.command()(_command)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpt_dist import console
+from hpt_dist.cli_options import JsonOption
 from hpt_dist.errors import RequestError
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ data_app = typer.Typer(help="Look at sharded datasets.", no_args_is_help=True)
 
 UriArgument = Annotated[str, typer.Argument(help="A dataset: STORE/datasets/NAME")]
 SplitOption = Annotated[str, typer.Option(help="Which split.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _CLASSES_SHOWN = 5
 _QUARANTINED_SHOWN = 10
