@@ -166,9 +166,10 @@ class Cluster:
         missing = [name for name in PACKAGES if name not in dispensable and find(name) is None]
         if not missing:
             return
-        packages = " ".join(sorted({PACKAGES[name] for name in missing}))
-        text = f"not installed: {', '.join(missing)}\n  do: apt-get install {packages}"
-        if packages.split() <= ["mariadb-server", "slurmdbd"]:
+        packages = {PACKAGES[name] for name in missing}
+        install = f"apt-get install {' '.join(sorted(packages))}"
+        text = f"not installed: {', '.join(missing)}\n  do: {install}"
+        if packages <= {"mariadb-server", "slurmdbd"}:
             text += ", or go without accounting (--no-accounting)"
         raise ClusterError(text, 2)
 
