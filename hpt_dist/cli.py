@@ -215,7 +215,9 @@ def launch(
         os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
     if on in ("local", "inline"):
         if dry_run or hold or watch:
-            raise RequestError("--dry-run, --hold and --watch are for a cluster", where="--on")
+            raise RequestError(
+                "--dry-run, --hold and --watch are for a cluster", fix="name it by --on PROFILE"
+            )
         where: Where = "inline" if on == "inline" else "local"
         prepared = _prepare(recipe, set_)
         done = command_launch.run(

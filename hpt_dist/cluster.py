@@ -341,7 +341,7 @@ def _summary(group: Group) -> str:
     return f"{first.stage}: {count} trials, {group.placement} each"
 
 
-def check(site: Site) -> None:
+def check() -> None:
     """Refuse to submit where that cannot work.
 
     Raises:
@@ -353,7 +353,6 @@ def check(site: Site) -> None:
             where="--on",
             fix="run this where jobs are submitted, or use --on local",
         )
-    make_folders(site)
 
 
 def make_folders(site: Site) -> None:

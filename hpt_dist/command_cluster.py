@@ -47,7 +47,8 @@ def run(
             console.say(f"==> {title}")
             console.say(script)
         return True
-    cluster.check(where)
+    cluster.check()
+    cluster.make_folders(where)
     console.print_plan(trials, prepared.states, prepared.facts)
     submitted = _submit(prepared, trials, where)
     if not watch:

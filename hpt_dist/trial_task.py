@@ -35,6 +35,7 @@ from hpt_dist.store import open_store
 _POLL_S = 5.0
 # Below the range from which the kernel gives outgoing connections theirs.
 _PORTS = range(16_384, 32_768)
+# Far from the ids of jobs that run at the same time, whose places these are.
 _NEXT_START = 5_003
 
 log = logging.getLogger(__name__)
@@ -164,7 +165,7 @@ def name_ranks(environment: submitit.JobEnvironment, threads: int) -> None:
 
 
 def _port(job_id: int) -> int:
-    """Return where the ranks of a job meet: where no job near it does."""
+    """Return where the ranks of a job meet: each job, and each start of it, has its own place."""
     return _PORTS[(job_id + _NEXT_START * slurm.restarts()) % len(_PORTS)]
 
 

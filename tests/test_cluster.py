@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,12 +18,14 @@ from pathlib import Path
 import pytest
 from slurm_cluster import run_slurm
 from small import RECIPE, environment, hpt, outcome
+from submitit.slurm.slurm import SlurmJobEnvironment
 
 from hpt_dist import lease, slurm
 from hpt_dist.layout import LEASE, stage_prefix
 from hpt_dist.placement import Placement
 from hpt_dist.profile import Profile
 from hpt_dist.store import open_store
+from hpt_dist.trial_task import name_ranks
 
 ROOT = Path(__file__).parent.parent
 DEV = (ROOT / "slurm/profiles/dev.yaml").read_text()
@@ -243,6 +246,20 @@ def restarted(site: Site, times: int) -> bool:
     return bool(holder and holder.term == times and "step" in holder.facts) or not site.slurm.jobs()
 
 
+def test_the_signal_before_the_time_limit(based, undisturbed):
+    """Slurm sends it by itself, here within a minute of a job of five."""
+    short = DEV.replace("time_min: 30", "time_min: 5")
+    short = short.replace("signal_lead_s: 60", "signal_lead_s: 230")
+    job = based.start_long(profile=short)
+    # Standing still, the task does not end before; Slurm wakes whom it sends a signal.
+    os.kill(based.holder().pid, signal.SIGSTOP)
+    based.wait(lambda: restarted(based, 1))
+    assert "stopped by SIGUSR2" in based.logs()
+    assert based.finished() == undisturbed.left
+    assert based.run_record()["job"] == job
+    assert based.run_record()["restarts"] >= 1
+
+
 @pytest.mark.parametrize("partition", ["main", "harsh"])
 def test_preempted_with_grace_and_without(based, undisturbed, partition):
     profile = DEV.replace("partition: main", f"partition: {partition}")
@@ -324,6 +341,30 @@ def test_a_real_error_is_told_and_not_retried(based):
     assert "Traceback" not in based.logs()
 
 
+def test_a_job_whose_parent_slurm_has_forgotten(site):
+    """To Slurm it counts as done, and the job starts; the store knows better."""
+    site.launch("--only", "hpt", "--hold")
+    site.slurm.call("scontrol", "update", f"job={site.job}", "dependency=")
+    site.slurm.call("scontrol", "release", site.job)
+    site.wait(lambda: site.job not in site.slurm.jobs())
+    assert "the trial that hpt starts from is not done" in site.hpt("status", "small")
+    assert site.states() == {"base": "queued", "hpt": "failed"}
+
+
+def test_ranks_meet_elsewhere_where_their_place_is_taken(based):
+    based.launch("--only", "hpt", "--ranks", "2", "--hold")
+    variables = {"SLURM_JOB_ID": based.job, "SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "localhost"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.environ", variables)
+        name_ranks(SlurmJobEnvironment(), 1)
+    with socket.create_server(("", int(variables["MASTER_PORT"]))):
+        based.slurm.call("scontrol", "release", based.job)
+        based.finished()
+    assert f"port {variables['MASTER_PORT']} is taken" in based.logs()
+    assert based.states()["hpt"] == "cached"
+    assert "Restarts=1" in based.slurm.call("scontrol", "show", "job", based.job)
+
+
 def test_restarts_that_lead_nowhere_come_to_an_end(based):
     profile = DEV + "requeue_limit: 1\n"
     seldom = ("--set", "stages.hpt.checkpoint_every=100000")
@@ -403,7 +444,8 @@ def test_two_launches_at_once_submit_nothing_twice(site):
 
 
 def test_a_launch_of_twenty_trials_is_soon_over_and_cancel_ends_it(site):
-    """It takes about a second; what is asserted is that submitting is not what takes it."""
+    """It takes about a second, of which Python's start is a good part."""
+    _, start_s = timed(lambda: site.hpt("--version"))
     sweep = ("--set", f"stages.adapt.sweep.seed={list(range(8))}")
     said, launch_s = timed(lambda: site.launch("--hold", *sweep))
     assert "20 trials submitted" in said
@@ -413,6 +455,7 @@ def test_a_launch_of_twenty_trials_is_soon_over_and_cancel_ends_it(site):
     said, nothing_s = timed(lambda: site.launch("--hold", *sweep))
     assert "nothing to submit" in said
     assert launch_s < 4 * nothing_s
+    assert launch_s < 8 * start_s
     said = site.hpt("cancel", "small")
     assert said.count("taken out of the queue") == 20
     assert site.slurm.jobs() == {}

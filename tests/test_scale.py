@@ -48,7 +48,7 @@ def test_a_thousand_trials(tmp_path, slurm, drawings):
         assert site.hpt("cancel", "small").count("taken out of the queue") == count
         assert slurm.jobs() == {}
     finally:
-        slurm.call("scancel", "--quiet", "--user=root")
+        slurm.call("scancel", "--quiet", "--me")
 
 
 def test_more_trials_than_an_array_holds(tmp_path, drawings):

@@ -1,6 +1,6 @@
 """What sbatch and srun are given: exactly this for each profile here, and no name becomes shell.
 
-`UPDATE=1 pytest tests/test_scripts.py` writes tests/golden anew; read its diff then.
+`HPT_UPDATE_GOLDEN=1 pytest tests/test_scripts.py` writes tests/golden anew; read its diff then.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def test_the_scripts_of_each_profile(profile, drawings, tmp_path):
     scripts = done.stdout.replace(str(store), "/shared/store")
     scripts = scripts.replace(sys.executable, "/shared/venv/bin/python")
     golden = GOLDEN / f"{profile.stem}.sbatch"
-    if os.environ.get("UPDATE"):
+    if os.environ.get("HPT_UPDATE_GOLDEN"):
         golden.parent.mkdir(exist_ok=True)
         golden.write_text(scripts)
     assert scripts == golden.read_text()
