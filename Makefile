@@ -6,7 +6,7 @@ STORE ?= $(or $(HPT_STORE),./hpt-store)
 export HPT_STORE := $(STORE)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart openmoji-line data venv test lint format bench-data bench-engine bench-gpu image ui slurm-up slurm-down clean
+.PHONY: help quickstart openmoji-line data venv test lint format bench-data bench-engine bench-precision bench-gpu image ui slurm-up slurm-down clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -55,6 +55,9 @@ bench-data: $(VENV)/.bench  ## the data plane's speeds beside its peers' (ARGS=-
 
 bench-engine: $(VENV)/.bench  ## training steps beside lightly's and the bare passes (ARGS=--write keeps them)
 	GOMP_SPINCOUNT=10000 $(BIN)/python -W ignore -m benchmarks.engine $(ARGS)
+
+bench-precision: $(VENV)/.bench  ## what each precision and memory format costs on this machine
+	GOMP_SPINCOUNT=10000 $(BIN)/python -W ignore -m benchmarks.precision $(ARGS)
 
 bench-gpu: $(VENV)/.bench  ## ResNet-50 MoCo v2 at 224 pixels on this machine's GPU
 	$(BIN)/python -W ignore -m benchmarks.gpu $(ARGS)

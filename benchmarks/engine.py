@@ -15,14 +15,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from benchmarks import engine_fed, engine_ranks, engine_saving
 from benchmarks.engine_lightly import LightlyMoCo
 from benchmarks.engine_step import OURS, QUICKSTART, Setting, bare, interleaved
 from benchmarks.measure import Row, paired, print_table, versions
 from hpt_dist.memory import keep_freed_memory
-from hpt_dist.precision import Numerics, bfloat16_units, choose
+from hpt_dist.numerics import THIS_CPU, Numerics, decide
 
 KEPT = Path(__file__).with_name("engine.txt")
 _MEASURED = ("torch", "torchvision", "timm", "accelerate", "lightly", "numpy")
@@ -41,19 +39,14 @@ def step_rows() -> Iterator[Row]:
 
 
 def chosen_row(setting: Setting) -> Row:
-    """Compare the numerics that hpt-dist chooses with those that lightly's users get."""
-    cpu = torch.device("cpu")
-    choice = choose(setting.create(), size=setting.size, batch=setting.batch, device=cpu)
-    ours = replace(setting, numerics=choice.numerics)
-    amx = bfloat16_units(cpu) == "amx_bf16"
+    """Compare the numerics that the rule takes on a CPU with those that lightly's users get."""
+    chosen = decide("auto", "auto", setting.backbone, THIS_CPU)
     row = _against_lightly(
         "moco_v2_resnet50_chosen_numerics_vs_lightly",
-        ours,
+        replace(setting, numerics=chosen),
         replace(setting, numerics=AS_LIGHTLY_DOES),
-        goal=1.8 if amx else None,
     )
-    note = f"chosen: {choice}; {row.note}; {'AMX' if amx else 'no AMX'} here"
-    return replace(row, note=note)
+    return replace(row, note=f"chosen: {chosen}; {row.note}")
 
 
 def _both(name: str, setting: Setting) -> Iterator[Row]:

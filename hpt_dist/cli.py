@@ -21,6 +21,7 @@ from hpt_dist.cli_options import (
 )
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.launch import Where
+from hpt_dist.numerics import Device
 
 app = typer.Typer(
     name="hpt-dist",
@@ -132,6 +133,9 @@ def shard(
 def plan(
     recipe: RecipeArgument,
     set_: SetOption = None,
+    on: Annotated[
+        str, typer.Option(metavar="WHERE", help="local, or a profile of the cluster to plan for.")
+    ] = "local",
     stand_ins: Annotated[
         Path | None, typer.Option(help="YAML that describes datasets that are not there yet.")
     ] = None,
@@ -139,18 +143,28 @@ def plan(
 ) -> None:
     """Say of each trial whether it is cached, resumes or runs, and why. Starts nothing.
 
+    Precision follows from the device, and is part of what a trial is: plan for where you launch.
+
     \b
     Examples:
       hpt-dist plan recipes/quickstart.yaml
+      hpt-dist plan recipes/quickstart.yaml --on slurm/profiles/mine.yaml
       hpt-dist plan recipes/real_to_sketch.yaml --stand-ins recipes/stand_ins/domainnet.yaml
     """
-    from hpt_dist import survey
+    from hpt_dist import cluster, command_launch, survey
 
-    prepared = _prepare(recipe, set_, stand_ins)
+    device = command_launch.device() if on == "local" else cluster.load(on).device
+    prepared = _prepare(recipe, set_, device, stand_ins)
     if json_:
         console.print_json(
             [
-                {"trial": t.name, "key": t.key, "views": t.images, "settings": t.document["spec"]}
+                {
+                    "trial": t.name,
+                    "key": t.key,
+                    "views": t.images,
+                    "settings": t.document["spec"],
+                    "device": t.device,
+                }
                 | survey.as_json(prepared.states[t.key])
                 for t in prepared.trials
             ]
@@ -219,13 +233,13 @@ def launch(
                 "--dry-run, --hold and --watch are for a cluster", fix="name it by --on PROFILE"
             )
         where: Where = "inline" if on == "inline" else "local"
-        prepared = _prepare(recipe, set_)
+        prepared = _prepare(recipe, set_, command_launch.device())
         done = command_launch.run(
             prepared, where, only or [], cores, tracking_uri, work, ranks or 1
         )
     else:
         profile = cluster.load(on)
-        prepared = _prepare(recipe, set_)
+        prepared = _prepare(recipe, set_, profile.device)
         site = cluster.site(profile, prepared.store, work, ranks, hold)
         done = command_cluster.run(prepared, only or [], site, dry_run=dry_run, watch=watch)
     if not done:
@@ -296,10 +310,12 @@ def schema() -> None:
     console.print_json(make())
 
 
-def _prepare(recipe: Path, set_: list[str] | None, stand_ins: Path | None = None) -> Any:
+def _prepare(
+    recipe: Path, set_: list[str] | None, device: Device, stand_ins: Path | None = None
+) -> Any:
     from hpt_dist.survey import prepare
 
-    return prepare(recipe, set_ or [], stand_ins)
+    return prepare(recipe, set_ or [], stand_ins, device)
 
 
 def main() -> None:

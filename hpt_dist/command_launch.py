@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import IO
 
@@ -16,6 +17,7 @@ from hpt_dist import closing, console, launch, local, plan, results, slurm_jobs,
 from hpt_dist.errors import RequestError, nearest
 from hpt_dist.launch import Launch, Settings, Where
 from hpt_dist.layout import default_tracking_uri, trial_folder, work_folder
+from hpt_dist.numerics import Device
 from hpt_dist.plan import Trial
 from hpt_dist.report import build
 from hpt_dist.store import Store
@@ -210,12 +212,19 @@ def _settings(
     )
 
 
-def _gpus() -> tuple[int, ...]:
-    """Return the indices of the GPUs that this process may use, without importing torch."""
+def device() -> Device:
+    """Return what trials of this machine compute on: GPUs where this process may use any."""
+    return Device("gpu" if _gpus() else "cpu")
+
+
+def _gpus() -> tuple[str, ...]:
+    """Return the GPUs that this process may use, by index or UUID, without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return tuple(int(index) for index in visible.split(",") if index.strip().isdigit())
-    return tuple(range(len(list(Path("/dev").glob("nvidia[0-9]*")))))
+        names = (name.strip() for name in visible.split(","))
+        # CUDA stops reading at the first name that is none, such as -1.
+        return tuple(takewhile(lambda name: name and not name.startswith("-"), names))
+    return tuple(map(str, range(len(list(Path("/dev").glob("nvidia[0-9]*"))))))
 
 
 def print_report(record: Launch, store: Store) -> bool:

@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from hpt_dist.numerics import Device, Numerics
 from hpt_dist.plan import Facts, Trial
 from hpt_dist.recipe import SCALING_BATCH, Pretrain
 from hpt_dist.survey import State
@@ -84,6 +85,21 @@ def print_plan(trials: Sequence[Trial], states: Mapping[str, State], facts: Fact
     say(f"{len(trials)} trials: {told}; {views:,} image views to train on")
     for line in dict.fromkeys(filter(None, map(_learning_rate, trials))):
         say(line)
+    for line in _numerics(trials, facts.device):
+        say(line)
+
+
+def _numerics(trials: Sequence[Trial], device: Device) -> list[str]:
+    """Return how the stages that train compute, a line for each way of computing."""
+    stages: dict[Numerics, dict[str, None]] = {}
+    for trial in trials:
+        if trial.numerics:
+            stages.setdefault(trial.numerics, {})[trial.stage] = None
+    kind = "GPUs" if device.kind == "gpu" else "CPUs"
+    return [
+        f"{', '.join(names)}: computes in {numerics}, on {kind} of {device.name}"
+        for numerics, names in stages.items()
+    ]
 
 
 def _learning_rate(trial: Trial) -> str:

@@ -164,6 +164,11 @@ def paired(differences: Sequence[float], scale: Scale) -> Comparison:
     return Comparison(verdict, n, mean, half_width, detectable, says)
 
 
+def refused(why: str) -> Comparison:
+    """Return the comparison that is not made, and why."""
+    return Comparison("none", 0, None, None, None, why)
+
+
 def on_images(ours: float, base: float, num_images: int, split: str, scale: Scale) -> Comparison:
     """Judge two accuracies of single models by the binomial error of the images.
 

@@ -111,8 +111,14 @@ def backbone_of(context: Context) -> Backbone:
 
 
 def accelerator_of(context: Context) -> Accelerator:
-    """Return the device and the ranks that a trial works on."""
-    return make_accelerator(threads=context.job.threads, seed=context.job.trial.spec.seed)
+    """Return the device and the ranks that a trial works on: those that it was planned for."""
+    trial = context.job.trial
+    return make_accelerator(
+        threads=context.job.threads,
+        seed=trial.spec.seed,
+        device=trial.device,
+        numerics=trial.numerics,
+    )
 
 
 def mean_std(context: Context) -> tuple[RGB, RGB]:

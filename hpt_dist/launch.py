@@ -67,7 +67,7 @@ class Settings:
         where: worker processes, inline in this process (for debugging), or Slurm, where cores,
             GPUs and ranks are the profile's affair.
         cores: CPU cores to share out.
-        gpus: which GPUs to share out, one for each process of a trial.
+        gpus: which GPUs to share out, by index or UUID, one for each process of a trial.
         work: the local work folder.
         tracking_uri: of MLflow; empty for none.
         artifact_location: of a new MLflow experiment; empty for MLflow's default.
@@ -76,7 +76,7 @@ class Settings:
 
     where: Where
     cores: int
-    gpus: tuple[int, ...]
+    gpus: tuple[str, ...]
     work: Path
     tracking_uri: str
     artifact_location: str = ""

@@ -12,8 +12,6 @@ LEASE = "lease.json"
 # Why the last process of a trial ended without a result.
 FAILURE = "failure.json"
 LAUNCHES = "launches"
-# How an unfinished trial computes, as measured where it began.
-NUMERICS = "numerics.json"
 
 
 def stage_prefix(key: str) -> str:

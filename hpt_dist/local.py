@@ -54,7 +54,7 @@ class _Running:
     trial: Trial
     process: Any
     threads: int
-    gpus: list[int]
+    gpus: list[str]
 
 
 @dataclass
@@ -85,7 +85,7 @@ class _Work:
     watcher: Watcher
     pending: list[Trial]
     free_cores: int
-    free_gpus: list[int]
+    free_gpus: list[str]
     running: dict[str, _Running] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
@@ -222,7 +222,7 @@ def _outcome_of(process: Any) -> Outcome:
     return Outcome("failed", _KILLED if killed else f"a bug in hpt-dist:\n{text}")
 
 
-def _submit(job: Job, settings: Settings, gpus: list[int]) -> Any:
+def _submit(job: Job, settings: Settings, gpus: list[str]) -> Any:
     """Give a job to submitit, which starts its process; returns submitit's job."""
     if settings.where == "inline":
         return _Inline(work(job))

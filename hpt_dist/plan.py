@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hpt_dist.errors import Problem, RecipeError, nearest
-from hpt_dist.recipe import Import, Knn, Linear, Mme, Pretrain, StageKind, result_fields
+from hpt_dist.errors import Problem, RecipeError, RequestError, nearest
+from hpt_dist.numerics import THIS_CPU, Device, DeviceKind, Numerics, decide
+from hpt_dist.recipe import Import, Knn, Linear, Mme, Pretrain, StageKind, Trained, result_fields
 from hpt_dist.recipe_file import Axis, Recipe, data_of
 
 # Raised by hand when a kind's code gives another result for the same settings.
@@ -52,10 +53,17 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the world outside says: datasets by the recipe's names, weights' fingerprints."""
+    """What the world outside says.
+
+    Args:
+        datasets: by the recipe's names.
+        weights: fingerprints by their source.
+        device: where the trials will compute.
+    """
 
     datasets: Mapping[str, Dataset]
     weights: Mapping[str, str]
+    device: Device = THIS_CPU
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,7 @@ class Trial:
         backbone: model name.
         document: what is hashed.
         key: SHA-256 of the document.
+        device: what it computes on; a process that has no such device refuses it.
     """
 
     name: str
@@ -85,6 +94,12 @@ class Trial:
     backbone: str
     document: Mapping[str, Any]
     key: str
+    device: DeviceKind = "cpu"
+
+    @property
+    def numerics(self) -> Numerics | None:
+        """How it trains; None where nothing is trained step by step."""
+        return numerics_of(self.spec) if isinstance(self.spec, Trained) else None
 
     @property
     def steps(self) -> int:
@@ -119,19 +134,49 @@ def make(recipe: Recipe, facts: Facts) -> tuple[Trial, ...]:
         trials[stage] = []
         for point in points:
             problems += [p for p in _unfed(recipe, stage, point.spec, facts) if p not in problems]
-            if isinstance(point.spec, Import):
-                trials[stage].append(_trial(recipe, facts, stage, point.axes, point.spec, None))
+            try:
+                spec = _decided(point.spec, recipe.backbone, facts.device)
+            except RequestError as error:
+                problems.append(_untrainable(recipe, stage, error))
                 continue
-            parents = _starts(trials[point.spec.init], point.axes)
-            if not parents:
-                problems.append(_no_such_seed(recipe, stage, point.spec))
+            if isinstance(spec, Import):
+                trials[stage].append(_trial(recipe, facts, stage, point.axes, spec, None))
+                continue
+            parents = _starts(trials[spec.init], point.axes)
+            if not parents and trials[spec.init]:
+                problems.append(_no_such_seed(recipe, stage, spec))
             for parent in parents:
-                trials[stage].append(_trial(recipe, facts, stage, point.axes, point.spec, parent))
+                trials[stage].append(_trial(recipe, facts, stage, point.axes, spec, parent))
     every = tuple(trial for stage in trials.values() for trial in stage)
     problems += _twins(recipe, every)
     if problems:
         raise RecipeError(problems)
     return every
+
+
+def numerics_of(spec: Trained) -> Numerics:
+    """Return how a stage of a plan trains.
+
+    Raises:
+        ValueError: its spec is one that a recipe was read into, in which nothing is decided yet.
+    """
+    if spec.precision == "auto" or spec.memory_format == "auto":
+        raise ValueError("the numerics of this spec are not decided yet")
+    return Numerics(spec.precision, spec.memory_format)
+
+
+def _decided(spec: StageKind, backbone: str, device: Device) -> StageKind:
+    """Return a spec with its numerics decided: its document then says how it computes."""
+    if not isinstance(spec, Trained):
+        return spec
+    chosen = decide(spec.precision, spec.memory_format, backbone, device)
+    decided = {"precision": chosen.precision, "memory_format": chosen.memory_format}
+    return spec.model_copy(update=decided)
+
+
+def _untrainable(recipe: Recipe, stage: str, error: RequestError) -> Problem:
+    where = recipe.where("stages", stage, "precision")
+    return Problem(error.problem.what, where, error.problem.allowed, error.problem.fix)
 
 
 def images_of(spec: StageKind) -> int:
@@ -289,6 +334,7 @@ def _trial(
         backbone=recipe.backbone,
         document=document,
         key=key_of(document),
+        device=facts.device.kind,
     )
 
 

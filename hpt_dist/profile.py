@@ -17,6 +17,7 @@ from pydantic import Field
 
 from hpt_dist.container import PYTHON, Container, matching
 from hpt_dist.errors import RequestError
+from hpt_dist.numerics import Device
 from hpt_dist.recipe import Positive, Rate, Spec
 from hpt_dist.yaml_document import read, validated
 
@@ -58,6 +59,11 @@ class Profile(Spec):
     )
     accelerator: Literal["nvidia", "none"] = Field(
         "nvidia", description="none: the GPUs are not real, as on a development cluster"
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="what a stage's `precision: auto` means here; auto is bfloat16 on GPUs and "
+        "float32 on CPUs",
     )
     cpus_per_gpu: Positive = Field(4, description="cores of each process of a trial")
     memory_gb: Rate | None = Field(None, description="of each node of a job")
@@ -101,6 +107,15 @@ class Profile(Spec):
     def ranks_per_node(self) -> int:
         """The most processes that a trial may have on one node."""
         return self.gpus_per_node or 1
+
+    @property
+    def device(self) -> Device:
+        """What trials compute on, and what `precision: auto` means there."""
+        return Device(
+            kind="gpu" if self.gpus_per_node and self.accelerator == "nvidia" else "cpu",
+            precision=None if self.precision == "auto" else self.precision,
+            name="this cluster",
+        )
 
     @property
     def interpreter(self) -> str:

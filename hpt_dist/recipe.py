@@ -155,10 +155,12 @@ class Trained(StageSpec):
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="of the network's passes; auto is measured when the trial starts, and noted",
+        description="of the network's passes; auto is float32 on a CPU and bfloat16 on a GPU, or "
+        "what the profile says",
     )
     memory_format: Literal["auto", "channels_last", "contiguous"] = Field(
-        "auto", description="of images and weights; auto is measured when the trial starts"
+        "auto",
+        description="of images and weights; auto is channels_last for convolutional networks",
     )
     max_bad: Annotated[int, Field(ge=0)] = Field(
         10,

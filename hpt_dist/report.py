@@ -41,6 +41,7 @@ class Report:
         trials: how many there are.
         missing: names of those that are not done.
         table: None where the recipe asks for none.
+        computed: how the trials of each row of the table trained, in words.
         differences: of the table's rows from its baseline row.
         single_runs: rows that stand for one pretraining run, which all their trials share.
         gates: pretrained backbones against the baseline on validation.
@@ -56,6 +57,7 @@ class Report:
     trials: int
     missing: tuple[str, ...]
     table: Table | None
+    computed: Mapping[str, str]
     differences: tuple[Difference, ...]
     single_runs: tuple[str, ...]
     gates: tuple[Gate, ...]
@@ -137,7 +139,7 @@ class Report:
         if self.notes:
             blocks.append(Items(self.notes))
         if self.table:
-            blocks += _table(self.table)
+            blocks += _table(self.table, self.computed)
             blocks += _differences(self.table, self.differences, self.single_runs)
             if self.plots():
                 caption = "Mean ± sample standard deviation; small dots are single trials."
@@ -159,7 +161,7 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         launch: what was asked for; its `report` names the table.
         done: the finished trials, in any order.
     """
-    points = tables.read_points(launch.trials, done)
+    points = tables.read_points(launch.trials, done, launch.settings)
     wanted = launch.report
     baseline = str(wanted.get("baseline", "base"))
     notes: list[str] = []
@@ -191,6 +193,7 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         trials=len(launch.trials),
         missing=tuple(point.name for point in points if point.finished is None),
         table=table,
+        computed=tables.computed_by_row(table, points) if table else {},
         differences=differences,
         single_runs=tables.single_runs(points, table.rows) if table else (),
         gates=tuple(tables.gates(points, baseline)),
@@ -214,7 +217,7 @@ def _metric_note(points: Sequence[Point], table: Table) -> list[str]:
     ]
 
 
-def _table(table: Table) -> list[Block]:
+def _table(table: Table, computed: Mapping[str, str]) -> list[Block]:
     scale = scale_of(table.metric)
     cells = {(cell.row, cell.column): _cell(cell, scale) for cell in table.cells}
     header = [table.rows_axis, *(f"{table.columns_axis} {name}" for name in table.columns)]
@@ -233,7 +236,16 @@ def _table(table: Table) -> list[Block]:
         Heading(2, f"{table.stage}: {table.metric} by {table.rows_axis} and {table.columns_axis}"),
         Grid(header, rows),
         Paragraph(f"{told} {read}"),
+        *([Items(_how_it_was_computed(computed))] if computed else []),
     ]
+
+
+def _how_it_was_computed(computed: Mapping[str, str]) -> list[str]:
+    """Return a line for each way in which rows trained."""
+    rows: dict[str, list[str]] = {}
+    for row, numerics in computed.items():
+        rows.setdefault(numerics, []).append(row)
+    return [f"{', '.join(names)}: {numerics}" for numerics, names in rows.items()]
 
 
 def _how_it_was_read(metric: str) -> str:

@@ -19,7 +19,7 @@ from hpt_dist import __version__, lease, starts
 from hpt_dist.checkpoint import Checkpoints
 from hpt_dist.errors import Interrupted, StoreError, TrainingError
 from hpt_dist.interrupt import Interrupt
-from hpt_dist.layout import DONE, FAILURE, LEASE, NUMERICS, stage_prefix, trial_folder
+from hpt_dist.layout import DONE, FAILURE, LEASE, stage_prefix, trial_folder
 from hpt_dist.plan import Trial
 from hpt_dist.recipe import StageSpec
 from hpt_dist.store import Store, open_store
@@ -87,7 +87,7 @@ class Result:
         weights: the backbone to start other stages from; None where there is none.
         model: a whole model that is an end in itself, such as an adapted classifier.
         seconds_before: time that earlier, interrupted processes had put into it.
-        numerics: precision and memory format of its training, in words; empty without one.
+        numerics: precision, memory format and device of its training, in words; empty without one.
         curves: metrics whose points were logged in training; the chosen one is not another point.
     """
 
@@ -224,7 +224,6 @@ def follow(job: Job, runner: Runner, interrupt: Interrupt) -> None:
 def _clear(root: Store) -> None:
     """Delete what only an unfinished trial needs."""
     Checkpoints(root).clear()
-    root.delete(NUMERICS)
     root.delete(starts.STARTS)
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -19,6 +19,7 @@ from hpt_dist.errors import HptError, Problem, RecipeError, RequestError
 from hpt_dist.launch import Launch, launches
 from hpt_dist.layout import DONE, FAILURE, LEASE, stage_prefix
 from hpt_dist.manifest import read_manifest
+from hpt_dist.numerics import THIS_CPU, Device
 from hpt_dist.plan import Dataset, Facts, Trial, difference
 from hpt_dist.recipe import Import, Spec
 from hpt_dist.recipe_file import Recipe, data_of
@@ -79,13 +80,19 @@ class Prepared:
     last_launch: Launch | None
 
 
-def prepare(path: Path, overrides: Sequence[str], stand_ins: Path | None = None) -> Prepared:
+def prepare(
+    path: Path,
+    overrides: Sequence[str],
+    stand_ins: Path | None = None,
+    device: Device = THIS_CPU,
+) -> Prepared:
     """Read a recipe, plan it, and look up where each of its trials stands.
 
     Args:
         path: the recipe.
         overrides: `key.path=value` strings.
         stand_ins: a YAML file that describes datasets that are not there yet.
+        device: where the trials will compute.
     """
     recipe = recipe_file.load(path, overrides)
     if recipe.report and recipe.report.compare:
@@ -94,7 +101,7 @@ def prepare(path: Path, overrides: Sequence[str], stand_ins: Path | None = None)
         except RequestError as error:
             raise RecipeError([_located(error, recipe.where("report", "compare"))]) from error
     store = open_store(recipe.store)
-    found = facts(recipe, store, stand_ins)
+    found = replace(facts(recipe, store, stand_ins), device=device)
     trials = plan.make(recipe, found)
     of_recipe = [launch for launch in launches(store) if launch.recipe == recipe.name]
     last = of_recipe[-1] if of_recipe else None

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpt_dist import evidence
 from hpt_dist.evidence import Axes, Comparison
@@ -19,6 +19,10 @@ from hpt_dist.evidence import Axes, Comparison
 if TYPE_CHECKING:
     from hpt_dist.results import Finished
 
+# (kind of stage, its numerics in words)
+Computed = frozenset[tuple[str, str]]
+
+_NUMERICS_AXES = ("precision", "memory_format")
 _NEXT_AXIS = re.compile(r",(?=[\w.-]+=)")
 GATE_METRIC = "val/top1"
 GATE_KINDS = ("knn", "linear")
@@ -33,12 +37,15 @@ class Point:
         stage: name of its stage.
         axes: its settings as text.
         finished: what it left; None while it is not done.
+        computed: how it and the trials that it starts from trained, by their stage's kind; nothing
+            of those that train nothing, or are not done.
     """
 
     name: str
     stage: str
     axes: Axes
     finished: Finished | None
+    computed: Computed = frozenset()
 
     def value(self, metric: str) -> float | None:
         """Return a metric of a finished trial, or None."""
@@ -154,23 +161,80 @@ class _Entry:
     column: str
     axes: Axes
     value: float | None
+    computed: Computed = frozenset()
 
 
-def read_points(trials: Mapping[str, str], done: Sequence[Finished]) -> list[Point]:
+def read_points(
+    trials: Mapping[str, str],
+    done: Sequence[Finished],
+    documents: Mapping[str, Any] | None = None,
+) -> list[Point]:
     """Return every trial of a launch, in its order.
 
     Args:
         trials: names to keys.
         done: the finished ones, in any order.
+        documents: what was hashed for each trial, by its name; it names the trial's parent.
     """
     by_name = {finished.name: finished for finished in done}
+    parents = {name: document.get("init", "") for name, document in (documents or {}).items()}
+    names = {key: name for name, key in trials.items()}
     points = []
     for name in trials:
         stage, _, text = name.partition("/")
         pairs = (axis.partition("=") for axis in _NEXT_AXIS.split(text) if axis)
         axes = {axis: value for axis, _, value in pairs}
-        points.append(Point(name, stage, axes, by_name.get(name)))
+        line = _line(name, names, parents)
+        computed = (_computed(by_name[one]) for one in line if one in by_name)
+        points.append(Point(name, stage, axes, by_name.get(name), frozenset().union(*computed)))
     return points
+
+
+def _line(name: str, names: Mapping[str, str], parents: Mapping[str, str]) -> list[str]:
+    """Return the names of a trial and of those that it starts from, one after the other."""
+    line = [name]
+    while (parent := names.get(parents.get(line[-1], ""), "")) and parent not in line:
+        line.append(parent)
+    return line
+
+
+def _computed(finished: Finished) -> Computed:
+    numerics = str(finished.run.get("numerics", ""))
+    return frozenset({(str(finished.result["kind"]), numerics)} if numerics else ())
+
+
+def computed_by_row(table: Table, points: Sequence[Point]) -> dict[str, str]:
+    """Return how the trials of each row of a table trained, in words, those before them included.
+
+    Args:
+        table: of a stage.
+        points: of the launch.
+    """
+    entries = _entries(points, table.stage, table.metric, table.rows_axis, table.columns_axis)
+    told = {}
+    for row in table.rows:
+        found = sorted(frozenset().union(*(e.computed for e in entries if e.row == row)))
+        told[row] = "; ".join(f"{kind} in {numerics}" for kind, numerics in found)
+    return {row: text for row, text in told.items() if text}
+
+
+def _mixed(entries: Iterable[_Entry]) -> str:
+    """Return why some trials must not be compared: one kind of stage computed in several ways.
+
+    Where precision is what the recipe sweeps over, it is the question and no accident.
+    """
+    entries = list(entries)
+    axes = {axis.rpartition(".")[2] for entry in entries for axis in entry.axes}
+    axes |= {name for name in _NUMERICS_AXES for entry in entries if f"{name}=" in entry.row}
+    if axes & set(_NUMERICS_AXES):
+        return ""
+    ways: dict[str, set[str]] = {}
+    for kind, numerics in frozenset().union(*(entry.computed for entry in entries)):
+        ways.setdefault(kind, set()).add(numerics)
+    mixed = [f"{kind} in {' and in '.join(sorted(w))}" for kind, w in ways.items() if len(w) > 1]
+    if not mixed:
+        return ""
+    return f"not compared: {', '.join(sorted(mixed))}; launch both sides on the same kind of device"
 
 
 def tabulate(
@@ -268,6 +332,8 @@ def _features_compared(
 ) -> Comparison:
     """Compare over seeds; where only one model stands on each side, by the images' error."""
     scale = evidence.scale_of(GATE_METRIC)
+    if why := _mixed(entry for entry in entries if entry.row in (row, baseline)):
+        return evidence.refused(why)
     ours, base = _values(entries, row), _values(entries, baseline)
     differences = evidence.seed_differences(ours, base, fixed_base=True)
     over_seeds = evidence.paired([d * scale.factor for d in differences], scale)
@@ -295,7 +361,13 @@ def _entries(
         kept = {axis: v for axis, v in point.axes.items() if axis not in (rows, *other)}
         column = point.axes.get(columns, "")
         entries.append(
-            _Entry(f"{row} ({told})" if told else row, column, kept, point.value(metric))
+            _Entry(
+                f"{row} ({told})" if told else row,
+                column,
+                kept,
+                point.value(metric),
+                point.computed if point.finished else frozenset(),
+            )
         )
     return entries
 
@@ -318,6 +390,8 @@ def _differences(entries: Sequence[_Entry], baseline: str, metric: str) -> tuple
     columns = _names(entry.column for entry in entries)
 
     def compare(row: str, here: Sequence[_Entry]) -> Comparison:
+        if why := _mixed(entry for entry in here if entry.row in (row, baseline)):
+            return evidence.refused(why)
         found = evidence.seed_differences(_values(here, row), _values(here, baseline))
         return evidence.paired([difference * scale.factor for difference in found], scale)
 

@@ -23,7 +23,8 @@ from hpt_dist.checkpoint import Checkpoints, Saver
 from hpt_dist.errors import Interrupted, TrainingError
 from hpt_dist.interrupt import Interrupt
 from hpt_dist.methods import Loss, Method
-from hpt_dist.precision import Numerics, autocast
+from hpt_dist.numerics import FLOAT32, DeviceKind, Numerics
+from hpt_dist.precision import autocast, require
 from hpt_dist.selection import Evaluation, Selection
 
 __all__ = [
@@ -41,7 +42,6 @@ log = logging.getLogger(__name__)
 
 LOG_EVERY = 10
 _KEYS_TOLD = 8
-FLOAT32 = Numerics("float32", "channels_last")
 
 Inputs = tuple[Tensor, ...]
 
@@ -108,8 +108,10 @@ class Loop:
     keys_of: Callable[[int], Sequence[str]] = lambda _: ()
 
 
-def make_accelerator(*, threads: int, seed: int) -> Accelerator:
-    """Return the device and the ranks to train on; a CPU where there is no GPU.
+def make_accelerator(
+    *, threads: int, seed: int, device: DeviceKind = "cpu", numerics: Numerics | None = None
+) -> Accelerator:
+    """Return the device and the ranks to train on.
 
     Several ranks are told by the environment, as torchrun and Slurm launchers do: RANK, WORLD_SIZE,
     LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
@@ -117,16 +119,31 @@ def make_accelerator(*, threads: int, seed: int) -> Accelerator:
     Args:
         threads: for operators on the CPU; float sums depend on it.
         seed: of torch's global generators.
+        device: that the plan was made for; a CPU is used although there is a GPU.
+        numerics: how it trains, to check that the device can; None if nothing is trained.
+
+    Raises:
+        TrainingError: there is no such device here, or it cannot compute so.
     """
+    require(device, numerics)
     # accelerate remembers the ranks of an earlier trial of this process.
     AcceleratorState._reset_state(reset_partial_state=True)
     torch.manual_seed(seed)
     # A resumed run must end with the same bits; cuDNN's default kernels do not promise that.
     torch.backends.cudnn.deterministic = True
+    # float32 is float32 on every device: torch would let convolutions round to TF32.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     # Buffers are equal on all ranks by construction: queues take the keys of the global batch, and
     # statistics are shared. Sending rank 0's before each pass would cost a queue a step.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[ddp])
+    # Each setting that accelerate would otherwise read from the environment is given here.
+    accelerator = Accelerator(
+        cpu=device == "cpu",
+        mixed_precision="no",
+        gradient_accumulation_steps=1,
+        dynamo_backend="no",
+        kwargs_handlers=[ddp],
+    )
     torch.set_num_threads(threads)
     return accelerator
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from hpt_dist import backbones, batch_norm, fewshot, monitoring, optim, precision
 from hpt_dist.augment import Normalize
@@ -27,10 +25,10 @@ from hpt_dist.feeds import (
     two_view_feed,
     two_view_keys,
 )
-from hpt_dist.layout import NUMERICS
 from hpt_dist.methods import METHODS, MME, Method
+from hpt_dist.numerics import Numerics
 from hpt_dist.order import Ints
-from hpt_dist.precision import Numerics
+from hpt_dist.plan import numerics_of
 from hpt_dist.recipe import METHOD_SETTINGS, SCALING_BATCH, Mme, Optimizer, Pretrain, Trained
 from hpt_dist.selection import Evaluation, Look
 from hpt_dist.stage import Context, Result
@@ -50,7 +48,7 @@ def run_pretrain(context: Context) -> Result:
     backbone = backbone_of(context)
     names = backbones.trainable_parameters(backbone, spec.train)
     log.info("%d parameters of the backbone learn (train: %s)", len(names), spec.train)
-    numerics = _prepare(context, spec, backbone, accelerator, spec.batch)
+    numerics = _prepare(spec, backbone)
     method = _on(accelerator, _method(spec, backbone), numerics)
     method.group_batch_norm(spec.batch, spec.bn_group, accelerator.num_processes)
     if spec.lr_scaling != "none":
@@ -78,7 +76,7 @@ def run_pretrain(context: Context) -> Result:
         {"pool_images": len(pool), **details},
         weights={name: value.cpu() for name, value in state.items()},
         seconds_before=outcome.seconds_before,
-        numerics=str(numerics),
+        numerics=precision.in_words(numerics, context.job.trial.device),
         curves=tuple(metrics),
     )
 
@@ -93,7 +91,7 @@ def run_mme(context: Context) -> Result:
     unlabelled = np.setdiff1d(np.arange(len(train)), labelled)
     backbone = backbone_of(context)
     batch = 2 * spec.batch_labelled
-    numerics = _prepare(context, spec, backbone, accelerator, batch)
+    numerics = _prepare(spec, backbone)
     method = MME(
         backbone,
         backbone.feature_dim,
@@ -147,7 +145,7 @@ def run_mme(context: Context) -> Result:
         },
         model={name: value.cpu() for name, value in method.state_dict().items()},
         seconds_before=outcome.seconds_before,
-        numerics=str(numerics),
+        numerics=precision.in_words(numerics, context.job.trial.device),
         curves=("val/top1",),
     )
 
@@ -159,37 +157,13 @@ def _method(spec: Pretrain, backbone: Backbone) -> Method:
     return METHODS[spec.method](backbone, backbone.feature_dim, **settings, seed=spec.seed)
 
 
-def _prepare(
-    context: Context, spec: Trained, backbone: Backbone, accelerator: Accelerator, batch: int
-) -> Numerics:
-    """Freeze what is to be frozen; return how to compute, as it was chosen when the trial began.
-
-    A trial that goes on, on whatever machine, computes as it has begun.
-    """
+def _prepare(spec: Trained, backbone: Backbone) -> Numerics:
+    """Freeze what is to be frozen; return how to compute, as the plan decided."""
     if spec.batch_norm == "frozen":
         batch_norm.freeze(backbone)
-    found: list[Any] = [None]
-    if accelerator.is_main_process:
-        if context.root.stat(NUMERICS) is None:
-            backbone.train()
-            choice = precision.choose(
-                backbone,
-                size=context.job.image_size,
-                batch=batch // accelerator.num_processes,
-                device=accelerator.device,
-                precision=spec.precision,
-                memory_format=spec.memory_format,
-            )
-            log.info("computes in %s", choice)
-            chosen = {
-                "precision": choice.numerics.precision,
-                "memory_format": choice.numerics.memory_format,
-            }
-            context.root.put(NUMERICS, json.dumps(chosen).encode())
-        found = [json.loads(context.root.get(NUMERICS))]
-    if accelerator.num_processes > 1:
-        dist.broadcast_object_list(found, src=0)
-    return Numerics(**found[0])
+    numerics = numerics_of(spec)
+    log.info("computes in %s", numerics)
+    return numerics
 
 
 def _on(accelerator: Accelerator, method: Method, numerics: Numerics) -> Method:

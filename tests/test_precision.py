@@ -1,190 +1,188 @@
-"""Precision and memory format: what is chosen is clear, and choosing leaves no trace."""
+"""Precision and memory format follow from a rule, are in the key, and are what is computed in."""
 
-import copy
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import nn
+from small import hpt, write_recipe
 
-from hpt_dist import backbones, precision
-from hpt_dist.errors import RequestError
-from hpt_dist.precision import Choice, Numerics, autocast, candidates, choose, pick, torch_format
+from hpt_dist import backbones, plan, precision, profile, recipe_file
+from hpt_dist.errors import RecipeError, RequestError, TrainingError
+from hpt_dist.numerics import THIS_CPU, Device, Numerics, decide, is_convolutional
+from hpt_dist.plan import Dataset, Facts
+from hpt_dist.precision import autocast, require, torch_format
+from hpt_dist.train import make_accelerator
 
 CPU = torch.device("cpu")
 FLOAT_LAST = Numerics("float32", "channels_last")
 FLOAT_FIRST = Numerics("float32", "contiguous")
 BRAIN_LAST = Numerics("bfloat16", "channels_last")
-BRAIN_FIRST = Numerics("bfloat16", "contiguous")
+GPU = Device("gpu")
+
+RECIPE = """\
+name: small
+store: ./none
+datasets: {line: openmoji/line}
+backbone: timm/test_efficientnet
+image: {size: 32}
+stages:
+  base: {kind: import, weights: random}
+  hpt: {kind: pretrain, init: base, data: [line/train], steps: 3, batch: 8, moco: {queue: 16}}
+  probe: {kind: knn, init: base, data: line}
+"""
 
 
-class Small(nn.Module):
-    """Everything that choosing could disturb: statistics, dropout, a frozen part."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5)
-        )
-        self.frozen = nn.Conv2d(8, 8, 1).requires_grad_(False)
-        self.seen = []
-
-    def forward(self, images):
-        self.seen.append((torch.is_autocast_enabled("cpu"), images.shape, images.stride()))
-        return self.frozen(self.layers(images)).mean(dim=(2, 3))
+def planned(tmp_path, device=THIS_CPU, text=RECIPE):
+    (tmp_path / "small.yaml").write_text(text)
+    images = {"train": 90, "val": 30, "test": 30}
+    counts = {split: (images[split] // 3,) * 3 for split in images}
+    line = Dataset("line", "", "digest", 3, images, counts)
+    recipe = recipe_file.load(tmp_path / "small.yaml", [])
+    trials = plan.make(recipe, Facts({"line": line}, {"random": "random"}, device))
+    return {trial.name: trial for trial in trials}
 
 
-@pytest.fixture
-def with_units(monkeypatch):
-    """A CPU that says it has AMX; bfloat16 itself is computed for real, only slowly."""
-    monkeypatch.setattr(precision, "_cpu_flags", lambda: frozenset({"sse2", "amx_bf16"}))
-
-
-@pytest.fixture
-def without_units(monkeypatch):
-    monkeypatch.setattr(precision, "_cpu_flags", lambda: frozenset({"sse2", "avx2"}))
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_the_backbone_and_the_generators_stay_as_they_are(with_units, training):
-    torch.manual_seed(5)
-    backbone = Small().train(training)
-    before, random = copy.deepcopy(backbone.state_dict()), torch.get_rng_state()
-    choice = choose(backbone, size=8, batch=4, device="cpu")
-    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), random)
-    assert all(parameter.grad is None for parameter in backbone.parameters())
-    assert all(module.training is training for module in backbone.modules())
-    assert backbone.layers[0].weight.is_contiguous()
-    assert backbone.seen == []
-    assert set(choice.seconds) == {FLOAT_LAST, FLOAT_FIRST, BRAIN_LAST, BRAIN_FIRST}
-    assert all(0 < seconds < float("inf") for seconds in choice.seconds.values())
-    assert choice.numerics == pick(choice.seconds)
-
-
-def test_each_candidate_runs_in_its_own_numerics(with_units):
-    runs = precision._measure(Small(), [FLOAT_LAST, BRAIN_FIRST], 8, 4, CPU)
-    assert set(runs[0]) == {FLOAT_LAST, BRAIN_FIRST}
-    assert 2 <= runs[1] <= 4
-    seen = []
-    for numerics in (FLOAT_LAST, BRAIN_FIRST):
-        # Copies share this list no longer, so the copy is reached through its own pass.
-        run = precision._pass(Small(), numerics, 8, 4, CPU)
-        run()
-        (module,) = (c.cell_contents for c in run.__closure__ if isinstance(c.cell_contents, Small))
-        (was,) = module.seen
-        seen.append(was)
-        assert module.layers[0].weight.grad is not None
-        assert module.frozen.weight.grad is None
-        assert module.layers[0].weight.dtype == torch.float32
-    assert [enabled for enabled, _, _ in seen] == [False, True]
-    assert [stride[1] for _, _, stride in seen] == [1, 64]
-
-
-def test_what_is_named_is_taken_and_not_measured(with_units):
-    backbone = Small()
-    for numerics in (FLOAT_FIRST, BRAIN_LAST):
-        choice = choose(
-            backbone,
-            size=8,
-            batch=4,
-            device="cpu",
-            precision=numerics.precision,
-            memory_format=numerics.memory_format,
-        )
-        assert choice == Choice(numerics)
-        assert str(choice) == str(numerics)
-    one_axis = choose(backbone, size=8, batch=4, device="cpu", precision="bfloat16")
-    assert set(one_axis.seconds) == {BRAIN_LAST, BRAIN_FIRST}
-    other_axis = choose(backbone, size=8, batch=4, device="cpu", memory_format="contiguous")
-    assert set(other_axis.seconds) == {FLOAT_FIRST, BRAIN_FIRST}
-
-
-def test_without_matrix_units_bfloat16_is_only_used_when_asked_for(without_units):
-    choice = choose(Small(), size=8, batch=2, device="cpu")
-    assert set(choice.seconds) == {FLOAT_LAST, FLOAT_FIRST}
-    assert "bfloat16 not tried: this CPU has no bf16 matrix units" in str(choice)
-    assert choose(
-        Small(), size=8, batch=2, device="cpu", precision="bfloat16", memory_format="contiguous"
-    ) == Choice(BRAIN_FIRST)
-
-
-def test_where_one_candidate_is_left_nothing_is_measured(without_units):
-    backbone = backbones.create("timm/vit_tiny_patch16_224")
-
-    def never(*_):
-        raise AssertionError("it ran")
-
-    backbone.register_forward_pre_hook(never)
-    choice = choose(backbone, size=224, batch=4, device="cpu")
-    assert (choice.numerics, dict(choice.seconds)) == (FLOAT_FIRST, {})
-    assert "no overlapping convolutions" in str(choice)
+# The rule.
 
 
 @pytest.mark.parametrize(
-    ("name", "convolutional"),
-    [("resnet18", True), ("timm/convnext_atto", True), ("timm/vit_tiny_patch16_224", False)],
-)
-def test_a_patch_embedding_is_no_reason_for_channels_last(name, convolutional):
-    assert precision._convolutional(backbones.create(name)) is convolutional
-
-
-def test_a_network_that_learns_nothing_is_measured_forwards(without_units):
-    choice = choose(Small().requires_grad_(False), size=8, batch=2, device="cpu")
-    assert len(choice.seconds) == 2
-
-
-def test_what_there_is_no_use_for_is_refused():
-    with pytest.raises(RequestError, match="float16 does not train on a CPU") as refused:
-        choose(Small(), size=8, batch=2, device="cpu", precision="float16")
-    assert refused.value.problem.where == "precision"
-    assert "bfloat16" in refused.value.problem.allowed
-    with pytest.raises(RequestError, match="did you mean bfloat16"):
-        choose(Small(), size=8, batch=2, device="cpu", precision="bflaot16")
-    with pytest.raises(RequestError, match=r"memory_format[\s\S]*channels_last, contiguous"):
-        choose(Small(), size=8, batch=2, device="cpu", memory_format="nhwc")
-
-
-def test_float16_is_a_candidate_only_by_name():
-    kept = {"convolutional": True, "bfloat16": True, "device": "GPU"}
-    by_itself, _ = candidates("auto", "auto", **kept)
-    assert {n.precision for n in by_itself} == {"float32", "bfloat16"}
-    asked, why = candidates("float16", "auto", **kept)
-    assert ({n.precision for n in asked}, why) == ({"float16"}, "")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "chosen"),
+    ("asked", "device", "expected"),
     [
-        ({FLOAT_LAST: 1.0, BRAIN_LAST: 0.88}, FLOAT_LAST),  # 1.14 times: not clear
-        ({FLOAT_LAST: 1.0, BRAIN_LAST: 0.86}, BRAIN_LAST),  # 1.16 times
-        ({FLOAT_LAST: 1.0, FLOAT_FIRST: 0.8, BRAIN_LAST: 0.75}, FLOAT_FIRST),  # over the best
-        ({FLOAT_LAST: 1.0, FLOAT_FIRST: 0.95}, FLOAT_LAST),
-        ({FLOAT_LAST: 1.0, FLOAT_FIRST: 0.89}, FLOAT_FIRST),
-        ({FLOAT_LAST: 4.0, FLOAT_FIRST: 5.0, BRAIN_LAST: 1.0, BRAIN_FIRST: 0.95}, BRAIN_LAST),
-        ({BRAIN_FIRST: 3.0, BRAIN_LAST: 4.0}, BRAIN_FIRST),
-        ({FLOAT_LAST: 1.0}, FLOAT_LAST),
+        ("auto", THIS_CPU, "float32"),
+        ("auto", GPU, "bfloat16"),
+        ("auto", Device("gpu", "float32"), "float32"),
+        ("auto", Device("cpu", "bfloat16"), "bfloat16"),
+        ("float32", Device("gpu", "bfloat16"), "float32"),
+        ("bfloat16", THIS_CPU, "bfloat16"),
+        ("float16", GPU, "float16"),
     ],
 )
-def test_a_lower_precision_and_the_unusual_format_win_by_a_clear_margin(seconds, chosen):
-    assert pick(seconds) == chosen
+def test_the_kind_of_device_decides_unless_somebody_says_otherwise(asked, device, expected):
+    assert decide(asked, "auto", "resnet50", device) == Numerics(expected, "channels_last")
+    assert decide(asked, "contiguous", "resnet50", device) == Numerics(expected, "contiguous")
 
 
-TIMES = st.floats(1e-3, 10)
+def test_the_flags_of_a_processor_never_count(monkeypatch):
+    """bfloat16 units or not, the same recipe means the same trials."""
+
+    def never(*_, **__):
+        raise AssertionError("the machine was asked")
+
+    monkeypatch.setattr(Path, "read_text", never)
+    monkeypatch.setattr("builtins.open", never)
+    assert decide("auto", "auto", "resnet50", THIS_CPU) == FLOAT_LAST
 
 
-@given(st.dictionaries(st.sampled_from([FLOAT_LAST, FLOAT_FIRST, BRAIN_LAST, BRAIN_FIRST]), TIMES))
-def test_nothing_is_given_away_but_the_margins(seconds):
-    if not seconds:
-        return
-    chosen = pick(seconds)
-    both = precision.PRECISION_MARGIN * precision.FORMAT_MARGIN
-    assert seconds[chosen] <= both * min(seconds.values()) * (1 + 1e-9)
-    if chosen.precision != "float32":
-        floats = [value for numerics, value in seconds.items() if numerics.precision == "float32"]
-        lower = [value for numerics, value in seconds.items() if numerics.precision != "float32"]
-        assert all(value >= precision.PRECISION_MARGIN * min(lower) for value in floats)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("resnet18", "timm/convnext_atto", "timm/tf_efficientnet_lite0", "timm/test_efficientnet"),
+        *(
+            "timm/vit_tiny_patch16_224",
+            "timm/deit_tiny_patch16_224",
+            "timm/swin_tiny_patch4_window7_224",
+        ),
+        *("timm/regnetx_002", "mobilenet_v3_small", "timm/test_vit"),
+    ],
+)
+def test_names_tell_whether_convolutions_overlap(name):
+    layers = backbones.create(name).modules()
+    overlap = any(
+        isinstance(layer, torch.nn.Conv2d) and tuple(layer.kernel_size) != tuple(layer.stride)
+        for layer in layers
+    )
+    assert is_convolutional(name) is overlap
+
+
+# The plan and its keys.
+
+
+def test_the_decision_is_in_the_document_of_what_trains_and_in_no_other(tmp_path):
+    here, there = planned(tmp_path), planned(tmp_path, GPU)
+    settings = here["hpt"].document["spec"]
+    assert (settings["precision"], settings["memory_format"]) == ("float32", "channels_last")
+    assert there["hpt"].document["spec"]["precision"] == "bfloat16"
+    assert here["hpt"].key != there["hpt"].key
+    for name in ("base", "probe"):
+        assert here[name].key == there[name].key
+        assert here[name].numerics is None
+    assert {trial.device for trial in there.values()} == {"gpu"}
+
+
+def test_what_already_meant_float32_channels_last_keeps_its_key(tmp_path):
+    said = RECIPE.replace("steps: 3", "steps: 3, precision: float32, memory_format: channels_last")
+    assert planned(tmp_path, text=said)["hpt"].key == planned(tmp_path)["hpt"].key
+    # As it was before there was a rule.
+    assert planned(tmp_path, text=said)["hpt"].key == (
+        "bfa2b0be6270b0b5e3536b5228d33647a9a70bc8dd0ac56883e1d9f05bc36483"
+    )
+
+
+def test_what_a_device_cannot_do_is_a_problem_of_the_recipe_with_its_line(tmp_path):
+    text = RECIPE.replace("steps: 3", "steps: 3, precision: float16")
+    with pytest.raises(RecipeError) as refused:
+        planned(tmp_path, text=text)
+    (problem,) = refused.value.problems
+    assert problem.what == "float16 does not train on a CPU"
+    assert "small.yaml:8 stages.hpt.precision" in problem.where
+    assert "bfloat16" in problem.allowed
+    assert planned(tmp_path, GPU, text)["hpt"].numerics.precision == "float16"
+
+
+def test_a_spec_that_nothing_was_decided_for_has_no_numerics(tmp_path):
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    [point] = recipe_file.load(tmp_path / "small.yaml", []).stages["hpt"]
+    with pytest.raises(ValueError, match="not decided"):
+        plan.numerics_of(point.spec)
+
+
+@pytest.mark.parametrize(
+    ("text", "device"),
+    [
+        ("gpus_per_node: 8\n", Device("gpu", None, "this cluster")),
+        ("gpus_per_node: 8\nprecision: float32\n", Device("gpu", "float32", "this cluster")),
+        ("gpus_per_node: 2\naccelerator: none\n", Device("cpu", None, "this cluster")),
+        ("partition: main\n", Device("cpu", None, "this cluster")),
+    ],
+)
+def test_a_profile_says_what_its_trials_compute_on(tmp_path, text, device):
+    (tmp_path / "mine.yaml").write_text(text)
+    assert profile.load(tmp_path / "mine.yaml", {}).device == device
+
+
+def test_a_profile_with_another_precision_is_refused(tmp_path):
+    (tmp_path / "mine.yaml").write_text("precision: half\n")
+    with pytest.raises(RequestError, match="float32"):
+        profile.load(tmp_path / "mine.yaml", {})
+
+
+# What is computed.
+
+
+def test_a_device_that_is_not_there_or_emulates_is_refused(monkeypatch):
+    require("cpu", BRAIN_LAST)
+    with pytest.raises(TrainingError, match="planned for a GPU, and torch sees none here"):
+        require("gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla V100")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    require("gpu", FLOAT_LAST)
+    with pytest.raises(TrainingError, match="bfloat16, which Tesla V100 only emulates"):
+        require("gpu", BRAIN_LAST)
+
+
+def test_the_environment_changes_nothing_that_accelerate_would_read(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
+    accelerator = make_accelerator(threads=torch.get_num_threads(), seed=0)
+    assert accelerator.mixed_precision == "no"
+    assert accelerator.state.dynamo_plugin.backend.value == "NO"
+    assert accelerator.device.type == "cpu"
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_autocast_lowers_products_and_leaves_the_rest():
@@ -199,17 +197,44 @@ def test_autocast_lowers_products_and_leaves_the_rest():
 def test_the_format_is_torchs_own():
     assert torch_format(FLOAT_LAST) is torch.channels_last
     assert torch_format(FLOAT_FIRST) is torch.contiguous_format
+    assert precision.in_words(FLOAT_LAST, "cpu") == "float32, channels_last on a CPU"
 
 
-def test_the_log_line_has_the_seconds_of_every_candidate():
-    choice = Choice(FLOAT_LAST, {FLOAT_LAST: 0.412, FLOAT_FIRST: 0.98}, 32, "bfloat16 not tried")
-    assert str(choice) == (
-        "float32, channels_last: 0.412 s for forward and backward of 32 images, "
-        "float32, contiguous 0.98 s; bfloat16 not tried"
-    )
+EIGHT = """\
+name: eight
+store: ${HPT_STORE}
+datasets: {color: openmoji/color, line: openmoji/line}
+backbone: timm/test_efficientnet
+image: {size: 32}
+stages:
+  base: {kind: import, weights: random}
+  hpt: {kind: pretrain, init: base, data: [line/train], steps: 2, batch: 8, moco: {queue: 16}}
+  adapt:
+    kind: mme
+    source: color/train
+    target: line
+    steps: 2
+    batch_labelled: 4
+    batch_unlabelled: 4
+    eval_every: 2
+    sweep: {init: [base, hpt], shots: [1], seed: [0, 1, 2, 3]}
+report: {table: adapt, rows: init, columns: shots}
+"""
 
 
-def test_units_are_read_from_the_flags_of_the_processor(monkeypatch):
-    for flags, units in (({"avx2"}, ""), ({"avx512_bf16"}, "avx512_bf16"), (set(), "")):
-        monkeypatch.setattr(precision, "_cpu_flags", lambda flags=flags: frozenset(flags))
-        assert precision.bfloat16_units(CPU) == units
+def test_eight_trials_on_a_loaded_machine_compute_alike(drawings, tmp_path):
+    store = tmp_path / "store"
+    shutil.copytree(drawings / "datasets", store / "datasets")
+    load = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        said = hpt("launch", str(write_recipe(tmp_path, EIGHT)), store=str(store))
+    finally:
+        for process in load:
+            process.kill()
+            process.wait()
+    assert "hpt, adapt: computes in float32, channels_last, on CPUs of this machine" in said
+    assert "base: mme in float32, channels_last on a CPU" in said
+    runs = [json.loads(path.read_text()) for path in store.glob("stages/*/run.json")]
+    assert len(runs) == 10
+    trained = [run["numerics"] for run in runs if run["numerics"]]
+    assert trained == ["float32, channels_last on a CPU"] * 9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import io
 import itertools
@@ -43,6 +44,7 @@ def finished(
     details: Mapping[str, Any] | None = None,
     images: int = 1000,
     seconds: float = 10.0,
+    numerics: str = "",
 ) -> Finished:
     result = {
         "kind": kind,
@@ -55,7 +57,7 @@ def finished(
         "axes": {"another": 1},
     }
     key = hashlib.sha256(name.encode()).hexdigest()
-    return Finished(name, key, result, {"seconds": seconds, "host": "n1"})
+    return Finished(name, key, result, {"seconds": seconds, "host": "n1", "numerics": numerics})
 
 
 def launched(names: list[str], **report: Any) -> Launch:
@@ -473,3 +475,67 @@ def test_building_loads_neither_torch_nor_matplotlib() -> None:
     code = "import sys, hpt_dist.report; print({'torch', 'matplotlib', 'scipy'} & set(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.stdout.strip() == "set()", answer.stderr
+
+
+# How rows were computed.
+
+FLOAT, BRAIN = "float32, channels_last on a CPU", "bfloat16, channels_last on a GPU"
+
+
+def computed_as(base: str, hpt: str, **report: Any) -> Report:
+    """Return the report of one adaptation for each row and seed, which computed so."""
+    names = [adapt(init, 1, seed) for init in ("base", "hpt") for seed in (0, 1, 2)]
+    done = [
+        finished(name, {"test/top1": 0.5 + n / 100}, numerics=base if n < 3 else hpt)
+        for n, name in enumerate(names)
+    ]
+    return build(launched(names, **report), done)
+
+
+def test_each_row_says_how_it_was_computed() -> None:
+    report = computed_as(FLOAT, FLOAT)
+    assert report.computed == {"base": f"mme in {FLOAT}", "hpt": f"mme in {FLOAT}"}
+    assert f"base, hpt: mme in {FLOAT}" in " ".join(report.markdown().split())
+    assert comparisons(report)["hpt", "1"].n == 3
+
+
+def test_rows_that_computed_differently_are_not_compared() -> None:
+    report = computed_as(FLOAT, BRAIN)
+    comparison = comparisons(report)["hpt", "1"]
+    assert (comparison.verdict, comparison.n, comparison.mean) == ("none", 0, None)
+    assert f"not compared: mme in {BRAIN} and in {FLOAT}" in " ".join(report.markdown().split())
+    assert report.as_json()["computed"]["hpt"] == f"mme in {BRAIN}"
+
+
+def test_one_seed_that_computed_differently_is_enough() -> None:
+    names = [adapt(init, 1, seed) for init in ("base", "hpt") for seed in (0, 1, 2)]
+    done = [finished(n, {"test/top1": 0.5}, numerics=FLOAT) for n in names[:-1]]
+    done.append(finished(names[-1], {"test/top1": 0.6}, numerics=BRAIN))
+    assert "not compared" in comparisons(build(launched(names), done))["hpt", "1"].says
+
+
+def test_what_rows_start_from_counts_too() -> None:
+    """Two pretrainings in different precisions are no comparison of what they learnt."""
+    names = ["first", "second", *(adapt(init, 1, 0) for init in ("first", "second"))]
+    done = [
+        finished("first", {}, kind="pretrain", numerics=FLOAT),
+        finished("second", {}, kind="pretrain", numerics=BRAIN),
+        *(finished(name, {"test/top1": 0.5}, numerics=FLOAT) for name in names[2:]),
+    ]
+    launch = launched(names, baseline="first")
+    documents = {adapt(init, 1, 0): {"init": launch.trials[init]} for init in names[:2]}
+    report = build(dataclasses.replace(launch, settings=documents), done)
+    assert report.computed["second"] == f"mme in {FLOAT}; pretrain in {BRAIN}"
+    assert "pretrain in" in comparisons(report)["second", "1"].says
+    assert "not compared" in comparisons(report)["second", "1"].says
+
+
+def test_precision_itself_may_be_compared() -> None:
+    names = [f"adapt/precision={p},seed={s}" for p in ("float32", "bfloat16") for s in (0, 1)]
+    done = [
+        finished(name, {"test/top1": 0.5 + n / 100}, numerics=BRAIN if "bfloat" in name else FLOAT)
+        for n, name in enumerate(names)
+    ]
+    launch = launched(names, rows="precision", columns="shots", baseline="float32")
+    report = build(launch, done)
+    assert comparisons(report)["bfloat16", ""].n == 2

@@ -11,12 +11,11 @@ import torch
 from ranks import on_ranks
 from torch import nn
 
-from hpt_dist import backbones, optim, ranks, stage, training, worker
+from hpt_dist import backbones, optim, ranks, stage, worker
 from hpt_dist.checkpoint import Checkpoints
 from hpt_dist.errors import DataError, Interrupted, TrainingError
 from hpt_dist.interrupt import Interrupt
 from hpt_dist.methods import METHODS, MME
-from hpt_dist.precision import Numerics
 from hpt_dist.store import open_store
 from hpt_dist.train import Loop, fit, make_accelerator
 
@@ -221,17 +220,3 @@ def test_an_error_that_one_rank_alone_has_ends_it_with_its_words(monkeypatch, ca
         worker.follow(SimpleNamespace(trial=SimpleNamespace(spec=spec)))
     assert ended.value.code == 1
     assert "image 7 is damaged" in capsys.readouterr().out
-
-
-def test_a_trial_goes_on_in_the_numerics_it_began_with(tmp_path):
-    root = open_store(str(tmp_path))
-    context = SimpleNamespace(root=root, job=SimpleNamespace(image_size=12))
-    accelerator = make_accelerator(threads=1, seed=0)
-
-    def prepared(precision):
-        spec = SimpleNamespace(batch_norm="train", precision=precision, memory_format="contiguous")
-        return training._prepare(context, spec, backbone(), accelerator, BATCH)
-
-    assert prepared("bfloat16") == prepared("float32") == Numerics("bfloat16", "contiguous")
-    root.delete("numerics.json")
-    assert prepared("float32") == Numerics("float32", "contiguous")
