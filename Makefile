@@ -6,7 +6,7 @@ STORE ?= $(or $(HPT_STORE),./hpt-store)
 export HPT_STORE := $(STORE)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart openmoji-line data venv test lint format bench-data bench-engine bench-precision bench-gpu image ui slurm-up slurm-down clean
+.PHONY: help quickstart openmoji-line data venv test lint format bench-data bench-engine bench-precision bench-launch bench-gpu image ui slurm-up slurm-down clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -58,6 +58,9 @@ bench-engine: $(VENV)/.bench  ## training steps beside lightly's and the bare pa
 
 bench-precision: $(VENV)/.bench  ## what each precision and memory format costs on this machine
 	GOMP_SPINCOUNT=10000 $(BIN)/python -W ignore -m benchmarks.precision $(ARGS)
+
+bench-launch: $(VENV)/.bench  ## what starting trials costs over one process that runs them all
+	$(BIN)/python -W ignore -m benchmarks.launch $(ARGS)
 
 bench-gpu: $(VENV)/.bench  ## ResNet-50 MoCo v2 at 224 pixels on this machine's GPU
 	$(BIN)/python -W ignore -m benchmarks.gpu $(ARGS)

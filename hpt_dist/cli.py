@@ -199,6 +199,14 @@ def launch(
             min=1,
         ),
     ] = None,
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh",
+            help="Start each trial as a new interpreter; here they are forked from one that has "
+            "imported torch already, which spares seconds and changes no result.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what sbatch would get, and submit nothing.")
     ] = False,
@@ -235,9 +243,11 @@ def launch(
         where: Where = "inline" if on == "inline" else "local"
         prepared = _prepare(recipe, set_, command_launch.device())
         done = command_launch.run(
-            prepared, where, only or [], cores, tracking_uri, work, ranks or 1
+            prepared, where, only or [], cores, tracking_uri, work, ranks or 1, fresh
         )
     else:
+        if fresh:
+            raise RequestError("--fresh is for --on local", fix="leave it out: jobs are fresh")
         profile = cluster.load(on)
         prepared = _prepare(recipe, set_, profile.device)
         site = cluster.site(profile, prepared.store, work, ranks, hold)

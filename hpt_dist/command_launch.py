@@ -13,7 +13,17 @@ from itertools import takewhile
 from pathlib import Path
 from typing import IO
 
-from hpt_dist import closing, console, launch, local, plan, results, slurm_jobs, track
+from hpt_dist import (
+    closing,
+    console,
+    environment,
+    launch,
+    local,
+    plan,
+    results,
+    slurm_jobs,
+    track,
+)
 from hpt_dist.errors import RequestError, nearest
 from hpt_dist.launch import Launch, Settings, Where
 from hpt_dist.layout import default_tracking_uri, trial_folder, work_folder
@@ -37,8 +47,15 @@ def run(
     tracking_uri: str,
     work: str,
     ranks: int = 1,
+    fresh: bool = False,
 ) -> bool:
     """Run what is pending of a plan and print its report; return whether all is done."""
+    if where == "inline" and ranks > 1:
+        raise RequestError(
+            f"{ranks} ranks are {ranks} processes, and inline is this one",
+            where="--ranks",
+            fix="use --on local",
+        )
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     trials = chosen(prepared, only)
     pending = [t for t in trials if prepared.states[t.key].name != "cached"]
@@ -47,7 +64,9 @@ def run(
         settings = _settings(prepared, where, cores, tracking_uri, work, ranks)
         return print_report(cached(prepared, trials, settings), prepared.store)
     console.print_plan(trials, prepared.states, prepared.facts)
+    _report_switches()
     settings = _settings(prepared, where, cores, tracking_uri, work, ranks)
+    settings = replace(settings, fresh=fresh)
     if settings.gpus and len(settings.gpus) < ranks:
         told = f"{ranks} ranks need {ranks} GPUs, and there are {len(settings.gpus)}"
         raise RequestError(told, where="--ranks")
@@ -67,6 +86,14 @@ def run(
             console.complain(f"  {name}: {error.splitlines()[0]}")
         console.complain(f"their logs: hpt-dist logs {record.id}")
     return not errors
+
+
+def _report_switches() -> None:
+    """Say what is set here and could change a result: no trial gets it."""
+    _, dropped = environment.for_trials(os.environ)
+    if dropped:
+        names = ", ".join(dropped)
+        console.say(f"left out of the trials' environment, for it could change results: {names}")
 
 
 def cached(prepared: Prepared, trials: Sequence[Trial], settings: Settings) -> Launch:

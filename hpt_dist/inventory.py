@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
+import contextlib
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from hpt_dist.errors import DataError, HptError, RequestError
+from hpt_dist import children
+from hpt_dist.errors import DataError, RequestError
 from hpt_dist.manifest import Manifest, Shard, read_index
 from hpt_dist.store import Store
 
@@ -188,24 +185,17 @@ def mapped(
     if workers < 2:
         yield from map(work, parts)
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _become_worker)
-    try:
-        yield from pool.map(work, parts)
-    except BrokenProcessPool as error:
-        raise HptError(
-            "a worker process died", fix="use fewer --workers if the memory was used up"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    results: dict[int, _Result] = {}
+    ready = 0
+    answers = children.fed(_apply, [(work, part) for part in parts], workers)
+    with contextlib.closing(answers):
+        for answer in answers:
+            results[answer.task] = answer.value
+            while ready in results:
+                yield results.pop(ready)
+                ready += 1
 
 
-def _become_worker() -> None:
-    """Leave Ctrl-C to the parent, and end when it has ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    if parent := parent_process():
-        parent.join()
-    os._exit(1)
+def _apply(task: tuple[Callable[[Part], _Result], Part], _tell: children.Tell) -> _Result:
+    work, part = task
+    return work(part)

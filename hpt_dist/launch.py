@@ -72,6 +72,7 @@ class Settings:
         tracking_uri: of MLflow; empty for none.
         artifact_location: of a new MLflow experiment; empty for MLflow's default.
         ranks: processes that share the training of a trial.
+        fresh: start each process of a trial as an interpreter of its own.
     """
 
     where: Where
@@ -81,6 +82,15 @@ class Settings:
     tracking_uri: str
     artifact_location: str = ""
     ranks: int = 1
+    fresh: bool = False
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether trials are forked from a server that has imported torch.
+
+        Not where there are GPUs: nobody has measured yet what a CUDA driver makes of it.
+        """
+        return self.where == "local" and not self.fresh and not self.gpus
 
 
 def record(recipe: Recipe, trials: Sequence[Trial], store: Store, settings: Settings) -> Launch:

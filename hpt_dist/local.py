@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from hpt_dist import lease
+from hpt_dist import children, environment, lease, ranks
+from hpt_dist.children import Child
 from hpt_dist.launch import Launch, Settings, is_cancelled, job_of
 from hpt_dist.layout import DONE, LEASE, stage_prefix
 from hpt_dist.plan import Trial
@@ -19,11 +21,13 @@ from hpt_dist.recipe_file import Recipe
 from hpt_dist.stage import Job
 from hpt_dist.store import Store
 from hpt_dist.survey import Prepared
-from hpt_dist.worker import Outcome, work
+from hpt_dist.worker import Outcome, follow, run, work
 
-POLL_S = 0.5
-# submitit ends a local job after its time limit; a trial here has none.
-_NO_LIMIT_MIN = 60 * 24 * 365
+POLL_S = 0.2
+# How often the store is asked about what no process of ours tells: a cancel; trials of others.
+_LOOK_S = 2.0
+_GRACE_S = 60.0  # in which ranks notice by themselves that another one has died
+_LEAVE_S = 10.0  # in which a rank ends after rank 0
 _KILLED = "its process was killed; launch again to go on from the last saved state"
 
 
@@ -40,21 +44,25 @@ class Watcher(Protocol):
         """A trial ended; `error` is empty when it is done."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Running:
-    """A trial with a process of ours.
+    """A trial with processes of ours.
 
     Args:
         trial: the trial.
-        process: submitit's job, or `_Inline`.
+        processes: of its ranks, rank 0 first; none where it ran inline.
         threads: CPU cores it was given.
-        gpus: indices of the GPUs it was given, if there are any.
+        gpus: the GPUs it was given, if there are any.
+        outcome: what rank 0 answered; None until then.
+        lost_s: since when a rank is missing, by the monotonic clock.
     """
 
     trial: Trial
-    process: Any
+    processes: list[Child]
     threads: int
     gpus: list[str]
+    outcome: Outcome | None = None
+    lost_s: float | None = None
 
 
 @dataclass
@@ -70,11 +78,13 @@ class _Work:
         watcher: is told what happens.
         pending: neither done nor running here.
         free_cores: not given to a trial.
-        free_gpus: indices of GPUs not given to a trial.
+        free_gpus: GPUs not given to a trial.
         running: by key.
         errors: by trial name.
         failed: keys of trials that ended without a result.
+        done: keys of trials that are known to be done.
         stopping: somebody asked to stop: nothing more is started.
+        look_s: when the store is to be asked next, by the monotonic clock.
     """
 
     recipe: Recipe
@@ -89,10 +99,14 @@ class _Work:
     running: dict[str, _Running] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
+    done: set[str] = field(default_factory=set)
     stopping: bool = False
+    look_s: float = 0.0
 
     def is_done(self, key: str) -> bool:
-        return self.store.at(stage_prefix(key)).stat(DONE) is not None
+        if key not in self.done and self.store.at(stage_prefix(key)).stat(DONE) is not None:
+            self.done.add(key)
+        return key in self.done
 
     def fail(self, trial: Trial, error: str) -> None:
         self.errors[trial.name] = error
@@ -125,10 +139,14 @@ def work_through(
     recipe, store, every = prepared.recipe, prepared.store, prepared.trials
     left = _Work(recipe, every, store, settings, launch, watcher, [], settings.cores, gpus)
     left.pending = [trial for trial in trials if not left.is_done(trial.key)]
+    if left.pending and settings.is_warm:
+        children.warm_up(_variables(1))
     with _gentle_stop(left):
         while left.running or (left.pending and not left.stopping):
-            left.stopping = left.stopping or is_cancelled(store, launch.id)
-            _start_what_can(left)
+            if time.monotonic() >= left.look_s:
+                left.look_s = time.monotonic() + _LOOK_S
+                left.stopping = left.stopping or is_cancelled(store, launch.id)
+                _start_what_can(left)
             _collect(left)
             if left.stopping:
                 _ask_to_stop(left)
@@ -170,38 +188,69 @@ def _start_what_can(left: _Work) -> None:
 def _start(left: _Work, trial: Trial) -> None:
     """Give a trial a process if there is room for it and nobody else is at it."""
     threads = threads_of(trial, left.trials, left.settings.cores)
-    ranks = ranks_of(trial, left.settings)
-    if threads > left.free_cores or (left.settings.gpus and ranks > len(left.free_gpus)):
+    count = ranks_of(trial, left.settings)
+    if threads > left.free_cores or (left.settings.gpus and count > len(left.free_gpus)):
         return
     holder = lease.read(left.store.at(stage_prefix(trial.key)), LEASE)
     if holder and holder.alive:
         left.watcher.moved(trial, holder.facts)
         return
-    gpus, left.free_gpus = left.free_gpus[:ranks], left.free_gpus[ranks:]
+    gpus, left.free_gpus = left.free_gpus[:count], left.free_gpus[count:]
     left.free_cores -= threads
     left.pending.remove(trial)
     left.watcher.started(trial)
-    each = max(1, threads // ranks)
+    each = max(1, threads // count)
     job = job_of(
-        left.recipe, trial, left.store, left.launch, left.settings, threads=each, ranks=ranks
+        left.recipe, trial, left.store, left.launch, left.settings, threads=each, ranks=count
     )
-    process = _submit(job, left.settings, gpus)
-    left.running[trial.key] = _Running(trial, process, threads, gpus)
+    running = _Running(trial, [], threads, gpus)
+    left.running[trial.key] = running
+    if left.settings.where == "inline":
+        with environment.replaced(_variables(each)):
+            running.outcome = run(job, lambda facts: left.watcher.moved(trial, facts))
+    else:
+        running.processes = _processes(job, left.settings, gpus)
+
+
+def _variables(threads: int) -> dict[str, str]:
+    """Return the environment of a trial."""
+    kept, _ = environment.for_trials(os.environ)
+    return kept | environment.threads(threads)
+
+
+def _processes(job: Job, settings: Settings, gpus: list[str]) -> list[Child]:
+    """Start the processes of a trial, one for each rank."""
+    logs = job.folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    log = logs / f"{time.time_ns()}-{secrets.token_hex(2)}_log.out"
+    variables, port = _variables(job.threads), ranks.free_port()
+    if gpus:
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    return [
+        children.start(
+            follow if rank else work,
+            job,
+            variables=variables | ranks.world(rank, job.ranks, port),
+            log=log,
+            warm=settings.is_warm,
+            mortal=False,
+        )
+        for rank in range(job.ranks)
+    ]
 
 
 def _collect(left: _Work) -> None:
     """Look after the running trials: pass on their progress, and take up those that ended."""
     for key, running in list(left.running.items()):
-        if not running.process.done():
-            holder = lease.read(left.store.at(stage_prefix(key)), LEASE)
-            if holder:
-                left.watcher.moved(running.trial, holder.facts)
+        _listen(running, left.watcher)
+        if running.processes and not _is_over(running):
             continue
         del left.running[key]
+        left.look_s = 0.0
         left.free_cores += running.threads
         left.free_gpus += running.gpus
-        outcome = Outcome("done") if left.is_done(key) else _outcome_of(running.process)
-        if outcome.status == "taken":
+        outcome = Outcome("done") if left.is_done(key) else _outcome_of(running)
+        if outcome.status in ("taken", "again"):
             left.pending.append(running.trial)
         elif outcome.status == "done":
             left.watcher.ended(running.trial, "")
@@ -211,63 +260,51 @@ def _collect(left: _Work) -> None:
         left.stopping = left.stopping or outcome.status == "interrupted"
 
 
-def _outcome_of(process: Any) -> Outcome:
-    """Return what a process said before it ended without a result."""
-    error = process.exception()
-    if error is None:
-        outcome: Outcome = process.result()
-        return outcome if outcome.error else Outcome("failed", _KILLED)
-    text = str(error)
-    killed = "has not produced any output" in text
-    return Outcome("failed", _KILLED if killed else f"a bug in hpt-dist:\n{text}")
+def _listen(running: _Running, watcher: Watcher) -> None:
+    """Take what rank 0 has sent."""
+    for process in running.processes[:1]:
+        facts: Mapping[str, Any] = {}
+        for message in process.received():
+            if isinstance(message, Outcome):
+                running.outcome = message
+            else:
+                facts = message
+        if facts:
+            watcher.moved(running.trial, facts)
 
 
-def _submit(job: Job, settings: Settings, gpus: list[str]) -> Any:
-    """Give a job to submitit, which starts its process; returns submitit's job."""
-    if settings.where == "inline":
-        return _Inline(work(job))
-    import submitit
-
-    executor = submitit.AutoExecutor(job.folder / "logs", cluster="local")
-    executor.update_parameters(timeout_min=_NO_LIMIT_MIN, stderr_to_stdout=True)
-    if gpus:
-        executor.update_parameters(gpus_per_node=1, local_visible_gpus=gpus)
-    # A Ctrl-C reaches the whole process group. submitit's controller would answer it by killing
-    # the trial after a second; born with the signal ignored, it lets the trial save instead.
-    with _ignored(signal.SIGINT):
-        return executor.submit(work, job)
-
-
-@dataclass(frozen=True)
-class _Inline:
-    """A trial that ran in this very process, in the shape of a submitit job."""
-
-    outcome: Outcome
-
-    def done(self) -> bool:
+def _is_over(running: _Running) -> bool:
+    """Return whether no process of a trial is left; ranks that hang without another are killed."""
+    alive = [process for process in running.processes if not process.has_ended]
+    if not alive:
         return True
+    lost = any(process.exit_code for process in running.processes if process.has_ended)
+    if running.processes[0].has_ended or lost:
+        running.lost_s = running.lost_s or time.monotonic()
+        grace = _LEAVE_S if running.processes[0].has_ended else _GRACE_S
+        if time.monotonic() - running.lost_s > grace:
+            for process in alive:
+                process.signal(signal.SIGKILL)
+    return False
 
-    def exception(self) -> None:
-        return None
 
-    def result(self) -> Outcome:
-        return self.outcome
-
-
-@contextlib.contextmanager
-def _ignored(number: signal.Signals) -> Iterator[None]:
-    before = signal.signal(number, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
+def _outcome_of(running: _Running) -> Outcome:
+    """Return what a trial answered, or how its processes ended without an answer."""
+    count = len(running.processes)
+    lost = sum(bool(process.exit_code) for process in running.processes)
+    failed = running.outcome is None or running.outcome.status == "failed"
+    if count > 1 and lost and failed:
+        said = running.outcome.error if running.outcome else ""
+        text = f"{lost} of this trial's {count} processes died; see above, or the log, for why"
+        return Outcome("failed", f"{said}\n{text}" if said else f"{text}. {_KILLED}")
+    return running.outcome or Outcome("failed", _KILLED)
 
 
 def _ask_to_stop(left: _Work) -> None:
     """Signal every trial; again at each poll, for a process just born does not listen yet."""
     for running in left.running.values():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(running.process.job_id), signal.SIGTERM)
+        for process in running.processes[:1]:
+            process.signal(signal.SIGTERM)
 
 
 @contextlib.contextmanager

@@ -134,7 +134,7 @@ class Probe:
             resolves = True
         except OSError:
             resolves = False
-        trial_task.name_ranks(environment, self.threads)
+        trial_task.name_ranks(environment)
         return {"first": first, "resolves": resolves, "address": os.environ["MASTER_ADDR"]}
 
     def _all_reduce(self, facts: Facts) -> list[str]:

@@ -9,7 +9,7 @@ import logging
 import platform
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=StageSpec)
+Tell = Callable[[Mapping[str, Any]], None]
+
+
+def _tell_nobody(_facts: Mapping[str, Any]) -> None:
+    """Nobody waits for progress: the lease and the tracker show it."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,7 @@ class Context:
         interrupt: set when somebody asks the process to stop.
         lease: proof that this process is the only writer; None on a rank that writes nothing.
         tracker: takes metrics and artifacts; None on a rank that writes nothing.
+        tell: called with the facts of its progress, for who started this process.
     """
 
     job: Job
@@ -119,6 +125,7 @@ class Context:
     interrupt: Interrupt
     lease: lease.Lease | None = None
     tracker: Tracker | None = None
+    tell: Tell = _tell_nobody
 
     def spec(self, kind: type[S]) -> S:
         """Return the trial's settings, which are of this kind."""
@@ -136,7 +143,9 @@ class Context:
         """Say how far the training is, for `status` and the launcher."""
         if self.lease is None:
             return
-        self.lease.beat(step=step, steps=steps, images_per_second=round(images_per_second, 1))
+        facts = {"step": step, "steps": steps, "images_per_second": round(images_per_second, 1)}
+        self.lease.beat(**facts)
+        self.tell(facts)
         log.info("step %d/%d  %.0f images/s", step, steps, images_per_second)
 
     def check(self) -> None:
@@ -149,7 +158,13 @@ Runner = Callable[[Context], Result]
 Together = Callable[[], AbstractContextManager[None]]
 
 
-def run(job: Job, runner: Runner, interrupt: Interrupt, together: Together) -> None:
+def run(
+    job: Job,
+    runner: Runner,
+    interrupt: Interrupt,
+    together: Together,
+    tell: Tell = _tell_nobody,
+) -> None:
     """Run a trial to its `DONE`; return at once if it is done already.
 
     Args:
@@ -157,6 +172,7 @@ def run(job: Job, runner: Runner, interrupt: Interrupt, together: Together) -> N
         runner: the code of its kind.
         interrupt: set when somebody asks the process to stop.
         together: makes the context in which its other ranks take part.
+        tell: called with the facts of its progress.
 
     Raises:
         lease.LeaseTakenError: another process is at it.
@@ -185,7 +201,7 @@ def run(job: Job, runner: Runner, interrupt: Interrupt, together: Together) -> N
         tracker = Tracker(
             job.folder, _identity(job), job.tracking_uri or None, resume_step=resume_step
         )
-        context = Context(job, store, root, interrupt, held, tracker)
+        context = Context(job, store, root, interrupt, held, tracker, tell)
         try:
             begun = starts.note(root, resume_step, job.scheduled, job.requeue_limit)
             _check_parent(store, job.trial)

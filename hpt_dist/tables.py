@@ -162,6 +162,7 @@ class _Entry:
     axes: Axes
     value: float | None
     computed: Computed = frozenset()
+    sweeps_numerics: bool = False
 
 
 def read_points(
@@ -223,13 +224,10 @@ def _mixed(entries: Iterable[_Entry]) -> str:
 
     Where precision is what the recipe sweeps over, it is the question and no accident.
     """
-    entries = list(entries)
-    axes = {axis.rpartition(".")[2] for entry in entries for axis in entry.axes}
-    axes |= {name for name in _NUMERICS_AXES for entry in entries if f"{name}=" in entry.row}
-    if axes & set(_NUMERICS_AXES):
-        return ""
     ways: dict[str, set[str]] = {}
-    for kind, numerics in frozenset().union(*(entry.computed for entry in entries)):
+    for kind, numerics in frozenset().union(
+        *(e.computed for e in entries if not e.sweeps_numerics)
+    ):
         ways.setdefault(kind, set()).add(numerics)
     mixed = [f"{kind} in {' and in '.join(sorted(w))}" for kind, w in ways.items() if len(w) > 1]
     if not mixed:
@@ -367,6 +365,7 @@ def _entries(
                 kept,
                 point.value(metric),
                 point.computed if point.finished else frozenset(),
+                any(axis.rpartition(".")[2] in _NUMERICS_AXES for axis in point.axes),
             )
         )
     return entries

@@ -22,7 +22,7 @@ from typing import NoReturn
 
 import submitit
 
-from hpt_dist import lease, ranks, slurm, worker
+from hpt_dist import environment, lease, ranks, slurm, worker
 from hpt_dist.closing import close_if_last, parent_run
 from hpt_dist.errors import HptError, Interrupted, TrainingError
 from hpt_dist.interrupt import Interrupt
@@ -55,15 +55,16 @@ class TrialTask:
 
     def __call__(self) -> None:
         """Be one of the trial's processes; exit 1 where it fails."""
-        environment = submitit.JobEnvironment()
+        job = submitit.JobEnvironment()
         if Path(self.folder).is_dir():
             os.chdir(self.folder)
         with _telling_of_failure():
-            name_ranks(environment, self.job.threads)
-            if environment.global_rank:
+            _clean_environment(self.job.threads)
+            name_ranks(job)
+            if job.global_rank:
                 _follow(self.job)
             else:
-                job_id, term = environment.job_id, slurm.restarts()
+                job_id, term = job.job_id, slurm.restarts()
                 _lead(dataclasses.replace(self.job, scheduled=job_id, term=term))
 
     def checkpoint(self) -> NoReturn:
@@ -149,18 +150,26 @@ def _go_on() -> None:
     slurm.again_file(Path(os.environ["SUBMITIT_FOLDER"])).touch()
 
 
-def name_ranks(environment: submitit.JobEnvironment, threads: int) -> None:
+def _clean_environment(threads: int) -> None:
+    """Drop what could change the result, whoever set it, and say so; before torch is loaded."""
+    kept, dropped = environment.for_trials(os.environ, scheduled=True)
+    os.environ.clear()
+    os.environ.update(kept | environment.threads(threads))
+    if dropped:
+        sys.stdout.write(f"left out of the environment: {', '.join(dropped)}\n")
+
+
+def name_ranks(job: submitit.JobEnvironment) -> None:
     """Say in the environment who is who, in torch's words; a process alone needs none of them."""
-    if environment.num_tasks == 1:
+    if job.num_tasks == 1:
         return
     os.environ.update(
-        RANK=str(environment.global_rank),
-        WORLD_SIZE=str(environment.num_tasks),
-        LOCAL_RANK=str(environment.local_rank),
-        LOCAL_WORLD_SIZE=str(environment.num_tasks // environment.num_nodes),
-        MASTER_ADDR=_address(environment.hostnames[0]),
-        MASTER_PORT=str(_port(int(environment.raw_job_id))),
-        OMP_NUM_THREADS=str(threads),
+        RANK=str(job.global_rank),
+        WORLD_SIZE=str(job.num_tasks),
+        LOCAL_RANK=str(job.local_rank),
+        LOCAL_WORLD_SIZE=str(job.num_tasks // job.num_nodes),
+        MASTER_ADDR=_address(job.hostnames[0]),
+        MASTER_PORT=str(_port(int(job.raw_job_id))),
     )
 
 

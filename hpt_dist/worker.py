@@ -1,21 +1,25 @@
-"""The function that a trial's own process runs; importing it is cheap, calling it imports torch."""
+"""What a trial's own processes run; importing it is cheap, calling it imports torch."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
+from multiprocessing.connection import Connection
+from select import select
+from typing import Any, Literal
 
+from hpt_dist import ranks
 from hpt_dist.errors import HptError, Interrupted
 from hpt_dist.interrupt import Interrupt, listening
 from hpt_dist.lease import LeaseTakenError
 from hpt_dist.memory import keep_freed_memory
-from hpt_dist.stage import Job
+from hpt_dist.stage import Job, Together
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,32 +27,75 @@ class Outcome:
     """What a trial's process answers.
 
     Args:
-        status: taken means that another process is at it.
+        status: taken means that another process is at it; again, that its processes could not
+            meet, and another start will do.
         error: for the person who launched it; empty when all is well.
     """
 
-    status: Literal["done", "taken", "interrupted", "failed"]
+    status: Literal["done", "taken", "again", "interrupted", "failed"]
     error: str = ""
 
 
-def work(job: Job) -> Outcome:
-    """Run one trial."""
-    with prepared() as interrupt:
-        return _worked(job, interrupt)
+def work(pipe: Connection, job: Job) -> None:
+    """Be rank 0 of a trial: send its progress, and its outcome last."""
+    try:
+        outcome = run(job, lambda facts: _send(pipe, facts))
+    except BaseException:
+        _send(pipe, Outcome("failed", f"a bug in hpt-dist:\n{traceback.format_exc()}"))
+        raise
+    _send(pipe, outcome)
 
 
-def follow(job: Job) -> None:
-    """Take part in a trial; rank 0, which decides of it and tells of it, started this process."""
+def follow(_pipe: Connection, job: Job) -> None:
+    """Be another rank, which rank 0 tells whether to begin; exit 1 where it fails."""
+    try:
+        with prepared() as interrupt:
+            if ranks.is_begun():
+                # Rank 0 tells of an interruption.
+                with contextlib.suppress(Interrupted), ranks.noticing_losses():
+                    take_part(job, interrupt)
+    except HptError as error:
+        # Where rank 0 has the same error it tells of it; else, as of an image in this rank's
+        # share, this log does, and the exit code says why nobody answers.
+        log.error("%s", error)  # noqa: TRY400 - no bug, so no traceback
+        sys.exit(1)
+    ranks.leave()
+
+
+def run(job: Job, tell: Callable[[Mapping[str, Any]], None]) -> Outcome:
+    """Run one trial in this process, as its only one or as rank 0 of several.
+
+    Args:
+        job: what to run.
+        tell: called with the facts of its progress.
+    """
     with prepared() as interrupt:
         try:
-            take_part(job, interrupt)
-        except Interrupted:
-            pass  # rank 0 tells of it
+            with ranks.hosting(job.ranks) as together:
+                _run(job, interrupt, together, tell)
+        except ranks.PortTakenError as error:
+            return Outcome("again", str(error))
+        except LeaseTakenError as error:
+            return Outcome("taken", str(error))
+        except Interrupted as error:
+            return Outcome("interrupted", str(error))
         except HptError as error:
-            # Where rank 0 has the same error it tells of it; else, as of an image in this rank's
-            # share, this log does, and the exit code tells rank 0 why nobody answers.
-            logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 - no bug, so no traceback
-            sys.exit(1)
+            log.error("%s", error)  # noqa: TRY400 - no bug, so no traceback
+            return Outcome("failed", str(error))
+    return Outcome("done")
+
+
+def _run(
+    job: Job, interrupt: Interrupt, together: Together, tell: Callable[[Mapping[str, Any]], None]
+) -> None:
+    import torch
+
+    from hpt_dist import stage
+    from hpt_dist.assemble import RUNNERS
+
+    # A process that was forked has loaded torch with another number.
+    torch.set_num_threads(job.threads)
+    stage.run(job, RUNNERS[job.trial.spec.kind], interrupt, together, tell)
 
 
 def take_part(job: Job, interrupt: Interrupt) -> None:
@@ -71,29 +118,14 @@ def prepared() -> Iterator[Interrupt]:
     )
     # submitit has a handler of its own, which would repeat each of its lines.
     logging.getLogger("submitit").propagate = False
-    # GNU OpenMP's threads spin for milliseconds while they wait for each other. With other busy
-    # processes on the machine a training step then takes 6 times as long (measured: 0.14 s alone,
-    # 0.86 s beside two others, and 0.14 s in both cases when they soon go to sleep). torch reads
-    # this when it loads the library.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     keep_freed_memory()
     # Listening starts before the seconds that importing torch takes.
     with listening() as interrupt:
         yield interrupt
 
 
-def _worked(job: Job, interrupt: Interrupt) -> Outcome:
-    from hpt_dist import ranks, stage
-    from hpt_dist.assemble import RUNNERS
-
-    together = partial(ranks.together, job.ranks, job.threads, follow, job)
-    try:
-        stage.run(job, RUNNERS[job.trial.spec.kind], interrupt, together)
-    except LeaseTakenError as error:
-        return Outcome("taken", str(error))
-    except Interrupted as error:
-        return Outcome("interrupted", str(error))
-    except HptError as error:
-        logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 - no bug, so no traceback
-        return Outcome("failed", str(error))
-    return Outcome("done")
+def _send(pipe: Connection, message: object) -> None:
+    """Send to the launcher, unless it has gone or has stopped reading: a trial waits for nobody."""
+    with contextlib.suppress(OSError):
+        if isinstance(message, Outcome) or select([], [pipe], [], 0)[1]:
+            pipe.send(message)

@@ -55,7 +55,7 @@ def test_imports_go_downwards():
 def test_outside_systems_have_one_adapter():
     homes = {
         "accelerate": {"train"},
-        "submitit": {"local", "slurm", "shard_jobs", "trial_task", "probe"},
+        "submitit": {"slurm", "shard_jobs", "trial_task", "probe"},
         "mlflow": {"mlflow_run"},
         "boto3": {"s3_client"},
     }

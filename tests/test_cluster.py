@@ -356,7 +356,7 @@ def test_ranks_meet_elsewhere_where_their_place_is_taken(based):
     variables = {"SLURM_JOB_ID": based.job, "SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "localhost"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.environ", variables)
-        name_ranks(SlurmJobEnvironment(), 1)
+        name_ranks(SlurmJobEnvironment())
     with socket.create_server(("", int(variables["MASTER_PORT"]))):
         based.slurm.call("scontrol", "release", based.job)
         based.finished()

@@ -120,7 +120,7 @@ def test_the_ranks_of_1024_gpus(monkeypatch):
         monkeypatch.setattr("os.environ", variables)
         environment = submitit.slurm.slurm.SlurmJobEnvironment()
         assert environment.hostnames[environment.node] == f"gpu{rank // GPUS + 1:03}"
-        name_ranks(environment, placement.cpus_per_rank)
+        name_ranks(environment)
         told.append(variables)
     places = [placement.place_of(rank) for rank in range(RANKS)]
     assert len(set(places)) == RANKS
@@ -145,7 +145,7 @@ def test_jobs_that_run_at_the_same_time_meet_at_different_places(monkeypatch):
             variables = environment_of(0) | {"SLURM_JOB_NODELIST": "localhost"}
             variables |= {"SLURM_JOB_ID": str(job), "SLURM_RESTART_COUNT": str(restarts)}
             monkeypatch.setattr("os.environ", variables)
-            name_ranks(submitit.slurm.slurm.SlurmJobEnvironment(), 1)
+            name_ranks(submitit.slurm.slurm.SlurmJobEnvironment())
             ports.add(int(variables["MASTER_PORT"]))
     assert len(ports) == 3000
     assert min(ports) > 1024

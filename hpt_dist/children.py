@@ -1,0 +1,400 @@
+"""Child processes: the only place where the product starts processes that run its own code.
+
+A child runs one importable function with a pipe to its parent. It reads nothing from the terminal
+and leaves Ctrl-C to its parent until it listens for signals itself. There are two ways to make one:
+
+- fresh: a new interpreter (`python -m hpt_dist.children`), safe beside threads; it imports what it
+  needs, and neither torch nor the caller's main module by itself;
+- warm: forked by a server that has imported much already (`multiprocessing`'s forkserver, with
+  `hpt_dist.warm`), which spares seconds of imports for each child.
+
+What is computed does not depend on the way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import pickle
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hpt_dist import environment
+from hpt_dist.errors import HptError, RequestError
+
+# A function of a module: called with the child's end of the pipe, and further arguments.
+Work = Callable[..., None]
+
+_GRACE_S = 2.0
+_STDOUT, _STDERR = 1, 2
+_MODULE = "hpt_dist.children"
+_WARM = "hpt_dist.warm"
+
+
+class NotSentError(RequestError):
+    """Something cannot be pickled, or not be found again by another process."""
+
+
+@dataclass(frozen=True)
+class Child:
+    """A process that this one started.
+
+    Args:
+        pipe: our end of the connection; it reads as closed when the process has ended.
+        pid: of the process.
+        process: what started it.
+    """
+
+    pipe: Connection
+    pid: int
+    process: subprocess.Popen[bytes] | BaseProcess
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is over; what it sent before can still be received."""
+        if isinstance(self.process, subprocess.Popen):
+            return self.process.poll() is not None
+        # The server of warm children tells of their ends; without it, the kernel does.
+        return self.process.exitcode is not None and not _is_running(self.pid)
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit code, or minus the number of the signal that killed it; None while it runs."""
+        if not self.has_ended:
+            return None
+        if isinstance(self.process, subprocess.Popen):
+            return self.process.returncode
+        return self.process.exitcode
+
+    @property
+    def ending(self) -> str:
+        """How the process ended, in words."""
+        code = self.exit_code or 0
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal; nothing happens if the process is over."""
+        if not self.has_ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def received(self) -> Iterator[Any]:
+        """Yield what the process has sent by now, without waiting."""
+        with contextlib.suppress(EOFError, OSError):
+            while self.pipe.poll():
+                yield self.pipe.recv()
+
+    def end(self, patience_s: float = 2 * _GRACE_S) -> None:
+        """Close the pipe, by which a mortal child is asked to end; kill it if it does not."""
+        self.pipe.close()
+        deadline = time.monotonic() + patience_s
+        while not self.has_ended and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self.signal(signal.SIGKILL)
+        while not self.has_ended:
+            time.sleep(0.01)
+
+
+def start(
+    work: Work,
+    *arguments: Any,
+    variables: Mapping[str, str] | None = None,
+    log: Path | None = None,
+    warm: bool = False,
+    mortal: bool = True,
+) -> Child:
+    """Start a process.
+
+    Args:
+        work: what it runs: a function of a module that can be imported.
+        arguments: of the function after its pipe; picklable.
+        variables: all of the process's environment; this one's by default.
+        log: a file to which its output is appended; by default it goes to standard error, for what
+            a library prints is no result.
+        warm: fork it from a server that has imported what trials need.
+        mortal: whether it ends when this process does, however that ends, and is no member of the
+            terminal's process group.
+
+    Raises:
+        NotSentError: the arguments cannot be sent to another process.
+    """
+    environ = dict(os.environ if variables is None else variables)
+    task = _pickled((work, arguments))
+    return (_start_warm if warm else _start_fresh)(task, environ, log, mortal)
+
+
+def _start_fresh(task: bytes, variables: dict[str, str], log: Path | None, mortal: bool) -> Child:
+    ours, theirs = multiprocessing.Pipe()
+    # A module that holds the function is found where this process found it.
+    variables["PYTHONPATH"] = os.pathsep.join(sys.path)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(theirs)
+        output = stack.enter_context(log.open("ab")) if log else _STDERR
+        stack.enter_context(_born_deaf())
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno()), str(int(mortal))],
+            env=variables,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT if log else _STDERR,
+            start_new_session=mortal,
+        )
+    with contextlib.suppress(OSError):  # who waits for its answer will learn how it ended
+        ours.send_bytes(task)
+    return Child(ours, process.pid, process)
+
+
+def _start_warm(task: bytes, variables: dict[str, str], log: Path | None, mortal: bool) -> Child:
+    ours, theirs = multiprocessing.Pipe()
+    context = multiprocessing.get_context("forkserver")
+    process = context.Process(target=_be_warm, args=(theirs, task, variables, log, mortal))
+    with theirs:
+        process.start()
+    return Child(ours, process.pid or 0, process)
+
+
+def warm_up(variables: Mapping[str, str]) -> None:
+    """Start the server of warm children, unless it runs; it imports in the background.
+
+    Args:
+        variables: all of the server's environment: what libraries read when they are loaded.
+    """
+    multiprocessing.get_context("forkserver").set_forkserver_preload([_WARM])
+    with _born_deaf(), environment.replaced(variables):
+        forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def _born_deaf() -> Iterator[None]:
+    """Let processes be born with Ctrl-C ignored, which reaches the whole process group.
+
+    One that is to answer it says so by a handler of its own.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _pickled(value: object) -> bytes:
+    try:
+        return pickle.dumps(value)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise _not_sent(error) from error
+
+
+def _not_sent(error: Exception) -> NotSentError:
+    return NotSentError(
+        f"this cannot be sent to another process: {error}", fix="put it into a module of its own"
+    )
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return not state.rpartition(")")[2].startswith(" Z")
+
+
+# What a child does.
+
+
+def _be_warm(
+    pipe: Connection, task: bytes, variables: dict[str, str], log: Path | None, mortal: bool
+) -> None:
+    """Be a child that the server forked."""
+    os.environ.clear()
+    os.environ.update(variables)
+    if log:
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), _STDOUT)
+            os.dup2(file.fileno(), _STDERR)
+    if mortal:
+        os.setsid()
+    _run(pipe, task, mortal)
+
+
+def _be_fresh() -> None:
+    """Be a child that has an interpreter of its own."""
+    descriptor, mortal = int(sys.argv[1]), bool(int(sys.argv[2]))
+    os.set_inheritable(descriptor, False)
+    pipe = Connection(descriptor)
+    _run(pipe, pipe.recv_bytes(), mortal)
+
+
+def _run(pipe: Connection, task: bytes, mortal: bool) -> None:
+    if mortal:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm's warning, which is for the parent
+        threading.Thread(target=_end_with_parent, args=[pipe], daemon=True).start()
+    try:
+        work, arguments = pickle.loads(task)  # noqa: S301 - our parent wrote it
+    except Exception as error:  # noqa: BLE001 - unpickling calls anything
+        pipe.send(_not_sent(error))
+        return
+    work(pipe, *arguments)
+
+
+def _end_with_parent(pipe: Connection) -> NoReturn:
+    """Wait until the parent's end of the pipe is closed, then end this process.
+
+    The kernel closes it even for a parent that was killed.
+    """
+    hang_up = select.poll()
+    hang_up.register(pipe.fileno(), 0)
+    hang_up.poll()
+    os.kill(os.getpid(), signal.SIGTERM)  # an unfinished file is deleted on the way out
+    time.sleep(_GRACE_S)
+    os._exit(1)
+
+
+# Many tasks over some workers.
+
+Tell = Callable[[Any], None]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a worker says of a task.
+
+    Args:
+        task: its number.
+        value: of its progress, or its result.
+        is_last: whether it is the result.
+    """
+
+    task: int
+    value: Any
+    is_last: bool
+
+
+def fed(
+    work: Callable[[Any, Tell], Any],
+    tasks: Sequence[Any],
+    workers: int,
+    variables: Mapping[str, str] | None = None,
+) -> Generator[Answer, None, None]:
+    """Have tasks done by some fresh processes, one at a time each, and yield what they say.
+
+    Close it (`contextlib.closing`), so that no worker outlives an error of its caller.
+
+    Args:
+        work: (task, tell) -> result: a function of a module; what it passes to `tell` is progress.
+        tasks: picklable.
+        workers: how many processes.
+        variables: the workers' environment; this process's by default.
+
+    Raises:
+        NotSentError: a task cannot be sent to another process.
+        HptError: what `work` raises, or a worker died.
+    """
+    waiting = iter(enumerate(tasks))
+    busy: dict[Connection, tuple[Child, int]] = {}
+    with _workers(work, workers, variables) as free:
+        while True:
+            for child, (number, task) in zip(list(free), waiting, strict=False):
+                free.remove(child)
+                _send(child, task)
+                busy[child.pipe] = child, number
+            if not busy:
+                return
+            for pipe in wait(list(busy)):
+                child, number = busy[pipe]  # type: ignore[index]
+                is_last, value = _answer_of(child)
+                if is_last:
+                    del busy[child.pipe]
+                    free.append(child)
+                yield Answer(number, value, is_last)
+
+
+@contextlib.contextmanager
+def _workers(
+    work: Callable[[Any, Tell], Any], count: int, variables: Mapping[str, str] | None
+) -> Iterator[list[Child]]:
+    children: list[Child] = []
+    try:
+        children.extend(start(_serve, work, variables=variables) for _ in range(count))
+        yield list(children)
+    finally:
+        for child in children:
+            child.pipe.close()
+        for child in children:
+            child.end()
+
+
+def _serve(pipe: Connection, work: Callable[[Any, Tell], Any]) -> None:
+    """Do the tasks that the parent sends until there is no parent."""
+    while True:
+        try:
+            task = pipe.recv()
+        except EOFError:
+            os._exit(0)
+        except Exception as error:  # noqa: BLE001 - unpickling calls anything
+            pipe.send(_not_sent(error))
+            continue
+        try:
+            answer: Any = (True, work(task, lambda value: _say(pipe, (False, value))))
+        except HptError as error:
+            answer = error
+        except Exception:  # noqa: BLE001 - a fault of the program; the parent raises it
+            answer = RuntimeError(traceback.format_exc())
+        _say(pipe, answer)
+
+
+def _say(pipe: Connection, message: object) -> None:
+    try:
+        pipe.send(message)
+    except OSError:  # the parent is gone
+        sys.exit()
+
+
+def _send(child: Child, task: object) -> None:
+    data = _pickled(task)
+    try:
+        child.pipe.send_bytes(data)
+    except OSError as error:
+        raise _died(child) from error
+
+
+def _answer_of(child: Child) -> tuple[bool, Any]:
+    try:
+        message = child.pipe.recv()
+    except (EOFError, OSError) as error:
+        raise _died(child) from error
+    if isinstance(message, BaseException):
+        raise message
+    answer: tuple[bool, Any] = message
+    return answer
+
+
+def _died(child: Child) -> HptError:
+    child.end()
+    return HptError(
+        f"a worker process ended too early: {child.ending}",
+        fix="run the same command again, with fewer --workers if the memory was used up",
+    )
+
+
+if __name__ == "__main__":
+    # As the module that others import: what it defines exists once.
+    importlib.import_module(_MODULE)._be_fresh()
