@@ -123,8 +123,8 @@ def start(
         work: what it runs: a function of a module that can be imported.
         arguments: of the function after its pipe; picklable.
         variables: all of the process's environment; this one's by default.
-        log: a file to which its output is appended; by default it goes to standard error, for what
-            a library prints is no result.
+        log: a file to which its output is appended. Without one that of a fresh process goes to
+            standard error, for what a library prints is no result, and that of a warm one nowhere.
         warm: fork it from a server that has imported what trials need.
         mortal: whether it ends when this process does, however that ends, and is no member of the
             terminal's process group.
@@ -175,8 +175,23 @@ def warm_up(variables: Mapping[str, str]) -> None:
         variables: all of the server's environment: what libraries read when they are loaded.
     """
     multiprocessing.get_context("forkserver").set_forkserver_preload([_WARM])
-    with _born_deaf(), environment.replaced(variables):
+    with _born_deaf(), _born_silent(), environment.replaced(variables):
         forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def _born_silent() -> Iterator[None]:
+    """Let processes be born without our output, or whoever reads it to its end waits for theirs."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with contextlib.ExitStack() as stack:
+        nowhere = stack.enter_context(Path(os.devnull).open("wb"))
+        for number in (_STDOUT, _STDERR):
+            saved = os.dup(number)
+            stack.callback(os.close, saved)
+            stack.callback(os.dup2, saved, number)
+            os.dup2(nowhere.fileno(), number)
+        yield
 
 
 @contextlib.contextmanager

@@ -14,7 +14,9 @@ from hpt_dist import __version__, cli_runs, console
 from hpt_dist.cli_data import data_app
 from hpt_dist.cli_options import (
     DEFAULT_STORE,
+    FreshOption,
     JsonOption,
+    RanksOption,
     StoreOption,
     TrackingOption,
     WorkOption,
@@ -191,22 +193,8 @@ def launch(
     cores: Annotated[
         int | None, typer.Option(help="CPU cores to share out.", min=1, envvar="HPT_CORES")
     ] = None,
-    ranks: Annotated[
-        int | None,
-        typer.Option(
-            help="Processes, and GPUs, that share each trial's training; on a cluster instead of "
-            "the recipe's wishes.",
-            min=1,
-        ),
-    ] = None,
-    fresh: Annotated[
-        bool,
-        typer.Option(
-            "--fresh",
-            help="Start each trial as a new interpreter; here they are forked from one that has "
-            "imported torch already, which spares seconds and changes no result.",
-        ),
-    ] = False,
+    ranks: RanksOption = None,
+    fresh: FreshOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what sbatch would get, and submit nothing.")
     ] = False,

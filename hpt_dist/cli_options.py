@@ -25,3 +25,19 @@ WorkOption = Annotated[
 ]
 DEFAULT_STORE = "./hpt-store"
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RanksOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Processes, and GPUs, that share each trial's training; on a cluster instead of "
+        "the recipe's wishes.",
+        min=1,
+    ),
+]
+FreshOption = Annotated[
+    bool,
+    typer.Option(
+        "--fresh",
+        help="Start each trial as a new interpreter; otherwise they are forked from one that has "
+        "imported torch already, which spares seconds and changes no result.",
+    ),
+]
