@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +13,12 @@ from hpt_dist.errors import HptError
 from hpt_dist.launch import Launch
 from hpt_dist.layout import DONE, LAUNCHES, stage_prefix, trial_folder
 from hpt_dist.report import build
+from hpt_dist.slurm import Queued
 from hpt_dist.store import Store
 from hpt_dist.survey import state_of
 
-# How long a trial waits for another one that opens the launch's MLflow run.
-_PATIENCE_S = 30.0
+# How long a trial waits for another one that opens the launch's MLflow run, which may have died.
+_PATIENCE_S = lease.TTL_S + 30.0
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +29,22 @@ def close(record: Launch, store: Store, *, done: bool) -> None:
     launch.close(record, store, done=done, headline=report.headline(), files=report.files())
 
 
-def settle(store: Store, keys: Iterable[str], work: Path) -> None:
-    """Give the runs of trials whose processes died their true status in MLflow."""
+def settle(
+    store: Store, keys: Iterable[str], work: Path, queued: Mapping[str, Queued] | None = None
+) -> None:
+    """Give the runs of trials whose processes died their true status in MLflow.
+
+    Args:
+        store: where the trials are.
+        keys: of the trials.
+        work: the local work folder.
+        queued: jobs in Slurm's queue, by key; None where it was not asked.
+    """
     for key in keys:
         folder = trial_folder(work, key)
         if not track.is_unfinished(folder):
             continue
-        state = state_of(store, key)
+        state = state_of(store, key, queued)
         if state.name != "running":
             try:
                 status: track.FinalStatus = "FINISHED" if state.name == "cached" else "FAILED"
@@ -54,14 +64,15 @@ def parent_run(store: Store, launch_id: str, artifact_location: str) -> str:
     Returns:
         Its id; empty without MLflow, or where it is out of reach: `sync` then brings it later.
     """
-    path = f"{LAUNCHES}/{launch_id}.parent"
-    record = launch.read(store, launch_id)
+    path, opening = f"{LAUNCHES}/{launch_id}.parent", f"{LAUNCHES}/{launch_id}.opening"
+    record, watch = launch.read(store, launch_id), lease.Watch()
     patience = time.monotonic() + _PATIENCE_S
     while record.tracking_uri and time.monotonic() < patience:
         if store.stat(path):
             return store.get(path).decode()
+        _, silent = watch.look(store, opening)
         try:
-            with lease.hold(store, f"{LAUNCHES}/{launch_id}.opening"):
+            with lease.hold(store, opening, silent=silent):
                 if store.stat(path) is None:
                     store.put(path, launch.open_parent(record, artifact_location).encode())
         except lease.LeaseTakenError:
@@ -82,21 +93,21 @@ def close_if_last(store: Store, launch_id: str) -> None:
 
 
 def close_if_over(
-    store: Store, record: Launch, queued: Collection[str] | None, running: bool
+    store: Store, record: Launch, queued: Mapping[str, Queued] | None, running: bool
 ) -> None:
     """Close a launch on a cluster of which nothing is left to come.
 
     Args:
         store: where its record is.
         record: of the launch.
-        queued: keys of the trials in Slurm's queue; None where it cannot be asked.
+        queued: jobs in Slurm's queue, by key; None where it cannot be asked.
         running: whether one of its trials runs.
     """
     if record.where != "slurm" or queued is None or running or launch.has_ended(store, record):
         return
     if any(key in queued for key in record.trials.values()):
         return
-    settle(store, record.trials.values(), Path(record.work))
+    settle(store, record.trials.values(), Path(record.work), queued)
     done = all(store.at(stage_prefix(key)).stat(DONE) for key in record.trials.values())
     close(_with_parent(store, record), store, done=done)
 

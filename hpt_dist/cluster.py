@@ -246,10 +246,12 @@ def _is_code(path: Path) -> bool:
 def _alone(store: Store) -> Iterator[None]:
     """Be the only launch that submits for a store."""
     patience = time.monotonic() + _PATIENCE_S
+    watch = lease.Watch()
     with contextlib.ExitStack() as stack:
         while True:
+            _, silent = watch.look(store, _SUBMITTING)
             try:
-                stack.enter_context(lease.hold(store, _SUBMITTING))
+                stack.enter_context(lease.hold(store, _SUBMITTING, silent=silent))
                 break
             except lease.LeaseTakenError as error:
                 if time.monotonic() > patience:

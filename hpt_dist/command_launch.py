@@ -161,7 +161,7 @@ def sync(store: Store, record: Launch, tracking_uri: str) -> None:
     """
     record = replace(record, tracking_uri=tracking_uri or record.tracking_uri)
     parent = launch.open_parent(record)
-    states = states_of(store, record)
+    states = states_of(store, record, slurm_jobs.known_queue(store))
     for name, state in states.items():
         folder = trial_folder(Path(record.work), record.trials[name])
         if not folder.exists() or state.name == "running":

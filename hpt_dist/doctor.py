@@ -34,7 +34,7 @@ T = TypeVar("T")
 _LEAST_FREE_GB = 2.0
 _TIMEOUT_S = 5.0
 _LOCK_TIMEOUT_S = 2.0
-# S3 refuses requests that are 15 minutes off; long before that, lease ages mislead.
+# S3 refuses requests that are 15 minutes off; long before that, times in logs and MLflow mislead.
 _LARGEST_SKEW_S = 20.0
 _SHARDS_LOOKED_AT = 8  # of each split; `data verify` reads all
 _SQLITE_MAGIC = b"SQLite format 3\0"

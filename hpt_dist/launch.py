@@ -9,17 +9,18 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from hpt_dist import lease, track
+from hpt_dist import lease, slurm_jobs, track
 from hpt_dist.errors import HptError, RequestError, nearest
 from hpt_dist.layout import DONE, LAUNCHES, LEASE, stage_prefix, trial_folder
 from hpt_dist.plan import Trial
 from hpt_dist.recipe_file import Recipe
+from hpt_dist.slurm import Queued
 from hpt_dist.stage import Job
 from hpt_dist.store import Store
 
@@ -197,13 +198,13 @@ def _resolved(launch: Launch) -> bytes:
     return (json.dumps(launch.settings, indent=2) + "\n").encode()
 
 
-def close_orphans(store: Store, recipe: str, queued: Collection[str] | None = ()) -> None:
+def close_orphans(store: Store, recipe: str, queued: Mapping[str, Queued] | None) -> None:
     """Give the launches of a recipe that were killed their true status in MLflow.
 
     Args:
         store: where the launches are.
         recipe: its name.
-        queued: keys of the trials that are in a scheduler's queue; None if it cannot be asked.
+        queued: jobs in Slurm's queue, by the keys of their trials; None if it cannot be asked.
     """
     ended = {info.path for info in store.list(f"{LAUNCHES}/{recipe}-")}
     for launch in launches(store):
@@ -212,10 +213,15 @@ def close_orphans(store: Store, recipe: str, queued: Collection[str] | None = ()
         waits = queued is None or any(key in queued for key in launch.trials.values())
         if launch.where == "slurm" and waits:
             continue
-        held = [lease.read(store.at(stage_prefix(key)), LEASE) for key in launch.trials.values()]
-        if not any(holder and holder.alive for holder in held):
-            done = all(store.at(stage_prefix(key)).stat(DONE) for key in launch.trials.values())
-            close(launch, store, done=done)
+        done = {key for key in launch.trials.values() if store.at(stage_prefix(key)).stat(DONE)}
+        left = [key for key in launch.trials.values() if key not in done]
+        if not any(_runs(store, key, queued) for key in left):
+            close(launch, store, done=not left)
+
+
+def _runs(store: Store, key: str, queued: Mapping[str, Queued] | None) -> bool:
+    holder = lease.read(store.at(stage_prefix(key)), LEASE)
+    return holder is not None and slurm_jobs.lives(holder, key, queued)
 
 
 def has_ended(store: Store, launch: Launch) -> bool:
@@ -242,7 +248,7 @@ def cancel(store: Store, launch: Launch) -> list[str]:
         return asked  # its jobs are told through Slurm
     for name, key in launch.trials.items():
         holder = lease.read(store.at(stage_prefix(key)), LEASE)
-        if holder and holder.alive and holder.on_this_host:
+        if holder and holder.on_this_host and not holder.died:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(holder.pid, signal.SIGTERM)
                 asked.append(name)

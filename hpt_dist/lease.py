@@ -1,7 +1,9 @@
 """One writer for each trial: a lease in the store, renewed while its holder lives.
 
 The lease is an object that only compare-and-swap changes, so of several processes one gets it, on
-any store. A holder that died on this host is known by its process; elsewhere, by its silence.
+any store. A holder that died on this host is known by its process; one elsewhere, by its silence:
+whoever waits watches whether the object changes, by its own clock alone. No two clocks are
+compared, and nothing in the lease says how long to wait.
 """
 
 from __future__ import annotations
@@ -15,17 +17,20 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
 
 from hpt_dist.errors import HptError, StoreError
-from hpt_dist.store import Store
+from hpt_dist.store import ObjectInfo, Store
 
 log = logging.getLogger(__name__)
 
+# Each renewal is a request to the store, and there may be thousands of trials.
+RENEW_S = 15.0
+# Three renewals in a row may fail before others take the holder for dead.
 TTL_S = 60.0
 _ATTEMPTS = 20
+_LARGEST = 10**15
 
 
 class LeaseTakenError(HptError):
@@ -47,9 +52,7 @@ class LeaseInfo:
         started: start time of that process, clock ticks since boot: pids come again.
         pids: the boot and the process namespace that give the pid its meaning; containers on one
             machine may share its host name, and not its processes.
-        ttl_s: silence after which a holder counts as dead.
-        renewed: unix time.
-        facts: what the holder says of its progress.
+        facts: what the holder says of its progress, in numbers.
         job: the scheduler's name for the job that the holder is; empty without a scheduler.
         term: how often the scheduler had started that job before.
     """
@@ -59,9 +62,7 @@ class LeaseInfo:
     pid: int
     started: str
     pids: str
-    ttl_s: float
-    renewed: float
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, float] = field(default_factory=dict)
     job: str = ""
     term: int = 0
 
@@ -71,16 +72,12 @@ class LeaseInfo:
         return self.pids == _pids()
 
     @property
-    def age_s(self) -> float:
-        """Seconds since it was renewed, by this host's clock."""
-        return time.time() - self.renewed
+    def died(self) -> bool:
+        """Whether the holder was a process of this host, which is gone.
 
-    @property
-    def alive(self) -> bool:
-        """Whether the holder lives, as far as can be known from here."""
-        if self.on_this_host:
-            return self.started == _started(self.pid)
-        return self.age_s < self.ttl_s
+        Of a holder elsewhere a single look says nothing: see `Watch`.
+        """
+        return self.on_this_host and self.started != _started(self.pid)
 
     def precedes(self, job: str, term: int) -> bool:
         """Whether the scheduler has started the holder's job again since.
@@ -88,6 +85,63 @@ class LeaseInfo:
         It believes the holder dead: the node was lost. The holder may live on there, and write.
         """
         return bool(job) and self.job == job and self.term < term
+
+
+class Watch:
+    """Tells holders on other hosts that renew their leases from those that fell silent.
+
+    Args:
+        clock: seconds that never go backwards; this process's own.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: dict[tuple[str, str], _Seen] = {}
+
+    def look(self, store: Store, path: str) -> tuple[LeaseInfo | None, str]:
+        """Look at a lease, as often as every few seconds while waiting for it.
+
+        An unchanged one costs a single request.
+
+        Returns:
+            (its living holder, ""); or (None, the version that a dead one left), which `hold` takes
+            as `silent`; or (None, "") where nobody holds it.
+        """
+        found = store.stat(path)
+        if found is None:
+            return None, ""
+        now = self._clock()
+        seen = self._seen.get((store.uri, path))
+        if seen is None or seen.etag != found.etag:
+            holder, etag = _read(store, found)
+            if etag is None:
+                return None, ""
+            seen = self._seen[store.uri, path] = _Seen(holder, etag, now)
+        # A watcher that was suspended, or cut off with everybody else, has seen no silence.
+        seen.silent_s += min(now - seen.looked, RENEW_S)
+        seen.looked = now
+        if seen.holder is None or seen.holder.died:
+            return None, seen.etag
+        if not seen.holder.on_this_host and seen.silent_s >= TTL_S:
+            return None, seen.etag
+        return seen.holder, ""
+
+
+@dataclass
+class _Seen:
+    """What a watch knows of a lease.
+
+    Args:
+        holder: None where the lease is damaged.
+        etag: the version that says so.
+        looked: the clock at the last look.
+        silent_s: for how long it was seen to stay the same.
+    """
+
+    holder: LeaseInfo | None
+    etag: str
+    looked: float
+    silent_s: float = 0.0
 
 
 class Lease:
@@ -101,11 +155,11 @@ class Lease:
         self._path = path
         self._info = info
         self._etag = etag
-        self._facts: dict[str, Any] = {}
+        self._facts: dict[str, float] = {}
         self._lost = ""
         self._lock = threading.Lock()
 
-    def beat(self, **facts: Any) -> None:
+    def beat(self, **facts: float) -> None:
         """Note progress; the next renewal shows it to others."""
         # Without the lock: training must not wait for a renewal that waits for the store.
         self._facts = {**self._facts, **facts}
@@ -128,8 +182,7 @@ class Lease:
 
     def keep(self, stop: threading.Event) -> None:
         """Renew until told to stop; a store that does not answer is asked again."""
-        # Progress is worth seeing sooner than the lease needs to be renewed.
-        while not stop.wait(min(self._info.ttl_s / 4, 2.0)):
+        while not stop.wait(RENEW_S):
             with self._lock, _tolerated():
                 if not self._lost:
                     self._renew()
@@ -142,11 +195,11 @@ class Lease:
                 self._store.delete(self._path)
 
     def _renew(self) -> None:
-        info = LeaseInfo(**asdict(self._info) | {"renewed": time.time(), "facts": self._facts})
+        info = replace(self._info, facts=self._facts)
         etag = self._store.swap(self._path, _encoded(info), self._etag)
         if etag is None:
             # An earlier renewal may have been written and its answer lost: then it is ours still.
-            holder, there = _read(self._store, self._path)
+            holder, there = _found(self._store, self._path)
             if holder and holder.owner == info.owner:
                 etag = self._store.swap(self._path, _encoded(info), there)
         if etag is None:
@@ -161,7 +214,7 @@ def hold(
     store: Store,
     path: str,
     *,
-    ttl_s: float = TTL_S,
+    silent: str = "",
     job: str = "",
     term: int = 0,
     on_loss: Callable[[], None] = lambda: None,
@@ -171,16 +224,17 @@ def hold(
     Args:
         store: where the lease is.
         path: of the lease.
-        ttl_s: silence, in seconds, after which processes on other hosts may take it over.
+        silent: the version that a `Watch` saw a dead holder leave: only that one is taken over from
+            a holder on another host.
         job: the scheduler's name for this job, if there is a scheduler.
         term: how often it had started this job before; the lease of an earlier start is taken over
             even from a living holder, who then may not write any more.
         on_loss: called, in another thread, when somebody else has it.
 
     Raises:
-        LeaseTakenError: a living process holds it.
+        LeaseTakenError: another process holds it, and is not known to be dead.
     """
-    lease = _acquire(store, path, ttl_s, job, term, on_loss)
+    lease = _acquire(store, path, silent, job, term, on_loss)
     stop = threading.Event()
     thread = threading.Thread(target=lease.keep, args=(stop,), name="lease", daemon=True)
     thread.start()
@@ -194,11 +248,11 @@ def hold(
 
 def read(store: Store, path: str) -> LeaseInfo | None:
     """Return what a lease says, or None if nobody holds it."""
-    return _read(store, path)[0]
+    return _found(store, path)[0]
 
 
 def _acquire(
-    store: Store, path: str, ttl_s: float, job: str, term: int, on_loss: Callable[[], None]
+    store: Store, path: str, silent: str, job: str, term: int, on_loss: Callable[[], None]
 ) -> Lease:
     info = LeaseInfo(
         owner=secrets.token_hex(8),
@@ -206,15 +260,13 @@ def _acquire(
         pid=os.getpid(),
         started=_started(os.getpid()),
         pids=_pids(),
-        ttl_s=ttl_s,
-        renewed=time.time(),
         job=job,
         term=term,
     )
     for _ in range(_ATTEMPTS):
-        holder, etag = _read(store, path)
+        holder, etag = _found(store, path)
         precedes = bool(holder and holder.precedes(job, term))
-        if holder and holder.alive and not precedes:
+        if holder and not (holder.died or precedes or etag == silent):
             raise _taken(store, path, holder)
         mine = store.swap(path, _encoded(info), etag)
         if mine is not None:
@@ -226,9 +278,7 @@ def _acquire(
 
 
 def _taken(store: Store, path: str, info: LeaseInfo | None) -> LeaseTakenError:
-    who = (
-        f"process {info.pid} on {info.host}, {info.age_s:.0f} s ago" if info else "another process"
-    )
+    who = f"process {info.pid} on {info.host}" if info else "another process"
     return LeaseTakenError(
         f"this trial is held by {who}",
         where=f"{store.uri}/{path}",
@@ -236,31 +286,48 @@ def _taken(store: Store, path: str, info: LeaseInfo | None) -> LeaseTakenError:
     )
 
 
-def _read(store: Store, path: str) -> tuple[LeaseInfo | None, str | None]:
+def _found(store: Store, path: str) -> tuple[LeaseInfo | None, str | None]:
     """Return a lease, None if it is damaged, and the etag it was read under, None if absent."""
     found = store.stat(path)
-    if found is None:
-        return None, None
+    return _read(store, found) if found else (None, None)
+
+
+def _read(store: Store, found: ObjectInfo) -> tuple[LeaseInfo | None, str | None]:
+    """Return the lease that was found; see `_found`."""
     # Should it change between the two requests, a swap under this etag fails: nothing is lost.
     try:
-        return _decoded(store.get(path)), found.etag
+        return _decoded(store.get(found.path)), found.etag
     except StoreError:  # released in between
         return None, None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None, found.etag
 
 
 def _decoded(data: bytes) -> LeaseInfo:
-    """Return a lease; ValueError or TypeError if it is damaged."""
-    info = LeaseInfo(**json.loads(data))
-    numbers = (info.renewed, info.ttl_s, info.pid)
-    if not all(isinstance(n, int | float) for n in numbers) or not isinstance(info.facts, dict):
-        raise TypeError("a lease with values of other types")
-    return info
+    """Return a lease, of this version of the code or another; some Exception if it is damaged.
+
+    Of damaged numbers none comes through: they are shown to people, and computed with.
+    """
+    document = json.loads(data)
+    known = {one.name for one in fields(LeaseInfo)}
+    info = LeaseInfo(**{name: value for name, value in document.items() if name in known})
+    texts = (info.owner, info.host, info.started, info.pids)
+    if not all(isinstance(text, str) and text for text in texts) or not isinstance(info.job, str):
+        raise TypeError("a lease without the names of its holder")
+    if not all(isinstance(n, int) and 0 <= n < _LARGEST for n in (info.pid, info.term)):
+        raise ValueError("a lease with damaged numbers")
+    return replace(info, facts={name: n for name, n in info.facts.items() if _is_sound(n)})
+
+
+def _is_sound(number: object) -> bool:
+    return isinstance(number, int | float) and 0 <= number < _LARGEST
 
 
 def _encoded(info: LeaseInfo) -> bytes:
-    return json.dumps(asdict(info), sort_keys=True).encode()
+    # What this code does not read is for code of before, which may still be in a queue; the time
+    # makes each version another one.
+    document = asdict(info) | {"ttl_s": TTL_S, "renewed": time.time()}
+    return json.dumps(document, sort_keys=True).encode()
 
 
 @contextlib.contextmanager

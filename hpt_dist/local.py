@@ -8,7 +8,7 @@ import secrets
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from hpt_dist import children, environment, lease, ranks
@@ -85,6 +85,7 @@ class _Work:
         done: keys of trials that are known to be done.
         stopping: somebody asked to stop: nothing more is started.
         look_s: when the store is to be asked next, by the monotonic clock.
+        leases: those of trials that wait, watched.
     """
 
     recipe: Recipe
@@ -102,6 +103,7 @@ class _Work:
     done: set[str] = field(default_factory=set)
     stopping: bool = False
     look_s: float = 0.0
+    leases: lease.Watch = field(default_factory=lease.Watch)
 
     def is_done(self, key: str) -> bool:
         if key not in self.done and self.store.at(stage_prefix(key)).stat(DONE) is not None:
@@ -191,8 +193,8 @@ def _start(left: _Work, trial: Trial) -> None:
     count = ranks_of(trial, left.settings)
     if threads > left.free_cores or (left.settings.gpus and count > len(left.free_gpus)):
         return
-    holder = lease.read(left.store.at(stage_prefix(trial.key)), LEASE)
-    if holder and holder.alive:
+    holder, silent = left.leases.look(left.store.at(stage_prefix(trial.key)), LEASE)
+    if holder:
         left.watcher.moved(trial, holder.facts)
         return
     gpus, left.free_gpus = left.free_gpus[:count], left.free_gpus[count:]
@@ -203,6 +205,7 @@ def _start(left: _Work, trial: Trial) -> None:
     job = job_of(
         left.recipe, trial, left.store, left.launch, left.settings, threads=each, ranks=count
     )
+    job = replace(job, silent=silent)
     running = _Running(trial, [], threads, gpus)
     left.running[trial.key] = running
     if left.settings.where == "inline":

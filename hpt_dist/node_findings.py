@@ -279,7 +279,7 @@ def _clock(facts: Facts, outcome: Outcome) -> Iterator[Finding]:
     """Judge by what is certain: the facts were written after the start, and before they came."""
     ahead_s = facts["time_s"] - outcome.seen_s[facts["rank"]]
     behind_s = outcome.pending_until_s - facts["began_s"]
-    mend = "synchronise the node's clock (chrony or ntpd), or leave the node out: leases mislead"
+    mend = "synchronise the node's clock (chrony or ntpd), or leave the node out: its logs mislead"
     for how, skew_s in (("ahead of", ahead_s), ("behind", behind_s)):
         if skew_s > _LARGEST_SKEW_S:
             yield failed("node clock", f"at least {skew_s:.0f} s {how} the clock here", mend)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from hpt_dist import slurm
 from hpt_dist.errors import HptError
 from hpt_dist.layout import LAUNCHES
+from hpt_dist.lease import LeaseInfo
 from hpt_dist.slurm import Queued
 from hpt_dist.store import Store
 
@@ -86,6 +87,23 @@ def known_queue(store: Store) -> dict[str, Queued] | None:
         return queued(store) if is_here() else None
     except HptError:
         return None
+
+
+def lives(holder: LeaseInfo, key: str, queue: Mapping[str, Queued] | None) -> bool:
+    """Return whether the holder of a trial's lease lives, as far as a single look can tell.
+
+    A process of this host can be seen, and a job of Slurm's is in its queue. Any other counts as
+    living: only watching its lease would tell.
+
+    Args:
+        holder: what the lease says.
+        key: of the trial.
+        queue: see `known_queue`.
+    """
+    if holder.on_this_host or not holder.job or queue is None:
+        return not holder.died
+    job = queue.get(key)
+    return job is not None and job.id == holder.job and job.state != "PENDING"
 
 
 def log_files(store: Store, launch: str, key: str) -> list[Path]:

@@ -58,6 +58,7 @@ class Job:
         scheduled: the scheduler's name for its job; empty without a scheduler.
         term: how often the scheduler had started that job before.
         requeue_limit: restarts in a row, by the scheduler, that may lead nowhere.
+        silent: the version of the trial's lease that a dead holder left; see `lease.hold`.
     """
 
     recipe: str
@@ -75,6 +76,7 @@ class Job:
     scheduled: str = ""
     term: int = 0
     requeue_limit: int = 0
+    silent: str = ""
 
     @property
     def folder(self) -> Path:
@@ -184,6 +186,7 @@ def run(
     root = store.at(stage_prefix(job.trial.key))
     holding = lease.hold(
         *(root, LEASE),
+        silent=job.silent,
         job=job.scheduled,
         term=job.term,
         on_loss=lambda: interrupt.ask("another process that took it over"),

@@ -107,7 +107,7 @@ def prepare(
     last = of_recipe[-1] if of_recipe else None
     known = {name: key for launch in of_recipe for name, key in launch.trials.items()}
     on_slurm = any(launch.where == "slurm" for launch in of_recipe)
-    queued = (slurm_jobs.known_queue(store) if on_slurm else None) or {}
+    queued = slurm_jobs.known_queue(store) if on_slurm else None
     return Prepared(recipe, store, found, trials, states(store, trials, known, queued), last)
 
 
@@ -171,10 +171,10 @@ def states(
         store: where results are.
         trials: what to look up.
         last_keys: trial names to keys of an earlier launch, to say what changed since.
-        queued: jobs in Slurm's queue, by key.
+        queued: jobs in Slurm's queue, by key; None where it was not asked.
     """
-    known, jobs = last_keys or {}, queued or {}
-    found = looked_up(lambda trial: _state(store, trial, known, jobs.get(trial.key)), trials)
+    known = last_keys or {}
+    found = looked_up(lambda trial: _state(store, trial, known, queued), trials)
     return {trial.key: state for trial, state in zip(trials, found, strict=True)}
 
 
@@ -182,8 +182,7 @@ def states_of(
     store: Store, launch: Launch, queued: Mapping[str, Queued] | None = None
 ) -> dict[str, State]:
     """Return the state of each trial of a launch by its name."""
-    jobs = queued or {}
-    found = looked_up(lambda key: state_of(store, key, jobs.get(key)), launch.trials.values())
+    found = looked_up(lambda key: state_of(store, key, queued), launch.trials.values())
     return dict(zip(launch.trials, found, strict=True))
 
 
@@ -193,17 +192,22 @@ def looked_up(look: Callable[[T], R], things: Iterable[T]) -> list[R]:
         return list(pool.map(look, things))
 
 
-def state_of(store: Store, key: str, job: Queued | None = None) -> State:
-    """Return the state of a trial by its key alone, and its job in Slurm's queue."""
-    return _found_state(store, key, job) or State("runs", "no state was saved")
+def state_of(store: Store, key: str, queued: Mapping[str, Queued] | None = None) -> State:
+    """Return the state of a trial by its key alone, and the jobs in Slurm's queue."""
+    return _found_state(store, key, queued) or State("runs", "no state was saved")
 
 
-def _state(store: Store, trial: Trial, last_keys: Mapping[str, str], job: Queued | None) -> State:
-    found = _found_state(store, trial.key, job)
+def _state(
+    store: Store,
+    trial: Trial,
+    last_keys: Mapping[str, str],
+    queued: Mapping[str, Queued] | None,
+) -> State:
+    found = _found_state(store, trial.key, queued)
     return found or State("runs", _why(store, trial, last_keys.get(trial.name, "")))
 
 
-def _found_state(store: Store, key: str, job: Queued | None) -> State | None:
+def _found_state(store: Store, key: str, queued: Mapping[str, Queued] | None) -> State | None:
     """Return where a trial stands if there is anything of it in the store or the queue."""
     root = store.at(stage_prefix(key))
     # One listing: of thousands of trials most have nothing there, and need no other request.
@@ -211,8 +215,10 @@ def _found_state(store: Store, key: str, job: Queued | None) -> State | None:
     if DONE in there:
         return State("cached", f"done under key {key[:12]}")
     holder = lease.read(root, LEASE) if LEASE in there else None
-    if holder and holder.alive:
-        return _running(holder)
+    if holder and slurm_jobs.lives(holder, key, queued):
+        seen = holder.on_this_host or (bool(holder.job) and queued is not None)
+        return _running(holder, seen)
+    job = (queued or {}).get(key)
     saved = max(Checkpoints(root).steps(), default=0) if there else 0
     after = f"after step {saved}" if saved else ""
     if job:
@@ -224,12 +230,14 @@ def _found_state(store: Store, key: str, job: Queued | None) -> State | None:
     return State("resumes", after, saved) if saved else None
 
 
-def _running(holder: lease.LeaseInfo) -> State:
-    step, steps = (holder.facts.get(name) for name in ("step", "steps"))
-    at = f", step {step} of {steps}" if step else ""
+def _running(holder: lease.LeaseInfo, seen: bool) -> State:
+    """Describe a trial that is held, by a holder that was seen to live or may have died."""
+    step, steps = (int(holder.facts.get(name, 0)) for name in ("step", "steps"))
+    at = (f", step {step}" if step else "") + (f" of {steps}" if step and steps else "")
+    doubt = "" if seen else "; if it died there, launch takes over"
     times = f", restarted {holder.term} times" if holder.term else ""
     who = f"job {holder.job}{times}" if holder.job else f"process {holder.pid}"
-    return State("running", f"on {holder.host}, {who}{at}", int(step or 0))
+    return State("running", f"on {holder.host}, {who}{at}{doubt}", step)
 
 
 def _why(store: Store, trial: Trial, last_key: str) -> str:

@@ -132,17 +132,21 @@ def _run(job: Job, interrupt: Interrupt, together: Together) -> None:
     from hpt_dist.assemble import RUNNERS
 
     root = open_store(job.store).at(stage_prefix(job.trial.key))
+    watch, silent = lease.Watch(), ""
     while True:
+        job = dataclasses.replace(job, silent=silent)
         try:
             stage.run(job, RUNNERS[job.trial.spec.kind], interrupt, together)
         except lease.LeaseTakenError as error:
             log.info("waits: %s", error.problem.what)
         else:
             return
-        while (holder := lease.read(root, LEASE)) and holder.alive:
+        holder, silent = watch.look(root, LEASE)
+        while holder:
             if interrupt:
                 raise Interrupted(f"stopped by {interrupt.cause} before it began")
             time.sleep(_POLL_S)
+            holder, silent = watch.look(root, LEASE)
 
 
 def _go_on() -> None:
