@@ -292,15 +292,18 @@ def _is_over(running: _Running) -> bool:
 
 
 def _outcome_of(running: _Running) -> Outcome:
-    """Return what a trial answered, or how its processes ended without an answer."""
+    """Return what a trial answered; where nobody could answer for it, how its processes ended."""
+    if running.outcome is None:
+        return Outcome("failed", _KILLED)
+    if running.outcome.status != "lost":
+        return running.outcome
     count = len(running.processes)
-    lost = sum(bool(process.exit_code) for process in running.processes)
-    failed = running.outcome is None or running.outcome.status == "failed"
-    if count > 1 and lost and failed:
-        said = running.outcome.error if running.outcome else ""
-        text = f"{lost} of this trial's {count} processes died; see above, or the log, for why"
-        return Outcome("failed", f"{said}\n{text}" if said else f"{text}. {_KILLED}")
-    return running.outcome or Outcome("failed", _KILLED)
+    died = sum(bool(process.exit_code) for process in running.processes)
+    return Outcome(
+        "failed",
+        f"{died} of this trial's {count} processes died; look into the log for why, and launch "
+        "again to go on from the last saved state",
+    )
 
 
 def _ask_to_stop(left: _Work) -> None:

@@ -28,11 +28,11 @@ class Outcome:
 
     Args:
         status: taken means that another process is at it; again, that its processes could not
-            meet, and another start will do.
+            meet, and another start will do; lost, that another one of them ended.
         error: for the person who launched it; empty when all is well.
     """
 
-    status: Literal["done", "taken", "again", "interrupted", "failed"]
+    status: Literal["done", "taken", "again", "interrupted", "lost", "failed"]
     error: str = ""
 
 
@@ -75,6 +75,9 @@ def run(job: Job, tell: Callable[[Mapping[str, Any]], None]) -> Outcome:
                 _run(job, interrupt, together, tell)
         except ranks.PortTakenError as error:
             return Outcome("again", str(error))
+        except ranks.ProcessLostError as error:
+            log.error("%s", error)  # noqa: TRY400 - no bug, so no traceback
+            return Outcome("lost", str(error))
         except LeaseTakenError as error:
             return Outcome("taken", str(error))
         except Interrupted as error:
