@@ -2,11 +2,16 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Three workers on two cores: one often waits for a server, a queue or a disk.
+WORKERS ?= 3
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+# Coverage means something of all tests alone, the real services' included.
+COVERAGE = $(if $(ARGS),,$(if $(filter 1,$(HPT_REQUIRE_SERVICES)),--cov --cov-report=))
 STORE ?= $(or $(HPT_STORE),./hpt-store)
 export HPT_STORE := $(STORE)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart openmoji-line data venv test lint format bench-data bench-engine bench-precision bench-launch bench-gpu image ui slurm-up slurm-down clean
+.PHONY: help quickstart openmoji-line data venv test test-deep lint format bench-data bench-engine bench-precision bench-launch bench-gpu image ui slurm-up slurm-down clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -38,8 +43,11 @@ quickstart: data  ## shard real images, run the stages, print the report (about 
 openmoji-line: data  ## the same question with baselines, budgets and seeds (up to an hour)
 	$(BIN)/hpt-dist launch recipes/openmoji_line.yaml
 
-test: venv  ## run the tests; HPT_REQUIRE_SERVICES=1 makes a missing real service a failure
-	$(BIN)/python -m pytest $(ARGS)
+test: venv  ## run the tests (ARGS="tests/test_tar.py -n 0" some); HPT_REQUIRE_SERVICES=1 skips none
+	$(PYTEST) $(COVERAGE) $(ARGS)
+
+test-deep: venv  ## the tests with repetition and size too: more seeds, examples, kills, trials
+	$(PYTEST) --deep $(ARGS)
 
 lint: venv  ## ruff, strict types, and the pre-commit checks' own rules
 	$(BIN)/ruff check .

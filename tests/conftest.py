@@ -1,13 +1,48 @@
-"""What every test gets: the services as fixtures, and an environment without AWS settings."""
+"""What every test gets: an environment of its own, the services as fixtures, and the profiles.
+
+docs/testing.md says how the tests are laid out.
+"""
 
 from __future__ import annotations
 
 import os
 
-import pytest
-from small import hpt
+# torch reads these when it is imported. Several workers share the cores, and threads that spin
+# while they wait for each other take them from the others.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["GOMP_SPINCOUNT"] = "10000"
 
-pytest_plugins = ["services", "slurm_cluster", "container_image"]
+import hypothesis
+import pytest
+from examples import USUAL
+from shared import made_once
+from small import TINY, hpt, write_recipe
+
+pytest_plugins = ["services", "slurm_cluster", "container_image", "slow_tests", "groups"]
+
+# The same examples everywhere, and no time limit: another worker may have the core.
+register = hypothesis.settings.register_profile
+register("tests", derandomize=True, deadline=None, database=None, max_examples=USUAL)
+register("deep", deadline=None, database=None, max_examples=20 * USUAL, print_blob=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--deep", action="store_true", help="also repetition and size")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.load_profile("deep" if config.getoption("--deep") else "tests")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the tests marked `deep` out, unless they are asked for."""
+    if config.getoption("--deep"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("deep")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
 
 
 @pytest.fixture(autouse=True)
@@ -23,9 +58,24 @@ def _no_aws_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def drawings(tmp_path_factory):
-    """A store with the two domains."""
-    store = tmp_path_factory.mktemp("drawings")
-    for domain in ("color", "line"):
-        name = f"openmoji/{domain}"
-        hpt("shard", name, f"{store}/datasets/{name}", store=str(store))
-    return store
+    """A store with the two domains, which nobody changes."""
+
+    def make(store):
+        for domain in ("color", "line"):
+            name = f"openmoji/{domain}"
+            hpt("shard", name, f"{store}/datasets/{name}", store=str(store))
+
+    return made_once(tmp_path_factory, "drawings", make)
+
+
+@pytest.fixture(scope="session")
+def tiny(drawings, tmp_path_factory):
+    """A store in which the tiny recipe, which lies beside it, went through at once."""
+
+    def make(folder):
+        (folder / "store").mkdir()
+        (folder / "store/datasets").symlink_to(drawings / "datasets")
+        hpt("launch", str(write_recipe(folder, TINY)), store=str(folder / "store"))
+
+    folder = made_once(tmp_path_factory, "tiny", make)
+    return folder / "store", folder / "tiny.yaml"

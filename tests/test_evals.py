@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import few
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -52,7 +53,7 @@ def brute_force(train: Labelled, query: Tensor, k: int, temperature: float) -> l
 
 
 @given(st.integers(1, 30), st.lists(st.integers(1, 40), min_size=1, max_size=3), st.integers(0, 99))
-@settings(max_examples=25, deadline=None)
+@few(25)
 def test_votes_equal_brute_force(n, k, seed):
     train, queries = split(n, seed), split(7, seed + 1).features
     scores = knn.vote(train, queries, CLASSES, k, temperature=0.07)

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pictures import encoded, picture, sample, write
 from PIL import Image, ImageEnhance
@@ -35,7 +35,6 @@ def close_by_all_pairs(words, distance: int) -> list[tuple[int, int]]:
     ]
 
 
-@settings(max_examples=60)
 @given(
     st.lists(st.integers(0, MASK), max_size=12),
     st.lists(st.tuples(st.integers(0, 11), st.lists(st.integers(0, 63), max_size=10)), max_size=30),

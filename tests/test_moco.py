@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from hypothesis import given, settings
+from examples import few
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -119,7 +120,7 @@ def test_loss_is_float32_under_autocast():
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 10))
-@settings(max_examples=20, deadline=None)
+@few(20)
 def test_queue_holds_the_last_keys_and_never_the_current_ones(batch, batches, steps):
     method = make(queue=batch * batches)
     expected = list(method.queue.clone())

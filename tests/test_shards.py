@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
-from hypothesis import given, settings
+from examples import few
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from reads import broken, slowly
@@ -194,7 +195,7 @@ def test_mean_and_std_are_those_of_the_pixels_of_train_or_else_of_all(store, spl
 
 
 @given(st.permutations(SAMPLES[:16]))
-@settings(max_examples=3, deadline=None)
+@few(3)
 def test_the_order_of_the_source_does_not_matter(tmp_path_factory, samples):
     one, other = (open_store(str(tmp_path_factory.mktemp("store"))) for _ in range(2))
     shard(one, SAMPLES[:16])

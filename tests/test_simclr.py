@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import few
+from hypothesis import given
 from hypothesis import strategies as st
 from ranks import on_ranks
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ def reference_loss(method: SimCLR, first: Tensor, second: Tensor) -> Tensor:
 
 
 @given(st.integers(2, 7), st.integers(0, 99))
-@settings(max_examples=10, deadline=None)
+@few(10)
 def test_loss_and_gradients_match_a_float64_reference(batch, seed):
     method = make(seed=seed)
     reference = copy.deepcopy(method).double()

@@ -3,7 +3,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from examples import few
+from hypothesis import given
 from hypothesis import strategies as st
 from pictures import encoded, labelled, picture, sample, write
 from small import hpt
@@ -39,7 +40,7 @@ def labels_of(store, name: str) -> dict[str, object]:
     return dict(zip(it._keys, it._labels, strict=True))
 
 
-@settings(max_examples=30)
+@few(30)
 @given(st.integers(0, 2**63), st.integers(3, COUNT - 1), st.data())
 def test_subsets_are_nested_and_show_every_class(store, seed, count, data):
     larger = data.draw(st.integers(count, COUNT))
@@ -63,8 +64,8 @@ def test_images_of_several_classes_count_for_each(store):
     labels = labels_of(store, "many")
     for seed in range(20):
         choose = chooser(store, "many", seed).choose
-        few = choose("few", Rule("labels", 4)).keys
-        assert {one for key in few for one in labels[key]} == {0, 1, 2}
+        chosen = choose("few", Rule("labels", 4)).keys
+        assert {one for key in chosen for one in labels[key]} == {0, 1, 2}
         shots = choose("shots", Rule("shots", 5)).keys
         for number in range(3):
             assert sum(number in labels[key] for key in shots) >= 5

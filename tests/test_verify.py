@@ -202,7 +202,7 @@ def test_show_tells_what_the_manifest_says(store, tmp_path):
 
 
 def test_a_manifest_of_100_000_shards_opens_in_a_moment(store, tmp_path):
-    """Against what Python itself takes to parse the JSON, and to start the command."""
+    """Against what Python itself takes to parse the JSON."""
     write(store, "birds", labelled(20))
     path = f"{FOLDER}/manifest.json"
     document = json.loads(store.get(path))
@@ -213,18 +213,16 @@ def test_a_manifest_of_100_000_shards_opens_in_a_moment(store, tmp_path):
     ]
     document["splits"]["train"]["images"] = 2_000_000
     store.put(path, data := canonical_json(document))
-    began = time.perf_counter()
+    began_s = time.process_time()
     json.loads(data)
-    parsed = time.perf_counter()
+    parsed_s = time.process_time()
     assert len(read_manifest(store, "birds").splits["train"].shards) == 100_000
-    opened = time.perf_counter()
-    hpt("--version", store="")
-    started = time.perf_counter()
+    opened_s = time.process_time()
     assert "100,000" in hpt("data", "show", f"{tmp_path}/{FOLDER}", store="")
-    shown = time.perf_counter()
-    # 1.6 to 2.2 times, and 0.7 s more than the start, where nothing else runs.
-    assert opened - parsed < 8 * (parsed - began)
-    assert shown - started < 4 * (started - opened) + 20 * (parsed - began)
+    shown_s = time.process_time()
+    # 1.6 to 2.2 times, and about as long again to show it.
+    assert opened_s - parsed_s < 8 * (parsed_s - began_s)
+    assert shown_s - opened_s < 20 * (parsed_s - began_s)
 
 
 def test_a_stray_file_among_the_subsets_is_no_fault(tmp_path):
