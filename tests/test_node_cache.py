@@ -16,36 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from counting_store import Counting
 from faulty_proxy import Damage, Every, FaultyProxy
 from services import S3Server
 
 from hpt_dist import node_cache
 from hpt_dist.errors import DataError, RequestError, StoreError
 from hpt_dist.node_cache import NodeCache, default_cache
-from hpt_dist.store import ObjectInfo, Store, open_store
+from hpt_dist.store import Store, open_store
 
 MB = 1 << 20
 SHARD_BYTES = 3 * MB + 77
-
-
-@dataclass(frozen=True)
-class Counting:
-    """A store that notes each download in a file, so that those of all processes are counted."""
-
-    store: Store
-    notes: Path
-
-    @property
-    def uri(self) -> str:
-        return self.store.uri
-
-    def stat(self, path: str) -> ObjectInfo | None:
-        return self.store.stat(path)
-
-    def stream(self, info: ObjectInfo) -> Iterator[bytes]:
-        with self.notes.open("a") as notes:
-            notes.write(f"{info.path}\n")
-        yield from self.store.stream(info)
 
 
 @dataclass(frozen=True)
@@ -131,16 +112,17 @@ FETCH_ALL = """
 import hashlib, sys, random
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_node_cache import Counting, NodeCache, SHARD_BYTES
+from counting_store import Counting
+from hpt_dist.node_cache import NodeCache
 from hpt_dist.store import open_store
-seed, limit_bytes, uri, notes, folder, *digests = sys.argv[1:]
+seed, limit_bytes, shard_bytes, uri, notes, folder, *digests = sys.argv[1:]
 cache = NodeCache(Path(folder), int(limit_bytes))
 store = Counting(open_store(uri), Path(notes))
 jobs = list(enumerate(digests)) * 3
 random.Random(int(seed)).shuffle(jobs)
 kept = 0
 for number, digest in jobs:
-    file = cache.fetch(store, f"s{{number}}.tar", SHARD_BYTES, digest)
+    file = cache.fetch(store, f"s{{number}}.tar", int(shard_bytes), digest)
     try:
         data = file.read_bytes() if file else None
     except FileNotFoundError:  # evicted before it was opened
@@ -156,9 +138,10 @@ def fetch_all(shards: Shards, cache: NodeCache, seed: int) -> subprocess.Popen[s
     """Fetch every shard three times, in an order of its own, in another process."""
     code = FETCH_ALL.format(tests=str(Path(__file__).parent))
     digests = [sha(content) for content in shards.contents.values()]
+    numbers = [seed, cache.limit_bytes, SHARD_BYTES]
     places = [shards.store.uri, str(shards.notes), str(cache.folder)]
     return subprocess.Popen(
-        [sys.executable, "-c", code, str(seed), str(cache.limit_bytes), *places, *digests],
+        [sys.executable, "-c", code, *map(str, numbers), *places, *digests],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -293,8 +276,7 @@ def test_a_download_that_hangs_is_not_waited_for(
 KILLED = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_node_cache import NodeCache
+from hpt_dist.node_cache import NodeCache
 from hpt_dist.store import open_store
 uri, folder, size_bytes, digest = sys.argv[1:]
 class Slow:
@@ -310,11 +292,10 @@ NodeCache(Path(folder), 100 << 20).fetch(Slow(open_store(uri)), "s0.tar", int(si
 
 
 def test_what_a_killed_download_left_is_cleared(shards: Shards, cache: NodeCache) -> None:
-    code = KILLED.format(tests=str(Path(__file__).parent))
     digest = sha(shards.contents["s0.tar"])
     arguments = [shards.store.uri, str(cache.folder), str(SHARD_BYTES), digest]
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", KILLED, *arguments], stdout=subprocess.PIPE, text=True
     )
     with process:
         assert process.stdout.readline() == "some\n"
