@@ -4,11 +4,10 @@ import copy
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from examples import few
 from hypothesis import given
 from hypothesis import strategies as st
+from ranks import on_ranks
 from torch import Tensor, nn
 
 from hpt_dist.errors import RequestError
@@ -253,26 +252,22 @@ def test_methods_names_it():
     assert METHODS["moco_v2"] is MoCoV2
 
 
-def _two_ranks(rank: int, rendezvous: str, out: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-    torch.set_num_threads(1)
+def _trained(rank: int, world: int) -> dict[str, Tensor]:
     method = make()
     model = nn.parallel.DistributedDataParallel(method)
     optimizer = sgd(method)
-    half = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
+    share = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
     for step in range(4):
         optimizer.zero_grad()
-        model(tuple(view[half] for view in views(step)), 0).total.backward()
+        model(tuple(view[share] for view in views(step)), 0).total.backward()
         optimizer.step()
         method.after_step(step + 1)
-    torch.save(method.state_dict(), f"{out}/{rank}.pt")
-    dist.destroy_process_group()
+    return method.state_dict()
 
 
 def test_two_ranks_train_like_one(tmp_path):
-    mp.spawn(_two_ranks, (str(tmp_path / "rendezvous"), str(tmp_path)), nprocs=2)
+    states = on_ranks(2, tmp_path / "ranks", _trained)
     method = make()
     train(method, sgd(method), range(4))
-    states = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
     torch.testing.assert_close(states[0], dict(method.state_dict()), rtol=1e-5, atol=1e-6)
