@@ -1,7 +1,7 @@
 """Which tests one worker runs together, and which start first.
 
-A group shares what is dear to make: a cluster, a server, a browser, or what its file makes for all
-its tests. All other tests go to whichever worker is free.
+A group shares what is dear to make: a cluster, a server, a browser, a server of warm processes, or
+what its file makes for all its tests. All other tests go to whichever worker is free.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ GROUP_OF = {
     "chromium": "mlflow",
     "ceph": "s3",
     "seaweedfs": "s3",
+    "two_ranks": "ranks",
 }
 # The long ones: no worker is left with one of them when the others have ended.
 FIRST = ("slurm", "s3", "mlflow")
@@ -45,6 +46,8 @@ def group_of(item: pytest.Item) -> str:
     for fixture, group in GROUP_OF.items():
         if fixture in fixtures:
             return group
+    if "on_ranks" in item.function.__code__.co_names:
+        return "ranks"
     made_for_file = any(
         definition.scope == "module"
         for definitions in item._fixtureinfo.name2fixturedefs.values()

@@ -19,8 +19,8 @@ LIST = Path(__file__).with_name("slow_tests.txt")
 def listed(text: str | None = None) -> dict[str, str]:
     """Return the reason of each listed test by the test's name."""
     lines = (LIST.read_text() if text is None else text).splitlines()
-    rows = [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
-    return dict(rows)
+    rows = [line.split("  ", 1) for line in lines if line and not line.startswith("#")]
+    return {name: reason.strip() for name, reason in rows}
 
 
 def name_of(nodeid: str) -> str:

@@ -5,6 +5,7 @@ import groups
 import services
 import slow_tests
 import slurm_cluster
+import test_train_ranks
 
 pytest_plugins = ["pytester"]
 
@@ -34,6 +35,7 @@ def test_file(made_for_all): pass
 def test_store(store): pass
 def test_container(image): pass
 def test_cluster(slurm, ceph): pass
+def test_ranks(tmp_path): on_ranks(2, tmp_path, print)
 """
 
 
@@ -51,6 +53,7 @@ def test_tests_of_a_service_and_of_a_files_fixture_stay_together_and_long_ones_s
         "test_store[ceph-https]": "s3",
         "test_container": "slurm",
         "test_cluster": "slurm",
+        "test_ranks": "ranks",
     }
     monkeypatch.setattr(slow_tests, "listed", lambda: {f"{file}.py::test_slow": "a reason"})
     config = items[0].config
@@ -60,12 +63,13 @@ def test_tests_of_a_service_and_of_a_files_fixture_stay_together_and_long_ones_s
     groups.pytest_collection_modifyitems(config, items)
     names = [item.name for item in items]
     first = ["test_container", "test_cluster", "test_store[ceph-https]", "test_slow"]
-    assert names == [*first, "test_alone", "test_file", "test_store[folder]"]
+    assert names == [*first, "test_alone", "test_file", "test_store[folder]", "test_ranks"]
     marked = [item.get_closest_marker("xdist_group") for item in items]
     assert [mark.args[0] if mark else "" for mark in marked] == [found[name] for name in names]
 
 
 def test_groups_are_made_of_fixtures_that_there_are():
-    assert set(groups.FIRST) == set(groups.GROUP_OF.values())
-    known = {name for module in (services, slurm_cluster, container_image) for name in vars(module)}
+    assert set(groups.FIRST) <= set(groups.GROUP_OF.values())
+    modules = (services, slurm_cluster, container_image, test_train_ranks)
+    known = {name for module in modules for name in vars(module)}
     assert set(groups.GROUP_OF) <= known

@@ -14,24 +14,30 @@ import time
 
 import pytest
 import webdataset
-from small import RECIPE, environment, hpt, outcome, write_recipe
+from shared import made_once
+from small import RECIPE, TINY, environment, hpt, outcome, saved_step, wait_for, write_recipe
 
 
 @pytest.fixture
 def store(drawings, tmp_path):
     """A fresh store with the same datasets."""
-    shutil.copytree(drawings, tmp_path / "store")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/datasets").symlink_to(drawings / "datasets")
     return tmp_path / "store"
 
 
 @pytest.fixture(scope="session")
 def undisturbed(drawings, tmp_path_factory):
     """A store in which the small recipe went through at once; what it said."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    shutil.copytree(drawings, folder / "store")
-    recipe = write_recipe(folder)
-    said = hpt("launch", str(recipe), store=str(folder / "store"))
-    return folder / "store", recipe, said
+
+    def make(folder):
+        (folder / "store").mkdir()
+        (folder / "store/datasets").symlink_to(drawings / "datasets")
+        said = hpt("launch", str(write_recipe(folder)), store=str(folder / "store"))
+        (folder / "said").write_text(said)
+
+    folder = made_once(tmp_path_factory, "undisturbed", make)
+    return folder / "store", folder / "small.yaml", (folder / "said").read_text()
 
 
 @pytest.fixture
@@ -65,17 +71,6 @@ def test_the_shards_are_plain_webdataset(undisturbed):
     assert samples[0]["png"].size == (128, 128)
 
 
-def test_a_second_launch_runs_nothing(undisturbed):
-    store, recipe, first = undisturbed
-    before = {path: path.stat().st_mtime_ns for path in store.glob("stages/*/*")}
-    began = time.monotonic()
-    said = hpt("launch", str(recipe), store=str(store))
-    assert "all 6 trials are cached" in said
-    assert time.monotonic() - began < 30
-    assert before == {path: path.stat().st_mtime_ns for path in store.glob("stages/*/*")}
-    assert first.split("# small")[1].split("## Cost")[0].split("\n", 3)[3] in said
-
-
 def test_plan_says_what_changed(undisturbed):
     store, recipe, _ = undisturbed
     said = hpt("plan", str(recipe), "--set", "stages.hpt.steps=25", store=str(store))
@@ -100,19 +95,6 @@ def test_mlflow_has_one_finished_run_for_each_trial_and_the_launch(undisturbed):
     assert parents == (1,)
     # Every 10 steps, and before each saved state.
     assert steps == [(4,), (8,), (10,), (12,), (16,), (20,), (24,)]
-
-
-def test_a_run_killed_after_its_result_gets_its_true_status(undisturbed):
-    store, recipe, _ = undisturbed
-    (path,) = (p for p in store.glob("work/trials/*/run.json") if '"name": "hpt"' in p.read_text())
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps({**record, "status": "RUNNING"}))
-    with sqlite3.connect(store / "work/mlflow.db") as database:
-        database.execute("update runs set status = 'RUNNING' where name = 'hpt'")
-    hpt("launch", str(recipe), store=str(store))
-    with sqlite3.connect(store / "work/mlflow.db") as database:
-        (status,) = database.execute("select status from runs where name = 'hpt'").fetchone()
-    assert status == "FINISHED"
 
 
 def test_status_logs_pull_and_report(undisturbed, tmp_path):
@@ -148,94 +130,155 @@ def hpt_after_damage(store, folder):
     return hpt("pull", f"small/{name}", str(folder / "out"), store=str(copy), code=1)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_killed_anywhere_and_launched_again_ends_with_the_same_bytes(undisturbed, store, seed):
-    _, recipe, _ = undisturbed
-    expected = outcome(undisturbed[0])
-    generator = random.Random(seed)
-    killed = 0
-    for _ in range(3):
-        launch = start(recipe, store)
-        # Some while after the first state was saved, so that something is there to lose.
-        wait_for(lambda now=launch: saved(store) or now.poll() is not None)
-        time.sleep(generator.uniform(0, 4))
-        killed += launch.poll() is None
+class Story:
+    """One store and the launches of the tiny recipe in it, each disturbed in another way.
+
+    Args:
+        store: where they work.
+        recipe: the recipe's file.
+        generator: says how long after a saved state each misfortune comes.
+    """
+
+    def __init__(self, store, recipe, generator):
+        self.store, self.recipe, self.generator = store, recipe, generator
+
+    def trial(self, name):
+        """Return the folder of a trial in the store."""
+        record = next(self.store.glob("launches/tiny-*.json"), None)
+        key = json.loads(record.read_text())["trials"][name] if record else "none"
+        return self.store / "stages" / key
+
+    def start(self, trial="hpt", count=1):
+        """Start launches; return them some while after the trial saved another state."""
+        before = saved_step(self.trial(trial))
+        launches = [start(self.recipe, self.store) for _ in range(count)]
+        wait_for(lambda: saved_step(self.trial(trial)) > before or launches[0].poll() is not None)
+        time.sleep(self.generator.uniform(0, 0.3))
+        assert all(launch.poll() is None for launch in launches), launches[0].communicate()[0]
+        return launches
+
+    def killed(self):
+        [launch] = self.start()
         kill_group(launch)
-    assert killed
-    hpt("launch", str(recipe), store=str(store))
-    assert outcome(store) == expected
+        # Large processes are some time dying.
+        wait_for(lambda: "resumes" in hpt("plan", str(self.recipe), store=str(self.store)))
+
+    def worker_killed_alone(self):
+        [launch] = self.start()
+        lease = json.loads((self.trial("hpt") / "lease.json").read_text())
+        os.kill(lease["pid"], signal.SIGKILL)
+        said, _ = launch.communicate(timeout=300)
+        assert launch.returncode == 1
+        assert "its process was killed" in said
+        assert "not run: the trial it starts from failed" in said
+        # What starts from the base alone is done.
+        assert len(outcome(self.store)) == 3
+        assert self.statuses()["hpt"] == "FAILED"
+        assert "resumes" in hpt("status", "tiny", store=str(self.store))
+
+    def interrupted(self):
+        [launch] = self.start()
+        os.killpg(launch.pid, signal.SIGINT)
+        self.saves_and_says_so(launch)
+
+    def cancelled(self):
+        [launch] = self.start()
+        hpt("cancel", "tiny", store=str(self.store))
+        self.saves_and_says_so(launch)
+
+    def saves_and_says_so(self, launch):
+        said, _ = launch.communicate(timeout=300)
+        assert launch.returncode == 1
+        assert re.search(r"stopped by SIG(TERM|INT) after step", said), said
+        assert "not started" in said
+        assert "resumes" in hpt("plan", str(self.recipe), store=str(self.store))
+
+    def two_at_once_and_one_killed(self):
+        one, other = self.start(ADAPTED, count=2)
+        kill_group(one)
+        said, _ = other.communicate(timeout=400)
+        assert other.returncode == 0, said
+
+    def statuses(self):
+        """Return the status of each trial's run in MLflow."""
+        with sqlite3.connect(self.store / "work/mlflow.db") as database:
+            rows = database.execute("select name, status from runs where name not like 'tiny-%'")
+            return dict(rows.fetchall())
+
+
+ADAPTED = "adapt/init=hpt,shots=1,seed=0"
+
+
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.deep) for seed in range(1, 6))]
+)
+def test_whatever_befalls_launches_the_last_one_ends_with_the_same_bytes(tiny, store, seed):
+    """Seed 0 has the misfortunes in the order of the list, the others in one of their own."""
+    generator = random.Random(seed)
+    story = Story(store, tiny[1], generator)
+    misfortunes = [story.killed, story.worker_killed_alone, story.interrupted, story.cancelled]
+    if seed:
+        generator.shuffle(misfortunes)
+    for misfortune in misfortunes:
+        misfortune()
+    story.two_at_once_and_one_killed()
+    assert outcome(store) == outcome(tiny[0])
+    logs = [path.read_text() for path in store.glob("work/trials/*/logs/*_log.out")]
+    assert sum(log.count("step 300/300") for log in logs) == 1
+    statuses = story.statuses()
+    assert len(statuses) == 6
+    assert set(statuses.values()) == {"FINISHED"}, statuses
     with sqlite3.connect(store / "work/mlflow.db") as database:
-        statuses = database.execute(
-            "select name, status from runs where name not like 'small-%'"
-        ).fetchall()
         repeated = database.execute(
             "select run_uuid, key, step from metrics group by run_uuid, key, step "
             "having count(*) > 1"
         ).fetchall()
-    assert sorted(status for _, status in statuses) == ["FINISHED"] * 6, statuses
+        # As if the process had been killed between its result and its last word.
+        database.execute("update runs set status = 'RUNNING' where name = 'hpt'")
     assert repeated == []
+    (path,) = (p for p in store.glob("work/trials/*/run.json") if '"name": "hpt"' in p.read_text())
+    path.write_text(json.dumps({**json.loads(path.read_text()), "status": "RUNNING"}))
+    another_launch_runs_nothing(tiny, store)
+    assert story.statuses()["hpt"] == "FINISHED"
 
 
-def test_a_worker_killed_alone_is_reported_and_the_rest_goes_on(undisturbed, store):
-    _, recipe, _ = undisturbed
-    launch = start(recipe, store)
-    wait_for(lambda: saved(store))
-    (path,) = {state.parents[1] / "lease.json" for state in saved(store)}
-    os.kill(json.loads(path.read_text())["pid"], signal.SIGKILL)
-    said, _ = launch.communicate(timeout=300)
-    assert launch.returncode == 1
-    assert "its process was killed" in said
-    assert "not run: the trial it starts from failed" in said
-    # What starts from the base alone is done.
-    assert len(outcome(store)) == 3
-    with sqlite3.connect(store / "work/mlflow.db") as database:
-        (status,) = database.execute("select status from runs where name = 'hpt'").fetchone()
-    assert status == "FAILED"
-    assert "resumes" in hpt("status", "small", store=str(store))
+def another_launch_runs_nothing(tiny, store):
+    def files():
+        found = [*store.glob("stages/*/*"), *store.glob("work/trials/*/logs/*")]
+        return {path: path.stat().st_mtime_ns for path in found}
+
+    before = files()
+    said = hpt("launch", str(tiny[1]), store=str(store))
+    assert "all 6 trials are cached" in said
+    assert "adapt: test/top1 by init and shots" in said
+    assert files() == before
 
 
-@pytest.mark.parametrize("how", ["cancel", "ctrl-c"])
-def test_interrupted_it_saves_and_says_so(undisturbed, store, how):
-    _, recipe, _ = undisturbed
-    launch = start(recipe, store)
-    wait_for(lambda: saved(store))
-    if how == "cancel":
-        hpt("cancel", "small", store=str(store))
-    else:
-        os.killpg(launch.pid, signal.SIGINT)
-    said, _ = launch.communicate(timeout=300)
-    assert launch.returncode == 1
-    assert re.search(r"stopped by SIG(TERM|INT) after step", said), said
-    assert "not started" in said
-    assert "resumes" in hpt("plan", str(recipe), store=str(store))
-    hpt("launch", str(recipe), store=str(store))
-    assert outcome(store) == outcome(undisturbed[0])
-
-
-def test_two_launches_at_once_run_nothing_twice(undisturbed, store):
-    _, recipe, _ = undisturbed
-    both = [start(recipe, store) for _ in range(2)]
+def test_two_launches_at_once_run_nothing_twice(store, tmp_path):
+    recipe = write_recipe(tmp_path, TINY.replace("steps: 300", "steps: 40"))
+    # Each has room for two trials at once.
+    both = [start(recipe, store, HPT_CORES="2") for _ in range(2)]
     for launch in both:
         said, _ = launch.communicate(timeout=400)
         assert launch.returncode == 0, said
-    assert outcome(store) == outcome(undisturbed[0])
+    assert len(outcome(store)) == 6
     logs = [path.read_text() for path in store.glob("work/trials/*/logs/*_log.out")]
-    assert sum(log.count("step 24/24") for log in logs) == 1
+    assert sum(log.count("step 40/40") for log in logs) == 3  # of hpt, and of two adaptations
 
 
-def test_mlflow_out_of_reach_costs_nothing(undisturbed, store):
-    _, recipe, _ = undisturbed
+def test_mlflow_out_of_reach_costs_nothing(store, tmp_path):
+    recipe = write_recipe(tmp_path, TINY.replace("steps: 300", "steps: 40"))
     nowhere = "http://127.0.0.1:9"
     only = ["--only", "hpt", "--tracking-uri", nowhere]
     said = hpt("launch", str(recipe), *only, store=str(store))
     assert "done    hpt" in said
-    hpt("sync", "small", "--tracking-uri", f"sqlite:///{store}/later.db", store=str(store))
+    hpt("sync", "tiny", "--tracking-uri", f"sqlite:///{store}/later.db", store=str(store))
     with sqlite3.connect(store / "later.db") as database:
         rows = database.execute(
             "select name, status, count(*) from runs join metrics using (run_uuid) "
             "where key = 'train/loss' group by run_uuid"
         ).fetchall()
-    assert rows == [("hpt", "FINISHED", 7)]
+    assert rows == [("hpt", "FINISHED", 4)]
 
 
 def test_a_recipe_with_three_mistakes_names_all_three(store, tmp_path):
@@ -252,9 +295,9 @@ def test_a_recipe_with_three_mistakes_names_all_three(store, tmp_path):
 
 
 def test_cancelled_before_its_first_trial_began_it_starts_nothing_more(store, tmp_path):
-    launch = start(write_recipe(tmp_path), store)
+    launch = start(write_recipe(tmp_path, TINY), store)
     wait_for(lambda: list(store.glob("launches/*.json")))
-    hpt("cancel", "small", store=str(store))
+    hpt("cancel", "tiny", store=str(store))
     said, _ = launch.communicate(timeout=300)
     assert launch.returncode == 1
     assert "not started" in said
@@ -262,17 +305,17 @@ def test_cancelled_before_its_first_trial_began_it_starts_nothing_more(store, tm
 
 
 def test_inline_one_process_does_it_all(store, tmp_path):
-    recipe = str(write_recipe(tmp_path))
+    recipe = str(write_recipe(tmp_path, TINY))
     said = hpt("launch", recipe, "--on", "inline", "--only", "base", store=str(store))
     assert "done    base" in said
     assert "did you mean base?" in hpt("launch", recipe, "--only", "bse", store=str(store), code=2)
 
 
-def test_a_damaged_launch_record_is_left_out(undisturbed, tmp_path):
-    shutil.copytree(undisturbed[0] / "launches", tmp_path / "launches")
-    (tmp_path / "launches/small-bad.json").write_text("{")
-    said = hpt("status", "small", store=str(tmp_path))
-    assert "small-bad.json is damaged" in said
+def test_a_damaged_launch_record_is_left_out(tiny, tmp_path):
+    shutil.copytree(tiny[0] / "launches", tmp_path / "launches")
+    (tmp_path / "launches/tiny-bad.json").write_text("{")
+    said = hpt("status", "tiny", store=str(tmp_path))
+    assert "tiny-bad.json is damaged" in said
     assert "adapt" in said
 
 
@@ -299,15 +342,10 @@ def test_the_whole_recipe_on_s3(undisturbed, drawings, s3_store, tmp_path):
     assert hashlib.sha256(data).hexdigest() == expected[key]["weights.safetensors"]
 
 
-def saved(store):
-    """Return the records of saved states; those of finished trials are gone."""
-    return list(store.glob("stages/*/state/*.json"))
-
-
-def start(recipe, store):
+def start(recipe, store, **more):
     return subprocess.Popen(
         [sys.executable, "-m", "hpt_dist.cli", "launch", str(recipe)],
-        env=environment(str(store)),
+        env=environment(str(store), **more),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -317,15 +355,5 @@ def start(recipe, store):
 
 def kill_group(launch):
     """Kill a launch and every process it started, at once."""
-    try:
-        os.killpg(launch.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        assert launch.poll() is not None
+    os.killpg(launch.pid, signal.SIGKILL)
     launch.communicate()
-
-
-def wait_for(condition, timeout_s=200):
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.1)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from scipy.stats import binomtest
-from small import RECIPE, hpt, write_recipe
+from small import RECIPE, TINY, hpt, write_recipe
 
 from hpt_dist import evidence
 from hpt_dist.evals.spread import rankme
@@ -101,6 +101,16 @@ def test_effective_rank_of_known_features():
     assert rankme(torch.zeros(20, 5)) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.fixture
+def inline():
+    """Launch a recipe in this very process, which has imported torch already."""
+    threads = torch.get_num_threads()
+    yield lambda *arguments, store: hpt(
+        "launch", *arguments, "--on", "inline", store=store, process=False
+    )
+    torch.set_num_threads(threads)
+
+
 def details(store):
     (result,) = (
         p for p in store.glob("stages/*/result.json") if '"kind": "pretrain"' in p.read_text()
@@ -108,7 +118,7 @@ def details(store):
     return json.loads(result.read_text())["details"], result.parent
 
 
-def test_a_stage_that_does_harm_leaves_the_weights_it_started_from(drawings, tmp_path):
+def test_a_stage_that_does_harm_leaves_the_weights_it_started_from(inline, drawings, tmp_path):
     (tmp_path / "datasets").symlink_to(drawings / "datasets")
     # Ten steps at an absurd rate, with moving statistics.
     harm = RECIPE.replace("batch_norm: frozen\n    head_warmup_steps: 3", "batch_norm: train", 1)
@@ -118,7 +128,7 @@ def test_a_stage_that_does_harm_leaves_the_weights_it_started_from(drawings, tmp
         .replace("every: 12", "every: 5")
     )
     recipe = write_recipe(tmp_path, harm)
-    said = hpt("launch", str(recipe), "--only", "hpt", store=str(tmp_path))
+    said = inline(str(recipe), "--only", "hpt", store=str(tmp_path))
     found, folder = details(tmp_path)
     assert found["kept_step"] == 0
     assert found["gate"]["judged_step"] == 10
@@ -136,13 +146,12 @@ def test_a_stage_that_does_harm_leaves_the_weights_it_started_from(drawings, tmp
     )
 
 
-def test_a_stage_without_labels_is_watched_for_collapse(drawings, tmp_path):
+def test_a_stage_without_labels_is_watched_for_collapse(inline, drawings, tmp_path):
     (tmp_path / "datasets").symlink_to(drawings / "datasets")
-    recipe = write_recipe(
-        tmp_path, RECIPE.replace("{data: line, every: 12, images: 64}", "{images: 32, every: 3}")
-    )
+    text = TINY.replace("{data: line, every: 150, images: 64}", "{images: 32, every: 3}")
+    recipe = write_recipe(tmp_path, text)
     settings = ["--set", "stages.hpt.steps=5", "--set", "stages.hpt.head_warmup_steps=0"]
-    hpt("launch", str(recipe), *settings, "--only", "hpt", store=str(tmp_path))
+    inline(str(recipe), *settings, "--only", "hpt", store=str(tmp_path))
     found, _ = details(tmp_path)
     assert set(found["monitor"]) == {"0", "3", "5"}
     assert set(found["monitor"]["0"]) == {"monitor/rankme", "monitor/feature_std"}

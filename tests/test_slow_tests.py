@@ -24,10 +24,10 @@ def test_fast():
 @pytest.mark.parametrize(
     ("ci", "listed", "deep", "named", "status"),
     [
-        ("true", "test_x.py::test_slow[a@b] a reason", "", "c", 1),
-        ("true", "test_x.py::test_slow[a@b] one\ntest_x.py::test_slow[c] another", "", "", 0),
-        ("true", "test_x.py::test_slow[a@b] a reason", "--deep", "c", 0),
-        ("", "# a comment\ntest_x.py::test_slow[c] a reason", "", "a@b", 0),
+        ("true", "test_x.py::test_slow[a@b]  a reason", "", "c", 1),
+        ("true", "test_x.py::test_slow[a@b]  one\ntest_x.py::test_slow[c]  another", "", "", 0),
+        ("true", "test_x.py::test_slow[a@b]  a reason", "--deep", "c", 0),
+        ("", "# a comment\ntest_x.py::test_slow[c]  a reason", "", "a@b", 0),
     ],
 )
 def test_a_slow_test_that_is_not_listed_is_named_and_fails_ci(
