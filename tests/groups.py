@@ -20,10 +20,12 @@ GROUP_OF = {
     "chromium": "mlflow",
     "ceph": "s3",
     "seaweedfs": "s3",
+    "undisturbed": "launch",  # else workers would wait for the one that makes it
+    "tiny": "launch",
     "two_ranks": "ranks",
 }
 # The long ones: no worker is left with one of them when the others have ended.
-FIRST = ("slurm", "s3", "mlflow")
+FIRST = ("slurm", "s3", "launch", "mlflow")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,10 +1,12 @@
 """Which tests stay together on a worker, and in what order workers get them."""
 
+import conftest
 import container_image
 import groups
 import services
 import slow_tests
 import slurm_cluster
+import test_launch
 import test_train_ranks
 
 pytest_plugins = ["pytester"]
@@ -70,6 +72,6 @@ def test_tests_of_a_service_and_of_a_files_fixture_stay_together_and_long_ones_s
 
 def test_groups_are_made_of_fixtures_that_there_are():
     assert set(groups.FIRST) <= set(groups.GROUP_OF.values())
-    modules = (services, slurm_cluster, container_image, test_train_ranks)
+    modules = (services, slurm_cluster, container_image, conftest, test_launch, test_train_ranks)
     known = {name for module in modules for name in vars(module)}
     assert set(groups.GROUP_OF) <= known
