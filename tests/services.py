@@ -25,6 +25,9 @@ import boto3
 import pytest
 from botocore.config import Config
 from selenium import webdriver
+from shared import made_once
+
+from hpt_dist import track
 
 ACCESS_KEY = "testaccess"
 SECRET_KEY = "testsecret"
@@ -307,6 +310,16 @@ def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield S3Server(endpoint)
 
 
+@pytest.fixture(scope="session")
+def mlflow_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with MLflow's empty tables, to be copied: making them takes seconds."""
+
+    def make(folder: Path) -> None:
+        track.initialise(f"sqlite:///{folder}/mlflow.db")
+
+    return made_once(tmp_path_factory, "mlflow_tables", make) / "mlflow.db"
+
+
 @contextlib.contextmanager
 def run_mlflow(
     folder: Path, artifacts: str, environment: Mapping[str, str] | None = None
@@ -336,9 +349,10 @@ def run_mlflow(
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def mlflow_server(mlflow_tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The tracking URI of an MLflow server that keeps artifacts in a folder."""
     folder = tmp_path_factory.mktemp("mlflow")
+    shutil.copy(mlflow_tables, folder)
     with run_mlflow(folder, str(folder / "artifacts")) as uri:
         yield uri
 

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import random
+import signal
 import socket
 import statistics
 import subprocess
@@ -15,9 +16,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import copy
 from typing import Any
 
 import pytest
+import tracked_trial
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
@@ -46,10 +49,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def sqlite(tmp_path_factory: pytest.TempPathFactory) -> str:
-    uri = f"sqlite:///{tmp_path_factory.mktemp('track')}/mlflow.db"
-    track.initialise(uri)
-    return uri
+def sqlite(mlflow_tables: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{copy(mlflow_tables, tmp_path_factory.mktemp('track'))}"
 
 
 @pytest.fixture
@@ -352,54 +353,10 @@ def test_a_key_that_cannot_be_searched_for_is_refused(key: str):
 
 # Killed processes
 
-TRIAL = """
-import os, random, sys, time
-from pathlib import Path
-from mlflow import MlflowClient
-from hpt_dist import track
-
-folder, uri, experiment, steps, deadly_batch, deadly_moment = sys.argv[1:]
-track.SHIP_EVERY_S = 0.02
-log_batch, batches = MlflowClient.log_batch, 0
-
-def log_batch_and_die(*arguments, metrics=(), **others):
-    global batches
-    batches += bool(metrics)
-    deadly = metrics and batches == int(deadly_batch)
-    if deadly and deadly_moment == "before":
-        os.kill(os.getpid(), 9)
-    log_batch(*arguments, metrics=metrics, **others)
-    if deadly:
-        os.kill(os.getpid(), 9)
-
-MlflowClient.log_batch = log_batch_and_die
-state = Path(folder, "state")
-step = int(state.read_text()) if state.exists() else 0
-identity = track.RunIdentity(experiment=experiment, name="hpt", key="abc")
-tracker = track.Tracker(Path(folder), identity, uri, resume_step=step)
-while step < int(steps):
-    step += 1
-    tracker.log(step, {"train/loss": 1 / step, "train/images_per_second": random.random()})
-    if step % 10 == 0:
-        tracker.log(step, {"knn/top1": step})
-        new = state.with_name("state.part")
-        new.write_text(str(step))
-        new.replace(state)
-    time.sleep(0.01)
-tracker.finish("FINISHED", 60)
-"""
-
-
-def start_trial(
-    folder: Path, uri: str, steps: int, deadly_batch: int = 0, moment: str = ""
-) -> subprocess.Popen[bytes]:
-    arguments = [str(folder), uri, str(folder), str(steps), str(deadly_batch), moment]
-    return subprocess.Popen([sys.executable, "-c", TRIAL, *arguments])
-
 
 def check_that_a_last_trial_ends_with_each_point_once(uri: str, folder: Path) -> None:
     steps = int((folder / "state").read_text()) + 30  # beyond all that was logged before
-    assert start_trial(folder, uri, steps).wait() == 0
+    assert tracked_trial.ended(tracked_trial.start(folder, uri, steps)) == 0
     run = only_run(uri, RunIdentity(experiment=str(folder), name="hpt", key="abc"))
     assert run.info.status == "FINISHED"
     expected = list(range(1, steps + 1))
@@ -414,15 +371,16 @@ def check_that_a_last_trial_ends_with_each_point_once(uri: str, folder: Path) ->
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_killed_around_an_upload(sqlite: str, tmp_path: Path, moment: str):
     for deadly_batch in (1, 4, 2):
-        assert start_trial(tmp_path, sqlite, 10**6, deadly_batch, moment).wait() == -9
+        trial = tracked_trial.start(tmp_path, sqlite, 10**6, deadly_batch, moment)
+        assert tracked_trial.ended(trial) == -9
     check_that_a_last_trial_ends_with_each_point_once(sqlite, tmp_path)
 
 
-@pytest.mark.slow
-def test_killed_at_random_moments_each_point_is_there_once(sqlite: str, tmp_path: Path):
+@pytest.mark.parametrize("times", [3, pytest.param(8, marks=pytest.mark.deep)])
+def test_killed_at_random_moments_each_point_is_there_once(sqlite: str, tmp_path: Path, times: int):
     moments = random.Random(0)
-    for _ in range(8):
-        trial = start_trial(tmp_path, sqlite, 10**6)
+    for _ in range(times):
+        trial = tracked_trial.start(tmp_path, sqlite, 10**6)
         before = (tmp_path / METRICS).stat().st_mtime_ns if (tmp_path / METRICS).exists() else 0
         wait_until(
             lambda at=before: (
@@ -430,8 +388,8 @@ def test_killed_at_random_moments_each_point_is_there_once(sqlite: str, tmp_path
             )
         )
         time.sleep(moments.uniform(0, 1.5))
-        trial.kill()
-        trial.wait()
+        trial.signal(signal.SIGKILL)
+        assert tracked_trial.ended(trial) == -9
         result = sync(tmp_path, if_unfinished="KILLED")
         assert result.status == "KILLED"
         run = only_run(sqlite, RunIdentity(experiment=str(tmp_path), name="hpt", key="abc"))
@@ -465,9 +423,11 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(mlflow_tables: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    copy(mlflow_tables, folder)
     settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with Programs(tmp_path_factory.mktemp("server"), settings) as programs:
+    with Programs(folder, settings) as programs:
         yield Server(programs, free_ports(1)[0])
 
 

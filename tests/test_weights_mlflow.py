@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 import subprocess
 import sys
 import uuid
 from pathlib import Path
 
 import pytest
+import timm
 import torch
-from torchvision import models
 
 from hpt_dist import mlflow_run, weights, weights_source
 from hpt_dist.errors import HptError, RequestError
@@ -28,7 +29,7 @@ def encoders(query_seed=1, key_seed=2):
     states = []
     for seed in (query_seed, key_seed):
         torch.manual_seed(seed)
-        state = models.resnet18().state_dict()
+        state = timm.create_model("test_resnet").state_dict()
         states.append({k: v for k, v in state.items() if not k.startswith("fc.")})
     names = zip(("encoder_q", "encoder_k"), states, strict=True)
     file = {f"module.{place}.{k}": v for place, state in names for k, v in state.items()}
@@ -75,13 +76,13 @@ def assert_the_same_everywhere(client, run, data, query, key, store):
         assert weights_source.fingerprint(uri, store) == digest, uri
     assert weights_source.fingerprint(f"{uris[0]}#key", store) == f"{digest}#key"
     for uri, encoder in ((uris[3], query), (f"{uris[0]}#key", key)):
-        state, report = weights.load(uri, "resnet18", store, fingerprint=digest)
+        state, report = weights.load(uri, "timm/test_resnet", store, fingerprint=digest)
         assert same(state, encoder)
         assert report.recognised.startswith("MoCo")
 
 
-def test_artifacts_of_a_database(store, tmp_path, monkeypatch):
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+def test_artifacts_of_a_database(mlflow_tables, store, tmp_path, monkeypatch):
+    uri = f"sqlite:///{shutil.copy(mlflow_tables, tmp_path)}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     data, query, key = encoders()
     client, run = log(uri, tmp_path, {"a.pth": data, "notes.txt": b"not weights"})
@@ -99,7 +100,7 @@ def test_artifacts_of_a_database(store, tmp_path, monkeypatch):
     moved = f"models:/{model.name}@champion"
     assert weights_source.fingerprint(moved, store) != planned
     with pytest.raises(HptError, match="changed since the trial was planned"):
-        weights.load(moved, "resnet18", store, fingerprint=planned)
+        weights.load(moved, "timm/test_resnet", store, fingerprint=planned)
 
 
 @pytest.mark.services
@@ -111,22 +112,25 @@ def test_artifacts_of_a_server(mlflow_server, store, tmp_path, monkeypatch):
     assert_the_same_everywhere(client, run, data, query, key, store)
 
 
-def test_the_local_database_is_asked_where_none_is_named(store, tmp_path, monkeypatch):
+def test_the_local_database_is_asked_where_none_is_named(
+    mlflow_tables, store, tmp_path, monkeypatch
+):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("HPT_WORK", raising=False)
     source = "runs:/0123456789abcdef0123456789abcdef/a.pth"
     with pytest.raises(RequestError, match="export MLFLOW_TRACKING_URI"):
         weights_source.fingerprint(source, store)
     assert not Path(tmp_path, "store/work").exists(), "asking made a database"
-    data, *_ = encoders()
-    uri = f"sqlite:///{tmp_path}/store/work/mlflow.db"
+    data = b"any"
+    Path(tmp_path, "store/work").mkdir(parents=True)
+    uri = f"sqlite:///{shutil.copy(mlflow_tables, tmp_path / 'store/work')}"
     _, run = log(uri, tmp_path, {"a.pth": data})
     found = weights_source.fingerprint(f"runs:/{run.info.run_id}/weights/a.pth", store)
     assert found == f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def test_what_is_not_there_or_not_one_file_is_refused(store, tmp_path, monkeypatch):
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+def test_what_is_not_there_or_not_one_file_is_refused(mlflow_tables, store, tmp_path, monkeypatch):
+    uri = f"sqlite:///{shutil.copy(mlflow_tables, tmp_path)}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     _, two = log(uri, tmp_path, {"a.pth": b"1", "b.safetensors": b"2"})
     _, none = log(uri, tmp_path, {"notes.txt": b"text"})
