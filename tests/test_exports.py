@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -21,12 +22,15 @@ from hpt_dist.errors import RequestError, WeightsError
 from hpt_dist.layout import DONE, stage_prefix
 from hpt_dist.store import open_store
 
-IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+LARGE_IMAGES = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 EVERY = ("safetensors", "torchvision", "timm", "detectron2", "moco", "huggingface")
 
 
-def trained(name, images=IMAGES):
+@functools.cache
+def trained(name):
     """Return a backbone whose statistics are not the initial ones, and its features of images."""
+    images = LARGE_IMAGES if "vit" in name else IMAGES
     torch.manual_seed(1)
     backbone = backbones.create(name)
     with torch.no_grad():
@@ -115,20 +119,31 @@ def test_looking_up_names_draws_nothing():
 # Every pair
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "torchvision/resnet18",
-        "timm/resnet26",
-        "torchvision/mobilenet_v2",
-        "timm/efficientnet_b0",
-        "timm/vit_tiny_patch16_224",
-    ],
-)
+ROUND_TRIPS = [
+    "torchvision/resnet18",
+    "timm/resnet26",
+    "torchvision/mobilenet_v2",
+    "timm/efficientnet_b0",
+    "timm/vit_tiny_patch16_224",
+]
+
+
+@pytest.mark.parametrize("name", ROUND_TRIPS)
 def test_every_round_trip_returns_the_same_tensors(name):
-    images = torch.rand(2, 3, 224, 224) if "vit" in name else IMAGES
-    state = trained(name, images)[0].state_dict()
+    """Through all formats, one after the other: what one gives is what the next one gets."""
+    state = once = trained(name)[0].state_dict()
     other = backbones.create(name)  # with other values
+    for file_format in exports.formats(name):
+        once, report = read(exports.export(once, name, file_format), other, name)
+        assert (report.share, report.unexpected, report.aside) == (1, (), ()), report
+        assert same(once, state), file_format
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("name", ROUND_TRIPS)
+def test_each_format_follows_each_other_one(name):
+    state = trained(name)[0].state_dict()
+    other = backbones.create(name)
     for first in exports.formats(name):
         once, report = read(exports.export(state, name, first), other, name)
         assert (report.share, report.unexpected, report.aside) == (1, (), ()), report

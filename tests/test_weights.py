@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import io
 import os
@@ -24,6 +25,8 @@ from hpt_dist.errors import HptError, RequestError, WeightsError
 from hpt_dist.store import open_store
 
 LITE0 = "package/efficientnet-lite0"
+# A whole residual network of 0.5 million numbers, where any will do.
+TINY = "timm/test_resnet"
 
 
 @pytest.fixture
@@ -31,9 +34,16 @@ def store(tmp_path):
     return open_store(str(tmp_path / "store"))
 
 
+@functools.cache
 def resnet18(seed=1):
     torch.manual_seed(seed)
     return models.resnet18().eval()
+
+
+@functools.cache
+def tiny(seed=1):
+    torch.manual_seed(seed)
+    return timm.create_model(TINY.removeprefix("timm/")).eval()
 
 
 def pth(content, **options):
@@ -167,25 +177,25 @@ def test_what_is_not_there_is_said_with_what_to_do(store, tmp_path, monkeypatch)
     ],
 )
 def test_a_plain_state_dict_loads_however_it_is_wrapped(store, wrap):
-    state = resnet18().state_dict()
+    state = tiny().state_dict()
     store.put("a.pth", pth(wrap(state)))
-    loaded, report = weights.load("a.pth", "resnet18", store)
+    loaded, report = weights.load("a.pth", TINY, store)
     assert same(loaded, without_classifier(state))
     assert report.share == 1
     assert (report.matched, report.missing, report.unexpected) == (tuple(loaded), (), ())
-    assert "torchvision's names" in report.recognised
+    assert "timm's names" in report.recognised
     assert len(report.aside) == 1, "only the classifier"
     assert report.aside[0].endswith("fc (2)")
     assert all(value.dtype in (torch.float32, torch.int64) for value in loaded.values())
 
 
 def test_old_files_and_safetensors_load_too(store):
-    state = without_classifier(resnet18().state_dict())
+    state = without_classifier(tiny().state_dict())
     old = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     store.put("old.pt", pth(old, _use_new_zipfile_serialization=False))
     store.put("new.safetensors", weights.save(state, {}))
     for source in ("old.pt", "new.safetensors"):
-        loaded, report = weights.load(source, "resnet18", store)
+        loaded, report = weights.load(source, TINY, store)
         assert same(loaded, state)
         assert report.share == 1
 
@@ -227,7 +237,7 @@ def test_random_weights_follow_the_seed(store):
     states = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
-        states.append(weights.load("random", "resnet18", store)[0])
+        states.append(weights.load("random", TINY, store)[0])
     assert same(states[0], states[1])
     assert not same(states[0], states[2])
 
@@ -282,12 +292,12 @@ class Bomb:
     "wrap",
     [
         lambda bomb: {"conv1.weight": bomb},
-        lambda bomb: {"teacher": resnet18().state_dict(), "args": bomb},
+        lambda bomb: {"teacher": tiny().state_dict(), "args": bomb},
         lambda bomb: {
-            "teacher": resnet18().state_dict(),
+            "teacher": tiny().state_dict(),
             "args": argparse.Namespace(arch="resnet18", hook=bomb),
         },
-        lambda bomb: {"teacher": resnet18().state_dict(), "args": argparse.Namespace(**bomb.deep)},
+        lambda bomb: {"teacher": tiny().state_dict(), "args": argparse.Namespace(**bomb.deep)},
     ],
     ids=["as a tensor", "beside", "in a namespace", "deep in a namespace"],
 )
@@ -296,7 +306,7 @@ def test_a_pickle_bomb_is_refused_unexploded(store, tmp_path, zipped, wrap):
     bomb = pth(wrap(Bomb(crater)), _use_new_zipfile_serialization=zipped)
     store.put("bomb.pth", bomb)
     with pytest.raises(WeightsError, match=r"bomb\.pth"):
-        weights.load("bomb.pth", "resnet18", store, force=True)
+        weights.load("bomb.pth", TINY, store, force=True)
     assert not crater.exists()
     torch.load(io.BytesIO(bomb), weights_only=False)
     assert crater.exists(), "the bomb was none"
@@ -304,11 +314,11 @@ def test_a_pickle_bomb_is_refused_unexploded(store, tmp_path, zipped, wrap):
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_options_beside_weights_do_no_harm(store, zipped):
-    state = resnet18().state_dict()
+    state = tiny().state_dict()
     options = argparse.Namespace(arch="resnet18", betas=(0.9, 0.99), schedule=[60, 80], gpu=None)
     file = {"model": state, "args": options, "epoch": 3, "optimizer": {"state": {0: {}}}}
     store.put("a.pth", pth(file, _use_new_zipfile_serialization=zipped))
-    loaded, report = weights.load("a.pth", "resnet18", store)
+    loaded, report = weights.load("a.pth", TINY, store)
     assert same(loaded, without_classifier(state))
     assert report.recognised.endswith("under model")
     before = torch.serialization.get_safe_globals()
@@ -316,9 +326,9 @@ def test_options_beside_weights_do_no_harm(store, zipped):
 
 
 def test_what_only_code_could_make_is_named(store):
-    store.put("a.pth", pth({"state_dict": resnet18().state_dict(), "path": Path("a")}))
+    store.put("a.pth", pth({"state_dict": tiny().state_dict(), "path": Path("a")}))
     with pytest.raises(WeightsError, match=r"holds a pathlib.*could run code") as refused:
-        weights.load("a.pth", "resnet18", store)
+        weights.load("a.pth", TINY, store)
     assert "save its tensors alone" in str(refused.value)
 
 
@@ -328,7 +338,7 @@ def test_arrays_that_only_pickle_could_read_are_refused(store, tmp_path):
     np.savez(buffer, conv1=np.ones(3), bomb=np.array([Bomb(crater)], dtype=object))
     store.put("bomb.npz", buffer.getvalue())
     with pytest.raises(WeightsError, match=r"bomb\.npz.*cannot be read"):
-        weights.load("bomb.npz", "resnet18", store, force=True)
+        weights.load("bomb.npz", TINY, store, force=True)
     assert not crater.exists()
     buffer.seek(0)
     np.load(buffer, allow_pickle=True)["bomb"]
@@ -342,12 +352,12 @@ def test_a_pickle_under_another_name_is_no_npz_and_no_safetensors(store, tmp_pat
         for name in ("bomb.npz", "bomb.safetensors"):
             store.put(name, bomb)
             with pytest.raises(WeightsError, match=name):
-                weights.load(name, "resnet18", store, force=True)
+                weights.load(name, TINY, store, force=True)
     bare = pickle.dumps(Bomb(crater))
     for name in ("bare.npz", "bare.pth"):
         store.put(name, bare)
         with pytest.raises(WeightsError, match=name):
-            weights.load(name, "resnet18", store, force=True)
+            weights.load(name, TINY, store, force=True)
     assert not crater.exists()
 
 
@@ -368,7 +378,7 @@ def test_a_damaged_header_is_refused(store, damage):
     assert damaged != data
     store.put("a.safetensors", damaged)
     with pytest.raises(WeightsError, match="no complete safetensors"):
-        weights.load("a.safetensors", "resnet18", store, force=True)
+        weights.load("a.safetensors", TINY, store, force=True)
 
 
 def test_a_file_that_holds_itself_is_refused(store):
@@ -376,7 +386,7 @@ def test_a_file_that_holds_itself_is_refused(store):
     ring["a"]["b"] = ring
     store.put("ring.pth", pth(ring))
     with pytest.raises(WeightsError, match="no state dict"):
-        weights.load("ring.pth", "resnet18", store, force=True)
+        weights.load("ring.pth", TINY, store, force=True)
 
 
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor")
@@ -389,12 +399,12 @@ def test_tensors_that_hold_no_plain_numbers_are_no_weights(store):
 
 
 def test_weights_that_changed_after_planning_are_refused(store):
-    store.put("a.pth", pth(resnet18(1).state_dict()))
+    store.put("a.pth", pth(tiny(1).state_dict()))
     planned = weights_source.fingerprint("a.pth", store)
-    weights.load("a.pth", "resnet18", store, fingerprint=planned)
-    store.put("a.pth", pth(resnet18(2).state_dict()))
+    weights.load("a.pth", TINY, store, fingerprint=planned)
+    store.put("a.pth", pth(tiny(2).state_dict()))
     with pytest.raises(WeightsError, match="changed since the trial was planned"):
-        weights.load("a.pth", "resnet18", store, fingerprint=planned)
+        weights.load("a.pth", TINY, store, fingerprint=planned)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".npz"])
@@ -410,7 +420,7 @@ def test_a_truncated_file_is_refused(store, suffix, kept):
     }[suffix]
     store.put(f"short{suffix}", data[: int(kept * len(data))])
     with pytest.raises(WeightsError, match=f"short{suffix}"):
-        weights.load(f"short{suffix}", "resnet18", store, force=True)
+        weights.load(f"short{suffix}", TINY, store, force=True)
 
 
 @pytest.mark.parametrize(
@@ -419,7 +429,7 @@ def test_a_truncated_file_is_refused(store, suffix, kept):
 def test_a_file_without_a_state_dict_is_refused(store, content):
     store.put("a.pth", pth(content))
     with pytest.raises(WeightsError, match="state dict"):
-        weights.load("a.pth", "resnet18", store, force=True)
+        weights.load("a.pth", TINY, store, force=True)
 
 
 @given(st.binary(max_size=64), st.integers(0, 63))
@@ -546,8 +556,8 @@ def test_written_is_read_and_equal_content_gives_equal_bytes():
 
 def test_bytes_are_the_same_in_every_process():
     code = (
-        "import hashlib, torch; from hpt_dist import weights;"
-        "data = weights.save({'b': torch.ones(3), 'a': torch.ones(2)}, {k: k for k in 'qwertz'});"
+        "import hashlib, torch; from hpt_dist.weight_files import save;"
+        "data = save({'b': torch.ones(3), 'a': torch.ones(2)}, {k: k for k in 'qwertz'});"
         "print(hashlib.sha256(data).hexdigest())"
     )
     run = subprocess.run(
