@@ -14,7 +14,8 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import few
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hpt_dist.checkpoint import Checkpoints
@@ -108,7 +109,7 @@ states = st.dictionaries(
 
 
 @given(states, st.integers(0, 10**9))
-@settings(deadline=None, max_examples=50)
+@few(25)
 def test_written_is_read(tmp_path_factory, state, step):
     checkpoints = Checkpoints(open_store(str(tmp_path_factory.mktemp("trial"))))
     checkpoints.save(step, state)
@@ -265,7 +266,7 @@ def test_nothing_saved_is_nothing_found(store):
 
 
 @given(st.integers(1, 4), st.lists(st.integers(0, 1000), min_size=1, max_size=8))
-@settings(deadline=None, max_examples=30)
+@few(30)
 def test_the_newest_stay_and_nothing_else_does(tmp_path_factory, keep, steps):
     store = open_store(str(tmp_path_factory.mktemp("trial")))
     checkpoints = Checkpoints(store, keep)

@@ -339,7 +339,7 @@ def test_a_reader_finds_whole_states_while_many_are_saved(store):
         saver.save(1, state_of(1))
         saver.wait()
         reader.start()
-        for step in range(2, 151):
+        for step in range(2, 61):
             saver.save(step, state_of(step))
     done.set()
     reader.join()
@@ -371,10 +371,11 @@ def save_for_ever(store, pipe):
             os.write(pipe, f"{step - 1} ".encode())
 
 
-def test_kill_9_at_random_moments_leaves_a_whole_state(store):
+@pytest.mark.parametrize("times", [8, pytest.param(20, marks=pytest.mark.deep)])
+def test_kill_9_at_random_moments_leaves_a_whole_state(store, times):
     moments = random.Random(0)
     committed = saved = 0
-    for _ in range(20):
+    for _ in range(times):
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
@@ -396,7 +397,7 @@ def test_kill_9_at_random_moments_leaves_a_whole_state(store):
             assert step in range(committed, committed + 3)  # killed before it could tell
             assert is_state_of(step, state)
             committed = step
-    assert committed > 20
+    assert committed > times
     with Saver(Checkpoints(store)) as saver:
         saver.save(committed + 1, state_of(committed + 1))
     assert len(objects(store)) == 4
