@@ -14,7 +14,10 @@ from types import SimpleNamespace
 import pytest
 import safetensors.torch
 import timm
+import timm.models._registry as timm_registry
 import torch
+import torchvision.models._api as torchvision_registry
+from timm.models import vision_transformer
 from torchvision import models
 
 from hpt_dist import backbones, dialects, exports, results, weight_files, weights
@@ -207,7 +210,29 @@ def test_plain_torchvision_gives_the_same_features(name):
     assert torch.equal(plain.eval()(IMAGES), features)
 
 
-def test_a_vision_transformer_changes_libraries():
+@pytest.fixture
+def two_layers(monkeypatch):
+    """Let both libraries build their ViT-B/32 narrow and with two layers: 1 in 200 numbers."""
+    narrow = {"patch_size": 32, "num_heads": 3}
+
+    def of_torchvision(**options):
+        return models.VisionTransformer(
+            image_size=224, num_layers=2, hidden_dim=96, mlp_dim=384, **narrow
+        )
+
+    def of_timm(**options):
+        return vision_transformer._create_vision_transformer(
+            "vit_base_patch32_224", embed_dim=96, depth=2, **narrow, **options
+        )
+
+    monkeypatch.setitem(torchvision_registry.BUILTIN_MODELS, "vit_b_32", of_torchvision)
+    monkeypatch.setitem(timm_registry._model_entrypoints, "vit_base_patch32_224", of_timm)
+    dialects.shapes.cache_clear()
+    yield
+    dialects.shapes.cache_clear()
+
+
+def check_that_a_vision_transformer_changes_libraries():
     """torchvision's attention has a fused path without gradients, which rounds otherwise."""
     torch.manual_seed(1)
     backbone = backbones.create("torchvision/vit_b_32").eval()
@@ -225,6 +250,15 @@ def test_a_vision_transformer_changes_libraries():
     files = exports.export(backbone.state_dict(), "vit_b_32", "huggingface")
     state, _ = read(files, plain, "timm/vit_base_patch32_224")
     assert same(state, plain.state_dict())
+
+
+def test_a_vision_transformer_changes_libraries(two_layers):
+    check_that_a_vision_transformer_changes_libraries()
+
+
+@pytest.mark.deep
+def test_a_whole_vision_transformer_changes_libraries():
+    check_that_a_vision_transformer_changes_libraries()
 
 
 # MoCo
