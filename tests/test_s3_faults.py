@@ -195,7 +195,7 @@ def test_a_gateway_that_is_killed_and_back_is_not_noticed(
         time.sleep(0.7)
         ceph.kill_gateway()
         try:
-            time.sleep(3)
+            time.sleep(1.5)
         finally:
             ceph.start_gateway()
             back.set()
