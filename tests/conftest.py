@@ -16,7 +16,7 @@ import hypothesis
 import pytest
 from examples import USUAL
 from shared import made_once
-from small import TINY, hpt, write_recipe
+from small import TINY, fill, hpt, write_recipe
 
 pytest_plugins = ["services", "slurm_cluster", "container_image", "slow_tests", "groups"]
 
@@ -69,13 +69,12 @@ def drawings(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny(drawings, tmp_path_factory):
+def tiny(drawings, mlflow_tables, tmp_path_factory):
     """A store in which the tiny recipe, which lies beside it, went through at once."""
 
     def make(folder):
-        (folder / "store").mkdir()
-        (folder / "store/datasets").symlink_to(drawings / "datasets")
-        hpt("launch", str(write_recipe(folder, TINY)), store=str(folder / "store"))
+        store = fill(folder / "store", drawings, mlflow_tables)
+        hpt("launch", str(write_recipe(folder, TINY)), store=str(store))
 
     folder = made_once(tmp_path_factory, "tiny", make)
     return folder / "store", folder / "tiny.yaml"

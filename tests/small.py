@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -84,6 +85,14 @@ def write_recipe(folder: Path, text: str = RECIPE) -> Path:
 # These and all refusals print words, and nothing else is asked of them: the tests' own process runs
 # them. tests/test_cli_processes.py starts each as its user does.
 WORDS = frozenset({"cancel", "data", "logs", "plan", "pull", "report", "schema", "status"})
+
+
+def fill(store: Path, drawings: Path, mlflow_tables: Path) -> Path:
+    """Give a new store the datasets of another, and MLflow's tables, which take seconds to make."""
+    (store / "work").mkdir(parents=True)
+    (store / "datasets").symlink_to(drawings / "datasets")
+    shutil.copy(mlflow_tables, store / "work/mlflow.db")
+    return store
 
 
 def environment(store: str, **more: str) -> dict[str, str]:

@@ -75,6 +75,5 @@ def test_saving_is_told_by_the_loop():
     assert engine_saving.step_seconds(SMALL, every=100, steps=13, threads=1)[1] == 0
 
 
-@pytest.mark.slow
 def test_two_ranks_train_the_same_batch():
     assert engine_ranks.step_seconds(2, 1, SMALL, steps=2) > 0

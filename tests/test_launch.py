@@ -15,15 +15,13 @@ import time
 import pytest
 import webdataset
 from shared import made_once
-from small import RECIPE, TINY, environment, hpt, outcome, saved_step, wait_for, write_recipe
+from small import RECIPE, TINY, environment, fill, hpt, outcome, saved_step, wait_for, write_recipe
 
 
 @pytest.fixture
-def store(drawings, tmp_path):
+def store(drawings, mlflow_tables, tmp_path):
     """A fresh store with the same datasets."""
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store/datasets").symlink_to(drawings / "datasets")
-    return tmp_path / "store"
+    return fill(tmp_path / "store", drawings, mlflow_tables)
 
 
 @pytest.fixture(scope="session")

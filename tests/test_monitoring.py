@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from scipy.stats import binomtest
-from small import RECIPE, TINY, hpt, write_recipe
+from small import RECIPE, TINY, fill, hpt, write_recipe
 
 from hpt_dist import evidence
 from hpt_dist.evals.spread import rankme
@@ -111,6 +111,11 @@ def inline():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def store(drawings, mlflow_tables, tmp_path):
+    return fill(tmp_path / "store", drawings, mlflow_tables)
+
+
 def details(store):
     (result,) = (
         p for p in store.glob("stages/*/result.json") if '"kind": "pretrain"' in p.read_text()
@@ -118,8 +123,7 @@ def details(store):
     return json.loads(result.read_text())["details"], result.parent
 
 
-def test_a_stage_that_does_harm_leaves_the_weights_it_started_from(inline, drawings, tmp_path):
-    (tmp_path / "datasets").symlink_to(drawings / "datasets")
+def test_a_stage_that_does_harm_leaves_the_weights_it_started_from(inline, store, tmp_path):
     # Ten steps at an absurd rate, with moving statistics.
     harm = RECIPE.replace("batch_norm: frozen\n    head_warmup_steps: 3", "batch_norm: train", 1)
     harm = (
@@ -128,15 +132,13 @@ def test_a_stage_that_does_harm_leaves_the_weights_it_started_from(inline, drawi
         .replace("every: 12", "every: 5")
     )
     recipe = write_recipe(tmp_path, harm)
-    said = inline(str(recipe), "--only", "hpt", store=str(tmp_path))
-    found, folder = details(tmp_path)
+    said = inline(str(recipe), "--only", "hpt", store=str(store))
+    found, folder = details(store)
     assert found["kept_step"] == 0
     assert found["gate"]["judged_step"] == 10
     assert "kept the base" in said
     (base,) = (
-        p.parent
-        for p in tmp_path.glob("stages/*/result.json")
-        if '"kind": "import"' in p.read_text()
+        p.parent for p in store.glob("stages/*/result.json") if '"kind": "import"' in p.read_text()
     )
     ours, theirs = (load_file(p / "weights.safetensors") for p in (folder, base))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -146,13 +148,12 @@ def test_a_stage_that_does_harm_leaves_the_weights_it_started_from(inline, drawi
     )
 
 
-def test_a_stage_without_labels_is_watched_for_collapse(inline, drawings, tmp_path):
-    (tmp_path / "datasets").symlink_to(drawings / "datasets")
+def test_a_stage_without_labels_is_watched_for_collapse(inline, store, tmp_path):
     text = TINY.replace("{data: line, every: 150, images: 64}", "{images: 32, every: 3}")
     recipe = write_recipe(tmp_path, text)
     settings = ["--set", "stages.hpt.steps=5", "--set", "stages.hpt.head_warmup_steps=0"]
-    inline(str(recipe), *settings, "--only", "hpt", store=str(tmp_path))
-    found, _ = details(tmp_path)
+    inline(str(recipe), *settings, "--only", "hpt", store=str(store))
+    found, _ = details(store)
     assert set(found["monitor"]) == {"0", "3", "5"}
     assert set(found["monitor"]["0"]) == {"monitor/rankme", "monitor/feature_std"}
     assert "gate" not in found

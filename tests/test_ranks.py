@@ -8,7 +8,7 @@ import time
 
 import psutil
 import pytest
-from small import environment, hpt, outcome, saved_step, write_recipe
+from small import environment, fill, hpt, outcome, saved_step, write_recipe
 
 # Batch-norm statistics move, by groups of half a batch; SGD does not enlarge rounding errors.
 RECIPE = """\
@@ -54,13 +54,17 @@ def losses(store):
 
 
 @pytest.fixture(scope="module")
-def by_two(drawings, tmp_path_factory):
+def by_two(drawings, mlflow_tables, tmp_path_factory):
     """A store in which two ranks went through undisturbed."""
     folder = tmp_path_factory.mktemp("by_two")
-    (folder / "datasets").symlink_to(drawings / "datasets")
-    recipe = write_recipe(folder, RECIPE)
-    hpt("launch", str(recipe), "--ranks", "2", store=str(folder))
-    return folder
+    store = fill(folder / "store", drawings, mlflow_tables)
+    hpt("launch", str(write_recipe(folder, RECIPE)), "--ranks", "2", store=str(store))
+    return store
+
+
+@pytest.fixture
+def store(drawings, mlflow_tables, tmp_path):
+    return fill(tmp_path / "store", drawings, mlflow_tables)
 
 
 def peer_of(rank_0, launch):
@@ -75,10 +79,9 @@ def peer_of(rank_0, launch):
     return rank_1
 
 
-def test_two_ranks_train_like_one(by_two, drawings, tmp_path):
-    (tmp_path / "datasets").symlink_to(drawings / "datasets")
-    hpt("launch", str(write_recipe(tmp_path, RECIPE)), store=str(tmp_path))
-    one, two = losses(tmp_path), losses(by_two)
+def test_two_ranks_train_like_one(by_two, store, tmp_path):
+    hpt("launch", str(write_recipe(tmp_path, RECIPE)), store=str(store))
+    one, two = losses(store), losses(by_two)
     assert one.keys() == two.keys()
     early = [step for step in one if step <= 40]
     assert len(early) == 20
@@ -89,22 +92,21 @@ def test_two_ranks_train_like_one(by_two, drawings, tmp_path):
     assert json.loads((trial(by_two) / "run.json").read_text())["ranks"] == 2
 
 
-def test_ranks_survive_what_befalls_any_of_them(by_two, drawings, tmp_path):
-    (tmp_path / "datasets").symlink_to(drawings / "datasets")
+def test_ranks_survive_what_befalls_any_of_them(by_two, store, tmp_path):
     recipe = write_recipe(tmp_path, RECIPE)
 
     def launch_and_save():
         """Start a launch; return it, rank 0 and rank 1 once another state is saved."""
-        before = saved_step(trial(tmp_path)) if any(tmp_path.glob("stages/*/spec.json")) else 0
+        before = saved_step(trial(store)) if any(store.glob("stages/*/spec.json")) else 0
         command = [sys.executable, "-m", "hpt_dist.cli", "launch", str(recipe), "--ranks", "2"]
         process = subprocess.Popen(
-            command, env=environment(str(tmp_path)), stdout=subprocess.PIPE,
+            command, env=environment(str(store)), stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
-        while not any(saved_step(folder) > before for folder in tmp_path.glob("stages/*")):
+        while not any(saved_step(folder) > before for folder in store.glob("stages/*")):
             assert process.poll() is None, process.stdout.read()
             time.sleep(0.05)
-        lease = json.loads((trial(tmp_path) / "lease.json").read_text())
+        lease = json.loads((trial(store) / "lease.json").read_text())
         rank_0 = psutil.Process(lease["pid"])
         return process, rank_0, peer_of(rank_0, process.pid)
 
@@ -126,8 +128,8 @@ def test_ranks_survive_what_befalls_any_of_them(by_two, drawings, tmp_path):
     process.communicate(timeout=300)
     rank_1.wait(timeout=30)
 
-    hpt("launch", str(recipe), "--ranks", "2", store=str(tmp_path))
-    assert outcome(tmp_path) == outcome(by_two)
+    hpt("launch", str(recipe), "--ranks", "2", store=str(store))
+    assert outcome(store) == outcome(by_two)
 
 
 def test_batches_that_ranks_cannot_share_are_refused_before_anything_starts(drawings, tmp_path):
