@@ -23,7 +23,7 @@ stages:
     kind: pretrain
     init: base
     data: [color/train, line/train]
-    steps: 200
+    steps: 120
     keep: last
     batch: 16
     bn_group: 8
@@ -33,7 +33,7 @@ stages:
     precision: float32
     memory_format: contiguous
     checkpoint_every: 2
-    monitor: {data: line, every: 100, images: 64}
+    monitor: {data: line, every: 60, images: 64}
 """
 BATCHES = {"stages.hpt.batch": "15", "stages.hpt.moco.queue": "60", "stages.hpt.bn_group": "null"}
 
