@@ -18,7 +18,10 @@ from examples import USUAL
 from shared import made_once
 from small import TINY, fill, hpt, write_recipe
 
-pytest_plugins = ["services", "slurm_cluster", "container_image", "slow_tests", "groups"]
+pytest_plugins = [
+    *("services", "slurm_cluster", "slurm_site", "container_image"),
+    *("slow_tests", "groups"),
+]
 
 # The same examples everywhere, and no time limit: another worker may have the core.
 register = hypothesis.settings.register_profile

@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import boto3
 import pytest
@@ -38,9 +39,14 @@ def need(program: str) -> str:
     folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     path = shutil.which(program, path=folders)
     if path is None:
-        end = pytest.fail if os.environ.get("HPT_REQUIRE_SERVICES") == "1" else pytest.skip
-        end(f"{program} is not installed; .ci/install or the test extra brings it")
+        unavailable(f"{program} is not installed; .ci/install or the test extra brings it")
     return path
+
+
+def unavailable(why: str) -> NoReturn:
+    """End the test, by a failure where HPT_REQUIRE_SERVICES=1."""
+    end = pytest.fail if os.environ.get("HPT_REQUIRE_SERVICES") == "1" else pytest.skip
+    end(why)
 
 
 def free_ports(count: int) -> list[int]:

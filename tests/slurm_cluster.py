@@ -10,6 +10,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,20 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "slurm/dev"))
 
 from cluster import Cluster
 
+# Tests with one of a group's fixtures share what takes long to make, so one worker of pytest-xdist
+# runs them all; a test with fixtures of both is in the first. Each group has a cluster of its own.
+GROUPS = {"trials": {"undisturbed", "image"}, "slurm": {"slurm"}}
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 ACCOUNTING = ("slurmdbd", "mariadbd", "mariadb-install-db")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put each test that uses one of GROUPS there."""
+    for item in items:
+        used = set(getattr(item, "fixturenames", ()))
+        if group := next((name for name, fixtures in GROUPS.items() if fixtures & used), None):
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,21 @@ class Slurm:
         """Return the state of each job and array task that has not ended, by its id."""
         lines = self.call("squeue", "--noheader", "--array", "--format=%i %T").splitlines()
         return dict(line.split() for line in lines)
+
+    def shorten_wait(self, job: str) -> bool:
+        """Let a job that was queued again start after 2 s, not 6; return whether that was done.
+
+        Slurm waits until the credentials of the job's earlier start are no longer valid. Its nodes
+        know them for revoked before, by the second.
+        """
+        waiting = ("--noheader", "--states=PENDING", f"--jobs={job}", "--format=%r,%S")
+        reason, _, begin = self.call("squeue", *waiting).strip().partition(",")
+        if reason != "BeginTime":
+            return False
+        left = datetime.fromisoformat(begin) - datetime.now()
+        if due := 0 < left.total_seconds() < 4:
+            self.call("scontrol", "update", f"JobId={job}", "StartTime=now")
+        return due
 
     def nodes_of(self, job: str) -> set[str]:
         """Return the names of the nodes on which a job, or the tasks of an array, ran."""

@@ -10,8 +10,8 @@ import pytest
 import submitit
 from hypothesis import given
 from hypothesis import strategies as st
+from slurm_site import made
 from small import hpt
-from test_cluster import made
 
 from hpt_dist.order import Order
 from hpt_dist.placement import Placement, place
