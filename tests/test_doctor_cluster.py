@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
-from small import hpt
+from small import environment, hpt
 
-from hpt_dist import node_findings, preemption
+from hpt_dist import doctor_cluster, node_findings, preemption
 from hpt_dist.probe_outcome import Expected, Outcome, start
 
 ROOT = Path(__file__).parent.parent
@@ -19,37 +23,52 @@ DEV = (ROOT / "slurm/profiles/dev.yaml").read_text()
 
 
 class Doctor:
-    """Runs doctor as its user does, on profiles of one cluster."""
+    """Runs doctor on profiles of one cluster."""
 
     def __init__(self, folder: Path, slurm) -> None:
         self.folder, self.slurm = folder, slurm
 
-    def finds(self, profile: str, store: str = "", **variables: str) -> dict[str, list[dict]]:
-        """Return the faults by their names; the exit code says whether there are any."""
+    def command(self, profile: str, store: str = "", **variables: str) -> list[dict]:
+        """Return all that the command finds; its exit code says whether there are any faults."""
         file = self.folder / "cluster.yaml"
         file.write_text(profile)
-        work = {"HPT_WORK": str(self.folder / "work")}
-        environment = {**self.slurm.environment, **work, **variables}
-        words = ("doctor", str(file), "--json", "--store", store or str(self.folder / "store"))
-        said = ""
-        for code in (1, 0):
-            try:
-                said = hpt(*words, store="", code=code, **environment)
-            except AssertionError:
-                continue
-            break
-        listed = said[said.index("[\n") : said.rindex("]") + 1]
-        self.all = json.loads(listed)
-        faults: dict[str, list[dict]] = {}
-        for one in self.all:
-            if one["ok"] is False:
-                faults.setdefault(one["name"], []).append(one)
-        assert bool(faults) == (code == 1)
-        return faults
+        words = ("doctor", str(file), "--json", "--work", str(self.folder / "work"))
+        done = subprocess.run(
+            [sys.executable, "-m", "hpt_dist.cli", *words],
+            env=environment(store or str(self.folder / "store"), **self.slurm.environment)
+            | variables,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert "Traceback" not in done.stdout + done.stderr
+        found = json.loads(done.stdout)
+        assert done.returncode == bool(faults(found)), done.stderr
+        return found
+
+    def examine(self, profile: str) -> dict[str, list[dict]]:
+        """Return the faults of a profile, as the command finds them after those of this machine."""
+        file = self.folder / "cluster.yaml"
+        file.write_text(profile)
+        with mock.patch.dict(os.environ, self.slurm.environment):
+            read, found = doctor_cluster.load(str(file))
+            if read:
+                store, work = self.folder / "store", self.folder / "work"
+                found += doctor_cluster.examine(read, str(store), str(work), print)
+        return faults([vars(one) for one in found])
 
     def ending(self) -> set[str]:
         """Return the jobs that are over but for Slurm's last look at them."""
         return {job for job, state in self.slurm.jobs().items() if state == "COMPLETING"}
+
+
+def faults(found: list[dict]) -> dict[str, list[dict]]:
+    """Return what is wrong of what doctor found, by its name."""
+    wrong: dict[str, list[dict]] = {}
+    for one in found:
+        if one["ok"] is False:
+            wrong.setdefault(one["name"], []).append(one)
+    return wrong
 
 
 @pytest.fixture
@@ -59,10 +78,11 @@ def doctor(tmp_path, slurm, drawings):
 
 
 def test_a_sound_cluster(doctor):
-    assert doctor.finds(DEV) == {}
-    good = {one["name"] for one in doctor.all if one["ok"]}
+    found = doctor.command(DEV)
+    assert faults(found) == {}
+    good = {one["name"] for one in found if one["ok"]}
     assert {"slurm", "job", "start", "versions", "node store", "names", "all-reduce"} <= good
-    [reduced] = [one for one in doctor.all if one["name"] == "all-reduce"]
+    [reduced] = [one for one in found if one["name"] == "all-reduce"]
     assert "n1, n2: 2 processes add up by gloo" in reduced["says"]
     assert doctor.slurm.jobs().keys() <= doctor.ending()
 
@@ -85,11 +105,11 @@ def test_a_sound_cluster(doctor):
 def test_a_fault_that_is_seen_where_jobs_are_submitted(doctor, change, name, says, mend):
     key = change.partition(":")[0]
     lines = [line for line in DEV.splitlines() if not line.startswith(f"{key}:")]
-    faults = doctor.finds("\n".join([*lines, change]))
+    found = doctor.examine("\n".join([*lines, change]))
     if not name:  # a registry's image is not looked for here, but pyxis is
         name, says, mend = "container", "no --container-image", "pyxis"
-    assert set(faults) == {name}
-    [fault] = faults[name]
+    assert set(found) == {name}
+    [fault] = found[name]
     assert_matches(says, fault["says"] + fault["mend"])
     assert_matches(mend, f"{fault['says']} {fault['mend']}")
     assert doctor.slurm.jobs().keys() <= doctor.ending()
@@ -117,7 +137,7 @@ def test_faults_that_only_the_nodes_see(doctor, ceph, tmp_path):
     profile = "\n".join([*lines, "partition: harsh", "env: [HPT_*]", f"setup: {json.dumps(setup)}"])
     store = f"s3://{ceph.http.make_bucket()}/hpt"
     variables = {**ceph.http.environment, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
-    faults = doctor.finds(profile, store, **variables)
+    found = faults(doctor.command(profile, store, **variables))
     expected = {
         "preemption": ("harsh.*GraceTime=0", "use partition main"),
         "mlflow": ("does not answer", "mlflow server"),
@@ -129,17 +149,16 @@ def test_faults_that_only_the_nodes_see(doctor, ceph, tmp_path):
         "node gpu": ("torch sees 0 of 1 GPUs", "accelerator: none"),
         "all-reduce": ("GLOO|nowhere0", "GLOO_SOCKET_IFNAME"),
     }
-    assert set(faults) == set(expected)
+    assert set(found) == set(expected)
     for name, (says, mend) in expected.items():
-        [fault] = faults[name]
+        [fault] = found[name]
         assert_matches(says, fault["says"])
         assert_matches(mend, fault["mend"])
     assert doctor.slurm.jobs().keys() <= doctor.ending()
 
 
 def test_no_such_interpreter_on_the_nodes(doctor):
-    faults = doctor.finds(DEV + "python: /opt/none/bin/python\n")
-    [fault] = faults["start"]
+    [fault] = doctor.examine(DEV + "python: /opt/none/bin/python\n")["start"]
     assert "no /opt/none/bin/python in the nodes" in fault["mend"]
 
 
