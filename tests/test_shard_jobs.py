@@ -202,6 +202,7 @@ def test_a_preempted_task_is_queued_again_and_goes_on(site, tmp_path):
     second = site.submitted["parts"][1]
     before = finished(site.dataset)
     site.slurm.call("scancel", "--signal=USR2", second)
+    site.wait(lambda: site.slurm.shorten_wait(second) or waiting.poll() is not None)
     said, _ = waiting.communicate(timeout=60)
     assert waiting.returncode == 0, said
     log = next(site.jobs.glob(f"{second}_*.out")).read_text()
