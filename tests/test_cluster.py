@@ -90,7 +90,7 @@ def test_two_ranks_on_two_nodes_whose_port_is_taken_and_one_is_killed(
     variables = {"SLURM_JOB_ID": site.job, "SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "localhost"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.environ", variables)
-        name_ranks(SlurmJobEnvironment(), 1)
+        name_ranks(SlurmJobEnvironment())
     # Their place is taken: they meet elsewhere, at the next start.
     with socket.create_server(("", int(variables["MASTER_PORT"]))):
         site.slurm.call("scontrol", "release", site.job)
