@@ -41,9 +41,6 @@ stages:
     head_warmup_steps: 3
     optimizer: {name: adamw, lr: 3e-4}
     monitor: {data: line, every: 12, images: 64}
-    # Not measured: two stores of one test must compute alike.
-    precision: float32
-    memory_format: channels_last
     checkpoint_every: 4
   probe: {kind: knn, data: line, k: [5], sweep: {init: [base, hpt]}}
   adapt:
@@ -55,8 +52,6 @@ stages:
     batch_unlabelled: 8
     batch_norm: frozen
     optimizer: {name: sgd, lr: 0.01, nesterov: true, backbone_lr_scale: 0.1}
-    precision: float32
-    memory_format: channels_last
     eval_every: 4
     checkpoint_every: 2
     sweep: {init: [base, hpt], shots: [1], seed: [0]}
