@@ -254,7 +254,11 @@ def _be_fresh() -> None:
     descriptor, mortal = int(sys.argv[1]), bool(int(sys.argv[2]))
     os.set_inheritable(descriptor, False)
     pipe = Connection(descriptor)
-    _run(pipe, pipe.recv_bytes(), mortal)
+    try:
+        task = pipe.recv_bytes()
+    except (EOFError, OSError):  # the parent is gone already
+        sys.exit()
+    _run(pipe, task, mortal)
 
 
 def _run(pipe: Connection, task: bytes, mortal: bool) -> None:
@@ -265,7 +269,7 @@ def _run(pipe: Connection, task: bytes, mortal: bool) -> None:
     try:
         work, arguments = pickle.loads(task)  # noqa: S301 - our parent wrote it
     except Exception as error:  # noqa: BLE001 - unpickling calls anything
-        pipe.send(_not_sent(error))
+        _say(pipe, _not_sent(error))
         return
     work(pipe, *arguments)
 
@@ -362,10 +366,10 @@ def _serve(pipe: Connection, work: Callable[[Any, Tell], Any]) -> None:
     while True:
         try:
             task = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):  # the parent is gone
             os._exit(0)
         except Exception as error:  # noqa: BLE001 - unpickling calls anything
-            pipe.send(_not_sent(error))
+            _say(pipe, _not_sent(error))
             continue
         try:
             answer: Any = (True, work(task, lambda value: _say(pipe, (False, value))))
