@@ -21,20 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "slurm/dev"))
 
 from cluster import Cluster
 
-# Tests with one of a group's fixtures share what takes long to make, so one worker of pytest-xdist
-# runs them all; a test with fixtures of both is in the first. Each group has a cluster of its own.
-GROUPS = {"trials": {"undisturbed", "image"}, "slurm": {"slurm"}}
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 ACCOUNTING = ("slurmdbd", "mariadbd", "mariadb-install-db")
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put each test that uses one of GROUPS there."""
-    for item in items:
-        used = set(getattr(item, "fixturenames", ()))
-        if group := next((name for name, fixtures in GROUPS.items() if fixtures & used), None):
-            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @dataclass(frozen=True)

@@ -158,10 +158,10 @@ def made(folder: Path, slurm: Slurm, drawings: Path) -> Site:
     return site
 
 
-def based(folder: Path, slurm: Slurm, undisturbed: Here) -> Site:
+def based(folder: Path, slurm: Slurm, trained_here: Here) -> Site:
     """Return a site with the datasets, and the base, in its store: the pretraining can begin."""
-    site = made(folder, slurm, undisturbed.store)
-    shutil.copytree(undisturbed.base, site.store / "stages" / undisturbed.base.name)
+    site = made(folder, slurm, trained_here.store)
+    shutil.copytree(trained_here.base, site.store / "stages" / trained_here.base.name)
     return site
 
 
@@ -194,15 +194,15 @@ def here(drawings: Path, folder: Path, text: str, *options: str) -> Here:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(drawings: Path, tmp_path_factory: pytest.TempPathFactory) -> Here:
+def trained_here(drawings: Path, tmp_path_factory: pytest.TempPathFactory) -> Here:
     """The long pretraining, by a process of this machine."""
     return here(drawings, tmp_path_factory.mktemp("long"), TINY, "--only", "hpt", *LONG)
 
 
 @pytest.fixture(scope="session")
-def two_ranks(slurm: Slurm, undisturbed: Here, tmp_path_factory: pytest.TempPathFactory) -> Site:
+def two_ranks(slurm: Slurm, trained_here: Here, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """The long pretraining, by two ranks on one node that nothing happens to."""
-    site = based(tmp_path_factory.mktemp("ranks"), slurm, undisturbed)
+    site = based(tmp_path_factory.mktemp("ranks"), slurm, trained_here)
     site.launch("--ranks", "2", "--only", "hpt", *LONG)
     site.finished()
     return site

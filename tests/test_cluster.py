@@ -50,9 +50,9 @@ def site(tmp_path, slurm, drawings):
 
 
 @pytest.fixture
-def started(tmp_path, slurm, undisturbed):
+def started(tmp_path, slurm, trained_here):
     """A site whose base is there already: only the pretraining has to run."""
-    yield (site := based(tmp_path, slurm, undisturbed))
+    yield (site := based(tmp_path, slurm, trained_here))
     site.cancel_all()
 
 
@@ -89,7 +89,7 @@ def test_the_quickstart_on_one_node_leaves_what_it_leaves_here(site, drawings, t
 
 
 def test_two_ranks_on_two_nodes_whose_port_is_taken_and_one_is_killed(
-    started, two_ranks, undisturbed
+    started, two_ranks, trained_here
 ):
     """They are two ranks on one node, bit by bit, and one rank up to the order of float sums."""
     site = started
@@ -117,7 +117,7 @@ def test_two_ranks_on_two_nodes_whose_port_is_taken_and_one_is_killed(
     losses = losses_of(site.trial)
     assert losses == losses_of(two_ranks.trial)
     # The same samples in the same order as one rank; training amplifies the sums' order later.
-    alone = losses_of(undisturbed.store / "stages" / site.key)
+    alone = losses_of(trained_here.store / "stages" / site.key)
     assert losses[:2] == pytest.approx(alone[:2], rel=1e-3)
 
 
@@ -291,11 +291,11 @@ def timed(action: Callable[[], str]) -> tuple[str, float]:
     return said, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def test_without_accounting_a_job_goes_on_and_cancel_lets_it_save(tmp_path, undisturbed):
+def test_without_accounting_a_job_goes_on_and_cancel_lets_it_save(tmp_path, trained_here):
     """Without slurmdbd nothing is missed."""
     (tmp_path / "slurm").mkdir()
     with run_slurm(tmp_path / "slurm", accounting=False) as slurm:
-        site = based(tmp_path / "site", slurm, undisturbed)
+        site = based(tmp_path / "site", slurm, trained_here)
         site.launch("--only", "probe", "--set", "stages.probe.sweep.init=[hpt]", *LONG)
         site.wait_for_start(0)
         slurm.call("scancel", "--signal=USR2", site.job)

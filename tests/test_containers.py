@@ -119,9 +119,9 @@ def test_a_file_for_enroot(image, tmp_path):
     assert refused.returncode == 2
 
 
-def test_two_nodes_in_the_bundle_told_to_save(slurm, bundle, two_ranks, undisturbed, tmp_path):
+def test_two_nodes_in_the_bundle_told_to_save(slurm, bundle, two_ranks, trained_here, tmp_path):
     """The same bits as on the nodes themselves, although no scontrol is inside."""
-    inside = based(tmp_path, slurm, undisturbed)
+    inside = based(tmp_path, slurm, trained_here)
     try:
         profile = f"{ONE_RANK_A_NODE}\ncontainer: {{runtime: oci, image: {bundle}}}\n"
         job = inside.start_long("--ranks", "2", profile=profile)

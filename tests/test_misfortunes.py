@@ -129,9 +129,9 @@ def strike(site: Site, misfortunes: Sequence[Misfortune]) -> None:
         assert f"Restarts={restarts} " in shown, misfortune
 
 
-def test_one_trial_and_many_misfortunes(tmp_path, slurm, undisturbed):
+def test_one_trial_and_many_misfortunes(tmp_path, slurm, trained_here):
     """Meanwhile somebody edits the checkout: jobs run the code as it was at the launch."""
-    site = based(tmp_path, slurm, undisturbed)
+    site = based(tmp_path, slurm, trained_here)
     try:
         launch_from(checkout := tmp_path / "checkout", site)
         for file in checkout.rglob("*.py"):
@@ -140,7 +140,7 @@ def test_one_trial_and_many_misfortunes(tmp_path, slurm, undisturbed):
         site.wait_for_start(0)
         job = site.job
         strike(site, ONCE_EACH)
-        assert site.finished() == undisturbed.left
+        assert site.finished() == trained_here.left
         record = site.run_record()
         assert (record["restarts"], record["job"]) == (len(ONCE_EACH), job)
         assert set(site.states().values()) == {"cached"}
