@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from services import need, unavailable
+from shared import shared_folder
 
 ROOT = Path(__file__).parent.parent
 TAG = "localhost/hpt-dist:tests"
@@ -68,7 +69,7 @@ def cuda_image() -> str:
 @pytest.fixture(scope="session")
 def bundle(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An OCI bundle that sees pytest's own folder, and the packages of the tests' Python."""
-    base = tmp_path_factory.getbasetemp()
+    base = shared_folder(tmp_path_factory)
     folder = tmp_path_factory.mktemp("bundle") / "hpt-dist"
     run("containers/bundle", image, folder, "--mount", base, "--mount", MOUNT)
     try:

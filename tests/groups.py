@@ -16,6 +16,7 @@ GROUP_OF = {
     "slurm": "slurm",
     "image": "slurm",
     "bundle": "slurm",
+    "cuda_image": "slurm",
     "mlflow_server": "mlflow",
     "chromium": "mlflow",
     "ceph": "s3",
