@@ -13,10 +13,9 @@ import slow_tests
 
 # The group of the tests that use a fixture; the first one that a test uses decides.
 GROUP_OF = {
+    # Two clusters: one for trials, on nodes and in containers, one for all else.
+    **dict.fromkeys(("trained_here", "image", "bundle", "cuda_image"), "trials"),
     "slurm": "slurm",
-    "image": "slurm",
-    "bundle": "slurm",
-    "cuda_image": "slurm",
     "mlflow_server": "mlflow",
     "chromium": "mlflow",
     "ceph": "s3",
@@ -26,7 +25,7 @@ GROUP_OF = {
     "two_ranks": "ranks",
 }
 # The long ones: no worker is left with one of them when the others have ended.
-FIRST = ("slurm", "s3", "launch", "mlflow")
+FIRST = ("trials", "slurm", "launch", "s3", "mlflow")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -39,6 +38,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.xdist_group(name))
     slow = slow_tests.listed()
     items.sort(key=lambda item: _rank(item, slow))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse to run where groups do not form: each worker would start each server.
+
+    Raises:
+        pytest.UsageError: pytest-xdist did not put a test's group into its id.
+    """
+    if not getattr(session.config.option, "loadgroup", False):
+        return
+    for item in session.items:
+        if item.get_closest_marker("xdist_group") and "@" not in item.nodeid.rpartition("]")[2]:
+            raise pytest.UsageError(f"{item.nodeid} is in no group: see pytest in pyproject.toml")
 
 
 def group_of(item: pytest.Item) -> str:

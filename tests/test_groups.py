@@ -6,6 +6,7 @@ import groups
 import services
 import slow_tests
 import slurm_cluster
+import slurm_site
 import test_launch
 import test_train_ranks
 
@@ -53,7 +54,7 @@ def test_tests_of_a_service_and_of_a_files_fixture_stay_together_and_long_ones_s
         "test_file": file,
         "test_store[folder]": "",
         "test_store[ceph-https]": "s3",
-        "test_container": "slurm",
+        "test_container": "trials",
         "test_cluster": "slurm",
         "test_ranks": "ranks",
     }
@@ -72,6 +73,9 @@ def test_tests_of_a_service_and_of_a_files_fixture_stay_together_and_long_ones_s
 
 def test_groups_are_made_of_fixtures_that_there_are():
     assert set(groups.FIRST) <= set(groups.GROUP_OF.values())
-    modules = (services, slurm_cluster, container_image, conftest, test_launch, test_train_ranks)
+    modules = (
+        *(services, slurm_cluster, slurm_site, container_image, conftest),
+        *(test_launch, test_train_ranks),
+    )
     known = {name for module in modules for name in vars(module)}
     assert set(groups.GROUP_OF) <= known
