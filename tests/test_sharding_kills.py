@@ -50,9 +50,9 @@ def photos(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(photos, tmp_path_factory) -> dict[str, bytes]:
+def whole(photos, tmp_path_factory) -> dict[str, bytes]:
     """What a run that nobody disturbs writes."""
-    store = open_store(str(tmp_path_factory.mktemp("undisturbed")))
+    store = open_store(str(tmp_path_factory.mktemp("whole")))
     finish(photos, store)
     return contents(store)
 
@@ -149,33 +149,31 @@ SEEDS = [s if s in FEW else pytest.param(s, marks=pytest.mark.deep) for s in ran
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_killed_at_any_moment_and_run_again_the_bytes_are_the_same(
-    tmp_path, photos, undisturbed, in_time, seed
+    tmp_path, photos, whole, in_time, seed
 ):
     rng = random.Random(seed)
     store = open_store(str(tmp_path / "store"))
     with sharding(photos, store.uri) as run:
-        run.wait_for(store, rng.randrange(len(undisturbed) - 1))
+        run.wait_for(store, rng.randrange(len(whole) - 1))
         time.sleep(rng.uniform(0, 0.02))
         (os.kill if seed % 2 else os.killpg)(run.process.pid, signal.SIGKILL)
         run.end()
     in_time.append(store.stat(f"datasets/{NAME}/manifest.json") is None)
     finished = finished_tars(store)
     finish(photos, store)
-    assert contents(store) == undisturbed
+    assert contents(store) == whole
     after = finished_tars(store)
     assert {path: after[path] for path in finished} == finished
 
 
-def test_an_undisturbed_command_writes_the_same_and_leaves_no_process(
-    tmp_path, photos, undisturbed
-):
+def test_an_undisturbed_command_writes_the_same_and_leaves_no_process(tmp_path, photos, whole):
     store = open_store(str(tmp_path / "store"))
     with sharding(photos, store.uri) as run:
         assert run.end() == (0, "")
-    assert contents(store) == undisturbed
+    assert contents(store) == whole
 
 
-def test_ctrl_c_ends_with_one_line_and_leaves_no_unfinished_file(tmp_path, photos, undisturbed):
+def test_ctrl_c_ends_with_one_line_and_leaves_no_unfinished_file(tmp_path, photos, whole):
     store = open_store(str(tmp_path / "store"))
     with sharding(photos, store.uri) as run:
         run.wait_for(store, 9)
@@ -184,10 +182,10 @@ def test_ctrl_c_ends_with_one_line_and_leaves_no_unfinished_file(tmp_path, photo
     assert (code, said.split()) == (1, ["interrupted"])
     assert not [path for path in (tmp_path / "store").rglob("*/.tmp/*") if path.is_file()]
     finish(photos, store)
-    assert contents(store) == undisturbed
+    assert contents(store) == whole
 
 
-def test_a_worker_that_is_killed_ends_the_command_with_advice(tmp_path, photos, undisturbed):
+def test_a_worker_that_is_killed_ends_the_command_with_advice(tmp_path, photos, whole):
     store = open_store(str(tmp_path / "store"))
     with sharding(photos, store.uri) as run:
         run.wait_for(store, 3)
@@ -198,23 +196,23 @@ def test_a_worker_that_is_killed_ends_the_command_with_advice(tmp_path, photos, 
     assert "fewer --workers" in said
     assert "Traceback" not in said
     finish(photos, store)
-    assert contents(store) == undisturbed
+    assert contents(store) == whole
 
 
 @pytest.mark.services
-def test_sharding_to_s3_is_killed_and_run_again(ceph: Ceph, monkeypatch, photos, undisturbed):
+def test_sharding_to_s3_is_killed_and_run_again(ceph: Ceph, monkeypatch, photos, whole):
     for name, value in ceph.http.environment.items():
         monkeypatch.setenv(name, value)
     store = open_store(f"s3://{ceph.http.make_bucket()}/below")
     with sharding(photos, store.uri) as run:
-        run.wait_for(store, len(undisturbed) // 3)
+        run.wait_for(store, len(whole) // 3)
         os.killpg(run.process.pid, signal.SIGKILL)
         assert run.end()[0] == -signal.SIGKILL
     finished = {info.path: info.etag for info in store.list() if info.path.endswith(".done.json")}
     assert finished
     with sharding(photos, store.uri) as run:
         assert run.end()[0] == 0
-    assert contents(store) == undisturbed
+    assert contents(store) == whole
     assert verify(store, NAME) == []
 
 

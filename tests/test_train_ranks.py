@@ -1,6 +1,5 @@
 """Every method through the real loop on one rank and on two: the same training."""
 
-import multiprocessing
 import os
 from contextlib import contextmanager
 from functools import partial
@@ -11,7 +10,7 @@ import torch
 from ranks import on_ranks
 from torch import nn
 
-from hpt_dist import backbones, optim, ranks, stage, worker
+from hpt_dist import backbones, local, optim, ranks, stage, worker
 from hpt_dist.checkpoint import Checkpoints
 from hpt_dist.errors import DataError, Interrupted, TrainingError
 from hpt_dist.interrupt import Interrupt
@@ -194,20 +193,19 @@ def test_a_loss_that_one_rank_alone_sees_go_wrong_stops_all(two_ranks):
     assert Checkpoints(open_store(f"{folder}/bad")).steps() == [4, 2]
 
 
-def lost(_):
-    raise SystemExit(1)
+def test_a_connection_that_breaks_means_that_another_rank_ended():
+    with pytest.raises(ranks.ProcessLostError), ranks.noticing_losses():
+        raise RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1")
+    with pytest.raises(RuntimeError, match="shapes"), ranks.noticing_losses():
+        raise RuntimeError("shapes cannot be multiplied")
 
 
-def test_a_rank_that_ends_is_told_of_where_the_others_fail_for_it():
-    def deserted():
-        with ranks.together(2, 1, lost, None):
-            for child in multiprocessing.active_children():
-                child.join()
-            raise RuntimeError("connection closed by peer")
-
-    with pytest.raises(TrainingError, match="1 of this trial's 2 processes died"):
-        deserted()
-    assert "RANK" not in os.environ
+def test_the_launch_says_how_many_ranks_died():
+    processes = [SimpleNamespace(exit_code=0), SimpleNamespace(exit_code=-9)]
+    running = local._Running(None, processes, 1, [], worker.Outcome("lost", "it broke"))
+    assert "1 of this trial's 2 processes died" in local._outcome_of(running).error
+    killed = local._Running(None, processes, 1, [])
+    assert "its process was killed" in local._outcome_of(killed).error
 
 
 def test_an_error_that_one_rank_alone_has_ends_it_with_its_words(monkeypatch, capsys):
@@ -215,8 +213,9 @@ def test_an_error_that_one_rank_alone_has_ends_it_with_its_words(monkeypatch, ca
         raise DataError("image 7 is damaged")
 
     monkeypatch.setattr(stage, "follow", damaged)
+    monkeypatch.setattr(ranks, "is_begun", lambda: True)
     spec = SimpleNamespace(kind="pretrain")
     with pytest.raises(SystemExit) as ended:
-        worker.follow(SimpleNamespace(trial=SimpleNamespace(spec=spec)))
+        worker.follow(None, SimpleNamespace(trial=SimpleNamespace(spec=spec)))
     assert ended.value.code == 1
     assert "image 7 is damaged" in capsys.readouterr().out
