@@ -16,20 +16,25 @@ export HPT_STORE := $(STORE)
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-# Made again when pyproject.toml changes.
-$(VENV)/.demo: pyproject.toml
+# Each is made again when pyproject.toml changes. pip would compile on one core; a package's file for
+# a newer Python does not compile, and is not used.
+define install
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo 'installing into $(VENV): some minutes, torch is large'
-	$(BIN)/python -m pip install --quiet --editable '.[demo]'
-	touch $@
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[$(1)]'
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+	touch $(addprefix $(VENV)/.,$(subst $(comma), ,$(1)))
+endef
+comma := ,
 
-$(VENV)/.test: $(VENV)/.demo
-	$(BIN)/python -m pip install --quiet --editable '.[demo,test]'
-	touch $@
+$(VENV)/.demo: pyproject.toml
+	$(call install,demo)
 
-$(VENV)/.bench: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet --editable '.[demo,test,bench]'
-	touch $@
+$(VENV)/.test: pyproject.toml
+	$(call install,demo$(comma)test)
+
+$(VENV)/.bench: pyproject.toml
+	$(call install,demo$(comma)test$(comma)bench)
 
 venv: $(VENV)/.test  ## make .venv with everything that the quickstart, the tests and lint need
 
