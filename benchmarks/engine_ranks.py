@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import socket
 import statistics
 import tempfile
 import time
@@ -19,6 +18,7 @@ from torch import Tensor
 from benchmarks.engine_step import QUICKSTART, Setting, moco, train
 from benchmarks.measure import ROUNDS, Row
 from hpt_dist.memory import keep_freed_memory
+from hpt_dist.ranks import free_port
 from hpt_dist.train import make_accelerator
 
 STEPS = 6  # that count, of a round
@@ -60,12 +60,9 @@ def _on_rank(
 
 def step_seconds(world: int, threads: int, setting: Setting, steps: int = STEPS) -> float:
     """Return the seconds of a step on that many ranks, in fresh processes."""
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
+    with tempfile.TemporaryDirectory() as folder:
         said = f"{folder}/seconds"
-        mp.spawn(_on_rank, (world, threads, port, setting, steps, said), nprocs=world)
+        mp.spawn(_on_rank, (world, threads, free_port(), setting, steps, said), nprocs=world)
         return float(Path(said).read_text(encoding="utf-8"))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from hpt_dist.errors import HptError, TrainingError
 
 # Of a meeting; wide enough for a node that is slow to start its processes.
 _COMING_S = 600.0
+# Where ranks meet: below the range from which the kernel gives outgoing connections theirs.
+PORTS = range(16_384, 32_768)
 _FOR_EVER = timedelta(days=365)
 _BEGUN, _HERE = "hpt/begun", "hpt/here"
 # What torch says when a process at the other end has gone; no error of its own.
@@ -171,6 +174,8 @@ def world(rank: int, count: int, port: int) -> dict[str, str]:
 
 def free_port() -> int:
     """Return a port of this machine at which nothing listened a moment ago."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    while True:
+        port = secrets.choice(PORTS)
+        with contextlib.suppress(OSError):
+            socket.create_server(("127.0.0.1", port)).close()
+            return port

@@ -137,7 +137,7 @@ def _write_parts(target: dict[str, str], source: _Source, where: str) -> str:
         except BaseException as error:
             with suppress(*FAILURES):
                 call("abort_multipart_upload", request)
-            if code(error) != "NoSuchUpload":
+            if not _was_ended(error):
                 raise
             # Aborted, or completed by a request whose answer was lost.
             found = _head(target)
@@ -150,6 +150,17 @@ def _write_parts(target: dict[str, str], source: _Source, where: str) -> str:
         where=where,
         fix="let one process write it",
     )
+
+
+def _was_ended(error: BaseException) -> bool:
+    """Return whether an upload failed because somebody else ended it.
+
+    Where an abort overtakes a completion, Ceph keeps the lock of the completion for ten minutes,
+    and answers each further attempt that one is in progress.
+    """
+    if isinstance(error, ClientError) and code(error) == "InternalError":
+        return "already in progress" in error.response["Error"].get("Message", "")
+    return code(error) == "NoSuchUpload"
 
 
 def _begin(target: dict[str, str], digests: _Digests) -> dict[str, Any]:

@@ -33,8 +33,6 @@ from hpt_dist.stage import Job, Together
 from hpt_dist.store import open_store
 
 _POLL_S = 5.0
-# Below the range from which the kernel gives outgoing connections theirs.
-_PORTS = range(16_384, 32_768)
 # Far from the ids of jobs that run at the same time, whose places these are.
 _NEXT_START = 5_003
 
@@ -179,7 +177,7 @@ def name_ranks(job: submitit.JobEnvironment) -> None:
 
 def _port(job_id: int) -> int:
     """Return where the ranks of a job meet: each job, and each start of it, has its own place."""
-    return _PORTS[(job_id + _NEXT_START * slurm.restarts()) % len(_PORTS)]
+    return ranks.PORTS[(job_id + _NEXT_START * slurm.restarts()) % len(ranks.PORTS)]
 
 
 def _address(host: str) -> str:

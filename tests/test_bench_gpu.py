@@ -18,6 +18,7 @@ def test_without_a_gpu_it_says_so_and_measures_nothing(capsys):
     assert "--tiny" in capsys.readouterr().err
 
 
+@pytest.mark.deep  # compiling takes half a minute
 @without_gpu
 def test_every_variant_but_the_graph_runs_on_a_cpu(capsys):
     assert gpu.main(["--device", "cpu", "--tiny", "--write"]) == 0

@@ -35,7 +35,8 @@ QUICK = [
         *("stages.hpt.steps=12", "stages.hpt.head_warmup_steps=2", "stages.hpt.monitor.every=6"),
         *("stages.hpt.batch=16", "stages.hpt.moco.queue=64", "stages.features.steps=20"),
         *("stages.adapt.steps=6", "stages.adapt.head_warmup_steps=2", "stages.adapt.eval_every=3"),
-        *("stages.adapt.sweep.seed=[0]", "stages.adapt.batch_labelled=4"),
+        *("stages.adapt.sweep.seed=[0]", "stages.adapt.sweep.init=[hpt]"),
+        *("stages.features.sweep.init=[hpt]", "stages.adapt.batch_labelled=4"),
         "stages.adapt.batch_unlabelled=8",
     )
     for word in ("--set", setting)
@@ -71,9 +72,9 @@ def test_the_quickstart_on_one_node_leaves_what_it_leaves_here(site, drawings, t
     (tmp_path / "here").mkdir()
     alone = here(drawings, tmp_path / "here", QUICKSTART, *QUICK)
     said = site.launch(*QUICK, text=QUICKSTART, profile=DEV + STRAY)
-    assert "6 trials submitted" in said
+    assert "4 trials submitted" in said
     again = site.launch(*QUICK, text=QUICKSTART, profile=DEV + STRAY)
-    assert "6 trials are in the queue already" in again
+    assert "4 trials are in the queue already" in again
     assert "nothing to submit" in again
     assert len(list(site.store.glob("launches/*.json"))) == 1
     assert site.states()["hpt"] in ("queued", "running")
@@ -82,7 +83,7 @@ def test_the_quickstart_on_one_node_leaves_what_it_leaves_here(site, drawings, t
     [end] = site.store.glob("launches/*.end")
     assert end.read_text() == "FINISHED"
     assert set(site.states().values()) == {"cached"}
-    assert "all 6 trials are cached" in site.launch(*QUICK, text=QUICKSTART)
+    assert "all 4 trials are cached" in site.launch(*QUICK, text=QUICKSTART)
     assert "== hpt" in site.hpt("logs", "quickstart", "--trial", "hpt")
     assert "left out of the environment: ACCELERATE_MIXED_PRECISION, " in site.logs()
     assert "Traceback" not in site.logs()

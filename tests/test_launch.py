@@ -11,11 +11,14 @@ import sqlite3
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import pytest
 import webdataset
 from shared import made_once
 from small import RECIPE, TINY, environment, fill, hpt, outcome, saved_step, wait_for, write_recipe
+
+from hpt_dist.store import open_store
 
 
 @pytest.fixture
@@ -324,20 +327,25 @@ def test_a_dataset_that_is_not_there_is_named_before_anything_starts(tmp_path):
 
 
 @pytest.mark.services
-def test_the_whole_recipe_on_s3(undisturbed, drawings, s3_store, tmp_path):
+def test_every_kind_of_stage_on_s3(undisturbed, drawings, mlflow_tables, s3_store, tmp_path):
     uri, settings = s3_store
-    for domain in ("color", "line"):
-        name = f"openmoji/{domain}"
-        hpt("shard", name, f"{uri}/datasets/{name}", store=uri, **settings)
-    work = tmp_path / "work"
+    with mock.patch.dict(os.environ, settings):
+        bucket = open_store(uri)
+        for path in drawings.glob("datasets/**/*.*"):
+            bucket.put(str(path.relative_to(drawings)), path.read_bytes())
+    (work := tmp_path / "work").mkdir()
+    shutil.copy(mlflow_tables, work / "mlflow.db")
     settings = {**settings, "HPT_WORK": str(work)}
-    hpt("launch", str(write_recipe(tmp_path)), store=uri, **settings)
-    hpt("pull", "small/hpt", str(tmp_path / "out"), store=uri, **settings)
+    once = [f"stages.{stage}.sweep.init=[hpt]" for stage in ("probe", "adapt")]
+    options = [word for one in once for word in ("--set", one)]
+    hpt("launch", str(write_recipe(tmp_path)), *options, store=uri, **settings)
     expected = outcome(undisturbed[0])
-    key = json.loads((tmp_path / "out/result.json").read_text())["key"]
-    assert key in expected
-    data = (tmp_path / "out/weights.safetensors").read_bytes()
-    assert hashlib.sha256(data).hexdigest() == expected[key]["weights.safetensors"]
+    for stage in ("hpt", "probe", "adapt"):
+        out = tmp_path / stage
+        hpt("pull", f"small/{stage}", str(out), store=uri, **settings)
+        left = expected[json.loads((out / "result.json").read_text())["key"]]
+        pulled = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in left}
+        assert pulled == left
 
 
 def start(recipe, store, **more):
