@@ -160,6 +160,7 @@ def _start_fresh(task: bytes, variables: dict[str, str], log: Path | None, morta
 
 
 def _start_warm(task: bytes, variables: dict[str, str], log: Path | None, mortal: bool) -> Child:
+    warm_up(variables)  # again, for somebody may have killed the server
     ours, theirs = multiprocessing.Pipe()
     context = multiprocessing.get_context("forkserver")
     process = context.Process(target=_be_warm, args=(theirs, task, variables, log, mortal))

@@ -53,12 +53,12 @@ def free_ports(count: int) -> list[int]:
     """Return distinct ports that nothing listened on a moment ago.
 
     They lie below the range from which the kernel gives outgoing connections theirs, so that none
-    of these takes one before its server does.
+    of these takes one before its server does; and above those at which the ranks of jobs meet.
     """
     ports: list[int] = []
     with contextlib.ExitStack() as stack:
         while len(ports) < count:
-            port = 16_384 + secrets.randbelow(16_384)
+            port = 20_480 + secrets.randbelow(12_288)
             with contextlib.suppress(OSError):
                 stack.enter_context(socket.create_server(("127.0.0.1", port)))
                 ports.append(port)

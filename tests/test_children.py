@@ -170,6 +170,9 @@ def test_without_its_server_a_warm_one_is_still_seen_to_live_and_to_end():
         "    assert not child.has_ended\n"
         "    child.signal(9)\n"
         "    assert over(child).exit_code\n"
+        "    again = children.start(wait_for_ever, warm=True)\n"
+        "    assert again.pipe.recv() == again.pid\n"
+        "    again.end()\n"
         "    print('seen')\n"
     )
     folders = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
