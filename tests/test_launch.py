@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -331,7 +332,7 @@ def test_every_kind_of_stage_on_s3(undisturbed, drawings, mlflow_tables, s3_stor
     uri, settings = s3_store
     with mock.patch.dict(os.environ, settings):
         bucket = open_store(uri)
-        for path in drawings.glob("datasets/**/*.*"):
+        for path in filter(Path.is_file, drawings.glob("datasets/**/*")):
             bucket.put(str(path.relative_to(drawings)), path.read_bytes())
     (work := tmp_path / "work").mkdir()
     shutil.copy(mlflow_tables, work / "mlflow.db")
