@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
-from hpt_dist import children
 from hpt_dist.errors import RequestError
 from hpt_dist.images import Encoding
 from hpt_dist.manifest import Quarantined
+from hpt_dist.processes import children
 from hpt_dist.shard_plan import Task
 from hpt_dist.shard_writer import Record, write_shard
 from hpt_dist.store import Store

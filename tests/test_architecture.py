@@ -1,7 +1,6 @@
-"""docs/architecture.md against the code: layers, and the specs' entries in the dicts."""
+"""The packages' rows, their adapters, and the specs' entries in the dicts."""
 
 import ast
-import re
 from pathlib import Path
 
 from hpt_dist import plan, recipe
@@ -10,46 +9,64 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "hpt_dist"
 
 
-def layers():
-    """Return the layer of each module, as the page says."""
-    found = {}
-    page = (ROOT / "docs/architecture.md").read_text()
-    for number, modules in re.findall(r"^\| (\d) \| (.+?) \|", page, re.MULTILINE):
-        found |= {name.rstrip("/"): int(number) for name in re.findall(r"`([\w/]+)`", modules)}
-    return found
+# Each package imports from the rows above its own.
+ROWS = """
+errors evidence
+processes store tracking
+recipe
+images
+sources
+datasets
+reading networks
+weights methods
+train
+evals trial
+stages slurm report
+launch
+doctor
+cli
+"""
+ROW = {name: row for row, names in enumerate(ROWS.split("\n")) for name in names.split()}
 
 
 def module_of(path):
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imports(path):
+MODULES = {module_of(path): path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE}
+
+
+def imported(path):
     """Yield the modules of this package that a file imports, at its top or in functions."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "hpt_dist":
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hpt_dist."):
-            yield node.module.split(".")[1]
-        elif isinstance(node, ast.Import):
-            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("hpt_dist."))
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            # Either a name inside a module, or a module inside a package.
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [x if x.removeprefix("hpt_dist.") in MODULES else node.module for x in inside]
+        else:
+            continue
+        yield from (x.removeprefix("hpt_dist.") for x in names if x.startswith("hpt_dist."))
 
 
-def test_every_module_has_a_layer_and_every_layer_its_modules():
-    there = {module_of(path) for path in PACKAGE.rglob("*.py")} - {"__init__"}
-    assert there == set(layers())
-
-
-def test_imports_go_downwards():
-    layer = layers()
+def test_packages_import_from_the_rows_above():
     wrong = [
-        f"{path.relative_to(ROOT)} (layer {layer[module_of(path)]}) imports {name}"
-        for path in PACKAGE.rglob("*.py")
-        if path.name != "__init__.py" or path.parent != PACKAGE
-        for name in imports(path)
-        if name in layer and layer[name] > layer[module_of(path)]
+        f"{module} imports {other}"
+        for module, path in MODULES.items()
+        for other in imported(path)
+        if (home := module.split(".")[0]) != (there := other.split(".")[0])
+        if there in ROW and ROW[there] >= ROW[home]
     ]
-    # The trial's process looks up its own runner; nothing else may reach upwards.
     assert wrong == []
+
+
+def test_modules_import_in_no_circle():
+    left = {module: set(imported(path)) & set(MODULES) for module, path in MODULES.items()}
+    while free := [module for module, others in left.items() if not others & set(left)]:
+        for module in free:
+            del left[module]
+    assert left == {}
 
 
 def test_outside_systems_have_one_adapter():
@@ -70,7 +87,7 @@ def test_outside_systems_have_one_adapter():
                 names = [node.module or ""]
             for name in names:
                 home = homes.get(name.split(".")[0])
-                assert home is None or module_of(path) in home, f"{path} imports {name}"
+                assert home is None or path.stem in home, f"{path} imports {name}"
 
 
 def test_every_kind_has_its_code():

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hpt_dist import children, environment
 from hpt_dist.errors import HptError
+from hpt_dist.processes import children, environment
 
 WAYS = pytest.mark.parametrize("warm", [False, True], ids=["fresh", "warm"])
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from hpt_dist import children, track
+from hpt_dist import track
+from hpt_dist.processes import children
 
 
 def start(

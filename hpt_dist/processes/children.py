@@ -3,10 +3,10 @@
 A child runs one importable function with a pipe to its parent. It reads nothing from the terminal
 and leaves Ctrl-C to its parent until it listens for signals itself. There are two ways to make one:
 
-- fresh: a new interpreter (`python -m hpt_dist.children`), safe beside threads; it imports what it
-  needs, and neither torch nor the caller's main module by itself;
+- fresh: a new interpreter (`python -m hpt_dist.processes.children`), safe beside threads; it
+  imports what it needs, and neither torch nor the caller's main module by itself;
 - warm: forked by a server that has imported much already (`multiprocessing`'s forkserver, with
-  `hpt_dist.warm`), which spares seconds of imports for each child.
+  `hpt_dist.processes.warm`), which spares seconds of imports for each child.
 
 What is computed does not depend on the way.
 """
@@ -33,16 +33,16 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hpt_dist import environment
 from hpt_dist.errors import HptError, RequestError
+from hpt_dist.processes import environment
 
 # A function of a module: called with the child's end of the pipe, and further arguments.
 Work = Callable[..., None]
 
 _GRACE_S = 2.0
 _STDOUT, _STDERR = 1, 2
-_MODULE = "hpt_dist.children"
-_WARM = "hpt_dist.warm"
+_MODULE = "hpt_dist.processes.children"
+_WARM = "hpt_dist.processes.warm"
 
 
 class NotSentError(RequestError):

@@ -1,0 +1,1 @@
+"""Processes of this machine that run our own code and end with their parent."""
