@@ -269,8 +269,8 @@ def doctor(
     """
     from hpt_dist import doctor as checks
     from hpt_dist import doctor_cluster
-    from hpt_dist.layout import default_tracking_uri, work_folder
     from hpt_dist.store import open_store
+    from hpt_dist.store.paths import default_tracking_uri, work_folder
 
     if tracking_uri:
         os.environ["MLFLOW_TRACKING_URI"] = tracking_uri

@@ -184,7 +184,7 @@ def ui(
       hpt-dist ui
     """
     from hpt_dist import command_launch
-    from hpt_dist.layout import work_folder
     from hpt_dist.store import open_store
+    from hpt_dist.store.paths import work_folder
 
     command_launch.open_ui(work_folder(open_store(store), work), host, port)

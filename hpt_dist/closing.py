@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from hpt_dist import launch, lease, results, track
+from hpt_dist import launch, results, track
 from hpt_dist.errors import HptError
 from hpt_dist.launch import Launch
-from hpt_dist.layout import DONE, LAUNCHES, stage_prefix, trial_folder
 from hpt_dist.report import build
 from hpt_dist.slurm import Queued
-from hpt_dist.store import Store
+from hpt_dist.store import Store, lease
+from hpt_dist.store.paths import DONE, LAUNCHES, stage_prefix, trial_folder
 from hpt_dist.survey import state_of
 
 # How long a trial waits for another one that opens the launch's MLflow run, which may have died.

@@ -16,12 +16,12 @@ from typing import IO
 from hpt_dist import closing, console, launch, local, plan, results, slurm_jobs, track
 from hpt_dist.errors import RequestError, nearest
 from hpt_dist.launch import Launch, Settings, Where
-from hpt_dist.layout import default_tracking_uri, trial_folder, work_folder
 from hpt_dist.numerics import Device
 from hpt_dist.plan import Trial
 from hpt_dist.processes import environment
 from hpt_dist.report import build
 from hpt_dist.store import Store
+from hpt_dist.store.paths import default_tracking_uri, trial_folder, work_folder
 from hpt_dist.survey import Prepared, states_of
 
 POLL_S = 0.5

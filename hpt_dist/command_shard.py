@@ -6,11 +6,11 @@ from pathlib import Path
 
 from hpt_dist import console, profile, shard_jobs, shards
 from hpt_dist.images import Encoding
-from hpt_dist.layout import work_folder
 from hpt_dist.manifest import Manifest, read_manifest
 from hpt_dist.shard_jobs import Jobs, Request
 from hpt_dist.shard_workers import cores
 from hpt_dist.store import open_store
+from hpt_dist.store.paths import work_folder
 from hpt_dist.survey import dataset_store
 
 _LEFT_OUT_SHOWN = 5

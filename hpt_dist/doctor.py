@@ -23,9 +23,9 @@ from urllib.parse import urlsplit
 from hpt_dist import machine
 from hpt_dist.errors import HptError
 from hpt_dist.finding import Check, Finding, failed, guarded
-from hpt_dist.layout import work_folder
 from hpt_dist.manifest import Manifest, dataset_names, read_manifest
 from hpt_dist.store import Store, open_store
+from hpt_dist.store.paths import work_folder
 
 __all__ = ["Finding", "examine", "reach"]
 
@@ -210,7 +210,7 @@ def _disk(uri: str) -> Iterator[Finding]:
 
 def _endpoint() -> str:
     """Return the address of the S3 server that AWS's settings name."""
-    from hpt_dist.s3 import endpoint
+    from hpt_dist.store.s3 import endpoint
 
     return endpoint()
 

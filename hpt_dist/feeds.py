@@ -16,13 +16,13 @@ from hpt_dist import backbones, weights
 from hpt_dist.augment import Photometric
 from hpt_dist.backbones import Backbone
 from hpt_dist.errors import DataError
-from hpt_dist.layout import stage_prefix
 from hpt_dist.manifest import Manifest, read_manifest
 from hpt_dist.order import Ints
 from hpt_dist.recipe import Augment, Mme, Pretrain
 from hpt_dist.recipe_file import data_of
 from hpt_dist.stage import Context
 from hpt_dist.store import open_store
+from hpt_dist.store.paths import stage_prefix
 from hpt_dist.stream import (
     Batch,
     Pool,

@@ -15,14 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from hpt_dist import lease, slurm_jobs, track
+from hpt_dist import slurm_jobs, track
 from hpt_dist.errors import HptError, RequestError, nearest
-from hpt_dist.layout import DONE, LAUNCHES, LEASE, stage_prefix, trial_folder
 from hpt_dist.plan import Trial
 from hpt_dist.recipe_file import Recipe
 from hpt_dist.slurm import Queued
 from hpt_dist.stage import Job
-from hpt_dist.store import Store
+from hpt_dist.store import Store, lease
+from hpt_dist.store.paths import DONE, LAUNCHES, LEASE, stage_prefix, trial_folder
 
 Where = Literal["local", "inline", "slurm"]
 

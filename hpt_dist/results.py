@@ -11,8 +11,8 @@ from typing import Any
 
 from hpt_dist.errors import RequestError, StoreError, nearest
 from hpt_dist.launch import Launch
-from hpt_dist.layout import DONE, stage_prefix
 from hpt_dist.store import Store
+from hpt_dist.store.paths import DONE, stage_prefix
 from hpt_dist.weights_source import FORMATS as FORMATS
 
 _WEIGHTS = "weights.safetensors"

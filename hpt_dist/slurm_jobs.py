@@ -15,10 +15,10 @@ from pathlib import Path
 
 from hpt_dist import slurm
 from hpt_dist.errors import HptError
-from hpt_dist.layout import LAUNCHES
-from hpt_dist.lease import LeaseInfo
 from hpt_dist.slurm import Queued
 from hpt_dist.store import Store
+from hpt_dist.store.lease import LeaseInfo
+from hpt_dist.store.paths import LAUNCHES
 
 
 @dataclass(frozen=True)

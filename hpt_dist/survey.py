@@ -13,18 +13,18 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import Field
 
-from hpt_dist import lease, plan, published, recipe_file, slurm_jobs, weights_source
+from hpt_dist import plan, published, recipe_file, slurm_jobs, weights_source
 from hpt_dist.checkpoint import Checkpoints
 from hpt_dist.errors import HptError, Problem, RecipeError, RequestError
 from hpt_dist.launch import Launch, launches
-from hpt_dist.layout import DONE, FAILURE, LEASE, stage_prefix
 from hpt_dist.manifest import read_manifest
 from hpt_dist.numerics import THIS_CPU, Device
 from hpt_dist.plan import Dataset, Facts, Trial, difference
 from hpt_dist.recipe import Import, Spec
 from hpt_dist.recipe_file import Recipe, data_of
 from hpt_dist.slurm import Queued
-from hpt_dist.store import Store, open_store
+from hpt_dist.store import Store, lease, open_store
+from hpt_dist.store.paths import DONE, FAILURE, LEASE, stage_prefix
 from hpt_dist.subset import Subset, read_subset
 
 T = TypeVar("T")

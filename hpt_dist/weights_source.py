@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hpt_dist import layout
 from hpt_dist.errors import RequestError, nearest
-from hpt_dist.store import ObjectInfo, Store, open_store
+from hpt_dist.store import ObjectInfo, Store, open_store, paths
 
 # In which weights are written; see `exports`.
 FORMATS = ("safetensors", "torchvision", "timm", "detectron2", "moco", "huggingface")
@@ -199,14 +198,14 @@ def _download(uri: str, store: Store) -> tuple[str, bytes]:
 
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not tracking_uri:
-        work = layout.work_folder(store, os.environ.get("HPT_WORK", ""))
+        work = paths.work_folder(store, os.environ.get("HPT_WORK", ""))
         if not (work / "mlflow.db").is_file():  # which asking would make
             raise RequestError(
                 "it is not said which MLflow has this artifact",
                 where=uri,
                 fix="export MLFLOW_TRACKING_URI=ADDRESS",
             )
-        tracking_uri = layout.default_tracking_uri(work)
+        tracking_uri = paths.default_tracking_uri(work)
     with tempfile.TemporaryDirectory() as folder:
         found = mlflow_run.download(tracking_uri, uri, Path(folder))
         if found.is_file():

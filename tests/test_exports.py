@@ -22,8 +22,8 @@ from torchvision import models
 
 from hpt_dist import backbones, dialects, exports, results, weight_files, weights
 from hpt_dist.errors import RequestError, WeightsError
-from hpt_dist.layout import DONE, stage_prefix
 from hpt_dist.store import open_store
+from hpt_dist.store.paths import DONE, stage_prefix
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LARGE_IMAGES = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 from test_lease import ELSEWHERE, Clock
 
-from hpt_dist import closing, cluster, launch, lease, local, slurm_jobs, stage, survey, trial_task
+from hpt_dist import closing, cluster, launch, local, slurm_jobs, stage, survey, trial_task
 from hpt_dist.errors import HptError
 from hpt_dist.interrupt import Interrupt
 from hpt_dist.launch import Launch, Settings
-from hpt_dist.layout import DONE, LAUNCHES, LEASE, stage_prefix
-from hpt_dist.lease import TTL_S, LeaseTakenError, Watch
 from hpt_dist.plan import Trial
 from hpt_dist.recipe import Knn
 from hpt_dist.slurm import Queued
 from hpt_dist.stage import Job
-from hpt_dist.store import FolderStore, Store
+from hpt_dist.store import FolderStore, Store, lease
+from hpt_dist.store.lease import TTL_S, LeaseTakenError, Watch
+from hpt_dist.store.paths import DONE, LAUNCHES, LEASE, stage_prefix
 
 KEY = "5" * 64
 TRIAL = Trial(

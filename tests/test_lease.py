@@ -17,10 +17,9 @@ from pathlib import Path
 import pytest
 from services import S3Server
 
-from hpt_dist import lease
 from hpt_dist.errors import StoreError
-from hpt_dist.lease import RENEW_S, TTL_S, LeaseLostError, LeaseTakenError, Watch
-from hpt_dist.store import FolderStore, Store, open_store
+from hpt_dist.store import FolderStore, Store, lease, open_store
+from hpt_dist.store.lease import RENEW_S, TTL_S, LeaseLostError, LeaseTakenError, Watch
 
 PATH = "stages/key/lease.json"
 ELSEWHERE = {"host": "elsewhere", "pids": "other"}

@@ -18,9 +18,9 @@ import pytest
 from faulty_proxy import Cut, Damage, Delay, Every, FaultyProxy, Refuse, Reset, Shorten
 from services import Ceph, S3Server
 
-from hpt_dist import s3_client, s3_upload
 from hpt_dist.errors import DataError, RequestError, StoreError
-from hpt_dist.s3 import S3Store
+from hpt_dist.store import s3_client, s3_upload
+from hpt_dist.store.s3 import S3Store
 
 pytestmark = pytest.mark.services
 MB = 1 << 20

@@ -289,7 +289,7 @@ def test_every_quick_write_has_its_own_etag(folder: FolderStore) -> None:
 
 def test_a_killed_holder_does_not_block_swap(folder: FolderStore) -> None:
     code = (
-        "from pathlib import Path\nimport hpt_dist.store as s, time\n"
+        "from pathlib import Path\nimport hpt_dist.store.folder as s, time\n"
         "with s._locked(store.root):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     folder.put("a", b"")

@@ -10,10 +10,10 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from hpt_dist import s3_read, s3_upload
 from hpt_dist.errors import StoreError
-from hpt_dist.s3_client import call, client, code, etag_of, explained, settings
-from hpt_dist.store import Content, ObjectInfo, checked, os_errors
+from hpt_dist.store import s3_read, s3_upload
+from hpt_dist.store.base import Content, ObjectInfo, checked, os_errors
+from hpt_dist.store.s3_client import call, client, code, etag_of, explained, settings
 
 # What a server says to a conditional put that came too late. Ceph 16.2 and SeaweedFS say 412; AWS
 # also 409 while the other put is under way, and NoSuchKey if the expected object is gone.

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from hpt_dist.errors import HptError, StoreError
-from hpt_dist.store import ObjectInfo, Store
+from hpt_dist.store.base import ObjectInfo, Store
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from typing import Any
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
 
 from hpt_dist.errors import StoreError
-from hpt_dist.s3_client import FAILURES, Patience, call, client, code, etag_of
-from hpt_dist.store import Content
+from hpt_dist.store.base import Content
+from hpt_dist.store.s3_client import FAILURES, Patience, call, client, code, etag_of
 
 _PART_BYTES = 8 << 20
 _MOST_PARTS = 10_000

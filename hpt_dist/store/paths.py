@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpt_dist.store import Store
+from hpt_dist.store.base import Store
 
 # A trial is finished when this object exists; it is written last and names all the others.
 DONE = "DONE"

@@ -12,8 +12,8 @@ from typing import Any
 from botocore.exceptions import IncompleteReadError
 
 from hpt_dist.errors import StoreError
-from hpt_dist.s3_client import FAILURES, Patience, call, client, code, etag_of, explained
-from hpt_dist.store import PIECE_BYTES, ObjectInfo, absent, changed
+from hpt_dist.store.base import PIECE_BYTES, ObjectInfo, absent, changed
+from hpt_dist.store.s3_client import FAILURES, Patience, call, client, code, etag_of, explained
 
 # Measured against Ceph on two cores: 8 MB beat 4 and 16, and 4 requests at a time 1 and 2.
 RANGE_BYTES = 8 << 20

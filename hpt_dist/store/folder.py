@@ -1,0 +1,194 @@
+"""A store in a local or shared folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from stat import S_ISREG
+from typing import BinaryIO
+
+from hpt_dist.errors import StoreError
+from hpt_dist.store.base import (
+    PIECE_BYTES,
+    SCRATCH,
+    Content,
+    ObjectInfo,
+    absent,
+    changed,
+    checked,
+    os_errors,
+)
+
+_LOCK = "lock"
+_ABANDONED_S = 3600.0
+
+
+@dataclass(frozen=True)
+class FolderStore:
+    """A store in a local or shared folder; an object is the file of the same path.
+
+    Its etag is modification time, size and inode, and every write stamps the time itself in
+    nanoseconds: the kernel's own stamp may be 4 ms old, and an inode is soon used again.
+    `swap` holds an flock, which the kernel releases when its holder dies.
+    """
+
+    root: Path
+
+    @property
+    def uri(self) -> str:
+        """What `open_store` takes to open this store again."""
+        return str(self.root)
+
+    def put(self, path: str, data: Content) -> ObjectInfo:
+        """Write an object; see `Store.put`."""
+        file = self._file(path)
+        with os_errors(file):
+            return _describe(path, _replace(file, data))
+
+    def get(self, path: str, start: int = 0, length: int | None = None, etag: str = "") -> bytes:
+        """Read an object or a part of it; see `Store.get`."""
+        with self._opened(path, etag) as content:
+            content.seek(start)
+            return content.read(-1 if length is None else length)
+
+    def stream(self, info: ObjectInfo) -> Iterator[bytes]:
+        """Read a whole object in order; see `Store.stream`."""
+        with self._opened(info.path, info.etag) as content:
+            while piece := content.read(PIECE_BYTES):
+                yield piece
+
+    def stat(self, path: str) -> ObjectInfo | None:
+        """Describe an object; see `Store.stat`."""
+        file = self._file(path)
+        with os_errors(file):
+            try:
+                status = file.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return _describe(path, status) if S_ISREG(status.st_mode) else None
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Describe objects by the beginning of their path; see `Store.list`."""
+        folder = prefix.rpartition("/")[0]
+        top = self._file(folder) if folder else self.root
+        paths = []
+        with os_errors(top):
+            for place, subfolders, names in os.walk(top, onerror=_raise, followlinks=True):
+                if SCRATCH in subfolders:
+                    subfolders.remove(SCRATCH)
+                base = Path(place).relative_to(self.root)
+                paths += [(base / name).as_posix() for name in names]
+        for path in sorted(path for path in paths if path.startswith(prefix)):
+            info = self.stat(path)
+            if info is not None:
+                yield info
+
+    def delete(self, path: str) -> None:
+        """Remove an object; see `Store.delete`."""
+        file = self._file(path)
+        if self.stat(path) is not None:
+            with os_errors(file):
+                file.unlink(missing_ok=True)
+
+    def swap(self, path: str, data: bytes, expected: str | None) -> str | None:
+        """Write an object if nobody else did; see `Store.swap`."""
+        file = self._file(path)
+        with os_errors(file), _locked(file.parent):
+            found = self.stat(path)
+            if (found.etag if found else None) != expected:
+                return None
+            return _describe(path, _replace(file, data)).etag
+
+    def at(self, prefix: str) -> FolderStore:
+        """Return the store seen from a folder; see `Store.at`."""
+        prefix = prefix.rstrip("/")
+        return FolderStore(self._file(prefix)) if prefix else self
+
+    def local(self, path: str) -> Path:
+        """Return the object's file; see `Store.local`."""
+        return self._file(path)
+
+    def _file(self, path: str) -> Path:
+        return self.root / checked(path, self.uri)
+
+    @contextmanager
+    def _opened(self, path: str, etag: str) -> Iterator[BinaryIO]:
+        file = self._file(path)
+        try:
+            with os_errors(file), file.open("rb") as content:
+                if etag and _describe(path, os.fstat(content.fileno())).etag != etag:
+                    raise changed(str(file))
+                yield content
+        except StoreError as error:
+            if self.stat(path) is None:
+                raise absent(str(file)) from error
+            raise
+
+
+def _describe(path: str, status: os.stat_result) -> ObjectInfo:
+    etag = f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
+    return ObjectInfo(path, status.st_size, etag)
+
+
+def _replace(file: Path, data: Content) -> os.stat_result:
+    """Write a whole file beside its place, make it durable, then move it there."""
+    temporary = _scratch(file.parent) / uuid.uuid4().hex
+    try:
+        with temporary.open("xb") as target:
+            if isinstance(data, Path):
+                with data.open("rb") as source:
+                    shutil.copyfileobj(source, target, PIECE_BYTES)
+            else:
+                target.write(data)
+            target.flush()
+            now_ns = time.time_ns()
+            os.utime(target.fileno(), ns=(now_ns, now_ns))
+            os.fsync(target.fileno())
+            status = os.fstat(target.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(file.parent)
+    return status
+
+
+def _scratch(folder: Path) -> Path:
+    """Return the place for a folder's unfinished files, cleared of those of dead writers."""
+    scratch = folder / SCRATCH
+    scratch.mkdir(parents=True, exist_ok=True)
+    for entry in os.scandir(scratch):
+        try:
+            abandoned = time.time() - entry.stat().st_mtime > _ABANDONED_S
+        except FileNotFoundError:  # its writer has just finished
+            continue
+        if abandoned and entry.name != _LOCK:
+            Path(entry).unlink(missing_ok=True)
+    return scratch
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep every other process and thread out of `swap` in this folder."""
+    with (_scratch(folder) / _LOCK).open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _raise(error: OSError) -> None:
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error

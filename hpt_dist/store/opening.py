@@ -1,0 +1,41 @@
+"""Which store a URI means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from hpt_dist.errors import RequestError
+from hpt_dist.store.base import Store, checked
+from hpt_dist.store.folder import FolderStore
+
+
+def open_store(uri: str) -> Store:
+    """Open `s3://bucket/prefix`, `file:///folder` or a folder's path; nothing is created yet.
+
+    S3 is reached by the standard AWS settings: AWS_ENDPOINT_URL_S3, AWS_PROFILE, AWS_CA_BUNDLE,
+    AWS_MAX_ATTEMPTS and so on.
+
+    Raises:
+        RequestError: if the URI is none of these.
+    """
+    try:
+        parts = urlsplit(uri)
+        if "\0" in uri:
+            raise ValueError("it holds a null byte")  # noqa: TRY301 - one way to say it
+    except ValueError as error:
+        raise RequestError(f"this is not the URI of a store: {error}", where=repr(uri)) from error
+    if parts.scheme == "s3" and parts.netloc:
+        from hpt_dist.store.s3 import S3Store  # boto3 takes a tenth of a second to import
+
+        prefix = uri.removeprefix(f"s3://{parts.netloc}").strip("/")
+        return S3Store(parts.netloc, checked(prefix, uri) if prefix else "")
+    if parts.scheme == "file" and not parts.netloc and parts.path:
+        return FolderStore(Path(unquote(parts.path)))
+    if uri and "://" not in uri:
+        return FolderStore(Path(uri).expanduser().absolute())
+    raise RequestError(
+        "this is not the URI of a store",
+        where=uri or "store",
+        allowed="s3://bucket/prefix, file:///folder, or the path of a folder",
+    )
