@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from hpt_dist import launch, results, track
+from hpt_dist import launch, results
 from hpt_dist.errors import HptError
 from hpt_dist.launch import Launch
 from hpt_dist.report import build
@@ -16,6 +16,7 @@ from hpt_dist.slurm import Queued
 from hpt_dist.store import Store, lease
 from hpt_dist.store.paths import DONE, LAUNCHES, stage_prefix, trial_folder
 from hpt_dist.survey import state_of
+from hpt_dist.tracking import tracker
 
 # How long a trial waits for another one that opens the launch's MLflow run, which may have died.
 _PATIENCE_S = lease.TTL_S + 30.0
@@ -42,13 +43,13 @@ def settle(
     """
     for key in keys:
         folder = trial_folder(work, key)
-        if not track.is_unfinished(folder):
+        if not tracker.is_unfinished(folder):
             continue
         state = state_of(store, key, queued)
         if state.name != "running":
             try:
-                status: track.FinalStatus = "FINISHED" if state.name == "cached" else "FAILED"
-                track.sync(folder, if_unfinished=status)
+                status: tracker.FinalStatus = "FINISHED" if state.name == "cached" else "FAILED"
+                tracker.sync(folder, if_unfinished=status)
             except HptError as error:
                 log.warning("MLflow is out of reach; later: hpt-dist sync: %s", error)
 

@@ -13,7 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import IO
 
-from hpt_dist import closing, console, launch, local, plan, results, slurm_jobs, track
+from hpt_dist import closing, console, launch, local, plan, results, slurm_jobs
 from hpt_dist.errors import RequestError, nearest
 from hpt_dist.launch import Launch, Settings, Where
 from hpt_dist.numerics import Device
@@ -23,6 +23,7 @@ from hpt_dist.report import build
 from hpt_dist.store import Store
 from hpt_dist.store.paths import default_tracking_uri, trial_folder, work_folder
 from hpt_dist.survey import Prepared, states_of
+from hpt_dist.tracking import tracker
 
 POLL_S = 0.5
 QUEUE_POLL_S = 3.0  # many people's squeue is one controller's work
@@ -158,7 +159,7 @@ def sync(store: Store, record: Launch, tracking_uri: str) -> None:
         if not folder.exists() or state.name == "running":
             console.say(f"{name}: {'still running' if folder.exists() else 'nothing here'}")
             continue
-        result = track.sync(
+        result = tracker.sync(
             folder,
             tracking_uri=record.tracking_uri,
             parent_run_id=parent,

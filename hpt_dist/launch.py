@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from hpt_dist import slurm_jobs, track
+from hpt_dist import slurm_jobs
 from hpt_dist.errors import HptError, RequestError, nearest
 from hpt_dist.plan import Trial
 from hpt_dist.recipe_file import Recipe
@@ -23,6 +23,7 @@ from hpt_dist.slurm import Queued
 from hpt_dist.stage import Job
 from hpt_dist.store import Store, lease
 from hpt_dist.store.paths import DONE, LAUNCHES, LEASE, stage_prefix, trial_folder
+from hpt_dist.tracking import tracker
 
 Where = Literal["local", "inline", "slurm"]
 
@@ -181,15 +182,15 @@ def close(
         headline: the report's main numbers by name.
         files: the report's files by name.
     """
-    status: track.FinalStatus = "FINISHED" if done else "FAILED"
+    status: tracker.FinalStatus = "FINISHED" if done else "FAILED"
     store.put(f"{LAUNCHES}/{launch.id}.end", status.encode())
     files = {"resolved.json": _resolved(launch), **(files or {})}
     if launch.parent_run:
         uri, run = launch.tracking_uri, launch.parent_run
-        lines = [track.Line(0, time.time(), dict(headline))] if headline else []
+        lines = [tracker.Line(0, time.time(), dict(headline))] if headline else []
         try:
-            track.log_parent(uri, run, lines, files)
-            track.set_status(uri, run, status)
+            tracker.log_parent(uri, run, lines, files)
+            tracker.set_status(uri, run, status)
         except HptError as error:
             log.warning("MLflow is out of reach: %s", error)
 
@@ -304,12 +305,12 @@ def open_parent(launch: Launch, artifact_location: str = "") -> str:
     Raises:
         HptError: MLflow failed or is out of reach.
     """
-    identity = track.RunIdentity(
+    identity = tracker.RunIdentity(
         experiment=launch.recipe,
         name=launch.id,
         key=launch.id,
         tags={"hpt.recipe": launch.file},
         artifact_location=artifact_location or None,
     )
-    track.initialise(launch.tracking_uri)
-    return track.open_parent(launch.tracking_uri, identity)
+    tracker.initialise(launch.tracking_uri)
+    return tracker.open_parent(launch.tracking_uri, identity)

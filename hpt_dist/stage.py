@@ -23,7 +23,7 @@ from hpt_dist.plan import Trial
 from hpt_dist.recipe import StageSpec
 from hpt_dist.store import Store, lease, open_store
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, stage_prefix, trial_folder
-from hpt_dist.track import METRICS, RunIdentity, Tracker
+from hpt_dist.tracking.tracker import METRICS, RunIdentity, Tracker
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -194,7 +194,7 @@ def _parse_mlflow(source: str) -> WeightsSource:
 
 def _download(uri: str, store: Store) -> tuple[str, bytes]:
     """Fetch an artifact through MLflow; a folder must hold exactly one file of weights."""
-    from hpt_dist import mlflow_run
+    from hpt_dist.tracking import mlflow_run
 
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not tracking_uri:

@@ -28,7 +28,7 @@ from botocore.config import Config
 from selenium import webdriver
 from shared import made_once
 
-from hpt_dist import track
+from hpt_dist.tracking import tracker
 
 ACCESS_KEY = "testaccess"
 SECRET_KEY = "testsecret"
@@ -321,7 +321,7 @@ def mlflow_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SQLite file with MLflow's empty tables, to be copied: making them takes seconds."""
 
     def make(folder: Path) -> None:
-        track.initialise(f"sqlite:///{folder}/mlflow.db")
+        tracker.initialise(f"sqlite:///{folder}/mlflow.db")
 
     return made_once(tmp_path_factory, "mlflow_tables", make) / "mlflow.db"
 

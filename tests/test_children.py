@@ -114,7 +114,7 @@ def test_a_mortal_one_ends_with_a_parent_that_is_killed_and_another_lives_on(war
     """In the parent's place: a program that starts one of each, and is killed."""
     program = (
         "import json, os, sys, time\n"
-        "from hpt_dist import children\n"
+        "from hpt_dist.processes import children\n"
         "from test_children import wait_for_ever\n"
         "children._WARM = 'json'\n"
         "if __name__ == '__main__':\n"
@@ -158,7 +158,7 @@ def test_ctrl_c_is_the_parents_affair():
 def test_without_its_server_a_warm_one_is_still_seen_to_live_and_to_end():
     program = (
         "import json, os, psutil, sys, time\n"
-        "from hpt_dist import children\n"
+        "from hpt_dist.processes import children\n"
         "from test_children import over, wait_for_ever\n"
         "children._WARM = 'json'\n"
         "if __name__ == '__main__':\n"

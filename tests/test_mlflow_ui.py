@@ -8,8 +8,8 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from hpt_dist import track
-from hpt_dist.track import RunIdentity, Tracker
+from hpt_dist.tracking import tracker as track
+from hpt_dist.tracking.tracker import RunIdentity, Tracker
 
 STEPS = 40
 RUN_NAMES = "[col-id='attributes.`Run Name`']"

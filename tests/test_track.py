@@ -28,10 +28,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from services import Programs, free_ports
 
-from hpt_dist import mlflow_run, track
 from hpt_dist.errors import HptError
-from hpt_dist.metrics_file import Line, keep_until, read_lines
-from hpt_dist.track import METRICS, SHIPPED, RunIdentity, Tracker, sync
+from hpt_dist.tracking import mlflow_run
+from hpt_dist.tracking import tracker as track
+from hpt_dist.tracking.metrics_file import Line, keep_until, read_lines
+from hpt_dist.tracking.tracker import METRICS, SHIPPED, RunIdentity, Tracker, sync
 
 LINES = st.lists(
     st.builds(

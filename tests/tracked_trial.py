@@ -14,8 +14,8 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from hpt_dist import track
 from hpt_dist.processes import children
+from hpt_dist.tracking import tracker as track
 
 
 def start(

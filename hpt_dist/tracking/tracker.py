@@ -34,8 +34,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Self
 
 from hpt_dist.errors import HptError
-from hpt_dist.metrics_file import Line, keep_until, partial, read_lines, replace_file
-from hpt_dist.mlflow_run import (
+from hpt_dist.tracking.metrics_file import Line, keep_until, partial, read_lines, replace_file
+from hpt_dist.tracking.mlflow_run import (
     FinalStatus,
     RunIdentity,
     Status,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hpt_dist.errors import HptError
-from hpt_dist.metrics_file import Line, replace_file
+from hpt_dist.tracking.metrics_file import Line, replace_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

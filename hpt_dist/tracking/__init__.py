@@ -1,0 +1,1 @@
+"""Metrics of a trial: to a file first, then to MLflow."""
