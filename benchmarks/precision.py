@@ -1,6 +1,6 @@
 """What the rule of precision and memory format costs here: `make bench-precision`.
 
-A trial's numerics are decided by the kind of its device (`hpt_dist/numerics.py`), not by a clock.
+A trial's numerics are decided by the kind of its device (`recipe/numerics.py`), not by a clock.
 This measures what a clock would have said: a forward and a backward pass in each precision and
 memory format, in turns, and how the rule's choice compares with the fastest.
 """
@@ -18,8 +18,8 @@ import torch
 from benchmarks.measure import Row, print_table, seconds_of, versions
 from hpt_dist import backbones
 from hpt_dist.memory import keep_freed_memory
-from hpt_dist.numerics import Device, Numerics, decide
 from hpt_dist.precision import autocast, torch_format
+from hpt_dist.recipe.numerics import Device, Numerics, decide
 
 BACKBONES = ("resnet18", "resnet50", "timm/tf_efficientnet_lite0", "timm/vit_tiny_patch16_224")
 CANDIDATES = [

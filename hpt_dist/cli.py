@@ -23,7 +23,7 @@ from hpt_dist.cli_options import (
 )
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.launch import Where
-from hpt_dist.numerics import Device
+from hpt_dist.recipe.numerics import Device
 
 app = typer.Typer(
     name="hpt-dist",
@@ -303,7 +303,7 @@ def schema() -> None:
     Example:
       hpt-dist schema > recipe.schema.json
     """
-    from hpt_dist.recipe_file import schema as make
+    from hpt_dist.recipe.file import schema as make
 
     console.print_json(make())
 

@@ -23,9 +23,9 @@ from hpt_dist import launch, profile, slurm, slurm_jobs, survey
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.launch import Launch, Settings
 from hpt_dist.placement import Placement, place
-from hpt_dist.plan import Trial
 from hpt_dist.profile import Profile
 from hpt_dist.recipe import Import
+from hpt_dist.recipe.plan import Trial
 from hpt_dist.slurm import Queued, Step
 from hpt_dist.slurm_jobs import Array
 from hpt_dist.store import Store, lease, open_store

@@ -9,7 +9,7 @@ from hpt_dist import closing, cluster, command_launch, console, launch, slurm_jo
 from hpt_dist.cluster import Site
 from hpt_dist.errors import RequestError
 from hpt_dist.launch import Launch
-from hpt_dist.plan import Trial
+from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store
 from hpt_dist.survey import Prepared, State
 

@@ -13,12 +13,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import IO
 
-from hpt_dist import closing, console, launch, local, plan, results, slurm_jobs
+from hpt_dist import closing, console, launch, local, results, slurm_jobs
 from hpt_dist.errors import RequestError, nearest
 from hpt_dist.launch import Launch, Settings, Where
-from hpt_dist.numerics import Device
-from hpt_dist.plan import Trial
 from hpt_dist.processes import environment
+from hpt_dist.recipe import plan
+from hpt_dist.recipe.numerics import Device
+from hpt_dist.recipe.plan import Trial
 from hpt_dist.report import build
 from hpt_dist.store import Store
 from hpt_dist.store.paths import default_tracking_uri, trial_folder, work_folder

@@ -19,7 +19,7 @@ from hpt_dist.errors import DataError
 from hpt_dist.manifest import Manifest, read_manifest
 from hpt_dist.order import Ints
 from hpt_dist.recipe import Augment, Mme, Pretrain
-from hpt_dist.recipe_file import data_of
+from hpt_dist.recipe.file import data_of
 from hpt_dist.stage import Context
 from hpt_dist.store import open_store
 from hpt_dist.store.paths import stage_prefix

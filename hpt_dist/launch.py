@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from hpt_dist import slurm_jobs
 from hpt_dist.errors import HptError, RequestError, nearest
-from hpt_dist.plan import Trial
-from hpt_dist.recipe_file import Recipe
+from hpt_dist.recipe.file import Recipe
+from hpt_dist.recipe.plan import Trial
 from hpt_dist.slurm import Queued
 from hpt_dist.stage import Job
 from hpt_dist.store import Store, lease

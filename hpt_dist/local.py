@@ -13,11 +13,11 @@ from typing import Any, Protocol
 
 from hpt_dist import ranks
 from hpt_dist.launch import Launch, Settings, is_cancelled, job_of
-from hpt_dist.plan import Trial
 from hpt_dist.processes import children, environment
 from hpt_dist.processes.children import Child
 from hpt_dist.recipe import Trained
-from hpt_dist.recipe_file import Recipe
+from hpt_dist.recipe.file import Recipe
+from hpt_dist.recipe.plan import Trial
 from hpt_dist.stage import Job
 from hpt_dist.store import Store, lease
 from hpt_dist.store.paths import DONE, LEASE, stage_prefix

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from hpt_dist.errors import TrainingError
-from hpt_dist.numerics import DeviceKind, Numerics
+from hpt_dist.recipe.numerics import DeviceKind, Numerics
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}

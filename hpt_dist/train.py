@@ -23,8 +23,8 @@ from hpt_dist.checkpoint import Checkpoints, Saver
 from hpt_dist.errors import Interrupted, TrainingError
 from hpt_dist.interrupt import Interrupt
 from hpt_dist.methods import Loss, Method
-from hpt_dist.numerics import FLOAT32, DeviceKind, Numerics
 from hpt_dist.precision import autocast, require
+from hpt_dist.recipe.numerics import FLOAT32, DeviceKind, Numerics
 from hpt_dist.selection import Evaluation, Selection
 
 __all__ = [

@@ -3,7 +3,8 @@
 import ast
 from pathlib import Path
 
-from hpt_dist import plan, recipe
+from hpt_dist import recipe
+from hpt_dist.recipe import plan
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "hpt_dist"

@@ -14,8 +14,8 @@ from hpt_dist import closing, cluster, launch, local, slurm_jobs, stage, survey,
 from hpt_dist.errors import HptError
 from hpt_dist.interrupt import Interrupt
 from hpt_dist.launch import Launch, Settings
-from hpt_dist.plan import Trial
 from hpt_dist.recipe import Knn
+from hpt_dist.recipe.plan import Trial
 from hpt_dist.slurm import Queued
 from hpt_dist.stage import Job
 from hpt_dist.store import FolderStore, Store, lease

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from hpt_dist import plan, recipe_file
 from hpt_dist.errors import RecipeError
-from hpt_dist.plan import Dataset, Facts
+from hpt_dist.recipe import file as recipe_file
+from hpt_dist.recipe import plan
+from hpt_dist.recipe.plan import Dataset, Facts
 
 ROOT = Path(__file__).parent.parent
 

@@ -11,11 +11,13 @@ import pytest
 import torch
 from small import hpt, write_recipe
 
-from hpt_dist import backbones, plan, precision, profile, recipe_file
+from hpt_dist import backbones, precision, profile
 from hpt_dist.errors import RecipeError, RequestError, TrainingError
-from hpt_dist.numerics import THIS_CPU, Device, Numerics, decide, is_convolutional
-from hpt_dist.plan import Dataset, Facts
 from hpt_dist.precision import autocast, require, torch_format
+from hpt_dist.recipe import file as recipe_file
+from hpt_dist.recipe import plan
+from hpt_dist.recipe.numerics import THIS_CPU, Device, Numerics, decide, is_convolutional
+from hpt_dist.recipe.plan import Dataset, Facts
 from hpt_dist.train import make_accelerator
 
 CPU = torch.device("cpu")

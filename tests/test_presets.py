@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpt_dist import console, recipe_file
+from hpt_dist import console
 from hpt_dist.errors import RecipeError
-from hpt_dist.presets import BN_GROUPS, PRESETS, filled
 from hpt_dist.recipe import KINDS, METHOD_SETTINGS, Image, Linear, Pretrain, Spec, result_fields
-from hpt_dist.yaml_document import fields_at
+from hpt_dist.recipe import file as recipe_file
+from hpt_dist.recipe.presets import BN_GROUPS, PRESETS, filled
+from hpt_dist.recipe.yaml_document import fields_at
 
 PAGE = (Path(__file__).parent.parent / "docs/presets.md").read_text()
 NEEDED = {

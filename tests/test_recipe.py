@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpt_dist import recipe_file
 from hpt_dist.errors import RecipeError, RequestError
 from hpt_dist.recipe import KINDS, Mme, Pretrain, result_fields
+from hpt_dist.recipe import file as recipe_file
 
 GOOD = """\
 name: small

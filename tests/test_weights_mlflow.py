@@ -14,9 +14,10 @@ import pytest
 import timm
 import torch
 
-from hpt_dist import mlflow_run, weights, weights_source
+from hpt_dist import weights, weights_source
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.store import open_store
+from hpt_dist.tracking import mlflow_run
 
 
 @pytest.fixture
@@ -155,7 +156,7 @@ def test_plans_without_such_a_source_load_no_mlflow(tmp_path):
     (tmp_path / "a.pth").write_bytes(b"content")
     code = (
         "import sys\n"
-        "from hpt_dist import weights_source\n"
+        "from hpt_dist.weights import source as weights_source\n"
         "from hpt_dist.store import open_store\n"
         f"weights_source.fingerprint('a.pth', open_store({str(tmp_path)!r}))\n"
         "assert not {'torch', 'mlflow'} & set(sys.modules)\n"

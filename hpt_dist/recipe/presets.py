@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hpt_dist.recipe import KINDS, Augment
+from hpt_dist.recipe.specs import KINDS, Augment
 
 Settings = Mapping[str, Any]
 

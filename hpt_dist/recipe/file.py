@@ -14,9 +14,9 @@ from typing import Any, cast
 from pydantic import Field
 
 from hpt_dist.errors import Problem, RecipeError, nearest
-from hpt_dist.presets import filled
-from hpt_dist.recipe import KINDS, MAKES_WEIGHTS, Image, Import, Report, Spec, StageKind
-from hpt_dist.yaml_document import (
+from hpt_dist.recipe.presets import filled
+from hpt_dist.recipe.specs import KINDS, MAKES_WEIGHTS, Image, Import, Report, Spec, StageKind
+from hpt_dist.recipe.yaml_document import (
     Document,
     KeyPath,
     apply,

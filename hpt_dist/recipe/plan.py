@@ -14,9 +14,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hpt_dist.errors import Problem, RecipeError, RequestError, nearest
-from hpt_dist.numerics import THIS_CPU, Device, DeviceKind, Numerics, decide
-from hpt_dist.recipe import Import, Knn, Linear, Mme, Pretrain, StageKind, Trained, result_fields
-from hpt_dist.recipe_file import Axis, Recipe, data_of
+from hpt_dist.recipe.file import Axis, Recipe, data_of
+from hpt_dist.recipe.numerics import THIS_CPU, Device, DeviceKind, Numerics, decide
+from hpt_dist.recipe.specs import (
+    Import,
+    Knn,
+    Linear,
+    Mme,
+    Pretrain,
+    StageKind,
+    Trained,
+    result_fields,
+)
 
 # Raised by hand when a kind's code gives another result for the same settings.
 STAGE_VERSIONS = {"import": 1, "pretrain": 3, "knn": 2, "linear": 2, "mme": 3}
