@@ -24,8 +24,8 @@ from torchvision import transforms
 from benchmarks.measure import Row, print_rows, rates, said
 from benchmarks.photos import photos
 from benchmarks.reading import write_photos
-from hpt_dist import pixels
-from hpt_dist.augment import Photometric
+from hpt_dist.images import pixels
+from hpt_dist.images.photometric import Photometric
 from hpt_dist.memory import keep_freed_memory
 from hpt_dist.recipe import Augment
 from hpt_dist.shards import write_dataset

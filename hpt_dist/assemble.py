@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from hpt_dist import evals, weights, weights_source
-from hpt_dist.augment import Normalize
 from hpt_dist.evals import Labelled
 from hpt_dist.feeds import (
     accelerator_of,
@@ -18,6 +17,7 @@ from hpt_dist.feeds import (
     photometric_of,
     pool_of,
 )
+from hpt_dist.images.photometric import Normalize
 from hpt_dist.recipe import Augment, Import, Knn, Linear
 from hpt_dist.stage import Context, Result, Runner
 from hpt_dist.stream import center_batches, crop_batches, network_views

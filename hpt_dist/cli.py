@@ -114,7 +114,7 @@ def shard(
       hpt-dist shard s.csv s3://b/hpt/datasets/s --on slurm/profiles/generic-cpu.yaml --jobs 16
     """
     from hpt_dist import command_shard
-    from hpt_dist.images import Encoding
+    from hpt_dist.images.formats import Encoding
 
     if on is None and (jobs or no_wait):
         raise RequestError("--jobs and --no-wait are for a cluster", fix="name it by --on PROFILE")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hpt_dist import console, profile, shard_jobs, shards
-from hpt_dist.images import Encoding
+from hpt_dist.images.formats import Encoding
 from hpt_dist.manifest import Manifest, read_manifest
 from hpt_dist.shard_jobs import Jobs, Request
 from hpt_dist.shard_workers import cores

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hpt_dist import pixels
-from hpt_dist.crops import Box
 from hpt_dist.errors import DamagedImageError, DataError
+from hpt_dist.images import pixels
+from hpt_dist.images.crops import Box
 from hpt_dist.order import Ints
 from hpt_dist.pool import Pool
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from hpt_dist import backbones, weights
-from hpt_dist.augment import Photometric
 from hpt_dist.backbones import Backbone
 from hpt_dist.errors import DataError
+from hpt_dist.images.photometric import Photometric
 from hpt_dist.manifest import Manifest, read_manifest
 from hpt_dist.order import Ints
 from hpt_dist.recipe import Augment, Mme, Pretrain

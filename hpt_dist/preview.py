@@ -19,7 +19,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from hpt_dist import fewshot, tar
 from hpt_dist.errors import DataError, RequestError, nearest
-from hpt_dist.images import decode
+from hpt_dist.images.formats import decode
 from hpt_dist.manifest import NO_LABEL, Manifest, Shard, read_index
 from hpt_dist.store import Store
 

@@ -31,7 +31,7 @@ import submitit
 
 from hpt_dist import shards, slurm, sources
 from hpt_dist.errors import HptError, RequestError
-from hpt_dist.images import Encoding
+from hpt_dist.images.formats import Encoding
 from hpt_dist.profile import Profile
 from hpt_dist.shard_plan import plan
 from hpt_dist.sources import Source

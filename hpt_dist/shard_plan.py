@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from hpt_dist import tar
 from hpt_dist.errors import DataError
-from hpt_dist.images import Encoding
+from hpt_dist.images.formats import Encoding
 from hpt_dist.manifest import canonical_json, sha256
 from hpt_dist.sources.sample import Sample, Source
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 from hpt_dist.errors import RequestError
-from hpt_dist.images import Encoding
+from hpt_dist.images.formats import Encoding
 from hpt_dist.manifest import Quarantined
 from hpt_dist.processes import children
 from hpt_dist.shard_plan import Task

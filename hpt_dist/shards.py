@@ -17,7 +17,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from hpt_dist.errors import DataError, RequestError
-from hpt_dist.images import AS_IT_IS, Encoding
+from hpt_dist.images.formats import AS_IT_IS, Encoding
 from hpt_dist.manifest import (
     FORMAT,
     Manifest,

@@ -15,10 +15,10 @@ from typing import Self
 import numpy as np
 from torch import Tensor
 
-from hpt_dist import augment
-from hpt_dist.crops import CROP_DRAWS, center_box, random_box
 from hpt_dist.decoder import Batch, Crop, Decoder, Pending, Replacements
 from hpt_dist.errors import RequestError
+from hpt_dist.images import photometric as augment
+from hpt_dist.images.crops import CROP_DRAWS, center_box, random_box
 from hpt_dist.order import WINDOW, Ints, Order, streams_for, uniforms
 from hpt_dist.pool import Pool, Split, open_split
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from hpt_dist import backbones, batch_norm, fewshot, monitoring, optim, precision
-from hpt_dist.augment import Normalize
 from hpt_dist.backbones import Backbone
 from hpt_dist.checkpoint import Checkpoints
 from hpt_dist.evals.features import evaluating
@@ -25,6 +24,7 @@ from hpt_dist.feeds import (
     two_view_feed,
     two_view_keys,
 )
+from hpt_dist.images.photometric import Normalize
 from hpt_dist.methods import METHODS, MME, Method
 from hpt_dist.order import Ints
 from hpt_dist.recipe import METHOD_SETTINGS, SCALING_BATCH, Mme, Optimizer, Pretrain, Trained

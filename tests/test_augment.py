@@ -14,8 +14,10 @@ from torchvision import transforms
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from hpt_dist import augment, pixels
-from hpt_dist.augment import (
+from hpt_dist.images import photometric as augment
+from hpt_dist.images import pixels
+from hpt_dist.images.crops import CROP_DRAWS, random_box
+from hpt_dist.images.photometric import (
     BRIGHTNESS,
     CONTRAST,
     DRAWS,
@@ -27,7 +29,6 @@ from hpt_dist.augment import (
     draw,
     transform,
 )
-from hpt_dist.crops import CROP_DRAWS, random_box
 from hpt_dist.order import uniforms
 from hpt_dist.recipe import Augment
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hpt_dist.errors import DataError, RequestError
-from hpt_dist.images import Encoding, decode, encode, to_png, to_rgb
+from hpt_dist.images.formats import Encoding, decode, encode, to_png, to_rgb
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 ORIENTATION = 0x0112  # EXIF tag

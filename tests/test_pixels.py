@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 from sklearn.datasets import load_sample_images
 
-from hpt_dist import images, pixels
 from hpt_dist.errors import DataError
+from hpt_dist.images import formats, pixels
 
 PHOTOS = [Image.fromarray(image) for image in load_sample_images().images]
 PHOTO = PHOTOS[0].crop((100, 50, 371, 233))  # odd sides: 271 x 183
@@ -83,7 +83,7 @@ FILES = files()
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_is_what_pillow_makes_of_it(name):
     data = FILES[name]
-    expected = np.asarray(images.decode(data)[0])
+    expected = np.asarray(formats.decode(data)[0])
     image = pixels.decode(data)
     assert image.dtype == torch.uint8
     assert image.is_contiguous()
@@ -133,7 +133,7 @@ def test_flipped_bits_are_judged_as_by_pillow(name, place, bit):
 def same_verdict(data: bytes) -> None:
     """Check that both ways refuse some bytes, or make the same picture of them."""
     try:
-        expected = np.asarray(images.decode(data)[0])
+        expected = np.asarray(formats.decode(data)[0])
     except DataError as error:
         for shrink in (1.0, 2.0):
             with pytest.raises(type(error)) as refused:
@@ -255,7 +255,7 @@ TEXT_ORIENTATION = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + b"\x12\x01\x02\0\x02\0\0\0
 def test_an_orientation_that_is_none_of_the_eight_turns_nothing(exif, kind):
     data = file(PHOTO, kind, exif=exif)
     width, height = PHOTO.size
-    assert pixels.size_of(data) == images.decode(data)[0].size == (width, height)
+    assert pixels.size_of(data) == formats.decode(data)[0].size == (width, height)
     assert pixels.decode(data).shape == (height, width, 3)
-    small = images.encode(data, images.Encoding(resize=20))[2]
+    small = formats.encode(data, formats.Encoding(resize=20))[2]
     assert small.size == (round(width * 20 / height), 20)

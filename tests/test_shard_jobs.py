@@ -25,7 +25,7 @@ from small import environment, hpt
 
 from hpt_dist import profile, shard_jobs, shards, slurm
 from hpt_dist.errors import HptError, RequestError
-from hpt_dist.images import AS_IT_IS
+from hpt_dist.images.formats import AS_IT_IS
 from hpt_dist.profile import Profile
 from hpt_dist.shard_jobs import Jobs, Request
 from hpt_dist.sources import open_source

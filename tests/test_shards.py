@@ -26,7 +26,7 @@ from PIL import Image
 from reads import broken, slowly
 
 from hpt_dist.errors import DataError, RequestError, StoreError
-from hpt_dist.images import Encoding, decode
+from hpt_dist.images.formats import Encoding, decode
 from hpt_dist.manifest import parse_index, parse_manifest
 from hpt_dist.shard_plan import plan
 from hpt_dist.shards import Progress, read_manifest, verify, write_dataset, write_part

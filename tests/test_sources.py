@@ -19,7 +19,7 @@ from PIL import Image
 from pyarrow import parquet as pq
 
 from hpt_dist.errors import DataError, RequestError
-from hpt_dist.images import decode, to_png
+from hpt_dist.images.formats import decode, to_png
 from hpt_dist.sources import open_source, openmoji, parquet
 from hpt_dist.sources.sample import hash_split, key_of
 

@@ -32,7 +32,7 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from hpt_dist.errors import DataError, RequestError
-from hpt_dist.images import to_png
+from hpt_dist.images.formats import to_png
 from hpt_dist.sources.sample import LabelKind, Sample
 
 DOMAINS = ("color", "line", "paint")

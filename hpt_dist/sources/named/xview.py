@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from hpt_dist.images import to_png, to_rgb
+from hpt_dist.images.formats import to_png, to_rgb
 from hpt_dist.sources.named import holdout, layout
 from hpt_dist.sources.problems import Problems
 from hpt_dist.sources.sample import FileSource, Sample, file_sample, key_of

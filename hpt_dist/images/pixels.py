@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hpt_dist import images
+from hpt_dist.images import formats
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 Bytes3 = npt.NDArray[np.uint8]  # [h, w, 3]
@@ -42,18 +42,18 @@ def size_of(data: bytes) -> tuple[int, int]:
     header = _jpeg_header(data)
     if header:
         width, height, orientation = header
-        return (height, width) if images.is_turned(orientation) else (width, height)
+        return (height, width) if formats.is_turned(orientation) else (width, height)
     try:
-        with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=formats.FORMATS) as image:
             if image.format != "TIFF":  # whose header Pillow turns, or not, by its version
                 width, height = image.size
                 # Pillow would decode a whole PNG in search of an orientation behind its pixels.
                 marked = image.format != "PNG" or any(mark in data for mark in _PNG_MARKS)
-                turned = marked and images.is_turned(images.orientation_of(image))
+                turned = marked and formats.is_turned(formats.orientation_of(image))
                 return (height, width) if turned else (width, height)
     except Exception:  # noqa: BLE001, S110 - decoders raise almost anything on damaged bytes
         pass
-    return images.decode(data)[0].size
+    return formats.decode(data)[0].size
 
 
 def decode(data: bytes, shrink: float = 1.0) -> Tensor:
@@ -73,7 +73,7 @@ def decode(data: bytes, shrink: float = 1.0) -> Tensor:
     """
     pixels = _decode_jpeg(data, shrink)
     if pixels is None:
-        pixels = np.array(images.decode(data)[0])
+        pixels = np.array(formats.decode(data)[0])
     return torch.from_numpy(pixels)
 
 
@@ -159,7 +159,7 @@ def _jpeg_header(data: bytes) -> tuple[int, int, int] | None:
         orientation = 1
         if _may_be_turned(data):
             with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-                orientation = images.orientation_of(image)
+                orientation = formats.orientation_of(image)
     except Exception:  # noqa: BLE001 - decoders raise almost anything on damaged bytes
         return None
     return width, height, orientation

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from hpt_dist import images
+from hpt_dist.images import formats
 
 Words = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
@@ -54,7 +54,7 @@ def greys(data: bytes) -> Greys:
             image: Image.Image = jpeg.convert("L")
             ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # noqa: BLE001 - no JPEG, or one that `decode` says is damaged
-        image = images.decode(data)[0].convert("L")
+        image = formats.decode(data)[0].convert("L")
     return np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS), np.float32)
 
 

@@ -1,0 +1,1 @@
+"""One image: its formats, pixels, crops, colours and likeness."""
