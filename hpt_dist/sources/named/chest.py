@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from hpt_dist.errors import RequestError
-from hpt_dist.sources.named import holdout, layout
+from hpt_dist.sources.named import holdout, unpacked
 from hpt_dist.sources.problems import Problems
 from hpt_dist.sources.sample import FileSource, Sample, file_sample
 
@@ -40,12 +40,14 @@ def open_chexpert(root: Path) -> FileSource:
     Raises:
         RequestError: the layout is another one, or all mistakes in the tables.
     """
-    folder = layout.find(root, ["train.csv", "valid.csv"], ["CheXpert-v1.0-small", "CheXpert-v1.0"])
+    folder = unpacked.find(
+        root, ["train.csv", "valid.csv"], ["CheXpert-v1.0-small", "CheXpert-v1.0"]
+    )
     problems = Problems()
     samples: list[Sample] = []
     for table, split in (("train.csv", "train"), ("valid.csv", "test")):
         _add_table(samples, problems, folder, table, split)
-    problems.refuse("the tables of CheXpert", layout.MORE_TO_UNPACK)
+    problems.refuse("the tables of CheXpert", unpacked.MORE_TO_UNPACK)
     train = sum(one.split == "train" for one in samples)
     samples = holdout.hold_out(samples, "val", holdout.percent(20, train), group=_patient)
     return FileSource("chexpert", CHEXPERT_RULE, list(CHEXPERT_CLASSES), samples, multi_label=True)
@@ -59,13 +61,13 @@ def open_kids(root: Path) -> FileSource:
     Raises:
         RequestError: the layout is another one, or names that tell no kind of pneumonia.
     """
-    folder = layout.find(root, ["train/NORMAL", "train/PNEUMONIA", "test/NORMAL"], ["chest_xray"])
+    folder = unpacked.find(root, ["train/NORMAL", "train/PNEUMONIA", "test/NORMAL"], ["chest_xray"])
     problems = Problems()
     samples = []
     for top in ("train", "val", "test"):
         for kind in ("NORMAL", "PNEUMONIA"):
             below = folder / top / kind
-            for name in layout.visible(below) if below.is_dir() else ():
+            for name in unpacked.visible(below) if below.is_dir() else ():
                 label = _kind(name, kind)
                 if label is None:
                     problems.add(str(below / name), "neither bacteria nor virus is in its name")
@@ -103,7 +105,7 @@ def _add_table(
             problems.add(where, f"{row['Path']!r} is not ARCHIVE/FOLDER/PATIENT/...")
         else:
             label = tuple(i for i, mark in enumerate(marks) if _PRESENT[mark])
-            layout.add_image(samples, problems, folder, path[1], split, label, where)
+            unpacked.add_image(samples, problems, folder, path[1], split, label, where)
 
 
 def _patient(sample: Sample) -> str:

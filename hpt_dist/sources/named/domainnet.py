@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from hpt_dist.sources.named import holdout, layout
+from hpt_dist.sources.named import holdout, unpacked
 from hpt_dist.sources.problems import Problems
 from hpt_dist.sources.sample import FileSource, Sample
 
@@ -60,18 +60,18 @@ def open_domain(domain: str, root: Path) -> FileSource:
         RequestError: a list is not there, or all mistakes in the lists.
     """
     lists = {split: f"{domain}_{split}.txt" for split in ("train", "test")}
-    folder = layout.find(root, [domain, *lists.values()])
+    folder = unpacked.find(root, [domain, *lists.values()])
     problems = Problems()
     samples: list[Sample] = []
     names: dict[int, str] = {}
     for split, name in lists.items():
-        for where, line in layout.lines(folder / name):
+        for where, line in unpacked.lines(folder / name):
             relative, _, number = line.rpartition(" ")
             if fault := _fault(domain, relative, number, names):
                 problems.add(where, fault)
             else:
-                layout.add_image(samples, problems, folder, relative, split, int(number), where)
-    problems.refuse(f"the lists of {domain}", layout.MORE_TO_UNPACK)
+                unpacked.add_image(samples, problems, folder, relative, split, int(number), where)
+    problems.refuse(f"the lists of {domain}", unpacked.MORE_TO_UNPACK)
     train = sum(one.split == "train" for one in samples)
     return FileSource(
         name=f"domainnet/{domain}",

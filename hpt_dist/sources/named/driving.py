@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from hpt_dist.errors import RequestError
-from hpt_dist.sources.named import holdout, layout
+from hpt_dist.sources.named import holdout, unpacked
 from hpt_dist.sources.problems import Problems
 from hpt_dist.sources.sample import FileSource, Sample, file_sample
 
@@ -81,18 +81,18 @@ def open_bdd_weather(root: Path) -> FileSource:
         RequestError: the layout is another one, or all mistakes in the labels.
     """
     images = ["images/100k/train", "images/100k/val"]
-    folder = layout.find(root, [*images, "labels"], ["bdd100k"])
+    folder = unpacked.find(root, [*images, "labels"], ["bdd100k"])
     problems = Problems()
     samples: list[Sample] = []
     for official, split, unknown in (("train", "train", "unlabeled"), ("val", "test", "")):
         labels = _weather_labels(folder, official, problems)
-        for name in layout.visible(folder / "images/100k" / official):
+        for name in unpacked.visible(folder / "images/100k" / official):
             label = labels.get(name)
             to = unknown if label is None else split
             if to:
                 relative = f"images/100k/{official}/{name}"
                 samples.append(file_sample(folder / relative, relative, to, label))
-    problems.refuse("the labels of BDD100K", layout.MORE_TO_UNPACK)
+    problems.refuse("the labels of BDD100K", unpacked.MORE_TO_UNPACK)
     of_train = sum(one.split in {"train", "unlabeled"} for one in samples)
     samples = holdout.hold_out(samples, "val", of_train // _BDD_VAL_SHARE, group=_ride)
     return FileSource("bdd100k/weather", BDD_RULE, list(WEATHER), samples)
@@ -109,9 +109,9 @@ def _weather_labels(folder: Path, split: str, problems: Problems) -> dict[str, i
             allowed=" or ".join(one.format(split) for one in _BDD_LABELS),
             fix="unpack the detection labels of 2020, or the labels of 2018, too",
         )
-    there = set(layout.visible(folder / "images/100k" / split))
+    there = set(unpacked.visible(folder / "images/100k" / split))
     known = {}
-    for frame in layout.read_json(file, _FRAMES):
+    for frame in unpacked.read_json(file, _FRAMES):
         weather = frame.attributes.weather
         if frame.name not in there:
             problems.add(str(file), f"no such image: 'images/100k/{split}/{frame.name}'")
@@ -136,7 +136,7 @@ def open_viper(root: Path) -> FileSource:
         RequestError: the layout is another one, or label maps that are missing or damaged.
     """
     wanted = [f"{split}/{kind}" for split in ("train", "val") for kind in ("img", "cls")]
-    folder = layout.find(root, wanted, ["viper", "VIPER"])
+    folder = unpacked.find(root, wanted, ["viper", "VIPER"])
     frames = [
         (f"{official}/img/{frame}", f"{official}/cls/{Path(frame).with_suffix('.png')}", split)
         for official, split in (("train", "train"), ("val", "test"))
@@ -151,7 +151,7 @@ def open_viper(root: Path) -> FileSource:
                 problems.add(str(folder / label_map), label)
             else:
                 samples.append(file_sample(folder / relative, relative, split, label))
-    problems.refuse("the label maps of VIPER", layout.MORE_TO_UNPACK)
+    problems.refuse("the label maps of VIPER", unpacked.MORE_TO_UNPACK)
     train = sum(one.split == "train" for one in samples)
     part = holdout.percent(_VIPER_VAL_PERCENT, train)
     samples = holdout.hold_out(samples, "val", part, group=_sequence)
@@ -160,8 +160,8 @@ def open_viper(root: Path) -> FileSource:
 
 
 def _tenth_frames(folder: Path) -> Iterator[str]:
-    for sequence in layout.visible(folder):
-        for name in layout.visible(folder / sequence) if (folder / sequence).is_dir() else ():
+    for sequence in unpacked.visible(folder):
+        for name in unpacked.visible(folder / sequence) if (folder / sequence).is_dir() else ():
             if name.endswith("0.jpg"):
                 yield f"{sequence}/{name}"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from hpt_dist.errors import RequestError
 from hpt_dist.sources import coco, voc
-from hpt_dist.sources.named import holdout, layout
+from hpt_dist.sources.named import holdout, unpacked
 from hpt_dist.sources.problems import Problems
 from hpt_dist.sources.sample import FileSource, Sample
 
@@ -53,7 +53,7 @@ def open_coco2014(root: Path) -> FileSource:
         split: f"annotations/instances_{official}.json"
         for split, official in (("train", "train2014"), ("val", "val2014"))
     }
-    folder = layout.find(root, ["train2014", "val2014", *annotations.values()], ["coco"])
+    folder = unpacked.find(root, ["train2014", "val2014", *annotations.values()], ["coco"])
     source = coco.open_coco(
         {split: (folder / file, folder / f"{split}2014") for split, file in annotations.items()},
         name="coco2014",
@@ -72,7 +72,7 @@ def open_pascal_voc(root: Path) -> FileSource:
     """
     sets = [("VOC2007", "trainval"), ("VOC2012", "trainval"), ("VOC2007", "test")]
     wanted = [f"{year}/ImageSets/Main/{one}.txt" for year, one in sets]
-    folder = layout.find(root, wanted, ["VOCdevkit"])
+    folder = unpacked.find(root, wanted, ["VOCdevkit"])
     train, more, test = ((folder / year, one) for year, one in sets)
     source = voc.open_voc(
         {"train": [train, more], "test": [test]},
@@ -91,7 +91,7 @@ def open_flowers102(root: Path) -> FileSource:
     Raises:
         RequestError: the layout is another one, or all mistakes in the two files.
     """
-    folder = layout.find(root, ["jpg", "imagelabels.mat", "setid.mat"], ["flowers-102"])
+    folder = unpacked.find(root, ["jpg", "imagelabels.mat", "setid.mat"], ["flowers-102"])
     [labels] = _arrays(folder / "imagelabels.mat", ["labels"])
     sets = _arrays(folder / "setid.mat", ["trnid", "valid", "tstid"])
     problems = Problems()
@@ -109,9 +109,9 @@ def open_flowers102(root: Path) -> FileSource:
             else:
                 name = f"jpg/image_{number:05}.jpg"
                 label = labels[number - 1] - 1
-                layout.add_image(samples, problems, folder, name, split, label, where)
+                unpacked.add_image(samples, problems, folder, name, split, label, where)
             seen.add(number)
-    problems.refuse("the sets of Flowers 102", layout.MORE_TO_UNPACK)
+    problems.refuse("the sets of Flowers 102", unpacked.MORE_TO_UNPACK)
     return FileSource("flowers102", "the official sets of setid.mat", FLOWERS, samples)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hpt_dist.errors import RequestError
-from hpt_dist.sources.named import holdout, layout
+from hpt_dist.sources.named import holdout, unpacked
 from hpt_dist.sources.problems import Problems
 from hpt_dist.sources.sample import FileSource, Sample, file_sample
 
@@ -27,7 +27,7 @@ def open_resisc45(root: Path) -> FileSource:
     Raises:
         RequestError: the layout is another one, or all mistakes in the lists.
     """
-    folder = layout.find(root, ["airplane", "wetland"], ["NWPU-RESISC45"])
+    folder = unpacked.find(root, ["airplane", "wetland"], ["NWPU-RESISC45"])
     return _open("resisc45", folder, _lists(("resisc45-", ""), folder, root), ".jpg")
 
 
@@ -38,16 +38,16 @@ def open_ucmerced(root: Path) -> FileSource:
         RequestError: the layout is another one, or all mistakes in the lists.
     """
     inside = ["UCMerced_LandUse/Images", "Images"]
-    folder = layout.find(root, ["agricultural", "tenniscourt"], inside)
+    folder = unpacked.find(root, ["agricultural", "tenniscourt"], inside)
     return _open("ucmerced", folder, _lists(("uc_merced-", ""), folder, root), ".tif")
 
 
 def _open(name: str, folder: Path, lists: Mapping[str, Path], suffix: str) -> FileSource:
-    classes = [one for one in layout.visible(folder) if (folder / one).is_dir()]
+    classes = [one for one in unpacked.visible(folder) if (folder / one).is_dir()]
     samples = [
         file_sample(folder / one / image, f"{one}/{image}", "train", label)
         for label, one in enumerate(classes)
-        for image in layout.visible(folder / one)
+        for image in unpacked.visible(folder / one)
         if image.endswith(suffix)
     ]
     if lists:
@@ -82,7 +82,7 @@ def _by_lists(samples: list[Sample], lists: Mapping[str, Path]) -> list[Sample]:
     listed: list[Sample] = []
     seen: Counter[str] = Counter()
     for split, path in lists.items():
-        for where, line in layout.lines(path):
+        for where, line in unpacked.lines(path):
             name = line.rpartition("/")[2]
             seen[name] += 1
             if name not in by_name:
@@ -93,5 +93,5 @@ def _by_lists(samples: list[Sample], lists: Mapping[str, Path]) -> list[Sample]:
                 listed.append(dataclasses.replace(by_name[name], split=split))
     for name in sorted(by_name.keys() - seen.keys()):
         problems.add(by_name[name].origin, "in none of the lists")
-    problems.refuse("the lists of splits", layout.MORE_TO_UNPACK)
+    problems.refuse("the lists of splits", unpacked.MORE_TO_UNPACK)
     return listed

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from hpt_dist.images.formats import to_png, to_rgb
-from hpt_dist.sources.named import holdout, layout
+from hpt_dist.sources.named import holdout, unpacked
 from hpt_dist.sources.problems import Problems
 from hpt_dist.sources.sample import FileSource, Sample, file_sample, key_of
 
@@ -125,7 +125,7 @@ def open_xview(root: Path) -> FileSource:
     Raises:
         RequestError: the layout is another one, or all mistakes in the labels.
     """
-    folder = layout.find(root, ["train_images", _LABELS], ["xView"])
+    folder = unpacked.find(root, ["train_images", _LABELS], ["xView"])
     problems = Problems()
     labels = _tile_labels(folder / _LABELS, problems)
     samples: list[Sample] = []
@@ -135,7 +135,7 @@ def open_xview(root: Path) -> FileSource:
             samples += _tiles(path, f"train_images/{image_id}", tiles, problems)
         elif image_id != _NO_IMAGE:
             problems.add(str(folder / _LABELS), f"no such image: 'train_images/{image_id}'")
-    problems.refuse(f"the labels of {folder}", layout.MORE_TO_UNPACK)
+    problems.refuse(f"the labels of {folder}", unpacked.MORE_TO_UNPACK)
     part = holdout.percent(_HELD_OUT_PERCENT, len(samples))
     for split in ("test", "val"):
         samples = holdout.hold_out(samples, split, part, group=_image_of)
@@ -163,7 +163,7 @@ def read_tile(path: Path, left: int, top: int) -> bytes:
 def _tile_labels(file: Path, problems: Problems) -> dict[str, dict[tuple[int, int], set[int]]]:
     """Return the labels of the tiles that have any, by image and by column and row."""
     labels: dict[str, dict[tuple[int, int], set[int]]] = {}
-    for number, feature in enumerate(layout.read_json(file, _LABELS_OF).features):
+    for number, feature in enumerate(unpacked.read_json(file, _LABELS_OF).features):
         box = feature.properties
         of_image = labels.setdefault(box.image_id, {})
         if box.type_id in _NO_TYPES:
