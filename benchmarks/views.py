@@ -24,11 +24,11 @@ from torchvision import transforms
 from benchmarks.measure import Row, print_rows, rates, said
 from benchmarks.photos import photos
 from benchmarks.reading import write_photos
+from hpt_dist.datasets.write import write_dataset
 from hpt_dist.images import pixels
 from hpt_dist.images.photometric import Photometric
 from hpt_dist.memory import keep_freed_memory
 from hpt_dist.recipe import Augment
-from hpt_dist.shards import write_dataset
 from hpt_dist.store import open_store
 from hpt_dist.stream import Pool, Stream, network_views, open_split
 

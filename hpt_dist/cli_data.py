@@ -16,10 +16,10 @@ from hpt_dist.cli_options import JsonOption
 from hpt_dist.errors import RequestError
 
 if TYPE_CHECKING:
-    from hpt_dist.inventory import Dataset
-    from hpt_dist.leaks import Findings, Pair
-    from hpt_dist.manifest import Manifest, Split
-    from hpt_dist.subset import Kind, Rule
+    from hpt_dist.datasets.inventory import Dataset
+    from hpt_dist.datasets.leaks import Findings, Pair
+    from hpt_dist.datasets.manifest import Manifest, Split
+    from hpt_dist.datasets.subset import Kind, Rule
 
 data_app = typer.Typer(help="Look at sharded datasets.", no_args_is_help=True)
 
@@ -40,7 +40,7 @@ def data_show(uri: UriArgument, json_: JsonOption = False) -> None:
       hpt-dist data show ./hpt-store/datasets/openmoji/line
       hpt-dist data show s3://bucket/hpt/datasets/photos --json
     """
-    from hpt_dist.manifest import read_manifest
+    from hpt_dist.datasets.manifest import read_manifest
 
     manifest = read_manifest(*_located(uri))
     if json_:
@@ -104,7 +104,7 @@ def data_verify(uri: UriArgument) -> None:
     Example:
       hpt-dist data verify ./hpt-store/datasets/openmoji/line
     """
-    from hpt_dist.verify import strays, verify
+    from hpt_dist.datasets.verify import strays, verify
 
     store, name = _located(uri)
     with console.counting(f"verify {name}") as tell:
@@ -138,8 +138,8 @@ def data_preview(
       hpt-dist data preview ./hpt-store/datasets/photos --split test --out test.html
       hpt-dist data preview ./hpt-store/datasets/photos --class cat --images 16 --seed 1
     """
-    from hpt_dist.manifest import read_manifest
-    from hpt_dist.preview import default_name, preview
+    from hpt_dist.datasets.manifest import read_manifest
+    from hpt_dist.datasets.preview import default_name, preview
 
     if out and out.suffix not in (".png", ".html"):
         raise RequestError(f"{out} is no kind of preview", where="--out", allowed=".png, .html")
@@ -184,8 +184,8 @@ def data_leaks(
       hpt-dist data leaks s3://b/hpt/datasets/pool --against s3://b/hpt/datasets/target
       hpt-dist data leaks ./hpt-store/datasets/photos --write-list leave-out.csv
     """
-    from hpt_dist.leaks import find
-    from hpt_dist.shard_workers import cores
+    from hpt_dist.datasets.leaks import find
+    from hpt_dist.datasets.shard_workers import cores
 
     with _stages() as tell:
         found = find(
@@ -301,8 +301,8 @@ def data_subset(
       hpt-dist data subset ./hpt-store/datasets/photos five --shots 5 --out five.txt
       hpt-dist data subset s3://b/hpt/datasets/domainnet/real --paper
     """
-    from hpt_dist.manifest import read_manifest
-    from hpt_dist.subset import Chooser, describe, paper_rules, write_subset
+    from hpt_dist.datasets.manifest import read_manifest
+    from hpt_dist.datasets.subset import Chooser, describe, paper_rules, write_subset
 
     rules = _rules(name, {"labels": labels, "percent": percent, "shots": shots}, paper)
     if out and paper:
@@ -335,7 +335,7 @@ def data_subset(
 
 def _rules(name: str, amounts: dict[Kind, float | None], paper: bool) -> dict[str, Rule]:
     """Return the one subset that the options ask for; nothing for the paper's."""
-    from hpt_dist.subset import Rule
+    from hpt_dist.datasets.subset import Rule
 
     given = [(kind, amount) for kind, amount in amounts.items() if amount is not None]
     if len(given) + paper != 1:
@@ -361,8 +361,8 @@ def _located(uri: str) -> tuple[Any, str]:
 
 
 def _opened(uri: str) -> Dataset:
-    from hpt_dist.inventory import Dataset
-    from hpt_dist.manifest import read_manifest
+    from hpt_dist.datasets.inventory import Dataset
+    from hpt_dist.datasets.manifest import read_manifest
 
     store, name = _located(uri)
     return Dataset(store, read_manifest(store, name))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpt_dist import console, profile, shard_jobs, shards
+from hpt_dist import console, profile, shard_jobs
+from hpt_dist.datasets import write
+from hpt_dist.datasets.manifest import Manifest, read_manifest
+from hpt_dist.datasets.shard_workers import cores
 from hpt_dist.images.formats import Encoding
-from hpt_dist.manifest import Manifest, read_manifest
 from hpt_dist.shard_jobs import Jobs, Request
-from hpt_dist.shard_workers import cores
 from hpt_dist.store import open_store
 from hpt_dist.store.paths import work_folder
 from hpt_dist.survey import dataset_store
@@ -47,7 +48,7 @@ def requested(
 def write_here(request: Request, workers: int | None) -> Manifest:
     """Shard in processes of this machine, by default as many as there are cores."""
     with console.counting(f"shard {request.source}") as tell:
-        return shards.write_dataset(
+        return write.write_dataset(
             request.open_source(),
             open_store(request.store),
             request.name,

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from hpt_dist import backbones, weights
 from hpt_dist.backbones import Backbone
+from hpt_dist.datasets.manifest import Manifest, read_manifest
+from hpt_dist.datasets.subset import read_subset
 from hpt_dist.errors import DataError
 from hpt_dist.images.photometric import Photometric
-from hpt_dist.manifest import Manifest, read_manifest
 from hpt_dist.order import Ints
 from hpt_dist.recipe import Augment, Mme, Pretrain
 from hpt_dist.recipe.file import data_of
@@ -32,7 +33,6 @@ from hpt_dist.stream import (
     network_views,
     open_split,
 )
-from hpt_dist.subset import read_subset
 from hpt_dist.train import Accelerator, Feed, Inputs, make_accelerator
 
 RGB = tuple[float, float, float]

@@ -18,10 +18,10 @@ import numpy.typing as npt
 from isal.isal_zlib import crc32  # zlib's, several times as fast
 from torch import Tensor
 
+from hpt_dist.datasets.manifest import NO_LABEL, Index, Manifest, read_index, read_manifest
+from hpt_dist.datasets.manifest import sha256 as sha256_of
 from hpt_dist.errors import DamagedImageError, DataError, RequestError
 from hpt_dist.images import pixels
-from hpt_dist.manifest import NO_LABEL, Index, Manifest, read_index, read_manifest
-from hpt_dist.manifest import sha256 as sha256_of
 from hpt_dist.node_cache import NodeCache, default_cache
 from hpt_dist.order import Ints
 from hpt_dist.shard_reader import ShardReader

@@ -29,11 +29,12 @@ from typing import Any, NoReturn
 
 import submitit
 
-from hpt_dist import shards, slurm, sources
+from hpt_dist import slurm, sources
+from hpt_dist.datasets import write
+from hpt_dist.datasets.shard_plan import plan
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.images.formats import Encoding
 from hpt_dist.profile import Profile
-from hpt_dist.shard_plan import plan
 from hpt_dist.sources import Source
 from hpt_dist.store import FolderStore, open_store
 
@@ -104,7 +105,7 @@ class Task:
         """Return what submitit queues again when the time is over: the same, for it goes on."""
         return submitit.helpers.DelayedSubmission(self)
 
-    def _write(self, progress: Callable[[shards.Progress], None]) -> None:
+    def _write(self, progress: Callable[[write.Progress], None]) -> None:
         asked = self.request
         if Path(asked.folder).is_dir():
             os.chdir(asked.folder)
@@ -117,9 +118,9 @@ class Task:
         }
         where = (asked.open_source(), open_store(asked.store), asked.name)
         if self.part is None:
-            shards.write_dataset(*where, **options)
+            write.write_dataset(*where, **options)
         else:
-            shards.write_part(*where, self.part, self.parts, **options)
+            write.write_part(*where, self.part, self.parts, **options)
 
 
 def _stop(number: int, _frame: Any) -> NoReturn:
@@ -133,7 +134,7 @@ class _Teller:
     file: Path
     told_s: float = 0.0
 
-    def tell(self, progress: shards.Progress) -> None:
+    def tell(self, progress: write.Progress) -> None:
         now_s = time.monotonic()
         if progress.images == progress.total or now_s - self.told_s >= _TELL_EVERY_S:
             self.told_s = now_s
@@ -280,7 +281,7 @@ def submit(
             "with other options",
             fix=f"wait for them, or end them: scancel {' '.join(running.ids)}",
         )
-    stem = shards.stem_of(request.name)
+    stem = write.stem_of(request.name)
     planned = plan(request.open_source(), stem, request.shard_bytes)
     count = max(1, min(jobs, len(planned)))
     parts, merge = _submit(request, profile, count, folder, workers or profile.cpus_per_task)

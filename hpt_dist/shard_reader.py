@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
+from hpt_dist.datasets.manifest import Shard
 from hpt_dist.errors import DataError, StoreError
-from hpt_dist.manifest import Shard
 from hpt_dist.node_cache import NodeCache
 from hpt_dist.store import ObjectInfo, Store
 

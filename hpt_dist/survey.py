@@ -15,9 +15,10 @@ from pydantic import Field
 
 from hpt_dist import published, slurm_jobs, weights_source
 from hpt_dist.checkpoint import Checkpoints
+from hpt_dist.datasets.manifest import read_manifest
+from hpt_dist.datasets.subset import Subset, read_subset
 from hpt_dist.errors import HptError, Problem, RecipeError, RequestError
 from hpt_dist.launch import Launch, launches
-from hpt_dist.manifest import read_manifest
 from hpt_dist.recipe import Import, Spec, plan
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe.file import Recipe, data_of
@@ -26,7 +27,6 @@ from hpt_dist.recipe.plan import Dataset, Facts, Trial, difference
 from hpt_dist.slurm import Queued
 from hpt_dist.store import Store, lease, open_store
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, stage_prefix
-from hpt_dist.subset import Subset, read_subset
 
 T = TypeVar("T")
 R = TypeVar("R")

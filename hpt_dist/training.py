@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpt_dist import backbones, batch_norm, fewshot, monitoring, optim, precision
+from hpt_dist import backbones, batch_norm, monitoring, optim, precision
 from hpt_dist.backbones import Backbone
 from hpt_dist.checkpoint import Checkpoints
+from hpt_dist.datasets import fewshot
 from hpt_dist.evals.features import evaluating
 from hpt_dist.feeds import (
     accelerator_of,

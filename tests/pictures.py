@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hpt_dist.manifest import Manifest
-from hpt_dist.shards import write_dataset
+from hpt_dist.datasets.manifest import Manifest
+from hpt_dist.datasets.write import write_dataset
 from hpt_dist.sources.sample import FileSource, Label, Sample
 from hpt_dist.store import Store
 

@@ -18,7 +18,8 @@ from time import time
 import pytest
 from services import S3Server, free_ports
 
-from hpt_dist import doctor, machine, manifest, store
+from hpt_dist import doctor, machine, store
+from hpt_dist.datasets import manifest
 from hpt_dist.doctor import Finding, examine
 
 NOBODY = 65534

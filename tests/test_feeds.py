@@ -8,15 +8,15 @@ import pytest
 from test_stream import COUNT, encoded, write
 
 from hpt_dist import survey
+from hpt_dist.datasets.fewshot import k_shot, n_labels
+from hpt_dist.datasets.manifest import read_manifest
+from hpt_dist.datasets.subset import Chooser, Rule, write_subset
 from hpt_dist.errors import DataError, RecipeError
 from hpt_dist.feeds import pool_of
-from hpt_dist.fewshot import k_shot, n_labels
-from hpt_dist.manifest import read_manifest
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe.plan import make
 from hpt_dist.store import open_store
 from hpt_dist.stream import Pool, open_split
-from hpt_dist.subset import Chooser, Rule, write_subset
 
 RECIPE = """\
 name: small

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpt_dist import fewshot
+from hpt_dist.datasets import fewshot
 from hpt_dist.errors import DataError, RequestError
 
 seeds = st.integers(0, 2**63)

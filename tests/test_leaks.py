@@ -14,13 +14,13 @@ from pictures import encoded, picture, sample, write
 from PIL import Image, ImageEnhance
 from small import environment, hpt
 
-from hpt_dist import inventory, leaks
 from hpt_dist.cli import app
+from hpt_dist.datasets import inventory, leaks
+from hpt_dist.datasets.inventory import Dataset, Place
+from hpt_dist.datasets.leaks import find
+from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.errors import DataError, RequestError
 from hpt_dist.images import lookalikes
-from hpt_dist.inventory import Dataset, Place
-from hpt_dist.leaks import find
-from hpt_dist.manifest import read_manifest
 from hpt_dist.store import open_store
 
 MASK = 2**64 - 1

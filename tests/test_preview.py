@@ -10,9 +10,9 @@ from PIL import Image, ImageFont
 from small import hpt
 
 from hpt_dist.cli import app
+from hpt_dist.datasets.manifest import read_manifest
+from hpt_dist.datasets.preview import THUMBNAIL_PX, preview, truncated
 from hpt_dist.errors import DataError, RequestError
-from hpt_dist.manifest import read_manifest
-from hpt_dist.preview import THUMBNAIL_PX, preview, truncated
 from hpt_dist.store import open_store
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from small import environment, hpt
 
-from hpt_dist import profile, shard_jobs, shards, slurm
+from hpt_dist import profile, shard_jobs, slurm
+from hpt_dist.datasets import write
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.images.formats import AS_IT_IS
 from hpt_dist.profile import Profile
@@ -121,7 +122,7 @@ def contents(dataset: Path) -> dict[str, bytes]:
 
 def shard_here(source: Path, folder: Path) -> dict[str, bytes]:
     store = FolderStore(folder / "here")
-    shards.write_dataset(open_source(str(source)), store, "pets", shard_bytes=SHARD_BYTES)
+    write.write_dataset(open_source(str(source)), store, "pets", shard_bytes=SHARD_BYTES)
     return contents(store.root / "datasets/pets")
 
 

@@ -13,12 +13,12 @@ from PIL import Image
 from scipy import stats
 from torchvision.transforms import RandomResizedCrop, v2
 
+from hpt_dist.datasets.write import write_dataset
 from hpt_dist.errors import DataError, HptError, RequestError
 from hpt_dist.images.crops import CROP_DRAWS, random_box
 from hpt_dist.images.photometric import Photometric
 from hpt_dist.order import uniforms
 from hpt_dist.recipe import Augment
-from hpt_dist.shards import write_dataset
 from hpt_dist.sources.sample import FileSource, Sample
 from hpt_dist.store import Store, open_store
 from hpt_dist.stream import (

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from pictures import encoded, labelled, picture, sample, write
 from small import hpt
 
-from hpt_dist import subset
 from hpt_dist.cli import app
+from hpt_dist.datasets import subset
+from hpt_dist.datasets.manifest import read_manifest
+from hpt_dist.datasets.subset import Chooser, Rule, read_subset, subset_names, write_subset
 from hpt_dist.errors import DataError, RequestError
-from hpt_dist.manifest import read_manifest
 from hpt_dist.store import open_store
-from hpt_dist.subset import Chooser, Rule, read_subset, subset_names, write_subset
 
 COUNT = 40
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpt_dist import tar
+from hpt_dist.datasets import tar
 from hpt_dist.errors import DataError
 
 names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,94}\.json", fullmatch=True)

@@ -10,10 +10,10 @@ import pytest
 from pictures import encoded, labelled, picture, sample, write
 from small import hpt
 
-from hpt_dist.manifest import canonical_json, read_manifest, sha256
+from hpt_dist.datasets.manifest import canonical_json, read_manifest, sha256
+from hpt_dist.datasets.subset import Chooser, Rule, write_subset
+from hpt_dist.datasets.verify import strays, verify
 from hpt_dist.store import open_store
-from hpt_dist.subset import Chooser, Rule, write_subset
-from hpt_dist.verify import strays, verify
 
 TAR, INDEX = "train/birds-train-000000.tar", "train/birds-train-000000.index.json"
 FOLDER = "datasets/birds"

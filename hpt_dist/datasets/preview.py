@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from hpt_dist import fewshot, tar
+from hpt_dist.datasets import fewshot, tar
+from hpt_dist.datasets.manifest import NO_LABEL, Manifest, Shard, read_index
 from hpt_dist.errors import DataError, RequestError, nearest
 from hpt_dist.images.formats import decode
-from hpt_dist.manifest import NO_LABEL, Manifest, Shard, read_index
 from hpt_dist.store import Store
 
 THUMBNAIL_PX = 144

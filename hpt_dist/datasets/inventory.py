@@ -12,8 +12,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from hpt_dist.datasets.manifest import Manifest, Shard, read_index
 from hpt_dist.errors import DataError, RequestError
-from hpt_dist.manifest import Manifest, Shard, read_index
 from hpt_dist.processes import children
 from hpt_dist.store import Store
 

@@ -19,9 +19,9 @@ import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from hpt_dist import fewshot
+from hpt_dist.datasets import fewshot
+from hpt_dist.datasets.manifest import Manifest, canonical_json, read_index, read_manifest, sha256
 from hpt_dist.errors import DataError, RequestError, nearest
-from hpt_dist.manifest import Manifest, canonical_json, read_index, read_manifest, sha256
 from hpt_dist.store import Store
 
 FORMAT: Final = 1

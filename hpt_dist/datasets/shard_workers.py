@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
+from hpt_dist.datasets.manifest import Quarantined
+from hpt_dist.datasets.shard_plan import Task
+from hpt_dist.datasets.shard_writer import Record, write_shard
 from hpt_dist.errors import RequestError
 from hpt_dist.images.formats import Encoding
-from hpt_dist.manifest import Quarantined
 from hpt_dist.processes import children
-from hpt_dist.shard_plan import Task
-from hpt_dist.shard_writer import Record, write_shard
 from hpt_dist.store import Store
 
 Tell = Callable[[int, Sequence[Quarantined]], None]

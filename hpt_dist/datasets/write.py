@@ -16,9 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 
-from hpt_dist.errors import DataError, RequestError
-from hpt_dist.images.formats import AS_IT_IS, Encoding
-from hpt_dist.manifest import (
+from hpt_dist.datasets.manifest import (
     FORMAT,
     Manifest,
     Origin,
@@ -28,12 +26,14 @@ from hpt_dist.manifest import (
     canonical_json,
     read_manifest,
 )
-from hpt_dist.shard_plan import Task, plan
-from hpt_dist.shard_workers import write_shards
-from hpt_dist.shard_writer import Record, finished_record
+from hpt_dist.datasets.shard_plan import Task, plan
+from hpt_dist.datasets.shard_workers import write_shards
+from hpt_dist.datasets.shard_writer import Record, finished_record
+from hpt_dist.datasets.verify import verify
+from hpt_dist.errors import DataError, RequestError
+from hpt_dist.images.formats import AS_IT_IS, Encoding
 from hpt_dist.sources.sample import Sample, Source
 from hpt_dist.store import ObjectInfo, Store
-from hpt_dist.verify import verify
 
 __all__ = ["Manifest", "Progress", "read_manifest", "verify", "write_dataset", "write_part"]
 

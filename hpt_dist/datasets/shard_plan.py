@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hpt_dist import tar
+from hpt_dist.datasets import tar
+from hpt_dist.datasets.manifest import canonical_json, sha256
 from hpt_dist.errors import DataError
 from hpt_dist.images.formats import Encoding
-from hpt_dist.manifest import canonical_json, sha256
 from hpt_dist.sources.sample import Sample, Source
 
 # Part of what went into a shard: raise it when the same images would become other tars.

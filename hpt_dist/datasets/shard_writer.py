@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from hpt_dist import tar
+from hpt_dist.datasets import tar
+from hpt_dist.datasets.manifest import NO_LABEL, Index, Quarantined, canonical_json, sha256
+from hpt_dist.datasets.shard_plan import Task
 from hpt_dist.errors import DataError
 from hpt_dist.images.formats import Encoding, encode
-from hpt_dist.manifest import NO_LABEL, Index, Quarantined, canonical_json, sha256
-from hpt_dist.shard_plan import Task
 from hpt_dist.sources.sample import Sample
 from hpt_dist.store import ObjectInfo, Store
 

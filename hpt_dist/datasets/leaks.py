@@ -21,10 +21,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from hpt_dist.datasets.inventory import Dataset, Inventory, Part, Place, Progress, listed, mapped
 from hpt_dist.errors import DamagedImageError, DataError
 from hpt_dist.images import lookalikes
 from hpt_dist.images.lookalikes import DISTANCE, Ints, Words, near_pairs
-from hpt_dist.inventory import Dataset, Inventory, Part, Place, Progress, listed, mapped
 
 Kind = Literal["exact", "near"]
 

@@ -21,10 +21,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from hpt_dist.datasets.manifest import (
+    NO_LABEL,
+    Index,
+    Manifest,
+    Shard,
+    parse_index,
+    read_manifest,
+    sha256,
+)
+from hpt_dist.datasets.subset import FOLDER, read_subset, subset_names
 from hpt_dist.errors import DataError, Problem, StoreError
-from hpt_dist.manifest import NO_LABEL, Index, Manifest, Shard, parse_index, read_manifest, sha256
 from hpt_dist.store import PIECE_BYTES, Store
-from hpt_dist.subset import FOLDER, read_subset, subset_names
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # collections.abc has it from Python 3.12 on

@@ -1,0 +1,1 @@
+"""Shards and manifests: planned, written, checked, looked at; subsets of them."""
