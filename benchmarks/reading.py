@@ -20,12 +20,12 @@ from benchmarks.measure import Row, print_rows, rates, said
 from benchmarks.photos import photos
 from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.datasets.write import write_dataset
-from hpt_dist.node_cache import NodeCache
-from hpt_dist.order import Order
-from hpt_dist.pool import Pool, Split
+from hpt_dist.reading.node_cache import NodeCache
+from hpt_dist.reading.order import Order
+from hpt_dist.reading.pool import Pool, Split
+from hpt_dist.reading.stream import open_split
 from hpt_dist.sources.sample import FileSource, file_sample
 from hpt_dist.store import Store, open_store
-from hpt_dist.stream import open_split
 from tests.services import run_ceph
 
 IMAGES = 4_000

@@ -18,9 +18,9 @@ from hpt_dist.feeds import (
     pool_of,
 )
 from hpt_dist.images.photometric import Normalize
+from hpt_dist.reading.stream import center_batches, crop_batches, network_views
 from hpt_dist.recipe import Augment, Import, Knn, Linear
 from hpt_dist.stage import Context, Result, Runner
-from hpt_dist.stream import center_batches, crop_batches, network_views
 from hpt_dist.training import run_mme, run_pretrain
 
 log = logging.getLogger(__name__)

@@ -18,13 +18,8 @@ from hpt_dist.datasets.manifest import Manifest, read_manifest
 from hpt_dist.datasets.subset import read_subset
 from hpt_dist.errors import DataError
 from hpt_dist.images.photometric import Photometric
-from hpt_dist.order import Ints
-from hpt_dist.recipe import Augment, Mme, Pretrain
-from hpt_dist.recipe.file import data_of
-from hpt_dist.stage import Context
-from hpt_dist.store import open_store
-from hpt_dist.store.paths import stage_prefix
-from hpt_dist.stream import (
+from hpt_dist.reading.order import Ints
+from hpt_dist.reading.stream import (
     Batch,
     Pool,
     Split,
@@ -33,6 +28,11 @@ from hpt_dist.stream import (
     network_views,
     open_split,
 )
+from hpt_dist.recipe import Augment, Mme, Pretrain
+from hpt_dist.recipe.file import data_of
+from hpt_dist.stage import Context
+from hpt_dist.store import open_store
+from hpt_dist.store.paths import stage_prefix
 from hpt_dist.train import Accelerator, Feed, Inputs, make_accelerator
 
 RGB = tuple[float, float, float]

@@ -26,11 +26,11 @@ from hpt_dist.evals.spread import rankme
 from hpt_dist.feeds import manifest_of, mean_std, pool_of
 from hpt_dist.images.photometric import Normalize
 from hpt_dist.methods.embeddings import feature_std
-from hpt_dist.order import Ints, Order
+from hpt_dist.reading.order import Ints, Order
+from hpt_dist.reading.stream import Pool, center_batches
 from hpt_dist.recipe import Monitor, Pretrain
 from hpt_dist.selection import Evaluation, Look, Selection
 from hpt_dist.stage import Context
-from hpt_dist.stream import Pool, center_batches
 from hpt_dist.train import Accelerator
 
 log = logging.getLogger(__name__)

@@ -195,7 +195,7 @@ def _reduced() -> list[str]:
 
 def _scratch() -> Facts:
     """Look at where shards of a remote store are kept, and at the memory that processes share."""
-    from hpt_dist import node_cache
+    from hpt_dist.reading import node_cache
 
     warnings = _Warnings()
     logger = logging.getLogger(node_cache.__name__)

@@ -27,13 +27,13 @@ from hpt_dist.feeds import (
 )
 from hpt_dist.images.photometric import Normalize
 from hpt_dist.methods import METHODS, MME, Method
-from hpt_dist.order import Ints
+from hpt_dist.reading.order import Ints
+from hpt_dist.reading.stream import Pool, center_batches
 from hpt_dist.recipe import METHOD_SETTINGS, SCALING_BATCH, Mme, Optimizer, Pretrain, Trained
 from hpt_dist.recipe.numerics import Numerics
 from hpt_dist.recipe.plan import numerics_of
 from hpt_dist.selection import Evaluation, Look
 from hpt_dist.stage import Context, Result
-from hpt_dist.stream import Pool, center_batches
 from hpt_dist.train import Accelerator, Loop, fit
 
 log = logging.getLogger(__name__)

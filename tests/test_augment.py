@@ -29,7 +29,7 @@ from hpt_dist.images.photometric import (
     draw,
     transform,
 )
-from hpt_dist.order import uniforms
+from hpt_dist.reading.order import uniforms
 from hpt_dist.recipe import Augment
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -20,9 +20,9 @@ from counting_store import Counting
 from faulty_proxy import Damage, Every, FaultyProxy
 from services import S3Server
 
-from hpt_dist import node_cache
 from hpt_dist.errors import DataError, RequestError, StoreError
-from hpt_dist.node_cache import NodeCache, default_cache
+from hpt_dist.reading import node_cache
+from hpt_dist.reading.node_cache import NodeCache, default_cache
 from hpt_dist.store import Store, open_store
 
 MB = 1 << 20
@@ -113,7 +113,7 @@ import hashlib, sys, random
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from counting_store import Counting
-from hpt_dist.node_cache import NodeCache
+from hpt_dist.reading.node_cache import NodeCache
 from hpt_dist.store import open_store
 seed, limit_bytes, shard_bytes, uri, notes, folder, *digests = sys.argv[1:]
 cache = NodeCache(Path(folder), int(limit_bytes))
@@ -276,7 +276,7 @@ def test_a_download_that_hangs_is_not_waited_for(
 KILLED = """
 import sys, time
 from pathlib import Path
-from hpt_dist.node_cache import NodeCache
+from hpt_dist.reading.node_cache import NodeCache
 from hpt_dist.store import open_store
 uri, folder, size_bytes, digest = sys.argv[1:]
 class Slow:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from hpt_dist.order import Order, streams_for, uniforms
+from hpt_dist.reading.order import Order, streams_for, uniforms
 
 digests = st.text(max_size=8)
 seeds = st.integers(0, 2**64)

@@ -14,8 +14,8 @@ import pytest
 from test_stream import encoded, write
 
 from hpt_dist.datasets.manifest import read_manifest
-from hpt_dist.node_cache import NodeCache
-from hpt_dist.pool import Split
+from hpt_dist.reading.node_cache import NodeCache
+from hpt_dist.reading.pool import Split
 from hpt_dist.store import FolderStore, ObjectInfo, open_store
 
 

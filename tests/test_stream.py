@@ -17,11 +17,8 @@ from hpt_dist.datasets.write import write_dataset
 from hpt_dist.errors import DataError, HptError, RequestError
 from hpt_dist.images.crops import CROP_DRAWS, random_box
 from hpt_dist.images.photometric import Photometric
-from hpt_dist.order import uniforms
-from hpt_dist.recipe import Augment
-from hpt_dist.sources.sample import FileSource, Sample
-from hpt_dist.store import Store, open_store
-from hpt_dist.stream import (
+from hpt_dist.reading.order import uniforms
+from hpt_dist.reading.stream import (
     Pool,
     Split,
     Stream,
@@ -31,6 +28,9 @@ from hpt_dist.stream import (
     network_views,
     open_split,
 )
+from hpt_dist.recipe import Augment
+from hpt_dist.sources.sample import FileSource, Sample
+from hpt_dist.store import Store, open_store
 
 COUNT = 37  # prime: no batch divides an epoch
 SIZE = 16

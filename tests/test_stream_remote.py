@@ -11,8 +11,8 @@ from faulty_proxy import Cut, Damage, Delay, Every, FaultyProxy, Refuse, Reset
 from test_stream import SETTINGS, encoded, same, take, write
 
 from hpt_dist.errors import DataError, HptError
+from hpt_dist.reading.stream import Pool, Stream, open_split
 from hpt_dist.store import Store, open_store
-from hpt_dist.stream import Pool, Stream, open_split
 
 pytestmark = pytest.mark.services
 

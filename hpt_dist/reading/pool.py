@@ -22,9 +22,9 @@ from hpt_dist.datasets.manifest import NO_LABEL, Index, Manifest, read_index, re
 from hpt_dist.datasets.manifest import sha256 as sha256_of
 from hpt_dist.errors import DamagedImageError, DataError, RequestError
 from hpt_dist.images import pixels
-from hpt_dist.node_cache import NodeCache, default_cache
-from hpt_dist.order import Ints
-from hpt_dist.shard_reader import ShardReader
+from hpt_dist.reading.node_cache import NodeCache, default_cache
+from hpt_dist.reading.order import Ints
+from hpt_dist.reading.shard_reader import ShardReader
 from hpt_dist.store import Store
 
 CACHE_BYTES = 256 * 2**20  # of decoded images, for each open split

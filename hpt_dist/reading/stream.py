@@ -15,12 +15,12 @@ from typing import Self
 import numpy as np
 from torch import Tensor
 
-from hpt_dist.decoder import Batch, Crop, Decoder, Pending, Replacements
 from hpt_dist.errors import RequestError
 from hpt_dist.images import photometric as augment
 from hpt_dist.images.crops import CROP_DRAWS, center_box, random_box
-from hpt_dist.order import WINDOW, Ints, Order, streams_for, uniforms
-from hpt_dist.pool import Pool, Split, open_split
+from hpt_dist.reading.decoder import Batch, Crop, Decoder, Pending, Replacements
+from hpt_dist.reading.order import WINDOW, Ints, Order, streams_for, uniforms
+from hpt_dist.reading.pool import Pool, Split, open_split
 
 __all__ = [
     "Batch",

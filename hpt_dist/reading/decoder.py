@@ -16,8 +16,8 @@ from torch import Tensor
 from hpt_dist.errors import DamagedImageError, DataError
 from hpt_dist.images import pixels
 from hpt_dist.images.crops import Box
-from hpt_dist.order import Ints
-from hpt_dist.pool import Pool
+from hpt_dist.reading.order import Ints
+from hpt_dist.reading.pool import Pool
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hpt_dist.datasets.manifest import Shard
 from hpt_dist.errors import DataError, StoreError
-from hpt_dist.node_cache import NodeCache
+from hpt_dist.reading.node_cache import NodeCache
 from hpt_dist.store import ObjectInfo, Store
 
 OPEN_FILES = 128

@@ -1,0 +1,1 @@
+"""From shards to batches: which samples, their bytes, their pixels, their views."""
