@@ -19,7 +19,7 @@ from lightly.models.utils import (
 from torch import Tensor, nn
 
 from benchmarks.engine_step import Setting
-from hpt_dist.precision import autocast, torch_format
+from hpt_dist.networks.precision import autocast, torch_format
 
 
 class LightlyMoCo:

@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from hpt_dist import backbones, batch_norm, optim
+from hpt_dist import optim
 from hpt_dist.checkpoint import Checkpoints
 from hpt_dist.interrupt import Interrupt
 from hpt_dist.methods import MoCoV2
-from hpt_dist.precision import autocast, torch_format
+from hpt_dist.networks import backbones, batch_norm
+from hpt_dist.networks.precision import autocast, torch_format
 from hpt_dist.recipe import Optimizer
 from hpt_dist.recipe.numerics import Numerics
 from hpt_dist.store import open_store

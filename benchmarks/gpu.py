@@ -23,7 +23,7 @@ from benchmarks.measure import Row, paired, print_table, versions
 from hpt_dist import optim
 from hpt_dist.memory import keep_freed_memory
 from hpt_dist.methods import MoCoV2
-from hpt_dist.precision import autocast, torch_format
+from hpt_dist.networks.precision import autocast, torch_format
 from hpt_dist.recipe.numerics import Numerics
 
 FULL = Setting(

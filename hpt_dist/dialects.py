@@ -19,7 +19,7 @@ from functools import cache
 
 import torch
 
-from hpt_dist import backbones
+from hpt_dist.networks import backbones
 
 # The backbone's entry -> the file's entries, which are joined along their first dimension.
 Names = dict[str, tuple[str, ...]]

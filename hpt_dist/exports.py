@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
-from hpt_dist import __version__, backbones, dialects
+from hpt_dist import __version__, dialects
 from hpt_dist.dialects import Names
 from hpt_dist.errors import RequestError, WeightsError
+from hpt_dist.networks import backbones
 from hpt_dist.weight_files import save, save_pickle
 from hpt_dist.weights_source import FORMATS
 

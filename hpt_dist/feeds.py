@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpt_dist import backbones, weights
-from hpt_dist.backbones import Backbone
+from hpt_dist import weights
 from hpt_dist.datasets.manifest import Manifest, read_manifest
 from hpt_dist.datasets.subset import read_subset
 from hpt_dist.errors import DataError
 from hpt_dist.images.photometric import Photometric
+from hpt_dist.networks import backbones
+from hpt_dist.networks.backbones import Backbone
 from hpt_dist.reading.order import Ints
 from hpt_dist.reading.stream import (
     Batch,

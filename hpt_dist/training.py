@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpt_dist import backbones, batch_norm, monitoring, optim, precision
-from hpt_dist.backbones import Backbone
+from hpt_dist import monitoring, optim
 from hpt_dist.checkpoint import Checkpoints
 from hpt_dist.datasets import fewshot
 from hpt_dist.evals.features import evaluating
@@ -27,6 +26,8 @@ from hpt_dist.feeds import (
 )
 from hpt_dist.images.photometric import Normalize
 from hpt_dist.methods import METHODS, MME, Method
+from hpt_dist.networks import backbones, batch_norm, precision
+from hpt_dist.networks.backbones import Backbone
 from hpt_dist.reading.order import Ints
 from hpt_dist.reading.stream import Pool, center_batches
 from hpt_dist.recipe import METHOD_SETTINGS, SCALING_BATCH, Mme, Optimizer, Pretrain, Trained

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torchvision import models
 
-from hpt_dist import backbones, dialects, encoders, weights_source
-from hpt_dist.backbones import Backbone
+from hpt_dist import dialects, encoders, weights_source
 from hpt_dist.errors import RequestError, WeightsError, nearest
+from hpt_dist.networks import backbones
+from hpt_dist.networks.backbones import Backbone
 from hpt_dist.store import Store
 from hpt_dist.weight_files import StateDict, tensors
 from hpt_dist.weight_files import read as read

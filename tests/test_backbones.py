@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision import models
 
-from hpt_dist import backbones, batch_norm
 from hpt_dist.errors import RequestError
+from hpt_dist.networks import backbones, batch_norm
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

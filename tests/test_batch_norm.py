@@ -9,8 +9,8 @@ from ranks import on_ranks
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from hpt_dist import batch_norm
 from hpt_dist.errors import RequestError
+from hpt_dist.networks import batch_norm
 
 BATCH = 16
 

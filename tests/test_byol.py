@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from ranks import on_ranks
 from torch import Tensor, nn
 
-from hpt_dist import batch_norm
 from hpt_dist.methods import BYOL, METHODS
 from hpt_dist.methods.byol import momentum_at
+from hpt_dist.networks import batch_norm
 
 DIM, BATCH, STEPS, MOMENTUM = 8, 6, 10, 0.9
 PAIRS = (("target_backbone.", "backbone."), ("target_projector.", "projector."))

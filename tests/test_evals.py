@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hpt_dist import batch_norm, recipe
+from hpt_dist import recipe
 from hpt_dist.errors import DataError, TrainingError
 from hpt_dist.evals import EVALS, Labelled, extract, knn, linear
 from hpt_dist.evals.features import evaluating, top1
+from hpt_dist.networks import batch_norm
 
 CLASSES = 4
 SETTINGS = {

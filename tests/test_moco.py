@@ -183,7 +183,7 @@ def test_batch_norm_of_keys_comes_from_their_own_passes_alone():
 
 
 def frozen_before() -> MoCoV2:
-    from hpt_dist.batch_norm import freeze  # seconds that spawned ranks need not spend
+    from hpt_dist.networks.batch_norm import freeze  # seconds that spawned ranks need not spend
 
     backbone = make_backbone(norm=True)
     freeze(backbone)

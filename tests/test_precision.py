@@ -11,9 +11,10 @@ import pytest
 import torch
 from small import hpt, write_recipe
 
-from hpt_dist import backbones, precision, profile
+from hpt_dist import profile
 from hpt_dist.errors import RecipeError, RequestError, TrainingError
-from hpt_dist.precision import autocast, require, torch_format
+from hpt_dist.networks import backbones, precision
+from hpt_dist.networks.precision import autocast, require, torch_format
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe import plan
 from hpt_dist.recipe.numerics import THIS_CPU, Device, Numerics, decide, is_convolutional

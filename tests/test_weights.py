@@ -20,8 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision import models
 
-from hpt_dist import backbones, dialects, weight_files, weights, weights_source
+from hpt_dist import dialects, weight_files, weights, weights_source
 from hpt_dist.errors import HptError, RequestError, WeightsError
+from hpt_dist.networks import backbones
 from hpt_dist.store import open_store
 
 LITE0 = "package/efficientnet-lite0"

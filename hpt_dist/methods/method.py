@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hpt_dist.batch_norm import grouping, regroup
+from hpt_dist.networks.batch_norm import grouping, regroup
 
 
 class Loss(NamedTuple):

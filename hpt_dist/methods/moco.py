@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from hpt_dist.batch_norm import grouping, interleave, regroup
 from hpt_dist.errors import RequestError
 from hpt_dist.methods.embeddings import feature_std, follow_modes, gather, perceptron
 from hpt_dist.methods.method import Loss, Method
+from hpt_dist.networks.batch_norm import grouping, interleave, regroup
 
 
 class MoCoV2(Method):
