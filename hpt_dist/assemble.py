@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hpt_dist import evals, weights, weights_source
+from hpt_dist import evals
 from hpt_dist.evals import Labelled
 from hpt_dist.feeds import (
     accelerator_of,
@@ -22,6 +22,8 @@ from hpt_dist.reading.stream import center_batches, crop_batches, network_views
 from hpt_dist.recipe import Augment, Import, Knn, Linear
 from hpt_dist.stage import Context, Result, Runner
 from hpt_dist.training import run_mme, run_pretrain
+from hpt_dist.weights import match as weights
+from hpt_dist.weights import source as weights_source
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpt_dist import weights
 from hpt_dist.datasets.manifest import Manifest, read_manifest
 from hpt_dist.datasets.subset import read_subset
 from hpt_dist.errors import DataError
@@ -35,6 +34,7 @@ from hpt_dist.stage import Context
 from hpt_dist.store import open_store
 from hpt_dist.store.paths import stage_prefix
 from hpt_dist.train import Accelerator, Feed, Inputs, make_accelerator
+from hpt_dist.weights import match as weights
 
 RGB = tuple[float, float, float]
 T = TypeVar("T")

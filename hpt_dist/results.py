@@ -13,7 +13,7 @@ from hpt_dist.errors import RequestError, StoreError, nearest
 from hpt_dist.launch import Launch
 from hpt_dist.store import Store
 from hpt_dist.store.paths import DONE, stage_prefix
-from hpt_dist.weights_source import FORMATS as FORMATS
+from hpt_dist.weights.source import FORMATS as FORMATS
 
 _WEIGHTS = "weights.safetensors"
 
@@ -139,13 +139,14 @@ def _write(path: Path, data: bytes) -> Path:
 
 
 def _require(backbone: str, file_format: str) -> None:
-    from hpt_dist import exports
+    from hpt_dist.weights import exports
 
     exports.require(backbone, file_format)
 
 
 def _exported(data: bytes, file_format: str) -> dict[str, bytes]:
-    from hpt_dist import exports, weights
+    from hpt_dist.weights import exports
+    from hpt_dist.weights import match as weights
 
     state, metadata = weights.read(data)
     return exports.export(state, metadata["backbone"], file_format)

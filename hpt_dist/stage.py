@@ -259,7 +259,7 @@ def _commit(
     tensors = {"weights.safetensors": result.weights, "model.safetensors": result.model}
     for name, state in tensors.items():
         if state is not None:
-            from hpt_dist import weights
+            from hpt_dist.weights import match as weights
 
             metadata = {"key": trial.key, "trial": trial.name, "backbone": trial.backbone}
             objects[name] = weights.save(state, metadata)

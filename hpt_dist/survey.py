@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import Field
 
-from hpt_dist import published, slurm_jobs, weights_source
+from hpt_dist import published, slurm_jobs
 from hpt_dist.checkpoint import Checkpoints
 from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.datasets.subset import Subset, read_subset
@@ -27,6 +27,7 @@ from hpt_dist.recipe.plan import Dataset, Facts, Trial, difference
 from hpt_dist.slurm import Queued
 from hpt_dist.store import Store, lease, open_store
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, stage_prefix
+from hpt_dist.weights import source as weights_source
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 from torchvision import models
 
-from hpt_dist import dialects, weights
 from hpt_dist.errors import RequestError, WeightsError
 from hpt_dist.networks import backbones
 from hpt_dist.store import open_store
+from hpt_dist.weights import dialects
+from hpt_dist.weights import match as weights
 
 
 @pytest.fixture

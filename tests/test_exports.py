@@ -20,11 +20,14 @@ import torchvision.models._api as torchvision_registry
 from timm.models import vision_transformer
 from torchvision import models
 
-from hpt_dist import dialects, exports, results, weight_files, weights
+from hpt_dist import results
 from hpt_dist.errors import RequestError, WeightsError
 from hpt_dist.networks import backbones
 from hpt_dist.store import open_store
 from hpt_dist.store.paths import DONE, stage_prefix
+from hpt_dist.weights import dialects, exports
+from hpt_dist.weights import files as weight_files
+from hpt_dist.weights import match as weights
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LARGE_IMAGES = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))

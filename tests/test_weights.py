@@ -20,10 +20,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision import models
 
-from hpt_dist import dialects, weight_files, weights, weights_source
 from hpt_dist.errors import HptError, RequestError, WeightsError
 from hpt_dist.networks import backbones
 from hpt_dist.store import open_store
+from hpt_dist.weights import dialects
+from hpt_dist.weights import files as weight_files
+from hpt_dist.weights import match as weights
+from hpt_dist.weights import source as weights_source
 
 LITE0 = "package/efficientnet-lite0"
 # A whole residual network of 0.5 million numbers, where any will do.
@@ -125,7 +128,7 @@ def test_what_follows_a_file_chooses_an_encoder(store):
 
 def test_sources_are_understood_without_torch_or_mlflow():
     code = (
-        "import sys, hpt_dist.weights_source as source; source.parse('runs:/0/a.pth');"
+        "import sys, hpt_dist.weights.source as source; source.parse('runs:/0/a.pth');"
         "assert not {'torch', 'mlflow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
@@ -557,7 +560,7 @@ def test_written_is_read_and_equal_content_gives_equal_bytes():
 
 def test_bytes_are_the_same_in_every_process():
     code = (
-        "import hashlib, torch; from hpt_dist.weight_files import save;"
+        "import hashlib, torch; from hpt_dist.weights.files import save;"
         "data = save({'b': torch.ones(3), 'a': torch.ones(2)}, {k: k for k in 'qwertz'});"
         "print(hashlib.sha256(data).hexdigest())"
     )

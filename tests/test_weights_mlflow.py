@@ -14,10 +14,11 @@ import pytest
 import timm
 import torch
 
-from hpt_dist import weights, weights_source
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.store import open_store
 from hpt_dist.tracking import mlflow_run
+from hpt_dist.weights import match as weights
+from hpt_dist.weights import source as weights_source
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hpt_dist.dialects import LABELS, Names
 from hpt_dist.errors import RequestError
+from hpt_dist.weights.dialects import LABELS, Names
 
 # A part of a prefix -> whose file it is, which encoder, and whether it is taken unless another is
 # asked for: the one that its authors evaluate. Read in public code: moco, moco-v3 and dino of

@@ -17,15 +17,16 @@ import torch
 from torch import Tensor
 from torchvision import models
 
-from hpt_dist import dialects, encoders, weights_source
 from hpt_dist.errors import RequestError, WeightsError, nearest
 from hpt_dist.networks import backbones
 from hpt_dist.networks.backbones import Backbone
 from hpt_dist.store import Store
-from hpt_dist.weight_files import StateDict, tensors
-from hpt_dist.weight_files import read as read
-from hpt_dist.weight_files import save as save
-from hpt_dist.weights_source import WeightsSource
+from hpt_dist.weights import dialects, encoders
+from hpt_dist.weights import source as weights_source
+from hpt_dist.weights.files import StateDict, tensors
+from hpt_dist.weights.files import read as read
+from hpt_dist.weights.files import save as save
+from hpt_dist.weights.source import WeightsSource
 
 MATCHED_SHARE = 0.99  # of the backbone's entries; less is refused unless forced
 

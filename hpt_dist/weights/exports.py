@@ -12,12 +12,13 @@ from typing import Any
 
 from torch import Tensor
 
-from hpt_dist import __version__, dialects
-from hpt_dist.dialects import Names
+from hpt_dist import __version__
 from hpt_dist.errors import RequestError, WeightsError
 from hpt_dist.networks import backbones
-from hpt_dist.weight_files import save, save_pickle
-from hpt_dist.weights_source import FORMATS
+from hpt_dist.weights import dialects
+from hpt_dist.weights.dialects import Names
+from hpt_dist.weights.files import save, save_pickle
+from hpt_dist.weights.source import FORMATS
 
 _PREFIX_OF_MOCO = "module.encoder_q."
 _HEAD_CHANNELS = 64  # of the vision transformers in `dialects`

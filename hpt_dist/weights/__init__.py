@@ -1,0 +1,1 @@
+"""Weights in and out: found, read, matched to a backbone, named as other libraries name them."""
