@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.engine_step import QUICKSTART, Quiet, cores, moco, train
 from benchmarks.measure import Row
 from hpt_dist.tracking.metrics_file import Line, read_lines
-from hpt_dist.train import make_accelerator
+from hpt_dist.train.loop import make_accelerator
 from tests.small import hpt
 
 STEPS = 80

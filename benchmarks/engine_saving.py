@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.engine_step import NEVER, QUICKSTART, Setting, cores, moco, train
 from benchmarks.measure import Row
-from hpt_dist.train import make_accelerator
+from hpt_dist.train.loop import make_accelerator
 
 SAVES = 6
 EVERY = 16  # steps between saves; the state is written within half of them

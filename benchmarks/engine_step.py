@@ -17,16 +17,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from hpt_dist import optim
-from hpt_dist.checkpoint import Checkpoints
-from hpt_dist.interrupt import Interrupt
 from hpt_dist.methods import MoCoV2
 from hpt_dist.networks import backbones, batch_norm
 from hpt_dist.networks.precision import autocast, torch_format
 from hpt_dist.recipe import Optimizer
 from hpt_dist.recipe.numerics import Numerics
 from hpt_dist.store import open_store
-from hpt_dist.train import Accelerator, Feed, Loop, fit, make_accelerator
+from hpt_dist.train import optim
+from hpt_dist.train.checkpoint import Checkpoints
+from hpt_dist.train.interrupt import Interrupt
+from hpt_dist.train.loop import Accelerator, Feed, Loop, fit, make_accelerator
 
 OURS = "hpt-dist"
 NEVER = 10**9

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpt_dist import __version__, starts
-from hpt_dist.checkpoint import Checkpoints
 from hpt_dist.errors import Interrupted, StoreError, TrainingError
-from hpt_dist.interrupt import Interrupt
 from hpt_dist.recipe import StageSpec
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store, lease, open_store
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, stage_prefix, trial_folder
 from hpt_dist.tracking.tracker import METRICS, RunIdentity, Tracker
+from hpt_dist.train.checkpoint import Checkpoints
+from hpt_dist.train.interrupt import Interrupt
 
 if TYPE_CHECKING:
     from torch import Tensor

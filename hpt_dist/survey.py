@@ -14,7 +14,6 @@ import yaml
 from pydantic import Field
 
 from hpt_dist import published, slurm_jobs
-from hpt_dist.checkpoint import Checkpoints
 from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.datasets.subset import Subset, read_subset
 from hpt_dist.errors import HptError, Problem, RecipeError, RequestError
@@ -27,6 +26,7 @@ from hpt_dist.recipe.plan import Dataset, Facts, Trial, difference
 from hpt_dist.slurm import Queued
 from hpt_dist.store import Store, lease, open_store
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, stage_prefix
+from hpt_dist.train.checkpoint import Checkpoints
 from hpt_dist.weights import source as weights_source
 
 T = TypeVar("T")

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpt_dist import monitoring, optim
-from hpt_dist.checkpoint import Checkpoints
+from hpt_dist import monitoring
 from hpt_dist.datasets import fewshot
 from hpt_dist.evals.features import evaluating
 from hpt_dist.feeds import (
@@ -33,9 +32,11 @@ from hpt_dist.reading.stream import Pool, center_batches
 from hpt_dist.recipe import METHOD_SETTINGS, SCALING_BATCH, Mme, Optimizer, Pretrain, Trained
 from hpt_dist.recipe.numerics import Numerics
 from hpt_dist.recipe.plan import numerics_of
-from hpt_dist.selection import Evaluation, Look
 from hpt_dist.stage import Context, Result
-from hpt_dist.train import Accelerator, Loop, fit
+from hpt_dist.train import optim
+from hpt_dist.train.checkpoint import Checkpoints
+from hpt_dist.train.loop import Accelerator, Loop, fit
+from hpt_dist.train.selection import Evaluation, Look
 
 log = logging.getLogger(__name__)
 

@@ -25,13 +25,13 @@ import submitit
 from hpt_dist import ranks, slurm, worker
 from hpt_dist.closing import close_if_last, parent_run
 from hpt_dist.errors import HptError, Interrupted, TrainingError
-from hpt_dist.interrupt import Interrupt
 from hpt_dist.launch import is_cancelled
 from hpt_dist.processes import environment
 from hpt_dist.slurm import AGAIN
 from hpt_dist.stage import Job, Together
 from hpt_dist.store import lease, open_store
 from hpt_dist.store.paths import LEASE, stage_prefix
+from hpt_dist.train.interrupt import Interrupt
 
 _POLL_S = 5.0
 # Far from the ids of jobs that run at the same time, whose places these are.

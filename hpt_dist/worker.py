@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from hpt_dist import ranks
 from hpt_dist.errors import HptError, Interrupted
-from hpt_dist.interrupt import Interrupt, listening
 from hpt_dist.memory import keep_freed_memory
 from hpt_dist.stage import Job, Together
 from hpt_dist.store.lease import LeaseTakenError
+from hpt_dist.train.interrupt import Interrupt, listening
 
 log = logging.getLogger(__name__)
 

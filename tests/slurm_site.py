@@ -17,10 +17,10 @@ import pytest
 from slurm_cluster import Slurm
 from small import RECIPE, hpt, outcome
 
-from hpt_dist.checkpoint import Checkpoints
 from hpt_dist.store import lease, open_store
 from hpt_dist.store.paths import LEASE, stage_prefix, trial_folder
 from hpt_dist.tracking.metrics_file import read_lines
+from hpt_dist.train.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 DEV = (ROOT / "slurm/profiles/dev.yaml").read_text()

@@ -159,8 +159,8 @@ def test_batchnorm_of_a_backbone_without_batch_norm_is_refused():
     ],
 )
 def test_a_step_of_moco_moves_every_parameter_of_any_backbone(name, has_batch_norm):
-    from hpt_dist import optim
     from hpt_dist.methods import MoCoV2
+    from hpt_dist.train import optim
 
     torch.manual_seed(0)
     backbone = backbones.create(name)

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import engine_ranks, engine_saving
 from benchmarks.engine_step import OURS, Setting, bare, interleaved, moco
-from hpt_dist import optim
+from hpt_dist.train import optim
 
 SMALL = Setting("timm/test_resnet", size=32, batch=4, queue=16)
 

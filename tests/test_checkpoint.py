@@ -18,9 +18,9 @@ from examples import few
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpt_dist.checkpoint import Checkpoints
 from hpt_dist.errors import TrainingError
 from hpt_dist.store import open_store
+from hpt_dist.train.checkpoint import Checkpoints
 
 
 @pytest.fixture

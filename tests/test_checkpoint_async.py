@@ -15,9 +15,9 @@ import pytest
 import torch
 from test_checkpoint import channels_last_training, damage, equal
 
-from hpt_dist.checkpoint import Checkpoints, Saver
 from hpt_dist.errors import StoreError
 from hpt_dist.store import open_store
+from hpt_dist.train.checkpoint import Checkpoints, Saver
 
 MB = 1 << 20
 

@@ -12,7 +12,6 @@ from test_lease import ELSEWHERE, Clock
 
 from hpt_dist import closing, cluster, launch, local, slurm_jobs, stage, survey, trial_task
 from hpt_dist.errors import HptError
-from hpt_dist.interrupt import Interrupt
 from hpt_dist.launch import Launch, Settings
 from hpt_dist.recipe import Knn
 from hpt_dist.recipe.plan import Trial
@@ -21,6 +20,7 @@ from hpt_dist.stage import Job
 from hpt_dist.store import FolderStore, Store, lease
 from hpt_dist.store.lease import TTL_S, LeaseTakenError, Watch
 from hpt_dist.store.paths import DONE, LAUNCHES, LEASE, stage_prefix
+from hpt_dist.train.interrupt import Interrupt
 
 KEY = "5" * 64
 TRIAL = Trial(

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from hpt_dist import optim, recipe
+from hpt_dist import recipe
 from hpt_dist.errors import RequestError
+from hpt_dist.train import optim
 
 steps = st.integers(1, 100_000)
 

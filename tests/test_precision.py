@@ -19,7 +19,7 @@ from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe import plan
 from hpt_dist.recipe.numerics import THIS_CPU, Device, Numerics, decide, is_convolutional
 from hpt_dist.recipe.plan import Dataset, Facts
-from hpt_dist.train import make_accelerator
+from hpt_dist.train.loop import make_accelerator
 
 CPU = torch.device("cpu")
 FLOAT_LAST = Numerics("float32", "channels_last")

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from hpt_dist import optim
-from hpt_dist.checkpoint import Checkpoints
 from hpt_dist.errors import Interrupted, TrainingError
-from hpt_dist.interrupt import Interrupt
 from hpt_dist.methods import Loss, Method
 from hpt_dist.recipe.numerics import Numerics
-from hpt_dist.selection import Evaluation, Look
 from hpt_dist.store import open_store
-from hpt_dist.train import FLOAT32, Loop, fit, make_accelerator
+from hpt_dist.train import optim
+from hpt_dist.train.checkpoint import Checkpoints
+from hpt_dist.train.interrupt import Interrupt
+from hpt_dist.train.loop import FLOAT32, Loop, fit, make_accelerator
+from hpt_dist.train.selection import Evaluation, Look
 
 STEPS = 12
 

@@ -10,14 +10,15 @@ import torch
 from ranks import on_ranks
 from torch import nn
 
-from hpt_dist import local, optim, ranks, stage, worker
-from hpt_dist.checkpoint import Checkpoints
+from hpt_dist import local, ranks, stage, worker
 from hpt_dist.errors import DataError, Interrupted, TrainingError
-from hpt_dist.interrupt import Interrupt
 from hpt_dist.methods import METHODS, MME
 from hpt_dist.networks import backbones
 from hpt_dist.store import open_store
-from hpt_dist.train import Loop, fit, make_accelerator
+from hpt_dist.train import optim
+from hpt_dist.train.checkpoint import Checkpoints
+from hpt_dist.train.interrupt import Interrupt
+from hpt_dist.train.loop import Loop, fit, make_accelerator
 
 BATCH, STEPS, DIM = 8, 6, 16
 METHOD_SETTINGS = {

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from hpt_dist.errors import TrainingError
 from hpt_dist.evals.features import Labelled, Result, top1
-from hpt_dist.optim import steps_down
 from hpt_dist.reading.order import Order
+from hpt_dist.train.optim import steps_down
 
 _MOMENTUM = 0.9
 _INITIAL_STD = 0.01

@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import Self
 
 from hpt_dist.errors import DataError, StoreError
-from hpt_dist.snapshot import Snapshot, State, loaded
 from hpt_dist.store import ObjectInfo, Store
+from hpt_dist.train.snapshot import Snapshot, State, loaded
 
 _log = logging.getLogger(__name__)
 

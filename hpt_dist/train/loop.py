@@ -18,14 +18,14 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hpt_dist.checkpoint import Checkpoints, Saver
 from hpt_dist.errors import Interrupted, TrainingError
-from hpt_dist.interrupt import Interrupt
 from hpt_dist.methods import Loss, Method
 from hpt_dist.networks import batch_norm
 from hpt_dist.networks.precision import autocast, require
 from hpt_dist.recipe.numerics import FLOAT32, DeviceKind, Numerics
-from hpt_dist.selection import Evaluation, Selection
+from hpt_dist.train.checkpoint import Checkpoints, Saver
+from hpt_dist.train.interrupt import Interrupt
+from hpt_dist.train.selection import Evaluation, Selection
 
 __all__ = [
     "Accelerator",
