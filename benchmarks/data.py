@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import reading, resume, sharding, views
 from benchmarks.measure import print_table, versions
-from hpt_dist.memory import keep_freed_memory
+from hpt_dist.trial.memory import keep_freed_memory
 
 KEPT = Path(__file__).with_name("data.txt")
 _MEASURED = ("torch", "torchvision", "pillow", "numpy", "webdataset", "litdata", "boto3")

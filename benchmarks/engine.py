@@ -19,8 +19,8 @@ from benchmarks import engine_fed, engine_ranks, engine_saving
 from benchmarks.engine_lightly import LightlyMoCo
 from benchmarks.engine_step import OURS, QUICKSTART, Setting, bare, interleaved
 from benchmarks.measure import Row, paired, print_table, versions
-from hpt_dist.memory import keep_freed_memory
 from hpt_dist.recipe.numerics import THIS_CPU, Numerics, decide
+from hpt_dist.trial.memory import keep_freed_memory
 
 KEPT = Path(__file__).with_name("engine.txt")
 _MEASURED = ("torch", "torchvision", "timm", "accelerate", "lightly", "numpy")

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from benchmarks.engine_step import QUICKSTART, Setting, moco, train
 from benchmarks.measure import ROUNDS, Row
-from hpt_dist.memory import keep_freed_memory
-from hpt_dist.ranks import free_port
 from hpt_dist.train.loop import make_accelerator
+from hpt_dist.trial.memory import keep_freed_memory
+from hpt_dist.trial.ranks import free_port
 
 STEPS = 6  # that count, of a round
 

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from benchmarks.engine_step import OURS, Setting, Step, bare, interleaved, moco
 from benchmarks.measure import Row, paired, print_table, versions
-from hpt_dist.memory import keep_freed_memory
 from hpt_dist.methods import MoCoV2
 from hpt_dist.networks.precision import autocast, torch_format
 from hpt_dist.recipe.numerics import Numerics
 from hpt_dist.train import optim
+from hpt_dist.trial.memory import keep_freed_memory
 
 FULL = Setting(
     "resnet50",

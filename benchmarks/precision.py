@@ -16,10 +16,10 @@ from itertools import product
 import torch
 
 from benchmarks.measure import Row, print_table, seconds_of, versions
-from hpt_dist.memory import keep_freed_memory
 from hpt_dist.networks import backbones
 from hpt_dist.networks.precision import autocast, torch_format
 from hpt_dist.recipe.numerics import Device, Numerics, decide
+from hpt_dist.trial.memory import keep_freed_memory
 
 BACKBONES = ("resnet18", "resnet50", "timm/tf_efficientnet_lite0", "timm/vit_tiny_patch16_224")
 CANDIDATES = [

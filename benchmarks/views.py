@@ -27,10 +27,10 @@ from benchmarks.reading import write_photos
 from hpt_dist.datasets.write import write_dataset
 from hpt_dist.images import pixels
 from hpt_dist.images.photometric import Photometric
-from hpt_dist.memory import keep_freed_memory
 from hpt_dist.reading.stream import Pool, Stream, network_views, open_split
 from hpt_dist.recipe import Augment
 from hpt_dist.store import open_store
+from hpt_dist.trial.memory import keep_freed_memory
 
 IMAGES = 1024  # different ones, of a round of decoding
 _POLICY_IMAGES = 512

@@ -20,8 +20,8 @@ from hpt_dist.feeds import (
 from hpt_dist.images.photometric import Normalize
 from hpt_dist.reading.stream import center_batches, crop_batches, network_views
 from hpt_dist.recipe import Augment, Import, Knn, Linear
-from hpt_dist.stage import Context, Result, Runner
 from hpt_dist.training import run_mme, run_pretrain
+from hpt_dist.trial.run import Context, Result, Runner
 from hpt_dist.weights import match as weights
 from hpt_dist.weights import source as weights_source
 

@@ -30,10 +30,10 @@ from hpt_dist.reading.stream import (
 )
 from hpt_dist.recipe import Augment, Mme, Pretrain
 from hpt_dist.recipe.file import data_of
-from hpt_dist.stage import Context
 from hpt_dist.store import open_store
 from hpt_dist.store.paths import stage_prefix
 from hpt_dist.train.loop import Accelerator, Feed, Inputs, make_accelerator
+from hpt_dist.trial.run import Context
 from hpt_dist.weights import match as weights
 
 RGB = tuple[float, float, float]

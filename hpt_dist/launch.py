@@ -20,10 +20,10 @@ from hpt_dist.errors import HptError, RequestError, nearest
 from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.slurm import Queued
-from hpt_dist.stage import Job
 from hpt_dist.store import Store, lease
 from hpt_dist.store.paths import DONE, LAUNCHES, LEASE, stage_prefix, trial_folder
 from hpt_dist.tracking import tracker
+from hpt_dist.trial.run import Job
 
 Where = Literal["local", "inline", "slurm"]
 

@@ -29,9 +29,9 @@ from hpt_dist.networks.backbones import Backbone
 from hpt_dist.reading.order import Ints, Order
 from hpt_dist.reading.stream import Pool, center_batches
 from hpt_dist.recipe import Monitor, Pretrain
-from hpt_dist.stage import Context
 from hpt_dist.train.loop import Accelerator
 from hpt_dist.train.selection import Evaluation, Look, Selection
+from hpt_dist.trial.run import Context
 
 log = logging.getLogger(__name__)
 

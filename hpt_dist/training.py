@@ -32,11 +32,11 @@ from hpt_dist.reading.stream import Pool, center_batches
 from hpt_dist.recipe import METHOD_SETTINGS, SCALING_BATCH, Mme, Optimizer, Pretrain, Trained
 from hpt_dist.recipe.numerics import Numerics
 from hpt_dist.recipe.plan import numerics_of
-from hpt_dist.stage import Context, Result
 from hpt_dist.train import optim
 from hpt_dist.train.checkpoint import Checkpoints
 from hpt_dist.train.loop import Accelerator, Loop, fit
 from hpt_dist.train.selection import Evaluation, Look
+from hpt_dist.trial.run import Context, Result
 
 log = logging.getLogger(__name__)
 

@@ -22,16 +22,17 @@ from typing import NoReturn
 
 import submitit
 
-from hpt_dist import ranks, slurm, worker
+from hpt_dist import slurm, worker
 from hpt_dist.closing import close_if_last, parent_run
 from hpt_dist.errors import HptError, Interrupted, TrainingError
 from hpt_dist.launch import is_cancelled
 from hpt_dist.processes import environment
 from hpt_dist.slurm import AGAIN
-from hpt_dist.stage import Job, Together
 from hpt_dist.store import lease, open_store
 from hpt_dist.store.paths import LEASE, stage_prefix
 from hpt_dist.train.interrupt import Interrupt
+from hpt_dist.trial import ranks
+from hpt_dist.trial.run import Job, Together
 
 _POLL_S = 5.0
 # Far from the ids of jobs that run at the same time, whose places these are.
@@ -127,15 +128,15 @@ def _follow(job: Job) -> None:
 
 def _run(job: Job, interrupt: Interrupt, together: Together) -> None:
     """Run the trial, waiting for whoever else is at it."""
-    from hpt_dist import stage
     from hpt_dist.assemble import RUNNERS
+    from hpt_dist.trial import run as trial
 
     root = open_store(job.store).at(stage_prefix(job.trial.key))
     watch, silent = lease.Watch(), ""
     while True:
         job = dataclasses.replace(job, silent=silent)
         try:
-            stage.run(job, RUNNERS[job.trial.spec.kind], interrupt, together)
+            trial.run(job, RUNNERS[job.trial.spec.kind], interrupt, together)
         except lease.LeaseTakenError as error:
             log.info("waits: %s", error.problem.what)
         else:

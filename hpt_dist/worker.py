@@ -12,12 +12,12 @@ from multiprocessing.connection import Connection
 from select import select
 from typing import Any, Literal
 
-from hpt_dist import ranks
 from hpt_dist.errors import HptError, Interrupted
-from hpt_dist.memory import keep_freed_memory
-from hpt_dist.stage import Job, Together
 from hpt_dist.store.lease import LeaseTakenError
 from hpt_dist.train.interrupt import Interrupt, listening
+from hpt_dist.trial import ranks
+from hpt_dist.trial.memory import keep_freed_memory
+from hpt_dist.trial.run import Job, Together
 
 log = logging.getLogger(__name__)
 
@@ -93,20 +93,20 @@ def _run(
 ) -> None:
     import torch
 
-    from hpt_dist import stage
     from hpt_dist.assemble import RUNNERS
+    from hpt_dist.trial import run as trial
 
     # A process that was forked has loaded torch with another number.
     torch.set_num_threads(job.threads)
-    stage.run(job, RUNNERS[job.trial.spec.kind], interrupt, together, tell)
+    trial.run(job, RUNNERS[job.trial.spec.kind], interrupt, together, tell)
 
 
 def take_part(job: Job, interrupt: Interrupt) -> None:
     """Compute a share of a trial, as a rank that writes nothing."""
-    from hpt_dist import stage
     from hpt_dist.assemble import RUNNERS
+    from hpt_dist.trial import run as trial
 
-    stage.follow(job, RUNNERS[job.trial.spec.kind], interrupt)
+    trial.follow(job, RUNNERS[job.trial.spec.kind], interrupt)
 
 
 @contextlib.contextmanager

@@ -10,17 +10,18 @@ from pathlib import Path
 import pytest
 from test_lease import ELSEWHERE, Clock
 
-from hpt_dist import closing, cluster, launch, local, slurm_jobs, stage, survey, trial_task
+from hpt_dist import closing, cluster, launch, local, slurm_jobs, survey, trial_task
 from hpt_dist.errors import HptError
 from hpt_dist.launch import Launch, Settings
 from hpt_dist.recipe import Knn
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.slurm import Queued
-from hpt_dist.stage import Job
 from hpt_dist.store import FolderStore, Store, lease
 from hpt_dist.store.lease import TTL_S, LeaseTakenError, Watch
 from hpt_dist.store.paths import DONE, LAUNCHES, LEASE, stage_prefix
 from hpt_dist.train.interrupt import Interrupt
+from hpt_dist.trial import run as stage
+from hpt_dist.trial.run import Job
 
 KEY = "5" * 64
 TRIAL = Trial(

@@ -10,7 +10,7 @@ import torch
 from ranks import on_ranks
 from torch import nn
 
-from hpt_dist import local, ranks, stage, worker
+from hpt_dist import local, worker
 from hpt_dist.errors import DataError, Interrupted, TrainingError
 from hpt_dist.methods import METHODS, MME
 from hpt_dist.networks import backbones
@@ -19,6 +19,8 @@ from hpt_dist.train import optim
 from hpt_dist.train.checkpoint import Checkpoints
 from hpt_dist.train.interrupt import Interrupt
 from hpt_dist.train.loop import Loop, fit, make_accelerator
+from hpt_dist.trial import ranks
+from hpt_dist.trial import run as trial
 
 BATCH, STEPS, DIM = 8, 6, 16
 METHOD_SETTINGS = {
@@ -214,7 +216,7 @@ def test_an_error_that_one_rank_alone_has_ends_it_with_its_words(monkeypatch, ca
     def damaged(*_):
         raise DataError("image 7 is damaged")
 
-    monkeypatch.setattr(stage, "follow", damaged)
+    monkeypatch.setattr(trial, "follow", damaged)
     monkeypatch.setattr(ranks, "is_begun", lambda: True)
     spec = SimpleNamespace(kind="pretrain")
     with pytest.raises(SystemExit) as ended:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hpt_dist import __version__, starts
+from hpt_dist import __version__
 from hpt_dist.errors import Interrupted, StoreError, TrainingError
 from hpt_dist.recipe import StageSpec
 from hpt_dist.recipe.plan import Trial
@@ -24,6 +24,7 @@ from hpt_dist.store.paths import DONE, FAILURE, LEASE, stage_prefix, trial_folde
 from hpt_dist.tracking.tracker import METRICS, RunIdentity, Tracker
 from hpt_dist.train.checkpoint import Checkpoints
 from hpt_dist.train.interrupt import Interrupt
+from hpt_dist.trial import starts
 
 if TYPE_CHECKING:
     from torch import Tensor
