@@ -128,7 +128,7 @@ def _follow(job: Job) -> None:
 
 def _run(job: Job, interrupt: Interrupt, together: Together) -> None:
     """Run the trial, waiting for whoever else is at it."""
-    from hpt_dist.assemble import RUNNERS
+    from hpt_dist.stages.runners import RUNNERS
     from hpt_dist.trial import run as trial
 
     root = open_store(job.store).at(stage_prefix(job.trial.key))

@@ -93,7 +93,7 @@ def _run(
 ) -> None:
     import torch
 
-    from hpt_dist.assemble import RUNNERS
+    from hpt_dist.stages.runners import RUNNERS
     from hpt_dist.trial import run as trial
 
     # A process that was forked has loaded torch with another number.
@@ -103,7 +103,7 @@ def _run(
 
 def take_part(job: Job, interrupt: Interrupt) -> None:
     """Compute a share of a trial, as a rank that writes nothing."""
-    from hpt_dist.assemble import RUNNERS
+    from hpt_dist.stages.runners import RUNNERS
     from hpt_dist.trial import run as trial
 
     trial.follow(job, RUNNERS[job.trial.spec.kind], interrupt)

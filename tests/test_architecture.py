@@ -92,9 +92,9 @@ def test_outside_systems_have_one_adapter():
 
 
 def test_every_kind_has_its_code():
-    from hpt_dist.assemble import RUNNERS
     from hpt_dist.evals import EVALS
     from hpt_dist.methods import METHODS
+    from hpt_dist.stages.runners import RUNNERS
 
     assert set(recipe.KINDS) == set(RUNNERS) == set(plan.STAGE_VERSIONS)
     assert set(EVALS) <= set(recipe.KINDS)

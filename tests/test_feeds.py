@@ -12,10 +12,10 @@ from hpt_dist.datasets.fewshot import k_shot, n_labels
 from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.datasets.subset import Chooser, Rule, write_subset
 from hpt_dist.errors import DataError, RecipeError
-from hpt_dist.feeds import pool_of
 from hpt_dist.reading.stream import Pool, open_split
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe.plan import make
+from hpt_dist.stages.inputs import pool_of
 from hpt_dist.store import open_store
 
 RECIPE = """\

@@ -17,7 +17,7 @@ for _number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
 for _name in (
     "hpt_dist.cli_data",
     "hpt_dist.cli_runs",
-    "hpt_dist.assemble",
+    "hpt_dist.stages.runners",
     "mlflow",
     "mlflow.tracking.client",
     "mlflow.store.tracking.sqlalchemy_store",

@@ -22,13 +22,13 @@ from hpt_dist import evidence
 from hpt_dist.evals.features import Labelled, extract
 from hpt_dist.evals.knn import vote
 from hpt_dist.evals.spread import rankme
-from hpt_dist.feeds import manifest_of, mean_std, pool_of
 from hpt_dist.images.photometric import Normalize
 from hpt_dist.methods.embeddings import feature_std
 from hpt_dist.networks.backbones import Backbone
 from hpt_dist.reading.order import Ints, Order
 from hpt_dist.reading.stream import Pool, center_batches
 from hpt_dist.recipe import Monitor, Pretrain
+from hpt_dist.stages.inputs import manifest_of, mean_std, pool_of
 from hpt_dist.train.loop import Accelerator
 from hpt_dist.train.selection import Evaluation, Look, Selection
 from hpt_dist.trial.run import Context

@@ -9,7 +9,10 @@ import torch
 
 from hpt_dist import evals
 from hpt_dist.evals import Labelled
-from hpt_dist.feeds import (
+from hpt_dist.images.photometric import Normalize
+from hpt_dist.reading.stream import center_batches, crop_batches, network_views
+from hpt_dist.recipe import Augment, Import, Knn, Linear
+from hpt_dist.stages.inputs import (
     accelerator_of,
     backbone_of,
     manifest_of,
@@ -17,10 +20,7 @@ from hpt_dist.feeds import (
     photometric_of,
     pool_of,
 )
-from hpt_dist.images.photometric import Normalize
-from hpt_dist.reading.stream import center_batches, crop_batches, network_views
-from hpt_dist.recipe import Augment, Import, Knn, Linear
-from hpt_dist.training import run_mme, run_pretrain
+from hpt_dist.stages.training import run_mme, run_pretrain
 from hpt_dist.trial.run import Context, Result, Runner
 from hpt_dist.weights import match as weights
 from hpt_dist.weights import source as weights_source

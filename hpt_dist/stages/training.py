@@ -9,10 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpt_dist import monitoring
 from hpt_dist.datasets import fewshot
 from hpt_dist.evals.features import evaluating
-from hpt_dist.feeds import (
+from hpt_dist.images.photometric import Normalize
+from hpt_dist.methods import METHODS, MME, Method
+from hpt_dist.networks import backbones, batch_norm, precision
+from hpt_dist.networks.backbones import Backbone
+from hpt_dist.reading.order import Ints
+from hpt_dist.reading.stream import Pool, center_batches
+from hpt_dist.recipe import METHOD_SETTINGS, SCALING_BATCH, Mme, Optimizer, Pretrain, Trained
+from hpt_dist.recipe.numerics import Numerics
+from hpt_dist.recipe.plan import numerics_of
+from hpt_dist.stages import monitor
+from hpt_dist.stages.inputs import (
     accelerator_of,
     backbone_of,
     manifest_of,
@@ -23,15 +32,6 @@ from hpt_dist.feeds import (
     two_view_feed,
     two_view_keys,
 )
-from hpt_dist.images.photometric import Normalize
-from hpt_dist.methods import METHODS, MME, Method
-from hpt_dist.networks import backbones, batch_norm, precision
-from hpt_dist.networks.backbones import Backbone
-from hpt_dist.reading.order import Ints
-from hpt_dist.reading.stream import Pool, center_batches
-from hpt_dist.recipe import METHOD_SETTINGS, SCALING_BATCH, Mme, Optimizer, Pretrain, Trained
-from hpt_dist.recipe.numerics import Numerics
-from hpt_dist.recipe.plan import numerics_of
 from hpt_dist.train import optim
 from hpt_dist.train.checkpoint import Checkpoints
 from hpt_dist.train.loop import Accelerator, Loop, fit
@@ -66,14 +66,14 @@ def run_pretrain(context: Context) -> Result:
         images_per_step=2 * spec.batch,
         checkpoints=Checkpoints(context.root),
         checkpoint_every=spec.checkpoint_every,
-        evaluation=monitoring.of(context, spec, backbone, accelerator),
+        evaluation=monitor.of(context, spec, backbone, accelerator),
         numerics=numerics,
         held_steps=spec.head_warmup_steps,
         keys_of=partial(two_view_keys, spec, pool),
     )
     outcome = fit(loop, accelerator, context, context.interrupt)
     state = outcome.selection.weights if spec.keeps_best else backbone.state_dict()
-    metrics, details = monitoring.told(outcome.selection, spec)
+    metrics, details = monitor.told(outcome.selection, spec)
     return Result(
         metrics,
         {"pool_images": len(pool), **details},
@@ -198,7 +198,7 @@ def _accuracy(
     Each rank looks at its share of them.
     """
     pool = pool_of(context, (f"{target}/{split}",))
-    share = pool.subset(monitoring.share_of(np.arange(len(pool)), accelerator))
+    share = pool.subset(monitor.share_of(np.arange(len(pool)), accelerator))
     device = accelerator.device
     normalize = Normalize(*mean_std(context), device)
     size, threads = context.job.image_size, context.job.threads
