@@ -12,7 +12,7 @@ from hpt_dist import launch, results
 from hpt_dist.errors import HptError
 from hpt_dist.launch import Launch
 from hpt_dist.report import build
-from hpt_dist.slurm import Queued
+from hpt_dist.slurm.commands import Queued
 from hpt_dist.store import Store, lease
 from hpt_dist.store.paths import DONE, LAUNCHES, stage_prefix, trial_folder
 from hpt_dist.survey import state_of

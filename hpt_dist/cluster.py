@@ -19,15 +19,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import hpt_dist
-from hpt_dist import launch, profile, slurm, slurm_jobs, survey
+from hpt_dist import launch, survey
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.launch import Launch, Settings
-from hpt_dist.placement import Placement, place
-from hpt_dist.profile import Profile
 from hpt_dist.recipe import Import
 from hpt_dist.recipe.plan import Trial
-from hpt_dist.slurm import Queued, Step
-from hpt_dist.slurm_jobs import Array
+from hpt_dist.slurm import commands as slurm
+from hpt_dist.slurm import jobs as slurm_jobs
+from hpt_dist.slurm import profile
+from hpt_dist.slurm.commands import Queued, Step
+from hpt_dist.slurm.jobs import Array
+from hpt_dist.slurm.placement import Placement, place
+from hpt_dist.slurm.profile import Profile
 from hpt_dist.store import Store, lease, open_store
 from hpt_dist.store.paths import DONE, LAUNCHES, default_tracking_uri, stage_prefix, work_folder
 from hpt_dist.survey import Prepared

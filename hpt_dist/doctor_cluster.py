@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from hpt_dist import cluster, node_findings, preemption, probe_job, profile, slurm
+from hpt_dist import cluster, node_findings, preemption, probe_job
 from hpt_dist.cluster import Site
 from hpt_dist.errors import HptError
 from hpt_dist.finding import Finding, failed, guarded
-from hpt_dist.placement import Placement
-from hpt_dist.profile import Profile
-from hpt_dist.slurm import Step
+from hpt_dist.slurm import commands as slurm
+from hpt_dist.slurm import profile
+from hpt_dist.slurm.commands import Step
+from hpt_dist.slurm.placement import Placement
+from hpt_dist.slurm.profile import Profile
 from hpt_dist.store import open_store
 
 _SLURM_AGAIN = "see whether Slurm is up: scontrol ping"

@@ -15,11 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from hpt_dist import slurm_jobs
 from hpt_dist.errors import HptError, RequestError, nearest
 from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.plan import Trial
-from hpt_dist.slurm import Queued
+from hpt_dist.slurm import jobs as slurm_jobs
+from hpt_dist.slurm.commands import Queued
 from hpt_dist.store import Store, lease
 from hpt_dist.store.paths import DONE, LAUNCHES, LEASE, stage_prefix, trial_folder
 from hpt_dist.tracking import tracker

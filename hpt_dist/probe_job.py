@@ -16,14 +16,14 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from hpt_dist import slurm
 from hpt_dist.cluster import Site, copy_code
 from hpt_dist.errors import HptError
-from hpt_dist.placement import Placement
 from hpt_dist.probe import Facts, Probe, facts_file
 from hpt_dist.probe_outcome import Expected, Outcome
-from hpt_dist.profile import Profile
-from hpt_dist.slurm import Step
+from hpt_dist.slurm import commands as slurm
+from hpt_dist.slurm.commands import Step
+from hpt_dist.slurm.placement import Placement
+from hpt_dist.slurm.profile import Profile
 from hpt_dist.store import Store
 
 _NAME = "hpt-doctor"

@@ -29,12 +29,13 @@ from typing import Any, NoReturn
 
 import submitit
 
-from hpt_dist import slurm, sources
+from hpt_dist import sources
 from hpt_dist.datasets import write
 from hpt_dist.datasets.shard_plan import plan
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.images.formats import Encoding
-from hpt_dist.profile import Profile
+from hpt_dist.slurm import commands as slurm
+from hpt_dist.slurm.profile import Profile
 from hpt_dist.sources import Source
 from hpt_dist.store import FolderStore, open_store
 

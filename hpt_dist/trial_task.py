@@ -22,12 +22,13 @@ from typing import NoReturn
 
 import submitit
 
-from hpt_dist import slurm, worker
+from hpt_dist import worker
 from hpt_dist.closing import close_if_last, parent_run
 from hpt_dist.errors import HptError, Interrupted, TrainingError
 from hpt_dist.launch import is_cancelled
 from hpt_dist.processes import environment
-from hpt_dist.slurm import AGAIN
+from hpt_dist.slurm import commands as slurm
+from hpt_dist.slurm.commands import AGAIN
 from hpt_dist.store import lease, open_store
 from hpt_dist.store.paths import LEASE, stage_prefix
 from hpt_dist.train.interrupt import Interrupt

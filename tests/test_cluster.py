@@ -19,10 +19,10 @@ from slurm_site import DEV, LONG, ONE_RANK_A_NODE, ROOT, based, here, made
 from small import environment, outcome
 from submitit.slurm.slurm import SlurmJobEnvironment
 
-from hpt_dist import slurm
 from hpt_dist.errors import TrainingError
-from hpt_dist.placement import Placement
-from hpt_dist.profile import Profile
+from hpt_dist.slurm import commands as slurm
+from hpt_dist.slurm.placement import Placement
+from hpt_dist.slurm.profile import Profile
 from hpt_dist.store import FolderStore
 from hpt_dist.trial import starts
 from hpt_dist.trial_task import name_ranks

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from test_lease import ELSEWHERE, Clock
 
-from hpt_dist import closing, cluster, launch, local, slurm_jobs, survey, trial_task
+from hpt_dist import closing, cluster, launch, local, survey, trial_task
 from hpt_dist.errors import HptError
 from hpt_dist.launch import Launch, Settings
 from hpt_dist.recipe import Knn
 from hpt_dist.recipe.plan import Trial
-from hpt_dist.slurm import Queued
+from hpt_dist.slurm import jobs as slurm_jobs
+from hpt_dist.slurm.commands import Queued
 from hpt_dist.store import FolderStore, Store, lease
 from hpt_dist.store.lease import TTL_S, LeaseTakenError, Watch
 from hpt_dist.store.paths import DONE, LAUNCHES, LEASE, stage_prefix

@@ -11,7 +11,6 @@ import pytest
 import torch
 from small import hpt, write_recipe
 
-from hpt_dist import profile
 from hpt_dist.errors import RecipeError, RequestError, TrainingError
 from hpt_dist.networks import backbones, precision
 from hpt_dist.networks.precision import autocast, require, torch_format
@@ -19,6 +18,7 @@ from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe import plan
 from hpt_dist.recipe.numerics import THIS_CPU, Device, Numerics, decide, is_convolutional
 from hpt_dist.recipe.plan import Dataset, Facts
+from hpt_dist.slurm import profile
 from hpt_dist.train.loop import make_accelerator
 
 CPU = torch.device("cpu")

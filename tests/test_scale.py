@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from slurm_site import made
 from small import hpt
 
-from hpt_dist.placement import Placement, place
-from hpt_dist.profile import Profile
 from hpt_dist.reading.order import Order
 from hpt_dist.recipe import Pretrain
 from hpt_dist.recipe.plan import Trial, can_share
+from hpt_dist.slurm.placement import Placement, place
+from hpt_dist.slurm.profile import Profile
 from hpt_dist.trial_task import name_ranks
 
 # Many trials.

@@ -17,11 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from hpt_dist import container, slurm
-from hpt_dist.container import Container
 from hpt_dist.errors import HptError, RequestError
-from hpt_dist.placement import Placement
-from hpt_dist.profile import Profile
+from hpt_dist.slurm import commands as slurm
+from hpt_dist.slurm import container
+from hpt_dist.slurm.container import Container
+from hpt_dist.slurm.placement import Placement
+from hpt_dist.slurm.profile import Profile
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"

@@ -23,12 +23,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from small import environment, hpt
 
-from hpt_dist import profile, shard_jobs, slurm
+from hpt_dist import shard_jobs
 from hpt_dist.datasets import write
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.images.formats import AS_IT_IS
-from hpt_dist.profile import Profile
 from hpt_dist.shard_jobs import Jobs, Request
+from hpt_dist.slurm import commands as slurm
+from hpt_dist.slurm import profile
+from hpt_dist.slurm.profile import Profile
 from hpt_dist.sources import open_source
 from hpt_dist.store import FolderStore
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hpt_dist.profile import Profile
 from hpt_dist.recipe import Import, Trained
 from hpt_dist.recipe.plan import Trial, can_share
+from hpt_dist.slurm.profile import Profile
 
 
 @dataclass(frozen=True)

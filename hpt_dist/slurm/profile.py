@@ -15,11 +15,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hpt_dist.container import PYTHON, Container, matching
 from hpt_dist.errors import RequestError
 from hpt_dist.recipe import Positive, Rate, Spec
 from hpt_dist.recipe.numerics import Device
 from hpt_dist.recipe.yaml_document import read, validated
+from hpt_dist.slurm.container import PYTHON, Container, matching
 
 # What a job needs in order to find its programs and to speak its user's language.
 _ALWAYS = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TZ")

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpt_dist import container
 from hpt_dist.errors import HptError, RequestError
-from hpt_dist.placement import Placement
-from hpt_dist.profile import Profile
+from hpt_dist.slurm import container
+from hpt_dist.slurm.placement import Placement
+from hpt_dist.slurm.profile import Profile
 
 if TYPE_CHECKING:
     import submitit

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from hpt_dist import slurm
 from hpt_dist.errors import HptError
-from hpt_dist.slurm import Queued
+from hpt_dist.slurm import commands as slurm
+from hpt_dist.slurm.commands import Queued
 from hpt_dist.store import Store
 from hpt_dist.store.lease import LeaseInfo
 from hpt_dist.store.paths import LAUNCHES
