@@ -22,8 +22,8 @@ from hpt_dist.cli_options import (
     WorkOption,
 )
 from hpt_dist.errors import HptError, RequestError
-from hpt_dist.launch import Where
 from hpt_dist.recipe.numerics import Device
+from hpt_dist.trial.records import Where
 
 app = typer.Typer(
     name="hpt-dist",

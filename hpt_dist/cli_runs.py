@@ -138,7 +138,7 @@ def report(
     """
     from hpt_dist import results
     from hpt_dist.launch import find
-    from hpt_dist.report import build
+    from hpt_dist.report.report import build
     from hpt_dist.store import open_store
 
     opened = open_store(store)

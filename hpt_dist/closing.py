@@ -10,13 +10,13 @@ from pathlib import Path
 
 from hpt_dist import launch, results
 from hpt_dist.errors import HptError
-from hpt_dist.launch import Launch
-from hpt_dist.report import build
+from hpt_dist.report.report import build
 from hpt_dist.slurm.commands import Queued
 from hpt_dist.store import Store, lease
 from hpt_dist.store.paths import DONE, LAUNCHES, stage_prefix, trial_folder
 from hpt_dist.survey import state_of
 from hpt_dist.tracking import tracker
+from hpt_dist.trial.records import Launch
 
 # How long a trial waits for another one that opens the launch's MLflow run, which may have died.
 _PATIENCE_S = lease.TTL_S + 30.0

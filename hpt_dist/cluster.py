@@ -21,7 +21,7 @@ from pathlib import Path
 import hpt_dist
 from hpt_dist import launch, survey
 from hpt_dist.errors import HptError, RequestError
-from hpt_dist.launch import Launch, Settings
+from hpt_dist.launch import Settings
 from hpt_dist.recipe import Import
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.slurm import commands as slurm
@@ -34,6 +34,7 @@ from hpt_dist.slurm.profile import Profile
 from hpt_dist.store import Store, lease, open_store
 from hpt_dist.store.paths import DONE, LAUNCHES, default_tracking_uri, stage_prefix, work_folder
 from hpt_dist.survey import Prepared
+from hpt_dist.trial.records import Launch
 
 _SUBMITTING = f"{LAUNCHES}/submitting"
 _PATIENCE_S = 120.0

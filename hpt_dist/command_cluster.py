@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from hpt_dist import closing, cluster, command_launch, console, launch, survey
 from hpt_dist.cluster import Site
 from hpt_dist.errors import RequestError
-from hpt_dist.launch import Launch
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.store import Store
 from hpt_dist.survey import Prepared, State
+from hpt_dist.trial.records import Launch
 
 _POLL_S = 2.0
 

@@ -15,17 +15,18 @@ from typing import IO
 
 from hpt_dist import closing, console, launch, local, results
 from hpt_dist.errors import RequestError, nearest
-from hpt_dist.launch import Launch, Settings, Where
+from hpt_dist.launch import Settings
 from hpt_dist.processes import environment
 from hpt_dist.recipe import plan
 from hpt_dist.recipe.numerics import Device
 from hpt_dist.recipe.plan import Trial
-from hpt_dist.report import build
+from hpt_dist.report.report import build
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.store import Store
 from hpt_dist.store.paths import default_tracking_uri, trial_folder, work_folder
 from hpt_dist.survey import Prepared, states_of
 from hpt_dist.tracking import tracker
+from hpt_dist.trial.records import Launch, Where
 
 POLL_S = 0.5
 QUEUE_POLL_S = 3.0  # many people's squeue is one controller's work

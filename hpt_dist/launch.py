@@ -10,10 +10,9 @@ import secrets
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
 
 from hpt_dist.errors import HptError, RequestError, nearest
 from hpt_dist.recipe.file import Recipe
@@ -23,42 +22,10 @@ from hpt_dist.slurm.commands import Queued
 from hpt_dist.store import Store, lease
 from hpt_dist.store.paths import DONE, LAUNCHES, LEASE, stage_prefix, trial_folder
 from hpt_dist.tracking import tracker
+from hpt_dist.trial.records import Launch, Where
 from hpt_dist.trial.run import Job
 
-Where = Literal["local", "inline", "slurm"]
-
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Launch:
-    """The record of one launch, kept in the store.
-
-    Args:
-        id: name of the record.
-        recipe: name of the recipe.
-        file: where the recipe was read.
-        created: ISO 8601, UTC.
-        trials: trial names to keys, parents first.
-        report: the recipe's report settings; empty without.
-        settings: the resolved recipe: what was hashed for each trial, by its name.
-        where: what runs its trials.
-        work: the local work folder.
-        tracking_uri: of MLflow.
-        parent_run: MLflow run of the launch; empty while MLflow was out of reach.
-    """
-
-    id: str
-    recipe: str
-    file: str
-    created: str
-    trials: Mapping[str, str]
-    report: Mapping[str, Any]
-    work: str
-    tracking_uri: str
-    parent_run: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    where: Where = "local"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from hpt_dist.launch import Launch, Settings, is_cancelled, job_of
+from hpt_dist.launch import Settings, is_cancelled, job_of
 from hpt_dist.processes import children, environment
 from hpt_dist.processes.children import Child
 from hpt_dist.recipe import Trained
@@ -21,6 +21,7 @@ from hpt_dist.store import Store, lease
 from hpt_dist.store.paths import DONE, LEASE, stage_prefix
 from hpt_dist.survey import Prepared
 from hpt_dist.trial import ranks
+from hpt_dist.trial.records import Launch
 from hpt_dist.trial.run import Job
 from hpt_dist.worker import Outcome, follow, run, work
 

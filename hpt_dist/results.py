@@ -5,34 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hpt_dist.errors import RequestError, StoreError, nearest
-from hpt_dist.launch import Launch
 from hpt_dist.store import Store
 from hpt_dist.store.paths import DONE, stage_prefix
+from hpt_dist.trial.records import Finished, Launch
 from hpt_dist.weights.source import FORMATS as FORMATS
 
 _WEIGHTS = "weights.safetensors"
-
-
-@dataclass(frozen=True)
-class Finished:
-    """One finished trial.
-
-    Args:
-        name: `stage/axis=value,...`.
-        key: of the trial.
-        result: result.json: stage, kind, axes, seed, images, metrics, details.
-        run: run.json: seconds, host, versions.
-    """
-
-    name: str
-    key: str
-    result: dict[str, Any]
-    run: dict[str, Any]
 
 
 def finished(store: Store, launch: Launch) -> list[Finished]:

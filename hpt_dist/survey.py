@@ -13,21 +13,22 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import Field
 
-from hpt_dist import published
 from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.datasets.subset import Subset, read_subset
 from hpt_dist.errors import HptError, Problem, RecipeError, RequestError
-from hpt_dist.launch import Launch, launches
+from hpt_dist.launch import launches
 from hpt_dist.recipe import Import, Spec, plan
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe.file import Recipe, data_of
 from hpt_dist.recipe.numerics import THIS_CPU, Device
 from hpt_dist.recipe.plan import Dataset, Facts, Trial, difference
+from hpt_dist.report import published
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.slurm.commands import Queued
 from hpt_dist.store import Store, lease, open_store
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, stage_prefix
 from hpt_dist.train.checkpoint import Checkpoints
+from hpt_dist.trial.records import Launch
 from hpt_dist.weights import source as weights_source
 
 T = TypeVar("T")

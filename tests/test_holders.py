@@ -12,7 +12,7 @@ from test_lease import ELSEWHERE, Clock
 
 from hpt_dist import closing, cluster, launch, local, survey, trial_task
 from hpt_dist.errors import HptError
-from hpt_dist.launch import Launch, Settings
+from hpt_dist.launch import Settings
 from hpt_dist.recipe import Knn
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.slurm import jobs as slurm_jobs
@@ -22,6 +22,7 @@ from hpt_dist.store.lease import TTL_S, LeaseTakenError, Watch
 from hpt_dist.store.paths import DONE, LAUNCHES, LEASE, stage_prefix
 from hpt_dist.train.interrupt import Interrupt
 from hpt_dist.trial import run as stage
+from hpt_dist.trial.records import Launch
 from hpt_dist.trial.run import Job
 
 KEY = "5" * 64

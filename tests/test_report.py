@@ -24,12 +24,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
-from hpt_dist import evidence, figure, page, published
+from hpt_dist import evidence
 from hpt_dist.errors import RequestError
 from hpt_dist.evidence import on_images, paired, scale_of, seed_differences
-from hpt_dist.launch import Launch
-from hpt_dist.report import Report, build
-from hpt_dist.results import Finished
+from hpt_dist.report import figure, page, published
+from hpt_dist.report.report import Report, build
+from hpt_dist.trial.records import Finished, Launch
 
 TOP1 = scale_of("test/top1")
 # Rounded as accuracies are, so that spreads are either zero or far from rounding.

@@ -7,18 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hpt_dist import figure, page, published, tables
 from hpt_dist.errors import RequestError, nearest
 from hpt_dist.evidence import Scale, scale_of
-from hpt_dist.page import Block, Grid, Heading, Items, Paragraph, Picture
-from hpt_dist.published import PublishedTable
-from hpt_dist.tables import Cell, Cost, Difference, Gate, Point, Table
-
-if TYPE_CHECKING:
-    from hpt_dist.launch import Launch
-    from hpt_dist.results import Finished
+from hpt_dist.report import figure, page, published, tables
+from hpt_dist.report.page import Block, Grid, Heading, Items, Paragraph, Picture
+from hpt_dist.report.published import PublishedTable
+from hpt_dist.report.tables import Cell, Cost, Difference, Gate, Point, Table
+from hpt_dist.trial.records import Finished, Launch
 
 _PLOT = "report.png"
 _MISSING_TOLD = 5

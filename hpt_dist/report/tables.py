@@ -11,13 +11,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hpt_dist import evidence
 from hpt_dist.evidence import Axes, Comparison
-
-if TYPE_CHECKING:
-    from hpt_dist.results import Finished
+from hpt_dist.trial.records import Finished
 
 # (kind of stage, its numerics in words)
 Computed = frozenset[tuple[str, str]]
