@@ -3,7 +3,7 @@
 With `--write`, the table is kept in `benchmarks/engine.txt` with the versions of what was measured.
 `--only step|fed|saving|ranks` measures one part; nothing is kept then. The machine should do
 nothing else meanwhile. GOMP_SPINCOUNT is set as in the process of a trial, or a busy core would
-make every step many times slower: see the Makefile and `hpt_dist/worker.py`.
+make every step many times slower: see the Makefile and `hpt_dist/launch/process.py`.
 """
 
 from __future__ import annotations

@@ -153,9 +153,10 @@ def plan(
       hpt-dist plan recipes/quickstart.yaml --on slurm/profiles/mine.yaml
       hpt-dist plan recipes/real_to_sketch.yaml --stand-ins recipes/stand_ins/domainnet.yaml
     """
-    from hpt_dist import cluster, command_launch, survey
+    from hpt_dist import command_launch
+    from hpt_dist.launch import on_slurm, survey
 
-    device = command_launch.device() if on == "local" else cluster.load(on).device
+    device = command_launch.device() if on == "local" else on_slurm.load(on).device
     prepared = _prepare(recipe, set_, device, stand_ins)
     if json_:
         console.print_json(
@@ -219,7 +220,8 @@ def launch(
       hpt-dist launch recipes/real_to_sketch.yaml --on slurm/profiles/mine.yaml
       hpt-dist launch recipes/real_to_sketch.yaml --on slurm/profiles/mine.yaml --dry-run
     """
-    from hpt_dist import cluster, command_cluster, command_launch
+    from hpt_dist import command_cluster, command_launch
+    from hpt_dist.launch import on_slurm
 
     if tracking_uri:  # also where weights come from MLflow, here and in the trials' processes
         os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
@@ -236,9 +238,9 @@ def launch(
     else:
         if fresh:
             raise RequestError("--fresh is for --on local", fix="leave it out: jobs are fresh")
-        profile = cluster.load(on)
+        profile = on_slurm.load(on)
         prepared = _prepare(recipe, set_, profile.device)
-        site = cluster.site(profile, prepared.store, work, ranks, hold)
+        site = on_slurm.site(profile, prepared.store, work, ranks, hold)
         done = command_cluster.run(prepared, only or [], site, dry_run=dry_run, watch=watch)
     if not done:
         raise typer.Exit(1)
@@ -274,13 +276,13 @@ def doctor(
 
     if tracking_uri:
         os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
-    cluster, read = doctor_cluster.load(profile) if profile else (None, [])
+    on_slurm, read = doctor_cluster.load(profile) if profile else (None, [])
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not tracking_uri:
         tracking_uri = default_tracking_uri(work_folder(open_store(store), work))
     findings = [*read, *checks.examine(store, tracking_uri)]
-    if cluster:
-        findings += doctor_cluster.examine(cluster, store, work, console.note)
+    if on_slurm:
+        findings += doctor_cluster.examine(on_slurm, store, work, console.note)
     if json_:
         console.print_json([vars(finding) for finding in findings])
     else:
@@ -311,7 +313,7 @@ def schema() -> None:
 def _prepare(
     recipe: Path, set_: list[str] | None, device: Device, stand_ins: Path | None = None
 ) -> Any:
-    from hpt_dist.survey import prepare
+    from hpt_dist.launch.survey import prepare
 
     return prepare(recipe, set_ or [], stand_ins, device)
 

@@ -353,8 +353,8 @@ def _rules(name: str, amounts: dict[Kind, float | None], paper: bool) -> dict[st
 
 def _located(uri: str) -> tuple[Any, str]:
     """Return the store and the name of a dataset."""
+    from hpt_dist.launch.survey import dataset_store
     from hpt_dist.store import open_store
-    from hpt_dist.survey import dataset_store
 
     store, name = dataset_store(uri if "://" in uri else str(Path(uri).absolute()))
     return open_store(store), name

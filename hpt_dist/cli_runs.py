@@ -31,8 +31,9 @@ def status(
     Example:
       hpt-dist status quickstart
     """
-    from hpt_dist import command_cluster, survey
-    from hpt_dist.launch import find
+    from hpt_dist import command_cluster
+    from hpt_dist.launch import survey
+    from hpt_dist.launch.launches import find
     from hpt_dist.store import open_store
 
     opened = open_store(store)
@@ -61,7 +62,7 @@ def logs(
       hpt-dist logs quickstart --trial hpt -f
     """
     from hpt_dist import command_launch
-    from hpt_dist.launch import find
+    from hpt_dist.launch.launches import find
     from hpt_dist.store import open_store
 
     opened = open_store(store)
@@ -76,7 +77,7 @@ def cancel(run: RunArgument = "", store: StoreOption = DEFAULT_STORE) -> None:
       hpt-dist cancel quickstart
     """
     from hpt_dist import command_cluster
-    from hpt_dist.launch import find
+    from hpt_dist.launch.launches import find
     from hpt_dist.store import open_store
 
     opened = open_store(store)
@@ -105,8 +106,8 @@ def pull(
       hpt-dist pull quickstart/hpt ./out --format timm
       hpt-dist pull my_recipe/target ./out --format detectron2
     """
-    from hpt_dist import results
-    from hpt_dist.launch import find
+    from hpt_dist.launch import results
+    from hpt_dist.launch.launches import find
     from hpt_dist.store import open_store
 
     if format_ not in results.FORMATS:
@@ -136,8 +137,8 @@ def report(
     Example:
       hpt-dist report quickstart --out ./report
     """
-    from hpt_dist import results
-    from hpt_dist.launch import find
+    from hpt_dist.launch import results
+    from hpt_dist.launch.launches import find
     from hpt_dist.report.report import build
     from hpt_dist.store import open_store
 
@@ -164,7 +165,7 @@ def sync(
       hpt-dist sync quickstart
     """
     from hpt_dist import command_launch
-    from hpt_dist.launch import find
+    from hpt_dist.launch.launches import find
     from hpt_dist.store import open_store
 
     opened = open_store(store)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from hpt_dist import closing, cluster, command_launch, console, launch, survey
-from hpt_dist.cluster import Site
+from hpt_dist import command_launch, console
 from hpt_dist.errors import RequestError
+from hpt_dist.launch import closing, launches, on_slurm, survey
+from hpt_dist.launch.on_slurm import Site
+from hpt_dist.launch.survey import Prepared, State
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.store import Store
-from hpt_dist.survey import Prepared, State
 from hpt_dist.trial.records import Launch
 
 _POLL_S = 2.0
@@ -39,17 +40,17 @@ def run(
     """
     trials = command_launch.chosen(prepared, only)
     if all(prepared.states[trial.key].name == "cached" for trial in trials):
-        cluster.make_folders(where)
+        on_slurm.make_folders(where)
         record = command_launch.cached(prepared, trials, where.settings)
         command_launch.print_report(record, prepared.store)
         return True
     if dry_run:
-        for title, script in cluster.scripts(prepared, trials, where):
+        for title, script in on_slurm.scripts(prepared, trials, where):
             console.say(f"==> {title}")
             console.say(script)
         return True
-    cluster.check()
-    cluster.make_folders(where)
+    on_slurm.check()
+    on_slurm.make_folders(where)
     console.print_plan(trials, prepared.states, prepared.facts)
     submitted = _submit(prepared, trials, where)
     if not watch:
@@ -62,7 +63,7 @@ def run(
 
 def _submit(prepared: Prepared, trials: Sequence[Trial], where: Site) -> Launch | None:
     """Submit what is pending; return the launch to look at, if there is one."""
-    made = cluster.submit(prepared, trials, where, console.say)
+    made = on_slurm.submit(prepared, trials, where, console.say)
     waiting = [made.queued[trial.key] for trial in trials if trial.key in made.queued]
     if waiting:
         ids = sorted({job.id.partition("_")[0] for job in waiting}, key=int)
@@ -112,7 +113,7 @@ def cancel(store: Store, record: Launch) -> list[str]:
         RequestError: it has ended; or its jobs are Slurm's, which is not here.
         HptError: Slurm does not answer.
     """
-    told = [f"asked to save and stop: {name}" for name in launch.cancel(store, record)]
+    told = [f"asked to save and stop: {name}" for name in launches.cancel(store, record)]
     if record.where == "slurm":
         if not slurm_jobs.is_here():
             raise RequestError("Slurm is not here", fix="cancel where jobs are submitted")

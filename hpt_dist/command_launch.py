@@ -13,9 +13,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import IO
 
-from hpt_dist import closing, console, launch, local, results
+from hpt_dist import console
 from hpt_dist.errors import RequestError, nearest
-from hpt_dist.launch import Settings
+from hpt_dist.launch import closing, launches, local, results
+from hpt_dist.launch.launches import Settings
+from hpt_dist.launch.survey import Prepared, states_of
 from hpt_dist.processes import environment
 from hpt_dist.recipe import plan
 from hpt_dist.recipe.numerics import Device
@@ -24,7 +26,6 @@ from hpt_dist.report.report import build
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.store import Store
 from hpt_dist.store.paths import default_tracking_uri, trial_folder, work_folder
-from hpt_dist.survey import Prepared, states_of
 from hpt_dist.tracking import tracker
 from hpt_dist.trial.records import Launch, Where
 
@@ -66,7 +67,7 @@ def run(
         told = f"{ranks} ranks need {ranks} GPUs, and there are {len(settings.gpus)}"
         raise RequestError(told, where="--ranks")
     _close_orphans(prepared)
-    record = launch.record(prepared.recipe, trials, prepared.store, settings)
+    record = launches.record(prepared.recipe, trials, prepared.store, settings)
     console.say(f"launch {record.id}")
     with console.watching(len(pending)) as watcher:
         errors = local.work_through(prepared, trials, settings, record, watcher)
@@ -99,14 +100,14 @@ def cached(prepared: Prepared, trials: Sequence[Trial], settings: Settings) -> L
     console.say(f"all {len(trials)} trials are cached; nothing to run")
     record = prepared.last_launch
     if record is None or record.trials != {trial.name: trial.key for trial in trials}:
-        record = launch.record(prepared.recipe, trials, prepared.store, settings)
+        record = launches.record(prepared.recipe, trials, prepared.store, settings)
         closing.close(record, prepared.store, done=True)
     return record
 
 
 def _close_orphans(prepared: Prepared) -> None:
     store = prepared.store
-    launch.close_orphans(store, prepared.recipe.name, slurm_jobs.known_queue(store))
+    launches.close_orphans(store, prepared.recipe.name, slurm_jobs.known_queue(store))
 
 
 def print_logs(store: Store, record: Launch, name: str, follow: bool) -> None:
@@ -131,18 +132,18 @@ def print_logs(store: Store, record: Launch, name: str, follow: bool) -> None:
 
 def _is_over(store: Store, record: Launch) -> bool:
     """Return whether nothing is left to come of a launch."""
-    if launch.has_ended(store, record) or record.where != "slurm":
-        return launch.has_ended(store, record)
+    if launches.has_ended(store, record) or record.where != "slurm":
+        return launches.has_ended(store, record)
     queued = slurm_jobs.known_queue(store)
     return queued is not None and not any(key in queued for key in record.trials.values())
 
 
 def _log_files(store: Store, record: Launch, key: str) -> list[Path]:
     """Return the output files of a trial, of processes here and of jobs, of any launch."""
-    files = launch.log_files(Path(record.work), key)
+    files = launches.log_files(Path(record.work), key)
     files += slurm_jobs.log_files(store, record.id, key)
     if not files:
-        for other in reversed(launch.launches(store)):
+        for other in reversed(launches.launches(store)):
             if files := slurm_jobs.log_files(store, other.id, key):
                 break
     return files
@@ -155,7 +156,7 @@ def sync(store: Store, record: Launch, tracking_uri: str) -> None:
         HptError: MLflow is still out of reach.
     """
     record = replace(record, tracking_uri=tracking_uri or record.tracking_uri)
-    parent = launch.open_parent(record)
+    parent = launches.open_parent(record)
     states = states_of(store, record, slurm_jobs.known_queue(store))
     for name, state in states.items():
         folder = trial_folder(Path(record.work), record.trials[name])

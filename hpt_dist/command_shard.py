@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpt_dist import console, shard_jobs
+from hpt_dist import console
 from hpt_dist.datasets import write
 from hpt_dist.datasets.manifest import Manifest, read_manifest
 from hpt_dist.datasets.shard_workers import cores
 from hpt_dist.images.formats import Encoding
-from hpt_dist.shard_jobs import Jobs, Request
+from hpt_dist.launch import shard_jobs
+from hpt_dist.launch.shard_jobs import Jobs, Request
+from hpt_dist.launch.survey import dataset_store
 from hpt_dist.slurm import profile
 from hpt_dist.store import open_store
 from hpt_dist.store.paths import work_folder
-from hpt_dist.survey import dataset_store
 
 _LEFT_OUT_SHOWN = 5
 

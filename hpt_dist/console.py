@@ -21,10 +21,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from hpt_dist.launch.survey import State
 from hpt_dist.recipe import SCALING_BATCH, Pretrain
 from hpt_dist.recipe.numerics import Device, Numerics
 from hpt_dist.recipe.plan import Facts, Trial
-from hpt_dist.survey import State
 
 PLAIN_EVERY_S = 10.0
 

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from hpt_dist import cluster, node_findings, preemption, probe_job
-from hpt_dist.cluster import Site
+from hpt_dist import node_findings, preemption, probe_job
 from hpt_dist.errors import HptError
 from hpt_dist.finding import Finding, failed, guarded
+from hpt_dist.launch import on_slurm
+from hpt_dist.launch.on_slurm import Site
 from hpt_dist.slurm import commands as slurm
 from hpt_dist.slurm import profile
 from hpt_dist.slurm.commands import Step
@@ -108,8 +109,8 @@ def _folder(
     cluster_profile: Profile, store_uri: str, work: str, made: list[Site]
 ) -> Iterator[Finding]:
     """See that scripts and logs can be written; note how the cluster is used."""
-    site = cluster.site(cluster_profile, open_store(store_uri), work)
-    cluster.make_folders(site)
+    site = on_slurm.site(cluster_profile, open_store(store_uri), work)
+    on_slurm.make_folders(site)
     with tempfile.NamedTemporaryFile(dir=site.folder, prefix="doctor-"):
         yield Finding("shared folder", True, f"{site.folder} can be written")
     made.append(site)

@@ -125,7 +125,7 @@ class Probe:
         """Let the ranks find each other as those of a trial do."""
         import submitit
 
-        from hpt_dist import trial_task
+        from hpt_dist.launch import slurm_process
 
         environment = submitit.JobEnvironment()
         first = environment.hostnames[0]
@@ -134,7 +134,7 @@ class Probe:
             resolves = True
         except OSError:
             resolves = False
-        trial_task.name_ranks(environment)
+        slurm_process.name_ranks(environment)
         return {"first": first, "resolves": resolves, "address": os.environ["MASTER_ADDR"]}
 
     def _all_reduce(self, facts: Facts) -> list[str]:

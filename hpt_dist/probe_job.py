@@ -16,8 +16,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from hpt_dist.cluster import Site, copy_code
 from hpt_dist.errors import HptError
+from hpt_dist.launch.on_slurm import Site, copy_code
 from hpt_dist.probe import Facts, Probe, facts_file
 from hpt_dist.probe_outcome import Expected, Outcome
 from hpt_dist.slurm import commands as slurm

@@ -20,12 +20,12 @@ from small import environment, outcome
 from submitit.slurm.slurm import SlurmJobEnvironment
 
 from hpt_dist.errors import TrainingError
+from hpt_dist.launch.slurm_process import name_ranks
 from hpt_dist.slurm import commands as slurm
 from hpt_dist.slurm.placement import Placement
 from hpt_dist.slurm.profile import Profile
 from hpt_dist.store import FolderStore
 from hpt_dist.trial import starts
-from hpt_dist.trial_task import name_ranks
 
 # The quickstart's own recipe, in minutes.
 QUICKSTART = (ROOT / "recipes/quickstart.yaml").read_text()

@@ -20,8 +20,8 @@ import torchvision.models._api as torchvision_registry
 from timm.models import vision_transformer
 from torchvision import models
 
-from hpt_dist import results
 from hpt_dist.errors import RequestError, WeightsError
+from hpt_dist.launch import results
 from hpt_dist.networks import backbones
 from hpt_dist.store import open_store
 from hpt_dist.store.paths import DONE, stage_prefix

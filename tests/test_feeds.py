@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 from test_stream import COUNT, encoded, write
 
-from hpt_dist import survey
 from hpt_dist.datasets.fewshot import k_shot, n_labels
 from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.datasets.subset import Chooser, Rule, write_subset
 from hpt_dist.errors import DataError, RecipeError
+from hpt_dist.launch import survey
 from hpt_dist.reading.stream import Pool, open_split
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe.plan import make

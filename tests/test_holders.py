@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from test_lease import ELSEWHERE, Clock
 
-from hpt_dist import closing, cluster, launch, local, survey, trial_task
 from hpt_dist.errors import HptError
-from hpt_dist.launch import Settings
+from hpt_dist.launch import closing, launches, local, on_slurm, slurm_process, survey
+from hpt_dist.launch.launches import Settings
 from hpt_dist.recipe import Knn
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.slurm import jobs as slurm_jobs
@@ -133,8 +133,8 @@ def test_no_damaged_number_is_printed(store, number):
 def test_a_launch_is_closed_once_nothing_of_it_can_run(store, where, queue, changes, closed):
     made = record(store, where)
     leave_trial(store, **changes)
-    launch.close_orphans(store, "small", queue)
-    assert launch.has_ended(store, made) is closed
+    launches.close_orphans(store, "small", queue)
+    assert launches.has_ended(store, made) is closed
 
 
 def test_a_trial_that_is_done_holds_no_launch_open(store):
@@ -142,7 +142,7 @@ def test_a_trial_that_is_done_holds_no_launch_open(store):
     made = record(store, "local")
     leave_trial(store, **ELSEWHERE)
     store.at(stage_prefix(KEY)).put(DONE, b"{}")
-    launch.close_orphans(store, "small", None)
+    launches.close_orphans(store, "small", None)
     assert store.get(f"{LAUNCHES}/{made.id}.end") == b"FINISHED"
 
 
@@ -151,11 +151,11 @@ def test_only_processes_of_this_host_are_signalled(store, monkeypatch):
     killed = []
     monkeypatch.setattr(os, "kill", lambda pid, _: killed.append(pid))
     leave_trial(store, **ELSEWHERE)
-    assert launch.cancel(store, made) == []
+    assert launches.cancel(store, made) == []
     leave_trial(store, pid=2**22 + 1)
-    assert launch.cancel(store, made) == []
+    assert launches.cancel(store, made) == []
     leave_trial(store)
-    assert launch.cancel(store, made) == ["probe"]
+    assert launches.cancel(store, made) == ["probe"]
     assert killed == [os.getpid()]
 
 
@@ -170,7 +170,7 @@ def clock(monkeypatch):
     def sleep(seconds: float) -> None:
         made.now += seconds
 
-    for module in (trial_task, cluster, closing):
+    for module in (slurm_process, on_slurm, closing):
         monkeypatch.setattr(module.time, "sleep", sleep)
         monkeypatch.setattr(module.time, "monotonic", made)
     monkeypatch.setattr(lease, "Watch", lambda: Watch(made))
@@ -188,7 +188,7 @@ def test_a_job_waits_until_a_holder_elsewhere_is_silent(store, clock, monkeypatc
 
     monkeypatch.setattr(stage, "run", hold)
     before = clock.now
-    trial_task._run(job_in(store), Interrupt(), None)
+    slurm_process._run(job_in(store), Interrupt(), None)
     assert tries == [before, before + TTL_S]
 
 
@@ -224,7 +224,7 @@ def test_a_launch_submits_once_another_has_fallen_silent(store, clock):
     leave_behind(store, f"{LAUNCHES}/submitting", **ELSEWHERE)
     before = clock.now
     with (
-        cluster._alone(store),
+        on_slurm._alone(store),
         pytest.raises(LeaseTakenError),
         lease.hold(store, f"{LAUNCHES}/submitting"),
     ):
@@ -236,7 +236,7 @@ def test_a_launch_that_submits_for_ever_is_named(store, clock):
     with (
         lease.hold(store, f"{LAUNCHES}/submitting"),  # by a process that is seen to live
         pytest.raises(HptError, match="another launch has been submitting"),
-        cluster._alone(store),
+        on_slurm._alone(store),
     ):
         pass
 
@@ -244,7 +244,7 @@ def test_a_launch_that_submits_for_ever_is_named(store, clock):
 def test_a_trial_opens_its_launch_once_the_one_that_was_at_it_is_silent(store, clock, monkeypatch):
     made = Launch(**asdict(record(store, "slurm")) | {"tracking_uri": "http://tracker"})
     store.put(f"{LAUNCHES}/small-1.json", json.dumps(asdict(made)).encode())
-    monkeypatch.setattr(launch, "open_parent", lambda *_: "run-7")
+    monkeypatch.setattr(launches, "open_parent", lambda *_: "run-7")
     leave_behind(store, f"{LAUNCHES}/small-1.opening", **ELSEWHERE)
     assert closing.parent_run(store, "small-1", "") == "run-7"
 

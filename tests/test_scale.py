@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from slurm_site import made
 from small import hpt
 
+from hpt_dist.launch.slurm_process import name_ranks
 from hpt_dist.reading.order import Order
 from hpt_dist.recipe import Pretrain
 from hpt_dist.recipe.plan import Trial, can_share
 from hpt_dist.slurm.placement import Placement, place
 from hpt_dist.slurm.profile import Profile
-from hpt_dist.trial_task import name_ranks
 
 # Many trials.
 

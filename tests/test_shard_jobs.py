@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from small import environment, hpt
 
-from hpt_dist import shard_jobs
 from hpt_dist.datasets import write
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.images.formats import AS_IT_IS
-from hpt_dist.shard_jobs import Jobs, Request
+from hpt_dist.launch import shard_jobs
+from hpt_dist.launch.shard_jobs import Jobs, Request
 from hpt_dist.slurm import commands as slurm
 from hpt_dist.slurm import profile
 from hpt_dist.slurm.profile import Profile

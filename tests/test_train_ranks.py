@@ -10,8 +10,8 @@ import torch
 from ranks import on_ranks
 from torch import nn
 
-from hpt_dist import local, worker
 from hpt_dist.errors import DataError, Interrupted, TrainingError
+from hpt_dist.launch import local, process
 from hpt_dist.methods import METHODS, MME
 from hpt_dist.networks import backbones
 from hpt_dist.store import open_store
@@ -206,7 +206,7 @@ def test_a_connection_that_breaks_means_that_another_rank_ended():
 
 def test_the_launch_says_how_many_ranks_died():
     processes = [SimpleNamespace(exit_code=0), SimpleNamespace(exit_code=-9)]
-    running = local._Running(None, processes, 1, [], worker.Outcome("lost", "it broke"))
+    running = local._Running(None, processes, 1, [], process.Outcome("lost", "it broke"))
     assert "1 of this trial's 2 processes died" in local._outcome_of(running).error
     killed = local._Running(None, processes, 1, [])
     assert "its process was killed" in local._outcome_of(killed).error
@@ -220,6 +220,6 @@ def test_an_error_that_one_rank_alone_has_ends_it_with_its_words(monkeypatch, ca
     monkeypatch.setattr(ranks, "is_begun", lambda: True)
     spec = SimpleNamespace(kind="pretrain")
     with pytest.raises(SystemExit) as ended:
-        worker.follow(None, SimpleNamespace(trial=SimpleNamespace(spec=spec)))
+        process.follow(None, SimpleNamespace(trial=SimpleNamespace(spec=spec)))
     assert ended.value.code == 1
     assert "image 7 is damaged" in capsys.readouterr().out

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from hpt_dist import launch, results
 from hpt_dist.errors import HptError
+from hpt_dist.launch import launches, results
+from hpt_dist.launch.survey import state_of
 from hpt_dist.report.report import build
 from hpt_dist.slurm.commands import Queued
 from hpt_dist.store import Store, lease
 from hpt_dist.store.paths import DONE, LAUNCHES, stage_prefix, trial_folder
-from hpt_dist.survey import state_of
 from hpt_dist.tracking import tracker
 from hpt_dist.trial.records import Launch
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 def close(record: Launch, store: Store, *, done: bool) -> None:
     """Note a launch's end, with its report on its MLflow run."""
     report = build(record, results.finished(store, record))
-    launch.close(record, store, done=done, headline=report.headline(), files=report.files())
+    launches.close(record, store, done=done, headline=report.headline(), files=report.files())
 
 
 def settle(
@@ -66,7 +66,7 @@ def parent_run(store: Store, launch_id: str, artifact_location: str) -> str:
         Its id; empty without MLflow, or where it is out of reach: `sync` then brings it later.
     """
     path, opening = f"{LAUNCHES}/{launch_id}.parent", f"{LAUNCHES}/{launch_id}.opening"
-    record, watch = launch.read(store, launch_id), lease.Watch()
+    record, watch = launches.read(store, launch_id), lease.Watch()
     patience = time.monotonic() + _PATIENCE_S
     while record.tracking_uri and time.monotonic() < patience:
         if store.stat(path):
@@ -75,7 +75,7 @@ def parent_run(store: Store, launch_id: str, artifact_location: str) -> str:
         try:
             with lease.hold(store, opening, silent=silent):
                 if store.stat(path) is None:
-                    store.put(path, launch.open_parent(record, artifact_location).encode())
+                    store.put(path, launches.open_parent(record, artifact_location).encode())
         except lease.LeaseTakenError:
             time.sleep(0.5)
         except HptError as error:
@@ -86,7 +86,7 @@ def parent_run(store: Store, launch_id: str, artifact_location: str) -> str:
 
 def close_if_last(store: Store, launch_id: str) -> None:
     """Close a launch whose trials are all done; called by each trial at its end."""
-    record = launch.read(store, launch_id)
+    record = launches.read(store, launch_id)
     # The last one first: of a thousand trials, each looks at few.
     keys = reversed(list(record.trials.values()))
     if all(store.at(stage_prefix(key)).stat(DONE) for key in keys):
@@ -104,7 +104,7 @@ def close_if_over(
         queued: jobs in Slurm's queue, by key; None where it cannot be asked.
         running: whether one of its trials runs.
     """
-    if record.where != "slurm" or queued is None or running or launch.has_ended(store, record):
+    if record.where != "slurm" or queued is None or running or launches.has_ended(store, record):
         return
     if any(key in queued for key in record.trials.values()):
         return

@@ -19,9 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import hpt_dist
-from hpt_dist import launch, survey
 from hpt_dist.errors import HptError, RequestError
-from hpt_dist.launch import Settings
+from hpt_dist.launch import launches, survey
+from hpt_dist.launch.launches import Settings
+from hpt_dist.launch.survey import Prepared
 from hpt_dist.recipe import Import
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.slurm import commands as slurm
@@ -33,7 +34,6 @@ from hpt_dist.slurm.placement import Placement, place
 from hpt_dist.slurm.profile import Profile
 from hpt_dist.store import Store, lease, open_store
 from hpt_dist.store.paths import DONE, LAUNCHES, default_tracking_uri, stage_prefix, work_folder
-from hpt_dist.survey import Prepared
 from hpt_dist.trial.records import Launch
 
 _SUBMITTING = f"{LAUNCHES}/submitting"
@@ -184,7 +184,7 @@ def submit(
         left = _not_done(store, [trial for trial in trials if trial.key not in queued])
         if not left:
             return Submission(None, (), queued)
-        record = launch.record(prepared.recipe, trials, store, site.settings)
+        record = launches.record(prepared.recipe, trials, store, site.settings)
         folder = site.folder / record.id
         code = copy_code(site.folder)
         _write_settings(folder, record)
@@ -290,14 +290,14 @@ def _submit(
     jobs: Mapping[str, str],
 ) -> Array:
     """Submit one group; return its array with the id that Slurm gave it."""
-    from hpt_dist.trial_task import TrialTask
+    from hpt_dist.launch.slurm_process import TrialTask
 
     placement = group.placement
     step = _step(prepared, group, site, Path(array.folder), str(code), jobs)
     executor = slurm.trial_executor(array.name, site.profile, step)
     tasks = []
     for trial in group.trials:
-        job = launch.job_of(
+        job = launches.job_of(
             prepared.recipe,
             trial,
             prepared.store,

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from hpt_dist.launch import Settings, is_cancelled, job_of
+from hpt_dist.launch.launches import Settings, is_cancelled, job_of
+from hpt_dist.launch.process import Outcome, follow, run, work
+from hpt_dist.launch.survey import Prepared
 from hpt_dist.processes import children, environment
 from hpt_dist.processes.children import Child
 from hpt_dist.recipe import Trained
@@ -19,11 +21,9 @@ from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store, lease
 from hpt_dist.store.paths import DONE, LEASE, stage_prefix
-from hpt_dist.survey import Prepared
 from hpt_dist.trial import ranks
 from hpt_dist.trial.records import Launch
 from hpt_dist.trial.run import Job
-from hpt_dist.worker import Outcome, follow, run, work
 
 POLL_S = 0.2
 # How often the store is asked about what no process of ours tells: a cancel; trials of others.

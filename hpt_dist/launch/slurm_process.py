@@ -22,10 +22,10 @@ from typing import NoReturn
 
 import submitit
 
-from hpt_dist import worker
-from hpt_dist.closing import close_if_last, parent_run
 from hpt_dist.errors import HptError, Interrupted, TrainingError
-from hpt_dist.launch import is_cancelled
+from hpt_dist.launch import process
+from hpt_dist.launch.closing import close_if_last, parent_run
+from hpt_dist.launch.launches import is_cancelled
 from hpt_dist.processes import environment
 from hpt_dist.slurm import commands as slurm
 from hpt_dist.slurm.commands import AGAIN
@@ -99,7 +99,7 @@ def _telling_of_failure() -> Iterator[None]:
 def _lead(job: Job) -> None:
     """Be rank 0."""
     store = open_store(job.store)
-    with worker.prepared() as interrupt:
+    with process.prepared() as interrupt:
         try:
             with ranks.hosting(job.ranks) as together:
                 parent = parent_run(store, job.launch, job.artifact_location)
@@ -119,11 +119,11 @@ def _lead(job: Job) -> None:
 
 def _follow(job: Job) -> None:
     """Be another rank."""
-    with worker.prepared() as interrupt:
+    with process.prepared() as interrupt:
         if ranks.is_begun():
             # Rank 0 tells of an interruption.
             with contextlib.suppress(Interrupted), ranks.noticing_losses():
-                worker.take_part(job, interrupt)
+                process.take_part(job, interrupt)
     ranks.leave()
 
 

@@ -16,7 +16,7 @@ from pydantic import Field
 from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.datasets.subset import Subset, read_subset
 from hpt_dist.errors import HptError, Problem, RecipeError, RequestError
-from hpt_dist.launch import launches
+from hpt_dist.launch.launches import launches
 from hpt_dist.recipe import Import, Spec, plan
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe.file import Recipe, data_of

@@ -1,0 +1,1 @@
+"""Trials are started here or on Slurm, seen where they stand, and ended."""
