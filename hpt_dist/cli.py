@@ -269,20 +269,20 @@ def doctor(
       hpt-dist doctor --store s3://bucket/hpt
       hpt-dist doctor slurm/profiles/mine.yaml
     """
-    from hpt_dist import doctor as checks
-    from hpt_dist import doctor_cluster
+    from hpt_dist.doctor import cluster
+    from hpt_dist.doctor import services as checks
     from hpt_dist.store import open_store
     from hpt_dist.store.paths import default_tracking_uri, work_folder
 
     if tracking_uri:
         os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
-    on_slurm, read = doctor_cluster.load(profile) if profile else (None, [])
+    on_slurm, read = cluster.load(profile) if profile else (None, [])
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not tracking_uri:
         tracking_uri = default_tracking_uri(work_folder(open_store(store), work))
     findings = [*read, *checks.examine(store, tracking_uri)]
     if on_slurm:
-        findings += doctor_cluster.examine(on_slurm, store, work, console.note)
+        findings += cluster.examine(on_slurm, store, work, console.note)
     if json_:
         console.print_json([vars(finding) for finding in findings])
     else:

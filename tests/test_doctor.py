@@ -18,9 +18,10 @@ from time import time
 import pytest
 from services import S3Server, free_ports
 
-from hpt_dist import doctor, machine, store
+from hpt_dist import store
 from hpt_dist.datasets import manifest
-from hpt_dist.doctor import Finding, examine
+from hpt_dist.doctor import machine, services
+from hpt_dist.doctor.services import Finding, examine
 
 NOBODY = 65534
 
@@ -267,7 +268,7 @@ def test_mlflow_databases(tmp_path: Path) -> None:
 
 def test_full_disks_are_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 10**8})
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(services.shutil, "disk_usage", lambda _: usage)
     found = named(examine(str(tmp_path), ""), "disk")
     assert [finding.ok for finding in found] == [False, False]
     assert all("0.1 GB" in finding.says and finding.mend for finding in found)

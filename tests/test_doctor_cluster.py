@@ -15,8 +15,8 @@ from unittest import mock
 import pytest
 from small import environment, hpt
 
-from hpt_dist import doctor_cluster, node_findings, preemption
-from hpt_dist.probe_outcome import Expected, Outcome, start
+from hpt_dist.doctor import cluster, node_findings, preemption
+from hpt_dist.doctor.probe_outcome import Expected, Outcome, start
 
 ROOT = Path(__file__).parent.parent
 DEV = (ROOT / "slurm/profiles/dev.yaml").read_text()
@@ -51,10 +51,10 @@ class Doctor:
         file = self.folder / "cluster.yaml"
         file.write_text(profile)
         with mock.patch.dict(os.environ, self.slurm.environment):
-            read, found = doctor_cluster.load(str(file))
+            read, found = cluster.load(str(file))
             if read:
                 store, work = self.folder / "store", self.folder / "work"
-                found += doctor_cluster.examine(read, str(store), str(work), print)
+                found += cluster.examine(read, str(store), str(work), print)
         return faults([vars(one) for one in found])
 
     def ending(self) -> set[str]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from hpt_dist.finding import Finding
+from hpt_dist.doctor.finding import Finding
 
 _NAME = "preemption"
 

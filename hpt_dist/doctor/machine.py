@@ -14,7 +14,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from hpt_dist.finding import Finding
+from hpt_dist.doctor.finding import Finding
 
 _DISTRIBUTION = "hpt-dist"
 _TOLD = ("torch", "torchvision", "timm", "accelerate", "mlflow", "numpy")

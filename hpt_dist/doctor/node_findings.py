@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from packaging.requirements import Requirement
 
-from hpt_dist.finding import Finding, failed
-from hpt_dist.probe import DESERTED, SHARED_MEMORY, Facts
-from hpt_dist.probe_outcome import Expected, Outcome, start
+from hpt_dist.doctor.finding import Finding, failed
+from hpt_dist.doctor.probe import DESERTED, SHARED_MEMORY, Facts
+from hpt_dist.doctor.probe_outcome import Expected, Outcome, start
 
 _LARGEST_SKEW_S = 20.0
 _LEAST_SCRATCH_GB = 2.0

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hpt_dist.finding import Finding, failed
-from hpt_dist.probe import Facts
+from hpt_dist.doctor.finding import Finding, failed
+from hpt_dist.doctor.probe import Facts
 
 # What Slurm never starts as it is.
 _NEVER = re.compile(

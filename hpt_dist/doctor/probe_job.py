@@ -16,10 +16,10 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from hpt_dist.doctor.probe import Facts, Probe, facts_file
+from hpt_dist.doctor.probe_outcome import Expected, Outcome
 from hpt_dist.errors import HptError
 from hpt_dist.launch.on_slurm import Site, copy_code
-from hpt_dist.probe import Facts, Probe, facts_file
-from hpt_dist.probe_outcome import Expected, Outcome
 from hpt_dist.slurm import commands as slurm
 from hpt_dist.slurm.commands import Step
 from hpt_dist.slurm.placement import Placement

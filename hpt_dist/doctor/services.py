@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from hpt_dist import machine
 from hpt_dist.datasets.manifest import Manifest, dataset_names, read_manifest
+from hpt_dist.doctor import machine
+from hpt_dist.doctor.finding import Check, Finding, failed, guarded
 from hpt_dist.errors import HptError
-from hpt_dist.finding import Check, Finding, failed, guarded
 from hpt_dist.store import Store, open_store
 from hpt_dist.store.paths import work_folder
 

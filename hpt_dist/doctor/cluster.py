@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from hpt_dist import node_findings, preemption, probe_job
+from hpt_dist.doctor import node_findings, preemption, probe_job
+from hpt_dist.doctor.finding import Finding, failed, guarded
 from hpt_dist.errors import HptError
-from hpt_dist.finding import Finding, failed, guarded
 from hpt_dist.launch import on_slurm
 from hpt_dist.launch.on_slurm import Site
 from hpt_dist.slurm import commands as slurm

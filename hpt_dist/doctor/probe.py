@@ -117,9 +117,9 @@ class Probe:
         file.unlink()
 
     def _services(self) -> list[Facts]:
-        from hpt_dist import doctor
+        from hpt_dist.doctor import services
 
-        return [asdict(finding) for finding in doctor.reach(self.store, self.tracking_uri)]
+        return [asdict(finding) for finding in services.reach(self.store, self.tracking_uri)]
 
     def _names(self) -> Facts:
         """Let the ranks find each other as those of a trial do."""
