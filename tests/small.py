@@ -18,7 +18,7 @@ from unittest import mock
 
 import pytest
 
-from hpt_dist.cli import main
+from hpt_dist.cli.main import main
 
 REFUSED = 2  # the exit status of a wrong request
 
@@ -122,7 +122,7 @@ def hpt(
 
 def _run_process(arguments: Sequence[str], variables: Mapping[str, str]) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "hpt_dist.cli", *arguments],
+        [sys.executable, "-m", "hpt_dist.cli.main", *arguments],
         env=dict(variables),
         capture_output=True,
         text=True,

@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 from rich.console import Console
 
-from hpt_dist import console
+from hpt_dist.cli import console
 
 
 @pytest.fixture

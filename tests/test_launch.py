@@ -351,7 +351,7 @@ def test_every_kind_of_stage_on_s3(undisturbed, drawings, mlflow_tables, s3_stor
 
 def start(recipe, store, **more):
     return subprocess.Popen(
-        [sys.executable, "-m", "hpt_dist.cli", "launch", str(recipe)],
+        [sys.executable, "-m", "hpt_dist.cli.main", "launch", str(recipe)],
         env=environment(str(store), **more),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

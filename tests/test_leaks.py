@@ -14,7 +14,7 @@ from pictures import encoded, picture, sample, write
 from PIL import Image, ImageEnhance
 from small import environment, hpt
 
-from hpt_dist.cli import app
+from hpt_dist.cli.main import app
 from hpt_dist.datasets import inventory, leaks
 from hpt_dist.datasets.inventory import Dataset, Place
 from hpt_dist.datasets.leaks import find
@@ -234,7 +234,7 @@ def test_the_command(tmp_path, capsys):
     assert [(row["dataset"], row["split"], row["key"]) for row in rows] == [
         ("pool", "train", f"p{i}") for i in range(3)
     ]
-    arguments = [sys.executable, "-m", "hpt_dist.cli", *command, "--json"]
+    arguments = [sys.executable, "-m", "hpt_dist.cli.main", *command, "--json"]
     done = subprocess.run(arguments, capture_output=True, env=environment(""), text=True)
     told = json.loads(done.stdout)
     assert done.returncode == 1

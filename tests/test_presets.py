@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpt_dist import console
+from hpt_dist.cli import console
 from hpt_dist.errors import RecipeError
 from hpt_dist.recipe import KINDS, METHOD_SETTINGS, Image, Linear, Pretrain, Spec, result_fields
 from hpt_dist.recipe import file as recipe_file

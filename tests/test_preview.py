@@ -9,7 +9,7 @@ from pictures import encoded, labelled, picture, sample, write
 from PIL import Image, ImageFont
 from small import hpt
 
-from hpt_dist.cli import app
+from hpt_dist.cli.main import app
 from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.datasets.preview import THUMBNAIL_PX, preview, truncated
 from hpt_dist.errors import DataError, RequestError

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pictures import encoded, labelled, picture, sample, write
 from small import hpt
 
-from hpt_dist.cli import app
+from hpt_dist.cli.main import app
 from hpt_dist.datasets import subset
 from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.datasets.subset import Chooser, Rule, read_subset, subset_names, write_subset

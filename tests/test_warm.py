@@ -53,7 +53,14 @@ def test_fresh_processes_among_stray_variables_leave_the_same_bytes(tiny, drawin
 def launched(store):
     """Start a launch of a long trial; return it, its server and the trial once it has saved."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "hpt_dist.cli", "launch", str(write_recipe(store, TINY)), *LONG],
+        [
+            sys.executable,
+            "-m",
+            "hpt_dist.cli.main",
+            "launch",
+            str(write_recipe(store, TINY)),
+            *LONG,
+        ],
         env=environment(str(store), **STRAY),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

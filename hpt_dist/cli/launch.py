@@ -13,7 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import IO
 
-from hpt_dist import console
+from hpt_dist.cli import console
 from hpt_dist.errors import RequestError, nearest
 from hpt_dist.launch import closing, launches, local, results
 from hpt_dist.launch.launches import Settings
@@ -283,4 +283,4 @@ def _own_name() -> str:
     if shutil.which("hpt-dist"):
         return "hpt-dist"
     path = Path(sys.argv[0])
-    return str(path) if path.name == "hpt-dist" else f"{sys.executable} -m hpt_dist.cli"
+    return str(path) if path.name == "hpt-dist" else f"{sys.executable} -m hpt_dist.cli.main"

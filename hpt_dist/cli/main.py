@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from hpt_dist import __version__, cli_runs, console
-from hpt_dist.cli_data import data_app
-from hpt_dist.cli_options import (
+from hpt_dist import __version__
+from hpt_dist.cli import console, runs
+from hpt_dist.cli.data import data_app
+from hpt_dist.cli.options import (
     DEFAULT_STORE,
     FreshOption,
     JsonOption,
@@ -41,13 +42,13 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a setting; may be repeated."),
 ]
 _RUNS = (
-    cli_runs.status,
-    cli_runs.logs,
-    cli_runs.cancel,
-    cli_runs.pull,
-    cli_runs.report,
-    cli_runs.sync,
-    cli_runs.ui,
+    runs.status,
+    runs.logs,
+    runs.cancel,
+    runs.pull,
+    runs.report,
+    runs.sync,
+    runs.ui,
 )
 _CTRL_C = 130  # what typer makes of it
 
@@ -113,7 +114,7 @@ def shard(
       hpt-dist shard ~/photos ./hpt-store/datasets/photos --workers 8 --max-bad 100
       hpt-dist shard s.csv s3://b/hpt/datasets/s --on slurm/profiles/generic-cpu.yaml --jobs 16
     """
-    from hpt_dist import command_shard
+    from hpt_dist.cli import shard as command_shard
     from hpt_dist.images.formats import Encoding
 
     if on is None and (jobs or no_wait):
@@ -153,7 +154,7 @@ def plan(
       hpt-dist plan recipes/quickstart.yaml --on slurm/profiles/mine.yaml
       hpt-dist plan recipes/real_to_sketch.yaml --stand-ins recipes/stand_ins/domainnet.yaml
     """
-    from hpt_dist import command_launch
+    from hpt_dist.cli import launch as command_launch
     from hpt_dist.launch import on_slurm, survey
 
     device = command_launch.device() if on == "local" else on_slurm.load(on).device
@@ -220,7 +221,8 @@ def launch(
       hpt-dist launch recipes/real_to_sketch.yaml --on slurm/profiles/mine.yaml
       hpt-dist launch recipes/real_to_sketch.yaml --on slurm/profiles/mine.yaml --dry-run
     """
-    from hpt_dist import command_cluster, command_launch
+    from hpt_dist.cli import launch as command_launch
+    from hpt_dist.cli import on_slurm as command_cluster
     from hpt_dist.launch import on_slurm
 
     if tracking_uri:  # also where weights come from MLflow, here and in the trials' processes

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from hpt_dist import console
-from hpt_dist.cli_options import (
+from hpt_dist.cli import console
+from hpt_dist.cli.options import (
     DEFAULT_STORE,
     JsonOption,
     RunArgument,
@@ -31,14 +31,14 @@ def status(
     Example:
       hpt-dist status quickstart
     """
-    from hpt_dist import command_cluster
+    from hpt_dist.cli import on_slurm
     from hpt_dist.launch import survey
     from hpt_dist.launch.launches import find
     from hpt_dist.store import open_store
 
     opened = open_store(store)
     found = find(opened, run)
-    states = command_cluster.states(opened, found)
+    states = on_slurm.states(opened, found)
     if json_:
         console.print_json(
             {"launch": found.id, "trials": {n: survey.as_json(s) for n, s in states.items()}}
@@ -61,12 +61,12 @@ def logs(
     Example:
       hpt-dist logs quickstart --trial hpt -f
     """
-    from hpt_dist import command_launch
+    from hpt_dist.cli import launch
     from hpt_dist.launch.launches import find
     from hpt_dist.store import open_store
 
     opened = open_store(store)
-    command_launch.print_logs(opened, find(opened, run), trial, follow)
+    launch.print_logs(opened, find(opened, run), trial, follow)
 
 
 def cancel(run: RunArgument = "", store: StoreOption = DEFAULT_STORE) -> None:
@@ -76,12 +76,12 @@ def cancel(run: RunArgument = "", store: StoreOption = DEFAULT_STORE) -> None:
     Example:
       hpt-dist cancel quickstart
     """
-    from hpt_dist import command_cluster
+    from hpt_dist.cli import on_slurm
     from hpt_dist.launch.launches import find
     from hpt_dist.store import open_store
 
     opened = open_store(store)
-    for line in command_cluster.cancel(opened, find(opened, run)):
+    for line in on_slurm.cancel(opened, find(opened, run)):
         console.say(line)
 
 
@@ -164,12 +164,12 @@ def sync(
     Example:
       hpt-dist sync quickstart
     """
-    from hpt_dist import command_launch
+    from hpt_dist.cli import launch
     from hpt_dist.launch.launches import find
     from hpt_dist.store import open_store
 
     opened = open_store(store)
-    command_launch.sync(opened, find(opened, run), tracking_uri)
+    launch.sync(opened, find(opened, run), tracking_uri)
 
 
 def ui(
@@ -184,8 +184,8 @@ def ui(
     Example:
       hpt-dist ui
     """
-    from hpt_dist import command_launch
+    from hpt_dist.cli import launch
     from hpt_dist.store import open_store
     from hpt_dist.store.paths import work_folder
 
-    command_launch.open_ui(work_folder(open_store(store), work), host, port)
+    launch.open_ui(work_folder(open_store(store), work), host, port)

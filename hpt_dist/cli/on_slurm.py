@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from hpt_dist import command_launch, console
+from hpt_dist.cli import console, launch
 from hpt_dist.errors import RequestError
 from hpt_dist.launch import closing, launches, on_slurm, survey
 from hpt_dist.launch.on_slurm import Site
@@ -38,11 +38,11 @@ def run(
     Returns:
         Whether all went well.
     """
-    trials = command_launch.chosen(prepared, only)
+    trials = launch.chosen(prepared, only)
     if all(prepared.states[trial.key].name == "cached" for trial in trials):
         on_slurm.make_folders(where)
-        record = command_launch.cached(prepared, trials, where.settings)
-        command_launch.print_report(record, prepared.store)
+        record = launch.cached(prepared, trials, where.settings)
+        launch.print_report(record, prepared.store)
         return True
     if dry_run:
         for title, script in on_slurm.scripts(prepared, trials, where):
@@ -57,7 +57,7 @@ def run(
         return True
     done = submitted is None or _watch(prepared.store, submitted)
     if submitted:
-        command_launch.print_report(submitted, prepared.store)
+        launch.print_report(submitted, prepared.store)
     return done
 
 

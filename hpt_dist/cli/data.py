@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hpt_dist import console
-from hpt_dist.cli_options import JsonOption
+from hpt_dist.cli import console
+from hpt_dist.cli.options import JsonOption
 from hpt_dist.errors import RequestError
 
 if TYPE_CHECKING:
