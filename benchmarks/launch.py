@@ -101,7 +101,7 @@ def hpt(*words: str, store: Path) -> float:
     """Run a command and all that it leaves behind to the end; return the CPU seconds of it all."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     process = subprocess.Popen(
-        [sys.executable, "-m", "hpt_dist.cli.main", *words],
+        [sys.executable, "-m", "hpt_dist", *words],
         env={**os.environ, "HPT_STORE": str(store)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

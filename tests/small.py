@@ -122,7 +122,7 @@ def hpt(
 
 def _run_process(arguments: Sequence[str], variables: Mapping[str, str]) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "hpt_dist.cli.main", *arguments],
+        [sys.executable, "-m", "hpt_dist", *arguments],
         env=dict(variables),
         capture_output=True,
         text=True,

@@ -248,7 +248,7 @@ def test_two_launches_at_once_submit_nothing_twice(site):
     arguments = site.arguments("--hold")
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "hpt_dist.cli.main", *arguments],
+            [sys.executable, "-m", "hpt_dist", *arguments],
             env=environment(str(site.store), **site.environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -34,7 +34,7 @@ class Doctor:
         file.write_text(profile)
         words = ("doctor", str(file), "--json", "--work", str(self.folder / "work"))
         done = subprocess.run(
-            [sys.executable, "-m", "hpt_dist.cli.main", *words],
+            [sys.executable, "-m", "hpt_dist", *words],
             env=environment(store or str(self.folder / "store"), **self.slurm.environment)
             | variables,
             capture_output=True,

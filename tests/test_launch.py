@@ -52,7 +52,7 @@ def s3_store(ceph):
 def test_a_launch_ends_with_the_report_and_the_way_to_the_ui(undisturbed):
     store, _, said = undisturbed
     assert "adapt: test/top1 by init and shots" in said
-    assert f"-m hpt_dist.cli ui --store {store}" in said
+    assert f"-m hpt_dist ui --store {store}" in said
     assert len(outcome(store)) == 6
     for result in store.glob("stages/*/result.json"):
         metrics = json.loads(result.read_text())["metrics"]
@@ -351,7 +351,7 @@ def test_every_kind_of_stage_on_s3(undisturbed, drawings, mlflow_tables, s3_stor
 
 def start(recipe, store, **more):
     return subprocess.Popen(
-        [sys.executable, "-m", "hpt_dist.cli.main", "launch", str(recipe)],
+        [sys.executable, "-m", "hpt_dist", "launch", str(recipe)],
         env=environment(str(store), **more),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -234,7 +234,7 @@ def test_the_command(tmp_path, capsys):
     assert [(row["dataset"], row["split"], row["key"]) for row in rows] == [
         ("pool", "train", f"p{i}") for i in range(3)
     ]
-    arguments = [sys.executable, "-m", "hpt_dist.cli.main", *command, "--json"]
+    arguments = [sys.executable, "-m", "hpt_dist", *command, "--json"]
     done = subprocess.run(arguments, capture_output=True, env=environment(""), text=True)
     told = json.loads(done.stdout)
     assert done.returncode == 1

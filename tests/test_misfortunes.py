@@ -155,7 +155,7 @@ def launch_from(checkout: Path, site: Site) -> None:
     )
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "hpt_dist.cli.main"),
+            *(sys.executable, "-m", "hpt_dist"),
             *site.arguments("--only", "hpt", *LONG, "--hold", profile=PROFILE),
         ],
         cwd=checkout,  # which Python looks into first

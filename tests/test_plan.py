@@ -176,7 +176,7 @@ def test_a_difference_names_what_changed():
 
 def test_planning_imports_neither_torch_nor_mlflow_nor_boto3():
     code = (
-        "import sys, hpt_dist.cli.main, hpt_dist.survey\n"
+        "import sys, hpt_dist.cli.main, hpt_dist.launch.survey\n"
         "heavy = {'torch', 'torchvision', 'timm', 'mlflow', 'boto3', 'submitit', 'matplotlib',"
         " 'accelerate', 'webdataset'}\n"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"

@@ -98,7 +98,7 @@ def test_ranks_survive_what_befalls_any_of_them(by_two, store, tmp_path):
     def launch_and_save():
         """Start a launch; return it, rank 0 and rank 1 once another state is saved."""
         before = saved_step(trial(store)) if any(store.glob("stages/*/spec.json")) else 0
-        command = [sys.executable, "-m", "hpt_dist.cli.main", "launch", str(recipe), "--ranks", "2"]
+        command = [sys.executable, "-m", "hpt_dist", "launch", str(recipe), "--ranks", "2"]
         process = subprocess.Popen(
             command, env=environment(str(store)), stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True,

@@ -54,7 +54,7 @@ def test_the_scripts_of_each_profile(profile, drawings, tmp_path):
     words = [word for setting in SHAPE for word in ("--set", setting)]
     command = ("launch", "recipes/quickstart.yaml", "--on", profile, "--only", "adapt", *words)
     done = subprocess.run(
-        [sys.executable, "-m", "hpt_dist.cli.main", *map(str, command), "--dry-run"],
+        [sys.executable, "-m", "hpt_dist", *map(str, command), "--dry-run"],
         env=SHELL | {"HPT_STORE": str(store), "HPT_WORK": "/shared/work"},
         cwd=ROOT,
         capture_output=True,

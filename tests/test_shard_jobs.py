@@ -187,7 +187,7 @@ def left_of(site: Site) -> set[int]:
 
 def start(site: Site, source: Path, text: str, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "hpt_dist.cli.main", *site.arguments(source, *options, text=text)],
+        [sys.executable, "-m", "hpt_dist", *site.arguments(source, *options, text=text)],
         env=environment("", **site.environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -75,7 +75,7 @@ class Sharding:
             [
                 sys.executable,
                 "-m",
-                "hpt_dist.cli.main",
+                "hpt_dist",
                 "shard",
                 photos,
                 f"{uri}/datasets/{NAME}",
@@ -235,7 +235,7 @@ def test_the_command_names_what_it_left_out(tmp_path):
         (source / f"{i}.png").write_bytes(data.getvalue() if i < 3 else b"")
     (source / "2.png").chmod(0)
     dataset = tmp_path / "store" / "datasets" / "a"
-    command = [sys.executable, "-m", "hpt_dist.cli.main", "shard", tmp_path / "source", dataset]
+    command = [sys.executable, "-m", "hpt_dist", "shard", tmp_path / "source", dataset]
     ended = without_rights(*command)
     assert ended.returncode == 0, ended.stderr
     assert "left out: 7 of 9 images" in ended.stdout

@@ -465,7 +465,7 @@ def test_samples_whose_module_a_worker_does_not_find_are_refused(tmp_path):
 
 
 def test_workers_start_without_torch():
-    program = "import sys, hpt_dist.children; print('torch' in sys.modules)"
+    program = "import sys, hpt_dist.processes.children; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "False\n"
 
 

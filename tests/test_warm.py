@@ -56,7 +56,7 @@ def launched(store):
         [
             sys.executable,
             "-m",
-            "hpt_dist.cli.main",
+            "hpt_dist",
             "launch",
             str(write_recipe(store, TINY)),
             *LONG,

@@ -283,4 +283,4 @@ def _own_name() -> str:
     if shutil.which("hpt-dist"):
         return "hpt-dist"
     path = Path(sys.argv[0])
-    return str(path) if path.name == "hpt-dist" else f"{sys.executable} -m hpt_dist.cli.main"
+    return str(path) if path.name == "hpt-dist" else f"{sys.executable} -m hpt_dist"

@@ -335,7 +335,3 @@ def main() -> None:
             console.complain("interrupted")
             sys.exit(1)
         raise
-
-
-if __name__ == "__main__":
-    main()
