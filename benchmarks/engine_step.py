@@ -1,6 +1,6 @@
 """A training step of hpt-dist beside the passes in it, and beside the same step of others.
 
-hpt-dist's step is that of `train.fit` itself. The others take their turns inside its feed, between
+hpt-dist's step is that of `loop.fit` itself. The others take their turns inside its feed, between
 two steps, so that all are measured in one process, interleaved, on one device.
 """
 

@@ -1,6 +1,6 @@
 """MoCo v2 with ResNet-50 at 224 pixels in bfloat16 on one GPU: `python -m benchmarks.gpu --write`.
 
-The step of `train.fit` is compared with the bare passes in it (queries both ways, keys forwards),
+The step of `loop.fit` is compared with the bare passes in it (queries both ways, keys forwards),
 with torch.compile, with a CUDA graph of the whole step, and with images that come from the host.
 The table is kept in `benchmarks/gpu-DEVICE.txt`. Exits 1 when the goal is missed, 2 without CUDA.
 `--device cpu --tiny` runs the same code on a tiny network, to see that it runs.

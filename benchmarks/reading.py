@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.measure import Row, print_rows, rates, said
 from benchmarks.photos import photos
 from hpt_dist.datasets.manifest import read_manifest
-from hpt_dist.datasets.write import write_dataset
+from hpt_dist.datasets.shards import write_dataset
 from hpt_dist.reading.node_cache import NodeCache
 from hpt_dist.reading.order import Order
 from hpt_dist.reading.pool import Pool, Split

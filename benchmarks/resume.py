@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.measure import ROUNDS, Row, print_rows
 from benchmarks.reading import SHARD_BYTES, write_photos
-from hpt_dist.datasets.write import write_dataset
+from hpt_dist.datasets.shards import write_dataset
 from hpt_dist.reading.stream import Pool, Stream, open_split
 from hpt_dist.store import Store, open_store
 

@@ -22,7 +22,7 @@ from PIL import Image, ImageStat
 from benchmarks.measure import Row, print_rows, rates, said
 from benchmarks.photos import photos
 from hpt_dist.datasets.shard_workers import cores
-from hpt_dist.datasets.write import write_dataset
+from hpt_dist.datasets.shards import write_dataset
 from hpt_dist.sources import open_source
 from hpt_dist.store import open_store
 

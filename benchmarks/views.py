@@ -24,7 +24,7 @@ from torchvision import transforms
 from benchmarks.measure import Row, print_rows, rates, said
 from benchmarks.photos import photos
 from benchmarks.reading import write_photos
-from hpt_dist.datasets.write import write_dataset
+from hpt_dist.datasets.shards import write_dataset
 from hpt_dist.images import pixels
 from hpt_dist.images.photometric import Photometric
 from hpt_dist.reading.stream import Pool, Stream, network_views, open_split

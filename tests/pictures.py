@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from hpt_dist.datasets.manifest import Manifest
-from hpt_dist.datasets.write import write_dataset
+from hpt_dist.datasets.shards import write_dataset
 from hpt_dist.sources.sample import FileSource, Label, Sample
 from hpt_dist.store import Store
 

@@ -19,7 +19,7 @@ from PIL import Image
 from scipy.io import savemat
 from small import hpt
 
-from hpt_dist.datasets import write
+from hpt_dist.datasets import shards
 from hpt_dist.errors import RequestError
 from hpt_dist.sources import named, open_source
 from hpt_dist.sources.named import chest, domainnet, driving, holdout, natural, xview
@@ -360,8 +360,8 @@ def test_the_command_shards_a_named_dataset(tmp_path):
     assert "domainnet/clipart: 39 images" in said
     assert re.search(r"domainnet/clipart in .*: train has 24 images, not 27,215", said)
     store = open_store(str(tmp_path / "store"))
-    manifest = write.read_manifest(store, "domainnet/clipart")
-    assert write.verify(store, "domainnet/clipart") == []
+    manifest = shards.read_manifest(store, "domainnet/clipart")
+    assert shards.verify(store, "domainnet/clipart") == []
     assert {name: split.images for name, split in manifest.splits.items()} == {
         "train": 24,
         "val": 6,
@@ -377,11 +377,11 @@ def test_named_datasets_become_shards(tmp_path, name):
     """TIFFs, tiles that workers cut, and several labels."""
     source = open_source(name, MINIATURES[name](tmp_path / "data"))
     store = open_store(str(tmp_path / "store"))
-    manifest = write.write_dataset(source, store, name, workers=2)
+    manifest = shards.write_dataset(source, store, name, workers=2)
     written = {split: one.images for split, one in manifest.splits.items()}
     assert written == counts(source)
     assert manifest.classes == tuple(source.classes)
-    assert write.verify(store, name) == []
+    assert shards.verify(store, name) == []
 
 
 # The rule of splits

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from small import environment, hpt
 
-from hpt_dist.datasets import write
+from hpt_dist.datasets import shards
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.images.formats import AS_IT_IS
 from hpt_dist.launch import shard_jobs
@@ -124,7 +124,7 @@ def contents(dataset: Path) -> dict[str, bytes]:
 
 def shard_here(source: Path, folder: Path) -> dict[str, bytes]:
     store = FolderStore(folder / "here")
-    write.write_dataset(open_source(str(source)), store, "pets", shard_bytes=SHARD_BYTES)
+    shards.write_dataset(open_source(str(source)), store, "pets", shard_bytes=SHARD_BYTES)
     return contents(store.root / "datasets/pets")
 
 

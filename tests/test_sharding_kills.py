@@ -25,7 +25,7 @@ from services import Ceph
 from typer.testing import CliRunner
 
 from hpt_dist.cli.main import app
-from hpt_dist.datasets.write import verify, write_dataset
+from hpt_dist.datasets.shards import verify, write_dataset
 from hpt_dist.sources import open_source
 from hpt_dist.store import Store, open_store
 

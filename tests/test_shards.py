@@ -27,7 +27,7 @@ from reads import broken, slowly
 
 from hpt_dist.datasets.manifest import parse_index, parse_manifest
 from hpt_dist.datasets.shard_plan import plan
-from hpt_dist.datasets.write import Progress, read_manifest, verify, write_dataset, write_part
+from hpt_dist.datasets.shards import Progress, read_manifest, verify, write_dataset, write_part
 from hpt_dist.errors import DataError, RequestError, StoreError
 from hpt_dist.images.formats import Encoding, decode
 from hpt_dist.sources import open_source
@@ -451,7 +451,7 @@ def test_samples_that_cannot_be_sent_to_a_worker_are_refused(store):
 def test_samples_whose_module_a_worker_does_not_find_are_refused(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "from hpt_dist.datasets.write import write_dataset\n"
+        "from hpt_dist.datasets.shards import write_dataset\n"
         "from hpt_dist.sources.sample import FileSource, Sample\n"
         "from hpt_dist.store import open_store\n"
         "def read(): return b''\n"

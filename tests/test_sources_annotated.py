@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from hpt_dist.datasets import write
+from hpt_dist.datasets import shards
 from hpt_dist.datasets.manifest import canonical_json
 from hpt_dist.errors import RequestError
 from hpt_dist.sources import annotated, coco, open_source, voc
@@ -156,10 +156,10 @@ def test_a_coco_dataset_can_be_written(tmp_path):
     """Workers get pickled samples, and annotations become canonical JSON."""
     file = write_coco(tmp_path / "here/instances.json", tmp_path / "here")
     store = open_store(str(tmp_path / "store"))
-    manifest = write.write_dataset(open_source(str(file)), store, "boxes", workers=2)
+    manifest = shards.write_dataset(open_source(str(file)), store, "boxes", workers=2)
     assert sum(split.images for split in manifest.splits.values()) == 3
     assert manifest.label == "multi"
-    assert write.verify(store, "boxes") == []
+    assert shards.verify(store, "boxes") == []
 
 
 def changed(change) -> dict:

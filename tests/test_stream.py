@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import stats
 from torchvision.transforms import RandomResizedCrop, v2
 
-from hpt_dist.datasets.write import write_dataset
+from hpt_dist.datasets.shards import write_dataset
 from hpt_dist.errors import DataError, HptError, RequestError
 from hpt_dist.images.crops import CROP_DRAWS, random_box
 from hpt_dist.images.photometric import Photometric

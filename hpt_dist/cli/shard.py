@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hpt_dist.cli import console
-from hpt_dist.datasets import write
+from hpt_dist.datasets import shards
 from hpt_dist.datasets.manifest import Manifest, read_manifest
 from hpt_dist.datasets.shard_workers import cores
 from hpt_dist.images.formats import Encoding
@@ -50,7 +50,7 @@ def requested(
 def write_here(request: Request, workers: int | None) -> Manifest:
     """Shard in processes of this machine, by default as many as there are cores."""
     with console.counting(f"shard {request.source}") as tell:
-        return write.write_dataset(
+        return shards.write_dataset(
             request.open_source(),
             open_store(request.store),
             request.name,

@@ -96,7 +96,7 @@ def judge(
     """Say whether jobs under these rules can save before they end, and go on later.
 
     Args:
-        config: see `slurm.configuration`.
+        config: see `commands.configuration`.
         rules: of the profile's partitions, or its quality of service.
         others: that the profile could choose instead.
     """

@@ -40,13 +40,13 @@ def greys(data: bytes) -> Greys:
     """Decode an image to 32 x 32 greys, a large JPEG at a fraction of its size.
 
     Args:
-        data: a file of one of `images.FORMATS`.
+        data: a file of one of `formats.FORMATS`.
 
     Returns:
         float32 [32, 32], 0 to 255; of the upright picture, squashed to a square.
 
     Raises:
-        DamagedImageError: see `images.decode`.
+        DamagedImageError: see `formats.decode`.
     """
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as jpeg:

@@ -1,7 +1,7 @@
 """From encoded images to crops: the host's share of every view.
 
 Baseline and progressive JPEGs go the fast way, through libjpeg-turbo and torch's resampling of
-bytes; whatever that way does not take goes through `images.decode`, which alone says what is no
+bytes; whatever that way does not take goes through `formats.decode`, which alone says what is no
 image. Nothing here starts threads, and the work is done without Python's lock.
 """
 
@@ -34,7 +34,7 @@ def size_of(data: bytes) -> tuple[int, int]:
     """Return width and height of the upright image in an encoded file, from its header.
 
     Args:
-        data: a file of one of `images.FORMATS`.
+        data: a file of one of `formats.FORMATS`.
 
     Raises:
         DataError: the bytes are no such image. Damage behind the header is not seen.
@@ -57,10 +57,10 @@ def size_of(data: bytes) -> tuple[int, int]:
 
 
 def decode(data: bytes, shrink: float = 1.0) -> Tensor:
-    """Decode an image. Equal to `images.decode`, but for a reduced JPEG.
+    """Decode an image. Equal to `formats.decode`, but for a reduced JPEG.
 
     Args:
-        data: a file of one of `images.FORMATS`.
+        data: a file of one of `formats.FORMATS`.
         shrink: at least 1. Whatever is made of the image reduces its sides by this factor or
             more, so that it may be decoded smaller: a JPEG then has 1/2, 1/4 or 1/8 of its
             sides, rounded up and never less than 1/shrink.
@@ -69,7 +69,7 @@ def decode(data: bytes, shrink: float = 1.0) -> Tensor:
         uint8 [h, w, 3], RGB, upright by its EXIF orientation, contiguous.
 
     Raises:
-        DataError: as `images.decode`.
+        DataError: as `formats.decode`.
     """
     pixels = _decode_jpeg(data, shrink)
     if pixels is None:

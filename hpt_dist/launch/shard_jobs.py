@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 import submitit
 
 from hpt_dist import sources
-from hpt_dist.datasets import write
+from hpt_dist.datasets import shards
 from hpt_dist.datasets.shard_plan import plan
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.images.formats import Encoding
@@ -106,7 +106,7 @@ class Task:
         """Return what submitit queues again when the time is over: the same, for it goes on."""
         return submitit.helpers.DelayedSubmission(self)
 
-    def _write(self, progress: Callable[[write.Progress], None]) -> None:
+    def _write(self, progress: Callable[[shards.Progress], None]) -> None:
         asked = self.request
         if Path(asked.folder).is_dir():
             os.chdir(asked.folder)
@@ -119,9 +119,9 @@ class Task:
         }
         where = (asked.open_source(), open_store(asked.store), asked.name)
         if self.part is None:
-            write.write_dataset(*where, **options)
+            shards.write_dataset(*where, **options)
         else:
-            write.write_part(*where, self.part, self.parts, **options)
+            shards.write_part(*where, self.part, self.parts, **options)
 
 
 def _stop(number: int, _frame: Any) -> NoReturn:
@@ -135,7 +135,7 @@ class _Teller:
     file: Path
     told_s: float = 0.0
 
-    def tell(self, progress: write.Progress) -> None:
+    def tell(self, progress: shards.Progress) -> None:
         now_s = time.monotonic()
         if progress.images == progress.total or now_s - self.told_s >= _TELL_EVERY_S:
             self.told_s = now_s
@@ -282,7 +282,7 @@ def submit(
             "with other options",
             fix=f"wait for them, or end them: scancel {' '.join(running.ids)}",
         )
-    stem = write.stem_of(request.name)
+    stem = shards.stem_of(request.name)
     planned = plan(request.open_source(), stem, request.shard_bytes)
     count = max(1, min(jobs, len(planned)))
     parts, merge = _submit(request, profile, count, folder, workers or profile.cpus_per_task)

@@ -1,7 +1,7 @@
 """Named sets of settings that stand for what a recipe leaves open: whose experiment it repeats.
 
 `paper` is the text of HPT (arXiv 2103.12718) and of the methods that it builds on; the defaults of
-the specs in `recipe.py` are part of it. `authors-code` is what its authors' public code does where
+the specs in `specs.py` are part of it. `authors-code` is what its authors' public code does where
 that differs. The values are plain settings of a stage, so a recipe overrides any single one of
 them, and a sweep over `preset` attributes a difference of results to all of them at once.
 `docs/presets.md` tells the two apart, point by point.

@@ -1,6 +1,6 @@
 """What a recipe may say: frozen, strict specs, one class for each kind of stage.
 
-Reading YAML files into these specs is `recipe_file.py`. Defaults are the paper's values
+Reading YAML files into these specs is `file.py`. Defaults are the paper's values
 (HPT, arXiv 2103.12718, tables 4 and 5 and section 4) unless a field says otherwise. Nothing here
 imports torch: a login node plans and validates in a fraction of a second.
 """

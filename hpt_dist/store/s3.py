@@ -1,4 +1,4 @@
-"""The store in an S3 bucket; `store.open_store` opens it."""
+"""The store in an S3 bucket; `open_store` opens it."""
 
 from __future__ import annotations
 

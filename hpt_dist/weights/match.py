@@ -1,6 +1,6 @@
 """Weights in: any known source to a backbone's state dict, with a report of what fits.
 
-`weights_source` says where weights come from, `weight_files` reads them without running anything,
+`source` says where weights come from, `files` reads them without running anything,
 `encoders` and `dialects` find the backbone in them; `exports` goes the other way.
 """
 
@@ -85,11 +85,11 @@ def load(
     """Read weights from a source, in the names of a backbone.
 
     Args:
-        source: see `weights_source`.
+        source: see `source.WeightsSource`.
         backbone_name: see `backbones.resolve`.
         store: where relative paths are looked up.
         force: accept weights of which less than 99 % match.
-        fingerprint: what `weights_source.fingerprint` said when this was planned; other content
+        fingerprint: what `source.fingerprint` said when this was planned; other content
             is refused if it starts with `sha256:`.
 
     Returns:
