@@ -48,7 +48,7 @@ quickstart: data  ## shard real images, run the stages, print the report (about 
 openmoji-line: data  ## the same question with baselines, budgets and seeds (up to an hour)
 	$(BIN)/hpt-dist launch recipes/openmoji_line.yaml
 
-test: venv  ## run the tests (ARGS="tests/test_tar.py -n 0" some); HPT_REQUIRE_SERVICES=1 skips none
+test: venv  ## run the tests (ARGS="tests/datasets/test_tar.py -n 0" some); HPT_REQUIRE_SERVICES=1 skips none
 	$(PYTEST) $(COVERAGE) $(ARGS)
 
 test-deep: venv  ## the tests with repetition and size too: more seeds, examples, kills, trials
