@@ -22,9 +22,9 @@ from rich.progress import (
 from rich.table import Table
 
 from hpt_dist.launch.survey import State
-from hpt_dist.recipe import SCALING_BATCH, Pretrain
+from hpt_dist.recipe.facts import Facts
 from hpt_dist.recipe.numerics import Device, Numerics
-from hpt_dist.recipe.plan import Facts, Trial
+from hpt_dist.recipe.plan import Trial
 
 PLAIN_EVERY_S = 10.0
 
@@ -83,7 +83,7 @@ def print_plan(trials: Sequence[Trial], states: Mapping[str, State], facts: Fact
     views = sum(trial.images for trial in trials if states[trial.key].name != "cached")
     told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     say(f"{len(trials)} trials: {told}; {views:,} image views to train on")
-    for line in dict.fromkeys(filter(None, map(_learning_rate, trials))):
+    for line in dict.fromkeys(filter(None, map(_remark, trials))):
         say(line)
     for line in _numerics(trials, facts.device):
         say(line)
@@ -102,17 +102,9 @@ def _numerics(trials: Sequence[Trial], device: Device) -> list[str]:
     ]
 
 
-def _learning_rate(trial: Trial) -> str:
-    """Return the peak learning rate that pretraining has, in words: nothing is scaled unsaid."""
-    spec = trial.spec
-    if not isinstance(spec, Pretrain):
-        return ""
-    rule = "as written"
-    if spec.lr_scaling != "none":
-        ratio = f"{spec.batch}/{SCALING_BATCH}"
-        scaled = {"linear": ratio, "sqrt": f"sqrt({ratio})"}[spec.lr_scaling]
-        rule = f"{spec.optimizer.lr:g} x {scaled}, lr_scaling: {spec.lr_scaling}"
-    return f"{trial.stage}: {spec.optimizer.name}, peak learning rate {spec.peak_lr:g} ({rule})"
+def _remark(trial: Trial) -> str:
+    remark = trial.spec.remark()
+    return f"{trial.stage}: {remark}" if remark else ""
 
 
 def _views(trial: Trial) -> str:

@@ -16,7 +16,6 @@ from hpt_dist.launch.process import Outcome, follow, run, work
 from hpt_dist.launch.survey import Prepared
 from hpt_dist.processes import children, environment
 from hpt_dist.processes.children import Child
-from hpt_dist.recipe import Trained
 from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store, lease
@@ -173,7 +172,7 @@ def threads_of(trial: Trial, trials: Sequence[Trial], cores: int) -> int:
 
 def ranks_of(trial: Trial, settings: Settings) -> int:
     """Return how many processes share a trial: those asked for where it trains, else one."""
-    return settings.ranks if isinstance(trial.spec, Trained) else 1
+    return settings.ranks if trial.spec.TRAINS else 1
 
 
 def _start_what_can(left: _Work) -> None:

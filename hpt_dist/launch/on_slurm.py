@@ -23,7 +23,6 @@ from hpt_dist.errors import HptError, RequestError
 from hpt_dist.launch import launches, survey
 from hpt_dist.launch.launches import Settings
 from hpt_dist.launch.survey import Prepared
-from hpt_dist.recipe import Import
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.slurm import commands as slurm
 from hpt_dist.slurm import jobs as slurm_jobs
@@ -329,8 +328,8 @@ def _visible(prepared: Prepared, group: Group, site: Site) -> tuple[str, ...]:
     folders = [site.folder, site.settings.work, _folder_of(prepared.store)]
     for trial in group.trials:
         folders += [_folder_of(open_store(d.store)) for d in trial.datasets.values() if d.store]
-        if isinstance(trial.spec, Import):
-            file = Path(trial.spec.weights.partition("#")[0])
+        if trial.spec.imported:
+            file = Path(trial.spec.imported.partition("#")[0])
             folders.append(file.absolute().parent if file.is_file() else None)
     return tuple(dict.fromkeys(str(folder) for folder in folders if folder))
 

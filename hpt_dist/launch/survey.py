@@ -17,11 +17,12 @@ from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.datasets.subset import Subset, read_subset
 from hpt_dist.errors import HptError, Problem, RecipeError, RequestError
 from hpt_dist.launch.launches import launches
-from hpt_dist.recipe import Import, Spec, plan
+from hpt_dist.recipe import Spec, plan
 from hpt_dist.recipe import file as recipe_file
-from hpt_dist.recipe.file import Recipe, data_of
+from hpt_dist.recipe.facts import DatasetFacts, Facts
+from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.numerics import THIS_CPU, Device
-from hpt_dist.recipe.plan import Dataset, Facts, Trial, difference
+from hpt_dist.recipe.plan import Trial, difference
 from hpt_dist.report import published
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.slurm.commands import Queued
@@ -138,7 +139,7 @@ def facts(recipe: Recipe, store: Store, stand_ins: Path | None = None) -> Facts:
         except HptError as error:
             problems.append(_located(error, recipe.where("datasets", alias)))
     for stage, points in recipe.stages.items():
-        for source in {p.spec.weights for p in points if isinstance(p.spec, Import)}:
+        for source in {p.spec.imported for p in points} - {""}:
             try:
                 weights[source] = weights_source.fingerprint(source, store)
             except HptError as error:
@@ -264,20 +265,20 @@ def _subsets_named(recipe: Recipe) -> dict[str, set[str]]:
     """Return the `split@subset` references of a recipe's stages by dataset alias."""
     named: dict[str, set[str]] = {}
     for points in recipe.stages.values():
-        for _, reference in (one for point in points for one in data_of(point.spec)):
-            alias, _, split = reference.partition("/")
+        for read in (read for point in points for read in point.spec.reads()):
+            alias, _, split = read.split.partition("/")
             if "@" in split:
                 named.setdefault(alias, set()).add(split)
     return named
 
 
-def _dataset(store: Store, reference: str, subset_names: Iterable[str]) -> Dataset:
+def _dataset(store: Store, reference: str, subset_names: Iterable[str]) -> DatasetFacts:
     uri, name = dataset_store(reference)
     store = open_store(uri) if uri else store
     manifest = read_manifest(store, name)
     splits = manifest.splits
     subsets = {one: _subset(store, name, one) for one in sorted(subset_names)}
-    return Dataset(
+    return DatasetFacts(
         name=manifest.name,
         store=uri,
         digest=manifest.digest,
@@ -303,7 +304,7 @@ def _subset(store: Store, name: str, reference: str) -> Subset:
     return subset
 
 
-def _stand_ins(path: Path) -> dict[str, Dataset]:
+def _stand_ins(path: Path) -> dict[str, DatasetFacts]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         assumed = {name: _StandIn.model_validate(value) for name, value in raw.items()}
@@ -316,10 +317,10 @@ def _stand_ins(path: Path) -> dict[str, Dataset]:
     return {name: _assumed(name, stand_in) for name, stand_in in assumed.items()}
 
 
-def _assumed(name: str, stand_in: _StandIn) -> Dataset:
+def _assumed(name: str, stand_in: _StandIn) -> DatasetFacts:
     """Describe a dataset that is not there, its classes taken to be balanced."""
     text = json.dumps(stand_in.model_dump(), sort_keys=True)
-    return Dataset(
+    return DatasetFacts(
         name=name,
         store="",
         digest=f"stand-in:{hashlib.sha256(text.encode()).hexdigest()}",

@@ -1,32 +1,25 @@
 """What is asked for: recipes, and the plan of trials that follows from one. No torch."""
 
-from hpt_dist.recipe.specs import (
-    KINDS,
-    MAKES_WEIGHTS,
-    METHOD_SETTINGS,
-    SCALING_BATCH,
+from hpt_dist.recipe.kinds import KINDS
+from hpt_dist.recipe.kinds.imported import Import
+from hpt_dist.recipe.kinds.knn import Knn
+from hpt_dist.recipe.kinds.linear import Linear
+from hpt_dist.recipe.kinds.mme import Mme
+from hpt_dist.recipe.kinds.pretrain import METHOD_SETTINGS, SCALING_BATCH, Monitor, Pretrain
+from hpt_dist.recipe.kinds.stage import StageSpec, Trained
+from hpt_dist.recipe.settings import (
     Augment,
     Image,
-    Import,
-    Knn,
-    Linear,
-    Mme,
-    Monitor,
     Optimizer,
     Positive,
-    Pretrain,
     Rate,
     Report,
     Spec,
-    StageKind,
-    StageSpec,
-    Trained,
     result_fields,
 )
 
 __all__ = [
     "KINDS",
-    "MAKES_WEIGHTS",
     "METHOD_SETTINGS",
     "SCALING_BATCH",
     "Augment",
@@ -42,7 +35,6 @@ __all__ = [
     "Rate",
     "Report",
     "Spec",
-    "StageKind",
     "StageSpec",
     "Trained",
     "result_fields",

@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,8 +14,10 @@ from typing import Any, cast
 from pydantic import Field
 
 from hpt_dist.errors import Problem, RecipeError, nearest
+from hpt_dist.recipe.kinds import KINDS
+from hpt_dist.recipe.kinds.stage import StageSpec
 from hpt_dist.recipe.presets import filled
-from hpt_dist.recipe.specs import KINDS, MAKES_WEIGHTS, Image, Import, Report, Spec, StageKind
+from hpt_dist.recipe.settings import Image, Report, Spec
 from hpt_dist.recipe.yaml_document import (
     Document,
     KeyPath,
@@ -41,7 +43,7 @@ class Point:
     """
 
     axes: Mapping[str, Axis]
-    spec: StageKind
+    spec: StageSpec
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ def _stage(document: Document, name: str, raw: Any) -> tuple[Point, ...]:
 
 
 def _sweep(
-    document: Document, path: KeyPath, spec: type[StageKind], raw: Any, settings: dict[str, Any]
+    document: Document, path: KeyPath, spec: type[StageSpec], raw: Any, settings: dict[str, Any]
 ) -> dict[str, list[Axis]] | None:
     """Check a sweep's shape; return None where it has a fault."""
     here = (*path, "sweep")
@@ -217,7 +219,7 @@ def _sweep(
 
 
 def _check_axis(
-    document: Document, path: KeyPath, spec: type[StageKind], key: str, settings: dict[str, Any]
+    document: Document, path: KeyPath, spec: type[StageSpec], key: str, settings: dict[str, Any]
 ) -> None:
     """Check that a sweep's key is a setting, or one inside another, that nothing else sets."""
     outer, dot, _ = key.partition(".")
@@ -283,32 +285,33 @@ def _check_references(document: Document) -> None:
 def _references(raw: Any) -> list[tuple[str, str]]:
     """Return (setting, name) of each stage or dataset that a stage's plain data names."""
     found: list[tuple[str, str]] = []
-    if not isinstance(raw, dict):
+    kind = KINDS.get(str(_at(raw, "kind")))
+    if kind is None:
         return found
-    sweep = raw.get("sweep") if isinstance(raw.get("sweep"), dict) else {}
-    monitor = raw.get("monitor") if isinstance(raw.get("monitor"), dict) else {}
-    named = [(key, raw.get(key)) for key in ("init", "data", "source", "target")]
-    named += [(key, (sweep or {}).get(key)) for key, _ in named]
-    named += [
-        ("monitor", (monitor or {}).get("data")),
-        ("monitor", (sweep or {}).get("monitor.data")),
-    ]
-    for key, value in named:
-        values = value if isinstance(value, list) else [value]
-        found += [(key, v) for v in values if isinstance(v, str) and (key, v) not in found]
-    return found
+    swept = raw.get("sweep") if isinstance(raw.get("sweep"), dict) else {}
+    for path in ("init", *kind.DATA):
+        for value in (_at(raw, path), swept.get(path)):
+            values = value if isinstance(value, list) else [value]
+            setting = path.partition(".")[0]
+            found += [(setting, v) for v in values if isinstance(v, str)]
+    return list(dict.fromkeys(found))
+
+
+def _at(raw: Any, path: str) -> Any:
+    """Return the value at a key path of plain data; None where there is none."""
+    for key in path.split("."):
+        raw = raw.get(key) if isinstance(raw, dict) else None
+    return raw
 
 
 def _check_init(document: Document, path: KeyPath, name: str, stages: dict[str, Any]) -> None:
     others = [stage for stage in stages if stage != path[1]]
     if name not in stages:
         document.problem(path, f"no stage {name}", ", ".join(others), nearest(name, others))
-    elif (
-        isinstance(stages[name], dict)
-        and str(stages[name].get("kind")) in KINDS.keys() - MAKES_WEIGHTS
-    ):
+    elif (kind := KINDS.get(str(_at(stages[name], "kind")))) and kind.LEAVES != "weights":
         what = f"{name} makes no weights to start from"
-        document.problem(path, what, "a stage of kind " + " or ".join(sorted(MAKES_WEIGHTS)))
+        fit = sorted(name for name, kind in KINDS.items() if kind.LEAVES == "weights")
+        document.problem(path, what, "a stage of kind " + " or ".join(fit))
 
 
 def _check_report(document: Document) -> None:
@@ -334,19 +337,8 @@ def _mapping(document: Document, key: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def data_of(spec: StageKind) -> Iterator[tuple[str, str]]:
-    """Yield (field, reference) of each dataset or dataset/split that a spec reads."""
-    for name in ("data", "source", "target"):
-        value = getattr(spec, name, ())
-        for reference in (value,) if isinstance(value, str) else value:
-            yield name, reference
-    monitor = getattr(spec, "monitor", None)
-    if monitor and monitor.data:
-        yield "monitor", monitor.data
-
-
 def _parents(points: Mapping[str, tuple[Point, ...]], stage: str) -> set[str]:
-    return {point.spec.init for point in points[stage] if not isinstance(point.spec, Import)}
+    return {point.spec.parent for point in points[stage] if point.spec.parent}
 
 
 def _cycle(points: Mapping[str, tuple[Point, ...]]) -> str | None:

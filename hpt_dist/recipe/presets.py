@@ -1,7 +1,7 @@
 """Named sets of settings that stand for what a recipe leaves open: whose experiment it repeats.
 
 `paper` is the text of HPT (arXiv 2103.12718) and of the methods that it builds on; the defaults of
-the specs in `specs.py` are part of it. `authors-code` is what its authors' public code does where
+the kinds' settings are part of it. `authors-code` is what its authors' public code does where
 that differs. The values are plain settings of a stage, so a recipe overrides any single one of
 them, and a sweep over `preset` attributes a difference of results to all of them at once.
 `docs/presets.md` tells the two apart, point by point.
@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hpt_dist.recipe.specs import KINDS, Augment
+from hpt_dist.recipe.kinds import KINDS
+from hpt_dist.recipe.settings import Augment
 
 Settings = Mapping[str, Any]
 

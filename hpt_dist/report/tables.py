@@ -15,6 +15,7 @@ from typing import Any
 
 from hpt_dist import evidence
 from hpt_dist.evidence import Axes, Comparison
+from hpt_dist.recipe import KINDS
 from hpt_dist.trial.records import Finished
 
 # (kind of stage, its numerics in words)
@@ -23,7 +24,6 @@ Computed = frozenset[tuple[str, str]]
 _NUMERICS_AXES = ("precision", "memory_format")
 _NEXT_AXIS = re.compile(r",(?=[\w.-]+=)")
 GATE_METRIC = "val/top1"
-GATE_KINDS = ("knn", "linear")
 
 
 @dataclass(frozen=True)
@@ -284,7 +284,7 @@ def gates(points: Sequence[Point], baseline: str) -> list[Gate]:
         results = [p.finished.result for p in points if p.stage == stage and p.finished]
         kind = results[0]["kind"] if results else ""
         inits = [p.axes["init"] for p in points if p.stage == stage and "init" in p.axes]
-        if kind in GATE_KINDS and len(set(inits)) > 1:
+        if kind and KINDS[kind].JUDGES and len(set(inits)) > 1:
             found.append(_gate(points, stage, kind, baseline if baseline in inits else inits[0]))
     return found
 
@@ -293,7 +293,11 @@ def single_runs(points: Sequence[Point], rows: Iterable[str]) -> tuple[str, ...]
     """Return the rows that are a pretraining stage of one trial: its own variance is unknown."""
     kinds = {p.stage: p.finished.result["kind"] for p in points if p.finished}
     trials = Counter(point.stage for point in points)
-    return tuple(row for row in rows if kinds.get(row) == "pretrain" and trials[row] == 1)
+    return tuple(row for row in rows if _pretrains(kinds.get(row, "")) and trials[row] == 1)
+
+
+def _pretrains(kind: str) -> bool:
+    return kind in KINDS and KINDS[kind].TRAINS and KINDS[kind].LEAVES == "weights"
 
 
 def costs(done: Sequence[Finished]) -> list[Cost]:

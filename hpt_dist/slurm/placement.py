@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hpt_dist.recipe import Import, Trained
-from hpt_dist.recipe.plan import Trial, can_share
+from hpt_dist.recipe.plan import Trial
 from hpt_dist.slurm.profile import Profile
 
 
@@ -59,10 +58,10 @@ def place(trial: Trial, profile: Profile, ranks: int | None = None) -> Placement
         ranks: asked for at the launch, instead of the recipe's `gpus`.
     """
     wish = trial.spec.resources
-    most = ranks or wish.gpus if isinstance(trial.spec, Trained) else 1
+    most = ranks or wish.gpus if trial.spec.TRAINS else 1
     per_node = profile.ranks_per_node
     nodes, count = _even(trial, min(most, profile.nodes * per_node), per_node)
-    on_gpus = profile.gpus_per_node and not isinstance(trial.spec, Import)
+    on_gpus = profile.gpus_per_node and trial.spec.USES_GPU
     return Placement(
         nodes=nodes,
         ranks_per_node=count // nodes,
@@ -77,6 +76,6 @@ def _even(trial: Trial, most: int, per_node: int) -> tuple[int, int]:
     """Return (nodes, ranks), the most that fill their nodes evenly and share the batches."""
     for count in range(most, 1, -1):
         nodes = math.ceil(count / per_node)
-        if count % nodes == 0 and can_share(trial.spec, count):
+        if count % nodes == 0 and not trial.spec.rank_faults(count):
             return nodes, count
     return 1, 1

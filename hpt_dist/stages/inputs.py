@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hpt_dist.datasets.manifest import Manifest, read_manifest
 from hpt_dist.datasets.subset import read_subset
@@ -20,22 +19,20 @@ from hpt_dist.networks import backbones
 from hpt_dist.networks.backbones import Backbone
 from hpt_dist.reading.order import Ints
 from hpt_dist.reading.stream import (
-    Batch,
     Pool,
     Split,
     Stream,
-    batch_keys,
-    network_views,
     open_split,
 )
-from hpt_dist.recipe import Augment, Mme, Pretrain
-from hpt_dist.recipe.file import data_of
+from hpt_dist.recipe import Augment
 from hpt_dist.store import open_store
 from hpt_dist.store.paths import stage_prefix
-from hpt_dist.train.loop import Accelerator, Feed, Inputs, make_accelerator
+from hpt_dist.train.loop import Accelerator, make_accelerator
 from hpt_dist.trial.run import Context
 from hpt_dist.weights import match as weights
 
+# Images that are looked at together where nothing is trained.
+EVAL_BATCH = 256
 RGB = tuple[float, float, float]
 T = TypeVar("T")
 
@@ -126,9 +123,8 @@ def mean_std(context: Context) -> tuple[RGB, RGB]:
     """Return how pixels are normalised; over several datasets, the mean of their statistics."""
     if context.job.normalize in _NORMALIZE:
         return _NORMALIZE[context.job.normalize]
-    spec = context.job.trial.spec
-    read = [ref for name, ref in data_of(spec) if name != "monitor"]
-    aliases = sorted({reference.split("/")[0] for reference in read})
+    reads = [read for read in context.job.trial.spec.reads() if read.normalizes]
+    aliases = sorted({read.split.split("/")[0] for read in reads})
     manifests = [manifest_of(context, alias) for alias in aliases]
     mean = np.mean([manifest.mean for manifest in manifests], axis=0)
     std = np.mean([manifest.std for manifest in manifests], axis=0)
@@ -140,7 +136,8 @@ def photometric_of(context: Context, policy: Augment, device: torch.device) -> P
     return Photometric(policy, *mean_std(context), device)
 
 
-def _stream(context: Context, pool: Pool, accelerator: Accelerator, **settings: Any) -> Stream:
+def stream_of(context: Context, pool: Pool, accelerator: Accelerator, **settings: Any) -> Stream:
+    """Return a stream of this rank's share of each batch; see `Stream` for its settings."""
     return Stream(
         pool,
         size=context.job.image_size,
@@ -158,68 +155,8 @@ def _nodes(accelerator: Accelerator) -> int:
     return max(1, ranks // int(os.environ.get("LOCAL_WORLD_SIZE", ranks)))
 
 
-def two_view_feed(
-    context: Context,
-    spec: Pretrain,
-    pool: Pool,
-    accelerator: Accelerator,
-    memory_format: torch.memory_format,
-) -> Feed:
-    """Feed two random views of each image."""
-    policies = (spec.augment, spec.augment_other or spec.augment)
-    photometrics = [photometric_of(context, policy, accelerator.device) for policy in policies]
-
-    def inputs(batch: Batch) -> tuple[Inputs, ...]:
-        views = network_views(batch, photometrics, spec.seed)
-        return (tuple(view.contiguous(memory_format=memory_format) for view in views),)
-
-    @contextmanager
-    def feed(start: int) -> Iterator[Iterator[tuple[Inputs, ...]]]:
-        with _stream(
-            context,
-            pool,
-            accelerator,
-            batch=spec.batch,
-            seed=spec.seed,
-            views=2,
-            crop_area=spec.augment.crop_area,
-            streams=spec.shuffle.streams,
-            window=spec.shuffle.window,
-            max_bad=spec.max_bad,
-        ) as stream:
-            stream.load_state_dict({"step": start})
-            with _ahead(map(inputs, stream), accelerator.device) as batches:
-                yield batches
-
-    return feed
-
-
-def two_view_keys(spec: Pretrain, pool: Pool, step: int) -> list[str]:
-    """Return the keys of the images of a step's global batch."""
-    streams, window = spec.shuffle.streams, spec.shuffle.window
-    return batch_keys(pool, step, batch=spec.batch, seed=spec.seed, streams=streams, window=window)
-
-
-def mme_keys(spec: Mme, pools: dict[str, Pool], step: int) -> list[str]:
-    """Return the keys of the images of a step's global batches, those with labels first."""
-    batches = _mme_batches(spec)
-    return [
-        key
-        for name, batch in batches.items()
-        for key in batch_keys(pools[name], step, batch=batch, seed=spec.seed)
-    ]
-
-
-def _mme_batches(spec: Mme) -> dict[str, int]:
-    """Return how many images of each pool a step takes."""
-    batches = {"source": spec.batch_labelled, "labelled": spec.batch_labelled}
-    if spec.objective != "s+t":
-        batches["unlabelled"] = spec.batch_unlabelled
-    return batches
-
-
 @contextmanager
-def _ahead(batches: Iterator[T], device: torch.device) -> Iterator[Iterator[T]]:
+def ahead(batches: Iterator[T], device: torch.device) -> Iterator[Iterator[T]]:
     """Make each batch while the one before is trained on; on a GPU its own queue does that."""
     if device.type != "cpu":
         yield batches
@@ -238,49 +175,3 @@ def _ahead(batches: Iterator[T], device: torch.device) -> Iterator[Iterator[T]]:
                 yield batch
 
         yield one_ahead()
-
-
-def mme_feed(
-    context: Context,
-    spec: Mme,
-    pools: dict[str, Pool],
-    accelerator: Accelerator,
-    memory_format: torch.memory_format,
-) -> Feed:
-    """Feed (source and labelled target images, labels) and (unlabelled target images,)."""
-    policy = Augment(crop_area=spec.crop_area, jitter=0, gray=0, blur=0)
-    photometric = photometric_of(context, policy, accelerator.device)
-
-    def view(batch: Batch) -> Tensor:
-        (images,) = network_views(batch, [photometric], spec.seed)
-        return images.contiguous(memory_format=memory_format)
-
-    def inputs(*parts: Batch) -> tuple[Inputs, ...]:
-        source, labelled, *unlabelled = parts
-        labels = torch.cat([source.labels, labelled.labels]).to(accelerator.device)
-        images = torch.cat([view(source), view(labelled)])
-        return ((images, labels), *((view(batch),) for batch in unlabelled))
-
-    @contextmanager
-    def feed(start: int) -> Iterator[Iterator[tuple[Inputs, ...]]]:
-        with ExitStack() as stack:
-            streams = []
-            for name, batch in _mme_batches(spec).items():
-                stream = stack.enter_context(
-                    _stream(
-                        context,
-                        pools[name],
-                        accelerator,
-                        batch=batch,
-                        seed=spec.seed,
-                        views=1,
-                        crop_area=spec.crop_area,
-                        max_bad=spec.max_bad,
-                    )
-                )
-                stream.load_state_dict({"step": start})
-                streams.append(stream)
-            batches = (inputs(*parts) for parts in zip(*streams, strict=True))
-            yield stack.enter_context(_ahead(batches, accelerator.device))
-
-    return feed

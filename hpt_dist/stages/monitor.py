@@ -28,7 +28,7 @@ from hpt_dist.networks.backbones import Backbone
 from hpt_dist.reading.order import Ints, Order
 from hpt_dist.reading.stream import Pool, center_batches
 from hpt_dist.recipe import Monitor, Pretrain
-from hpt_dist.stages.inputs import manifest_of, mean_std, pool_of
+from hpt_dist.stages.inputs import EVAL_BATCH, manifest_of, mean_std, pool_of
 from hpt_dist.train.loop import Accelerator
 from hpt_dist.train.selection import Evaluation, Look, Selection
 from hpt_dist.trial.run import Context
@@ -36,11 +36,10 @@ from hpt_dist.trial.run import Context
 log = logging.getLogger(__name__)
 
 TOP1, RANKME, SPREAD = "knn/top1", "monitor/rankme", "monitor/feature_std"
-_EVAL_BATCH = 256
 _COLLAPSED = 0.1  # of the incoming weights' effective rank or spread
 
 
-def of(
+def evaluation_of(
     context: Context, spec: Pretrain, backbone: Backbone, accelerator: Accelerator
 ) -> Evaluation | None:
     """Return what a pretraining stage is watched by; None where it is not."""
@@ -69,7 +68,7 @@ def of(
     )
 
 
-def told(selection: Selection, spec: Pretrain) -> tuple[dict[str, float], dict[str, Any]]:
+def kept_metrics(selection: Selection, spec: Pretrain) -> tuple[dict[str, float], dict[str, Any]]:
     """Return the metrics of the weights that a stage leaves, and what its reader needs to know.
 
     The gate's interval allows for the choice among all looks, so it holds for the best one too.
@@ -147,7 +146,7 @@ def _features(context: Context, backbone: Backbone, accelerator: Accelerator, po
     normalize = Normalize(*mean_std(context), accelerator.device)
     share = pool.subset(share_of(np.arange(len(pool)), accelerator))
     batches = center_batches(
-        share, batch=_EVAL_BATCH, size=context.job.image_size, workers=context.job.threads
+        share, batch=EVAL_BATCH, size=context.job.image_size, workers=context.job.threads
     )
     ours = torch.empty(0, backbone.feature_dim)
     if len(share):

@@ -13,11 +13,10 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from hpt_dist import __version__
 from hpt_dist.errors import Interrupted, StoreError, TrainingError
-from hpt_dist.recipe import StageSpec
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store, lease, open_store
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, stage_prefix, trial_folder
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-S = TypeVar("S", bound=StageSpec)
 Tell = Callable[[Mapping[str, Any]], None]
 
 
@@ -130,13 +128,6 @@ class Context:
     tracker: Tracker | None = None
     tell: Tell = _tell_nobody
 
-    def spec(self, kind: type[S]) -> S:
-        """Return the trial's settings, which are of this kind."""
-        spec = self.job.trial.spec
-        if not isinstance(spec, kind):
-            raise TypeError(f"{self.job.trial.name} is no {kind.__name__}")
-        return spec
-
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Note metrics after `step` steps."""
         if self.tracker:
@@ -157,7 +148,8 @@ class Context:
             self.lease.check()
 
 
-Runner = Callable[[Context], Result]
+# The code of a kind of stage, which also takes the settings of that kind.
+Runner = Callable[[Context, Any], Result]
 Together = Callable[[], AbstractContextManager[None]]
 
 
@@ -210,7 +202,7 @@ def run(
             begun = starts.note(root, resume_step, job.scheduled, job.requeue_limit)
             _check_parent(store, job.trial)
             with together():
-                result = runner(context)
+                result = runner(context, job.trial.spec)
             _commit(context, tracker, result, begun.count - 1, time.perf_counter() - began)
         except lease.LeaseLostError:
             tracker.leave()
@@ -238,7 +230,8 @@ def _check_parent(store: Store, trial: Trial) -> None:
 def follow(job: Job, runner: Runner, interrupt: Interrupt) -> None:
     """Take part in a trial as a rank that writes nothing."""
     store = open_store(job.store)
-    runner(Context(job, store, store.at(stage_prefix(job.trial.key)), interrupt))
+    context = Context(job, store, store.at(stage_prefix(job.trial.key)), interrupt)
+    runner(context, job.trial.spec)
 
 
 def _clear(root: Store) -> None:

@@ -16,7 +16,7 @@ from small import hpt
 from hpt_dist.launch.slurm_process import name_ranks
 from hpt_dist.reading.order import Order
 from hpt_dist.recipe import Pretrain
-from hpt_dist.recipe.plan import Trial, can_share
+from hpt_dist.recipe.plan import Trial
 from hpt_dist.slurm.placement import Placement, place
 from hpt_dist.slurm.profile import Profile
 
@@ -87,7 +87,7 @@ def test_a_trial_gets_the_most_that_it_wishes_and_can_use(batch, gpus, nodes, pe
     # No larger number would do: each would leave a node less full than another, or a batch uneven.
     for count in range(placement.ranks + 1, most + 1):
         on = math.ceil(count / max(per_node, 1))
-        assert count % on or not can_share(trial.spec, count)
+        assert count % on or trial.spec.rank_faults(count)
 
 
 NODES, GPUS = 128, 8

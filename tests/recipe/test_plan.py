@@ -8,7 +8,7 @@ import pytest
 from hpt_dist.errors import RecipeError
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe import plan
-from hpt_dist.recipe.plan import Dataset, Facts
+from hpt_dist.recipe.facts import DatasetFacts, Facts
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +35,7 @@ stages:
 def dataset(name, digest="d", images=100, classes=4):
     counts = {"train": images, "val": 20, "test": 40}
     per_class = {s: [n // classes] * classes for s, n in counts.items()}
-    return Dataset(name, "", digest, classes, counts, per_class)
+    return DatasetFacts(name, "", digest, classes, counts, per_class)
 
 
 def facts(**changed):
@@ -140,9 +140,12 @@ def test_equal_seeds_pair_parents_with_children():
         (facts(line=dataset("openmoji/line", images=12)), "none is left unlabelled"),
         (facts(line=dataset("openmoji/line", classes=5)), "share their classes"),
         (facts(color=dataset("openmoji/color", images=9)), "a batch of 16 from 9 images"),
-        (facts(line=Dataset("line", "", "d", 4, {"train": 100, "val": 9}, {})), "no split test"),
         (
-            facts(line=Dataset("l", "", "d", 0, {"train": 9, "val": 9, "test": 9}, {})),
+            facts(line=DatasetFacts("line", "", "d", 4, {"train": 100, "val": 9}, {})),
+            "no split test",
+        ),
+        (
+            facts(line=DatasetFacts("l", "", "d", 0, {"train": 9, "val": 9, "test": 9}, {})),
             "images without a label",
         ),
         (

@@ -16,8 +16,8 @@ from hpt_dist.networks import backbones, precision
 from hpt_dist.networks.precision import autocast, require, torch_format
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe import plan
+from hpt_dist.recipe.facts import DatasetFacts, Facts
 from hpt_dist.recipe.numerics import THIS_CPU, Device, Numerics, decide, is_convolutional
-from hpt_dist.recipe.plan import Dataset, Facts
 from hpt_dist.slurm import profile
 from hpt_dist.train.loop import make_accelerator
 
@@ -44,7 +44,7 @@ def planned(tmp_path, device=THIS_CPU, text=RECIPE):
     (tmp_path / "small.yaml").write_text(text)
     images = {"train": 90, "val": 30, "test": 30}
     counts = {split: (images[split] // 3,) * 3 for split in images}
-    line = Dataset("line", "", "digest", 3, images, counts)
+    line = DatasetFacts("line", "", "digest", 3, images, counts)
     recipe = recipe_file.load(tmp_path / "small.yaml", [])
     trials = plan.make(recipe, Facts({"line": line}, {"random": "random"}, device))
     return {trial.name: trial for trial in trials}
@@ -141,7 +141,7 @@ def test_a_spec_that_nothing_was_decided_for_has_no_numerics(tmp_path):
     (tmp_path / "small.yaml").write_text(RECIPE)
     [point] = recipe_file.load(tmp_path / "small.yaml", []).stages["hpt"]
     with pytest.raises(ValueError, match="not decided"):
-        plan.numerics_of(point.spec)
+        _ = point.spec.numerics
 
 
 @pytest.mark.parametrize(

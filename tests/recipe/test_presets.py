@@ -267,4 +267,4 @@ def test_a_scaled_learning_rate_is_told_with_its_rule(
     spec = validated("pretrain", batch=1024, **settings)
     assert spec.peak_lr == pytest.approx(rate)
     trial: Any = SimpleNamespace(stage="hpt", spec=spec)
-    assert told in console._learning_rate(trial)
+    assert told in console._remark(trial)

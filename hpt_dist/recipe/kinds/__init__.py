@@ -1,0 +1,16 @@
+"""The kinds of stage, one file each; `stages` has a file of the same name that runs it."""
+
+from hpt_dist.recipe.kinds.imported import Import
+from hpt_dist.recipe.kinds.knn import Knn
+from hpt_dist.recipe.kinds.linear import Linear
+from hpt_dist.recipe.kinds.mme import Mme
+from hpt_dist.recipe.kinds.pretrain import Pretrain
+from hpt_dist.recipe.kinds.stage import StageSpec
+
+KINDS: dict[str, type[StageSpec]] = {
+    "import": Import,
+    "pretrain": Pretrain,
+    "knn": Knn,
+    "linear": Linear,
+    "mme": Mme,
+}

@@ -1,0 +1,228 @@
+"""Self-supervised pretraining, and the settings of its methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from hpt_dist.recipe.facts import DatasetFacts
+from hpt_dist.recipe.kinds.stage import Fault, Read, Trained
+from hpt_dist.recipe.settings import (
+    PRESET,
+    Augment,
+    Fraction,
+    Optimizer,
+    Positive,
+    Preset,
+    Rate,
+    Spec,
+)
+
+SCALING_BATCH = 256  # at which a scaled learning rate is the one that is written
+# The group of settings of each method.
+METHOD_SETTINGS = {"moco_v2": "moco", "byol": "byol", "simclr": "simclr"}
+
+
+class Shuffle(Spec):
+    """How far samples are shuffled; only data sets of more than a window notice."""
+
+    streams: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        None,
+        description="streams of shards that each batch is drawn from, a divisor of batch; "
+        "null follows from the numbers of images and of the batch",
+    )
+    window: Annotated[int, Field(ge=1024)] = Field(
+        2**16, description="images of a stream that are shuffled together"
+    )
+
+
+class MoCo(Spec):
+    """MoCo v2 (arXiv 2003.04297)."""
+
+    queue: Positive = Field(65536, description="number of negative keys; a multiple of batch")
+    momentum: Fraction = Field(0.999, description="of the key encoder")
+    temperature: Rate = 0.2
+    dim: Positive = Field(128, description="length of the embedding")
+
+
+class Byol(Spec):
+    """BYOL (arXiv 2006.07733)."""
+
+    hidden: Positive = Field(4096, description="width of the projector's and predictor's layer")
+    dim: Positive = Field(256, description="length of the embedding")
+    momentum: Fraction = Field(
+        0.99, description="of the target network at the first step; rises to 1 by half a cosine"
+    )
+
+
+class SimClr(Spec):
+    """SimCLR (arXiv 2002.05709)."""
+
+    temperature: Rate = 0.1
+    dim: Positive = Field(128, description="length of the embedding")
+
+
+class Monitor(Spec):
+    """What is looked at during pretraining, before the first step, and after the last."""
+
+    data: str | None = Field(
+        None,
+        description="a dataset with labelled train and val: nearest neighbours classify val; "
+        "without one only collapse is watched, on images of the pretraining data",
+    )
+    every: Positive | None = Field(
+        None, description="steps between two looks; null is a tenth of all steps"
+    )
+    k: Positive = Field(20, description="nearest neighbours")
+    temperature: Rate = 0.07
+    images: Positive = Field(
+        2048, description="at most so many images of each split, a seeded choice"
+    )
+
+
+class Pretrain(Trained):
+    """Self-supervised pretraining on unlabelled images."""
+
+    VERSION: ClassVar[int] = 3
+    LEAVES: ClassVar = "weights"
+    DATA: ClassVar[tuple[str, ...]] = ("data", "monitor.data")
+
+    kind: Literal["pretrain"]
+    preset: Preset = PRESET
+    data: tuple[str, ...] = Field(min_length=1, description="dataset/split, ...")
+    method: Literal["moco_v2", "byol", "simclr"] = "moco_v2"
+    moco: MoCo = MoCo()
+    byol: Byol = Byol()
+    simclr: SimClr = SimClr()
+    steps: Positive = 5000
+    batch: Annotated[int, Field(ge=2)] = Field(256, description="images a step over all ranks")
+    bn_group: Annotated[int, Field(ge=2)] | None = Field(
+        None,
+        description="images of a batch that share batch-norm statistics, on any number of "
+        "devices; a divisor of batch; null is the whole batch",
+    )
+    train: Literal["all", "batchnorm", "head"] = Field(
+        "all", description="the backbone parameters that learn; the projector always learns"
+    )
+    optimizer: Optimizer = Optimizer()
+    lr_scaling: Literal["none", "linear", "sqrt"] = Field(
+        "none", description="how the peak learning rate grows with batch / 256"
+    )
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="of the learning rate after its warm-up, by step"
+    )
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="first steps in which the learning rate rises to its peak"
+    )
+    augment: Augment = Field(
+        Augment(), description="of both views; what is written here counts for a preset's two"
+    )
+    augment_other: Augment | None = Field(
+        None, description="of the second view where it differs from the first"
+    )
+    shuffle: Shuffle = Shuffle()
+    monitor: Monitor | None = Monitor()
+    keep: Literal["best", "last"] | None = Field(
+        None,
+        description="which weights the stage leaves: the best on monitor.data's val, those that "
+        "it started from included, or the last; null is best where monitor.data is given",
+    )
+
+    @property
+    def peak_lr(self) -> float:
+        """The head's peak learning rate, after scaling."""
+        power = {"none": 0.0, "linear": 1.0, "sqrt": 0.5}[self.lr_scaling]
+        return float(self.optimizer.lr * (self.batch / SCALING_BATCH) ** power)
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether validation chooses the weights that the stage leaves."""
+        watched = self.monitor is not None and self.monitor.data is not None
+        return watched and self.keep != "last"
+
+    @property
+    def images(self) -> int:
+        """How many image views it feeds to the network in training."""
+        return 2 * self.steps * self.batch
+
+    def reads(self) -> list[Read]:
+        """Return its images, which need no labels, and what is watched, which does."""
+        read = [Read("data", split) for split in self.data]
+        if self.monitor and self.monitor.data:
+            watched = (f"{self.monitor.data}/{split}" for split in ("train", "val"))
+            read += [Read("monitor", split, labelled=True, normalizes=False) for split in watched]
+        return read
+
+    def batches(self) -> dict[str, int]:
+        """Return the images of a step."""
+        return {"batch": self.batch}
+
+    def faults(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
+        """Return images that come twice an epoch, and a batch of more images than there are."""
+        seen: dict[tuple[str, str], str] = {}
+        faults = []
+        images = 0
+        for reference in self.data:
+            alias, _, split = reference.partition("/")
+            place = datasets[alias].digest, split.partition("@")[0]
+            if place in seen:
+                faults.append(Fault("data", f"{seen[place]} and {reference} hold the same images"))
+            seen[place] = reference
+            images += datasets[alias].images[split]
+        if images < self.batch and not faults:
+            what = f"a batch of {self.batch} from {images} images"
+            faults.append(Fault("batch", what, f"2 to {images}"))
+        return faults
+
+    def rank_faults(self, ranks: int) -> list[Fault]:
+        """Return why its batch, or its batch-norm groups, cannot be shared out over ranks."""
+        if faults := super().rank_faults(ranks):
+            return faults
+        share, size = self.batch // ranks, self.bn_group or self.batch
+        fits = size % share == 0 or share % size == 0
+        # MoCo's keys are grouped across: every rank holds some samples of each group.
+        crosses = self.method == "moco_v2" and share % (self.batch // size) != 0
+        if size == self.batch or (fits and not crosses):
+            return []
+        what = f"batch-norm groups of {size} do not fit the {share} images that each rank has"
+        return [Fault("bn_group", what, fix="use another number of ranks, or another bn_group")]
+
+    def remark(self) -> str:
+        """Return the peak learning rate in words: nothing is scaled unsaid."""
+        rule = "as written"
+        if self.lr_scaling != "none":
+            ratio = f"{self.batch}/{SCALING_BATCH}"
+            scaled = {"linear": ratio, "sqrt": f"sqrt({ratio})"}[self.lr_scaling]
+            rule = f"{self.optimizer.lr:g} x {scaled}, lr_scaling: {self.lr_scaling}"
+        return f"{self.optimizer.name}, peak learning rate {self.peak_lr:g} ({rule})"
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Pretrain:
+        if self.method == "moco_v2" and self.moco.queue % self.batch:
+            raise ValueError(f"moco.queue {self.moco.queue} is no multiple of batch {self.batch}")
+        if self.batch % (self.shuffle.streams or 1):
+            raise ValueError(f"shuffle.streams {self.shuffle.streams} does not divide batch")
+        if self.bn_group and self.batch % self.bn_group:
+            raise ValueError(f"bn_group {self.bn_group} does not divide batch {self.batch}")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> Pretrain:
+        for name in ("head_warmup_steps", "warmup_steps"):
+            if getattr(self, name) >= self.steps:
+                raise ValueError(f"{name} must be less than steps")
+        return self
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Pretrain:
+        for method, group in METHOD_SETTINGS.items():
+            if method != self.method and getattr(self, group) != type(getattr(self, group))():
+                raise ValueError(f"{group} is of method {method}, and method is {self.method}")
+        other = self.augment_other
+        if other and other.crop_area != self.augment.crop_area:
+            raise ValueError("augment_other.crop_area must be that of augment")
+        if self.keep == "best" and not self.keeps_best:
+            raise ValueError("keep: best needs monitor.data, a dataset with labelled train and val")
+        return self

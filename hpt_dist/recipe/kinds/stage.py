@@ -1,0 +1,186 @@
+"""What every kind of stage says of itself; a kind is one file of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from hpt_dist.recipe.facts import DatasetFacts
+from hpt_dist.recipe.numerics import Device, Numerics, decide
+from hpt_dist.recipe.settings import OPERATIONAL, Positive, Resources, Spec
+
+
+@dataclass(frozen=True)
+class Read:
+    """A split that a stage reads.
+
+    Args:
+        setting: the setting that names it.
+        split: dataset/split, or dataset/split@subset, by the recipe's names.
+        labelled: whether its labels are needed.
+        normalizes: whether its mean and std are among those of `normalize: dataset`.
+    """
+
+    setting: str
+    split: str
+    labelled: bool = False
+    normalizes: bool = True
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a stage cannot run as it is written.
+
+    Args:
+        setting: the one to change.
+        what: the fault.
+        allowed: what would be right; empty if that says nothing.
+        fix: what to do; empty if that is plain.
+    """
+
+    setting: str
+    what: str
+    allowed: str = ""
+    fix: str = ""
+
+
+class StageSpec(Spec):
+    """The settings of every stage, and what other code asks of any kind.
+
+    A kind sets the constants and answers the questions that differ from these answers; its settings
+    are fields, and `kind` is one of them.
+    """
+
+    # Raised by hand when a kind's code gives another result for the same settings.
+    VERSION: ClassVar[int]
+    # A backbone, which another stage can start from; or a whole model; or nothing but a result.
+    LEAVES: ClassVar[Literal["weights", "model", ""]] = ""
+    # Whether it trains the network step by step, by as many ranks as it is given.
+    TRAINS: ClassVar[bool] = False
+    # Whether it judges frozen features, so that its results tell what a backbone is worth.
+    JUDGES: ClassVar[bool] = False
+    USES_GPU: ClassVar[bool] = True
+    # The settings that name a dataset or dataset/split.
+    DATA: ClassVar[tuple[str, ...]] = ()
+
+    kind: str
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    resources: Resources = Field(
+        Resources(), description="wishes on a cluster", json_schema_extra=OPERATIONAL
+    )
+
+    @property
+    def parent(self) -> str:
+        """The stage whose backbone it starts from; empty without one."""
+        return str(getattr(self, "init", ""))
+
+    @property
+    def imported(self) -> str:
+        """Where it takes somebody else's weights from; empty for none."""
+        return ""
+
+    @property
+    def images(self) -> int:
+        """How many image views it feeds to the network in training."""
+        return 0
+
+    @property
+    def numerics(self) -> Numerics | None:
+        """How it trains, once that is decided; None where nothing is trained step by step."""
+        return None
+
+    def decided(self, backbone: str, device: Device) -> Self:  # noqa: ARG002 - for who trains
+        """Return this spec with its numerics decided: its document then says how it computes.
+
+        Raises:
+            RequestError: the device cannot compute so.
+        """
+        return self
+
+    def reads(self) -> list[Read]:
+        """Return every split that it reads."""
+        return []
+
+    def batches(self) -> dict[str, int]:
+        """Return the images of each batch that its ranks share out, by the batch's setting."""
+        return {}
+
+    def faults(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:  # noqa: ARG002
+        """Return what does not fit the datasets, which have all that `reads` asks for.
+
+        Args:
+            datasets: by the recipe's names.
+        """
+        return []
+
+    def rank_faults(self, ranks: int) -> list[Fault]:
+        """Return why its batches cannot be shared out over a number of ranks."""
+        return [
+            Fault(
+                setting,
+                f"a batch of {images} images cannot be shared out over {ranks} ranks",
+                fix=f"use ranks that divide {images}",
+            )
+            for setting, images in self.batches().items()
+            if images % ranks
+        ]
+
+    def remark(self) -> str:
+        """Return what the reader of a plan is to know that the settings do not say plainly."""
+        return ""
+
+
+class Trained(StageSpec):
+    """The settings of every stage that trains by gradients."""
+
+    TRAINS: ClassVar[bool] = True
+
+    init: str = Field(description="the stage whose backbone this one starts from")
+    batch_norm: Literal["train", "frozen"] = Field(
+        "train", description="whether the backbone's batch-norm statistics move"
+    )
+    head_warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="first steps in which the backbone is frozen and only the head learns"
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="of the network's passes; auto is float32 on a CPU and bfloat16 on a GPU, or "
+        "what the profile says",
+    )
+    memory_format: Literal["auto", "channels_last", "contiguous"] = Field(
+        "auto",
+        description="of images and weights; auto is channels_last for convolutional networks",
+    )
+    max_bad: Annotated[int, Field(ge=0)] = Field(
+        10,
+        description="damaged images that may be replaced by their neighbours, by each stream of "
+        "each process",
+        json_schema_extra=OPERATIONAL,
+    )
+    checkpoint_every: Positive = Field(
+        500, description="steps between saved states", json_schema_extra=OPERATIONAL
+    )
+
+    @property
+    def numerics(self) -> Numerics:
+        """How it trains.
+
+        Raises:
+            ValueError: this spec is one that a recipe was read into: nothing is decided yet.
+        """
+        if self.precision == "auto" or self.memory_format == "auto":
+            raise ValueError("the numerics of this spec are not decided yet")
+        return Numerics(self.precision, self.memory_format)
+
+    def decided(self, backbone: str, device: Device) -> Self:
+        """Return this spec with precision and memory format decided; see `numerics.decide`.
+
+        Raises:
+            RequestError: the device cannot compute so.
+        """
+        chosen = decide(self.precision, self.memory_format, backbone, device)
+        decided = {"precision": chosen.precision, "memory_format": chosen.memory_format}
+        return self.model_copy(update=decided)

@@ -1,0 +1,127 @@
+"""Groups of settings that several kinds of stage share: frozen, strict specs.
+
+Defaults are the paper's values (HPT, arXiv 2103.12718, tables 4 and 5 and section 4) unless a field
+says otherwise. Nothing in this package imports torch: a login node plans and validates in a
+fraction of a second.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+# Fields marked so do not change a trial's result and are left out of its key.
+OPERATIONAL: dict[str, Any] = {"operational": True}
+
+
+class Spec(BaseModel):
+    """A frozen group of settings that refuses what it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def check_range(name: str, limits: tuple[float, float]) -> None:
+    """Raise a ValueError unless a range of positive numbers is one."""
+    low, high = limits
+    if not 0 < low <= high:
+        raise ValueError(f"{name} must be [low, high] with 0 < low <= high")
+
+
+class Image(Spec):
+    """How images enter the network, the same in every stage."""
+
+    size: Positive = Field(224, description="side of the square network input, pixels")
+    normalize: Literal["imagenet", "half", "dataset"] = Field(
+        "imagenet",
+        description="mean and std: ImageNet's, 0.5 and 0.5, or those of the stage's datasets",
+    )
+
+
+class Optimizer(Spec):
+    """The optimizer and its learning rate at its peak."""
+
+    name: Literal["sgd", "lars", "adamw"] = "sgd"
+    lr: Rate = Field(
+        0.03, description="peak learning rate, used as written unless lr_scaling says otherwise"
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    momentum: Fraction = Field(0.9, description="sgd and lars only")
+    nesterov: bool = Field(default=False, description="sgd only")
+    trust: Rate = Field(1e-3, description="lars only: its trust coefficient, eta")
+    backbone_lr_scale: Rate = Field(1.0, description="backbone learning rate as a share of lr")
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Optimizer:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class Augment(Spec):
+    """The random views of one image; the defaults are MoCo v2's (hue 0.1)."""
+
+    crop_area: tuple[Fraction, Fraction] = Field((0.2, 1.0), description="share of the image")
+    flip: Fraction = Field(0.5, description="probability of a horizontal flip")
+    jitter: Fraction = Field(0.8, description="probability of colour jitter")
+    brightness: Fraction = 0.4
+    contrast: Fraction = 0.4
+    saturation: Fraction = 0.4
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    gray: Fraction = Field(0.2, description="probability of turning gray")
+    blur: Fraction = Field(0.5, description="probability of a Gaussian blur")
+    blur_sigma: tuple[Rate, Rate] = Field((0.1, 2.0), description="range, in pixels at 224")
+    solarize: Fraction = Field(0.0, description="probability of inverting all bright pixels")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Augment:
+        check_range("crop_area", self.crop_area)
+        check_range("blur_sigma", self.blur_sigma)
+        return self
+
+
+Preset = Literal["paper", "authors-code"]
+# What it fills in is what counts, so it is not itself part of a key.
+PRESET: Any = Field(
+    "paper",
+    description="whose values stand for what is not set: the paper's text, or its authors' code",
+    json_schema_extra=OPERATIONAL,
+)
+
+
+class Resources(Spec):
+    """What a trial would like of a cluster; a profile says what it gets."""
+
+    gpus: Positive = Field(
+        1, description="processes that share its training, each with a GPU where there are any"
+    )
+    memory_gb: Rate | None = Field(None, description="of each node; null is the profile's")
+    time_min: Annotated[int, Field(ge=5)] | None = Field(
+        None, description="limit of one job, minutes; null is the profile's, also its most"
+    )
+
+
+class Report(Spec):
+    """The table that a launch ends with."""
+
+    table: str = Field(description="the stage whose trials fill the table")
+    rows: str = Field(description="the sweep axis that makes rows")
+    columns: str = Field(description="the sweep axis that makes columns")
+    metric: str = "test/top1"
+    baseline: str = Field("base", description="the row that the others are compared with")
+    compare: str | None = Field(None, description="published values to print beside ours")
+
+
+def result_fields(spec: Spec) -> dict[str, Any]:
+    """Return the part of a spec that determines its result: what a key is made of."""
+    fields = type(spec).model_fields
+    kept = {}
+    for name, value in spec:
+        if (fields[name].json_schema_extra or {}) == OPERATIONAL:
+            continue
+        kept[name] = result_fields(value) if isinstance(value, Spec) else value
+    return kept

@@ -1,0 +1,195 @@
+"""Adapt to a target domain; select on its val, then read its test once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpt_dist.datasets import fewshot
+from hpt_dist.evals.features import evaluating
+from hpt_dist.images.photometric import Normalize
+from hpt_dist.methods import MME
+from hpt_dist.networks.backbones import Backbone
+from hpt_dist.reading.order import Ints
+from hpt_dist.reading.stream import Batch, Pool, batch_keys, center_batches, network_views
+from hpt_dist.recipe import Augment, Mme
+from hpt_dist.stages import monitor
+from hpt_dist.stages.inputs import (
+    EVAL_BATCH,
+    ahead,
+    manifest_of,
+    mean_std,
+    photometric_of,
+    pool_of,
+    stream_of,
+)
+from hpt_dist.stages.trained import Training, prepared
+from hpt_dist.train import optim
+from hpt_dist.train.loop import Accelerator, Feed, Inputs
+from hpt_dist.train.selection import Evaluation, Look
+from hpt_dist.trial.run import Context, Result
+
+
+def run(context: Context, spec: Mme) -> Result:
+    """Adapt; see the module."""
+    num_classes = len(manifest_of(context, spec.target).classes)
+    train = pool_of(context, (f"{spec.target}/train",))
+    labelled = _labelled(spec, train, num_classes)
+    unlabelled = np.setdiff1d(np.arange(len(train)), labelled)
+    pools = {
+        "source": pool_of(context, (spec.source,)),
+        "labelled": train.subset(labelled),
+        "unlabelled": train.subset(unlabelled),
+    }
+    training = prepared(context, spec)
+    method = training.on_device(_method(spec, training.backbone, num_classes))
+    batch = 2 * spec.batch_labelled
+    method.group_batch_norm(batch, None, training.accelerator.num_processes)
+    accuracy = partial(_accuracy, context, training.accelerator, spec.target)
+    outcome = training.fit(
+        method,
+        spec.optimizer,
+        peak_lr=spec.optimizer.lr,
+        rates=partial(_rates, spec),
+        feed=_feed(training, spec, pools),
+        images_per_step=batch + (method.phases - 1) * spec.batch_unlabelled,
+        evaluation=Evaluation(
+            every=spec.eval_every,
+            run=lambda: Look({"val/top1": accuracy("val", method)[0]}),
+            keeps=method,
+            select_on="val/top1",
+            patience=spec.patience,
+        ),
+        keys_of=partial(_keys, spec, pools),
+        steps=spec.steps,
+    )
+    method.load_state_dict(outcome.selection.weights)
+    test_top1, n_test = accuracy("test", method)
+    return Result(
+        {"val/top1": outcome.selection.best_value, "test/top1": test_top1},
+        {
+            "selected": {"step": outcome.selection.best_step},
+            "val/top1_by_step": {str(s): m["val/top1"] for s, m in outcome.selection.history},
+            "n_labelled": len(labelled),
+            "n_unlabelled": len(unlabelled),
+            "n_val": len(pool_of(context, (f"{spec.target}/val",))),
+            "n_test": n_test,
+        },
+        model={name: value.cpu() for name, value in method.state_dict().items()},
+        seconds_before=outcome.seconds_before,
+        numerics=training.computed,
+        curves=("val/top1",),
+    )
+
+
+def _method(spec: Mme, backbone: Backbone, num_classes: int) -> MME:
+    return MME(
+        backbone,
+        backbone.feature_dim,
+        num_classes,
+        head_dim=spec.head_dim,
+        temperature=spec.temperature,
+        entropy_weight=spec.entropy_weight,
+        objective=spec.objective,
+        seed=spec.seed,
+    )
+
+
+def _labelled(spec: Mme, train: Pool, num_classes: int) -> Ints:
+    """Return which images of the target's train have their labels used."""
+    if spec.shots:
+        return fewshot.k_shot(train.labels, num_classes, spec.shots, spec.seed)
+    return fewshot.n_labels(train.labels, num_classes, spec.labels or 0, spec.seed)
+
+
+def _accuracy(
+    context: Context, accelerator: Accelerator, target: str, split: str, method: MME
+) -> tuple[float, int]:
+    """Return the share of a split's images that a method classifies rightly, and their number.
+
+    Each rank looks at its share of them.
+    """
+    pool = pool_of(context, (f"{target}/{split}",))
+    share = pool.subset(monitor.share_of(np.arange(len(pool)), accelerator))
+    device = accelerator.device
+    normalize = Normalize(*mean_std(context), device)
+    size, threads = context.job.image_size, context.job.threads
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    with torch.inference_mode(), evaluating(method):
+        for batch in center_batches(share, batch=EVAL_BATCH, size=size, workers=threads):
+            answers = method.predict(normalize(batch.images[0])).argmax(dim=1)
+            right += (answers == batch.labels.to(device)).sum()
+    if accelerator.num_processes > 1:
+        right = accelerator.reduce(right.clone(), "sum")
+    return int(right) / len(pool), len(pool)
+
+
+def _keys(spec: Mme, pools: dict[str, Pool], step: int) -> list[str]:
+    """Return the keys of the images of a step's global batches, those with labels first."""
+    batches = _batches(spec)
+    return [
+        key
+        for name, batch in batches.items()
+        for key in batch_keys(pools[name], step, batch=batch, seed=spec.seed)
+    ]
+
+
+def _batches(spec: Mme) -> dict[str, int]:
+    """Return how many images of each pool a step takes."""
+    batches = {"source": spec.batch_labelled, "labelled": spec.batch_labelled}
+    if spec.objective != "s+t":
+        batches["unlabelled"] = spec.batch_unlabelled
+    return batches
+
+
+def _feed(training: Training, spec: Mme, pools: dict[str, Pool]) -> Feed:
+    """Feed (source and labelled target images, labels) and (unlabelled target images,)."""
+    context, accelerator = training.context, training.accelerator
+    policy = Augment(crop_area=spec.crop_area, jitter=0, gray=0, blur=0)
+    photometric = photometric_of(context, policy, accelerator.device)
+
+    def view(batch: Batch) -> Tensor:
+        (images,) = network_views(batch, [photometric], spec.seed)
+        return images.contiguous(memory_format=training.memory_format)
+
+    def inputs(*parts: Batch) -> tuple[Inputs, ...]:
+        source, labelled, *unlabelled = parts
+        labels = torch.cat([source.labels, labelled.labels]).to(accelerator.device)
+        images = torch.cat([view(source), view(labelled)])
+        return ((images, labels), *((view(batch),) for batch in unlabelled))
+
+    @contextmanager
+    def feed(start: int) -> Iterator[Iterator[tuple[Inputs, ...]]]:
+        with ExitStack() as stack:
+            streams = []
+            for name, batch in _batches(spec).items():
+                stream = stack.enter_context(
+                    stream_of(
+                        context,
+                        pools[name],
+                        accelerator,
+                        batch=batch,
+                        seed=spec.seed,
+                        views=1,
+                        crop_area=spec.crop_area,
+                        max_bad=spec.max_bad,
+                    )
+                )
+                stream.load_state_dict({"step": start})
+                streams.append(stream)
+            batches = (inputs(*parts) for parts in zip(*streams, strict=True))
+            yield stack.enter_context(ahead(batches, accelerator.device))
+
+    return feed
+
+
+def _rates(spec: Mme, optimizer: torch.optim.Optimizer, step: int) -> float:
+    rate = optim.inverse_decay(step)
+    backbone = rate * optim.after_warmup(step, spec.head_warmup_steps)
+    optim.set_learning_rates(optimizer, head=rate, backbone=backbone)
+    return spec.optimizer.lr * rate

@@ -1,0 +1,111 @@
+"""Pretrain without labels from the backbone of another stage; leave what validation keeps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+
+from hpt_dist.methods import METHODS, Method
+from hpt_dist.networks import backbones
+from hpt_dist.networks.backbones import Backbone
+from hpt_dist.reading.stream import Batch, Pool, batch_keys, network_views
+from hpt_dist.recipe import METHOD_SETTINGS, SCALING_BATCH, Pretrain
+from hpt_dist.stages import monitor
+from hpt_dist.stages.inputs import ahead, photometric_of, pool_of, stream_of
+from hpt_dist.stages.trained import Training, prepared
+from hpt_dist.train import optim
+from hpt_dist.train.loop import Feed, Inputs
+from hpt_dist.trial.run import Context, Result
+
+log = logging.getLogger(__name__)
+
+
+def run(context: Context, spec: Pretrain) -> Result:
+    """Pretrain; see the module."""
+    pool = pool_of(context, spec.data)
+    training = prepared(context, spec)
+    backbone, ranks = training.backbone, training.accelerator.num_processes
+    names = backbones.trainable_parameters(backbone, spec.train)
+    log.info("%d parameters of the backbone learn (train: %s)", len(names), spec.train)
+    method = training.on_device(_method(spec, backbone))
+    method.group_batch_norm(spec.batch, spec.bn_group, ranks)
+    if spec.lr_scaling != "none":
+        scaled = f"{spec.optimizer.lr:g} scaled by batch {spec.batch} / {SCALING_BATCH}"
+        log.info("peak learning rate %g: %s, %s", spec.peak_lr, scaled, spec.lr_scaling)
+    outcome = training.fit(
+        method,
+        spec.optimizer,
+        peak_lr=spec.peak_lr,
+        rates=partial(_rates, spec),
+        feed=_feed(training, spec, pool),
+        images_per_step=2 * spec.batch,
+        evaluation=monitor.evaluation_of(context, spec, backbone, training.accelerator),
+        keys_of=partial(_keys, spec, pool),
+        steps=spec.steps,
+    )
+    state = outcome.selection.weights if spec.keeps_best else backbone.state_dict()
+    metrics, details = monitor.kept_metrics(outcome.selection, spec)
+    return Result(
+        metrics,
+        {"pool_images": len(pool), **details},
+        weights={name: value.cpu() for name, value in state.items()},
+        seconds_before=outcome.seconds_before,
+        numerics=training.computed,
+        curves=tuple(metrics),
+    )
+
+
+def _method(spec: Pretrain, backbone: Backbone) -> Method:
+    settings: dict[str, Any] = getattr(spec, METHOD_SETTINGS[spec.method]).model_dump()
+    if spec.method == "byol":
+        settings["steps"] = spec.steps  # over which the target's momentum rises
+    return METHODS[spec.method](backbone, backbone.feature_dim, **settings, seed=spec.seed)
+
+
+def _feed(training: Training, spec: Pretrain, pool: Pool) -> Feed:
+    """Feed two random views of each image."""
+    context, accelerator = training.context, training.accelerator
+    policies = (spec.augment, spec.augment_other or spec.augment)
+    photometrics = [photometric_of(context, policy, accelerator.device) for policy in policies]
+
+    def inputs(batch: Batch) -> tuple[Inputs, ...]:
+        views = network_views(batch, photometrics, spec.seed)
+        return (tuple(view.contiguous(memory_format=training.memory_format) for view in views),)
+
+    @contextmanager
+    def feed(start: int) -> Iterator[Iterator[tuple[Inputs, ...]]]:
+        with stream_of(
+            context,
+            pool,
+            accelerator,
+            batch=spec.batch,
+            seed=spec.seed,
+            views=2,
+            crop_area=spec.augment.crop_area,
+            streams=spec.shuffle.streams,
+            window=spec.shuffle.window,
+            max_bad=spec.max_bad,
+        ) as stream:
+            stream.load_state_dict({"step": start})
+            with ahead(map(inputs, stream), accelerator.device) as batches:
+                yield batches
+
+    return feed
+
+
+def _keys(spec: Pretrain, pool: Pool, step: int) -> list[str]:
+    """Return the keys of the images of a step's global batch."""
+    streams, window = spec.shuffle.streams, spec.shuffle.window
+    return batch_keys(pool, step, batch=spec.batch, seed=spec.seed, streams=streams, window=window)
+
+
+def _rates(spec: Pretrain, optimizer: torch.optim.Optimizer, step: int) -> float:
+    rate = optim.schedule(spec.schedule, step, spec.steps, spec.warmup_steps)
+    backbone = rate * optim.after_warmup(step, spec.head_warmup_steps)
+    optim.set_learning_rates(optimizer, head=rate, backbone=backbone)
+    return spec.peak_lr * rate
