@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from hpt_dist.errors import StoreError
 from hpt_dist.store.base import (
@@ -28,6 +28,8 @@ from hpt_dist.store.base import (
 
 _LOCK = "lock"
 _ABANDONED_S = 3600.0
+# A swap takes milliseconds; on a busy network file system seconds.
+_LOCK_WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -175,10 +177,33 @@ def _scratch(folder: Path) -> Path:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep every other process and thread out of `swap` in this folder."""
-    with (_scratch(folder) / _LOCK).open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    """Keep every other process and thread out of `swap` in this folder.
+
+    Raises:
+        StoreError: another process keeps us out: it is stopped, or its disk does not answer.
+    """
+    file = _scratch(folder) / _LOCK
+    patience = time.monotonic() + _LOCK_WAIT_S
+    pause_s = 0.001
+    with file.open("ab") as lock:
+        while not _is_taken(lock):
+            if time.monotonic() > patience:
+                raise StoreError(
+                    f"another process has been writing here for {_LOCK_WAIT_S:.0f} s",
+                    where=str(folder),
+                    fix=f"see whether it is stopped, or its disk hangs: fuser {file} names it",
+                )
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 0.05)
         yield
+
+
+def _is_taken(lock: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

@@ -119,6 +119,8 @@ def test_cut_files_are_refused_as_by_pillow(name, share):
     same_verdict(FILES[name][: int(share * len(FILES[name]))])
 
 
+# As JPEGs, of which Pillow says so.
+@pytest.mark.filterwarnings("ignore:Image appears to be a malformed MPO")
 @given(
     name=st.sampled_from(["jpeg", "jpeg progressive", "jpeg gray", "jpeg restarts", "mpo"]),
     place=st.floats(0, 1, exclude_max=True),

@@ -5,6 +5,7 @@ One trial lives through one misfortune after the other: each costs a restart, an
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import re
@@ -12,12 +13,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from slurm_site import DEV, LONG, ROOT, TINY, Site, based, here, settings
 from small import environment
+
+from hpt_dist.store.lease import LeaseInfo
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 
@@ -83,12 +87,27 @@ def near_its_time_limit(site: Site) -> str:
     return "stopped by SIGUSR2"
 
 
+def stand_still(site: Site) -> LeaseInfo:
+    """Stop a task as one behind a broken network is, so not in the middle of a write here."""
+    with (site.trial / ".tmp/lock").open("ab") as lock:
+        while True:
+            old = site.holder()
+            os.kill(old.pid, signal.SIGSTOP)
+            time.sleep(0.05)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print("stopped while it wrote")
+                os.kill(old.pid, signal.SIGCONT)
+            else:
+                return old
+
+
 def on_a_lost_node_where_its_task_lives_on(site: Site) -> str:
     """Slurm starts the job anew elsewhere; the lease fences the task that it believes dead."""
-    old, cluster = site.holder(), site.slurm.cluster
+    cluster = site.slurm.cluster
     node = site.slurm.call("squeue", "--noheader", f"--jobs={site.job}", "--format=%N").strip()
-    # The old task stands still while its successor starts, as one behind a broken network does.
-    os.kill(old.pid, signal.SIGSTOP)
+    old = stand_still(site)
     cluster.kill_daemon(node)
     try:
         # As the controller does by itself after SlurmdTimeout.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import os
 import pickle
@@ -301,6 +302,18 @@ def test_a_killed_holder_does_not_block_swap(folder: FolderStore) -> None:
             assert not waiting.done()
             process.kill()
             assert waiting.result(timeout=10)
+
+
+def test_a_holder_that_stands_still_is_an_error_and_not_a_hang(
+    folder: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpt_dist.store.folder._LOCK_WAIT_S", 0.2)
+    folder.swap("a", b"1", None)
+    with (folder.root / ".tmp/lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StoreError, match="has been writing here"):
+            folder.swap("b", b"1", None)
+    assert folder.swap("b", b"1", None)
 
 
 def test_what_a_dead_writer_left_is_cleared(folder: FolderStore) -> None:
