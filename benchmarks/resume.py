@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.measure import ROUNDS, Row, print_rows
 from benchmarks.reading import SHARD_BYTES, write_photos
 from hpt_dist.datasets.shards import write_dataset
-from hpt_dist.reading.stream import Pool, Stream, open_split
+from hpt_dist.reading.stream import Pool, Stream, View, open_split
 from hpt_dist.store import Store, open_store
 
 LATE = 10**6
@@ -22,9 +22,7 @@ def first_batch_s(store: Store, step: int) -> float:
     """Open everything anew and return how long the batch of a step took, seconds."""
     began = time.perf_counter()
     pool = Pool([open_split(store, "photos", "train")])
-    with Stream(
-        pool, batch=64, seed=0, views=2, crop_area=(0.2, 1.0), size=224, prefetch=0
-    ) as stream:
+    with Stream(pool, batch=64, seed=0, views=[View(224, (0.2, 1.0))] * 2, prefetch=0) as stream:
         stream.load_state_dict({"step": step})
         next(stream)
     return time.perf_counter() - began

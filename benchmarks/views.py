@@ -27,7 +27,7 @@ from benchmarks.reading import write_photos
 from hpt_dist.datasets.shards import write_dataset
 from hpt_dist.images import pixels
 from hpt_dist.images.photometric import Photometric
-from hpt_dist.reading.stream import Pool, Stream, network_views, open_split
+from hpt_dist.reading.stream import Pool, Stream, View, network_views, open_split
 from hpt_dist.recipe import Augment
 from hpt_dist.store import open_store
 from hpt_dist.trial.memory import keep_freed_memory
@@ -74,9 +74,7 @@ def streaming() -> Iterator[Stream]:
             pool,
             batch=_BATCH,
             seed=0,
-            views=2,
-            crop_area=POLICY.crop_area,
-            size=SIZE,
+            views=[View(SIZE, POLICY.crop_area)] * 2,
             workers=0,
         ) as stream:
             yield stream

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,19 @@ _CENTER = 224 / 256  # side of the centre crop as a share of the image's short s
 
 Floats = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+
+
+@dataclass(frozen=True)
+class View:
+    """A random crop of each image, resized to a square.
+
+    Args:
+        size: side after resizing, pixels.
+        area: smallest and largest area of the crop as a share of the image.
+    """
+
+    size: int
+    area: tuple[float, float]
 
 
 def random_box(

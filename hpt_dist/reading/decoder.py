@@ -25,7 +25,18 @@ _READERS = 16  # threads that wait for a remote store
 _BAD_SHOWN = 5
 _HALF = 2.0  # crops that shrink so much are cut from an image decoded at half its size
 
-Crop = Callable[[int, int, int], Box]  # of (row of the batch, image width, image height)
+
+@dataclass(frozen=True)
+class Crop:
+    """One view of each image of a batch.
+
+    Args:
+        size: side after resizing, pixels.
+        box_of: what is cut out, of (row of the batch, image width, image height).
+    """
+
+    size: int
+    box_of: Callable[[int, int, int], Box]
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ class Batch:
 
     Args:
         step: of the stream; counts batches from 0.
-        images: for each view, uint8 [b, 3, size, size] in channels-last memory.
+        images: for each view, uint8 [b, 3, size, size] of its size in channels-last memory.
         labels: int64 [b]; -1 is none.
         indices: int64 [b], of the samples in the pool.
         epochs: int64 [b], from 0.
@@ -97,7 +108,6 @@ class Decoder:
 
     Args:
         pool: the images.
-        size: side of a crop after resizing, pixels.
         workers: how many share the rows of each batch; 0 fills a batch when it is asked for.
         replacements: what to do with damaged images; None raises.
         whole: resize as if the whole image were resized and then cut, which evaluations do;
@@ -107,14 +117,12 @@ class Decoder:
     def __init__(
         self,
         pool: Pool,
-        size: int,
         workers: int,
         replacements: Replacements | None = None,
         *,
         whole: bool = False,
     ) -> None:
         self._pool = pool
-        self._size = size
         self._whole = whole
         self._workers = workers
         self._replacements = replacements
@@ -126,11 +134,10 @@ class Decoder:
 
     def start(self, step: int, indices: Ints, epochs: Ints, crops: Sequence[Crop]) -> Pending:
         """Begin a batch with one view for each crop."""
-        shape = (len(indices), self._size, self._size, 3)
         filling = _Filling(
             indices=indices.copy(),
             labels=np.empty(len(indices), np.int64),
-            views=[np.empty(shape, np.uint8) for _ in crops],
+            views=[np.empty((len(indices), c.size, c.size, 3), np.uint8) for c in crops],
             crops=crops,
             reads=self._read(indices),
         )
@@ -191,7 +198,7 @@ class Decoder:
             width, height = split.sized(k, data)
         else:
             height, width = image.shape[:2]
-        boxes = [crop(row, width, height) for crop in filling.crops]
+        boxes = [crop.box_of(row, width, height) for crop in filling.crops]
         views = [torch.from_numpy(view[row]) for view in filling.views]
         if self._whole:
             image = split.image(k, data)
@@ -199,7 +206,8 @@ class Decoder:
                 pixels.resize_box(image, box, view)
             return
         # How far an image is reduced must not depend on what happens to be remembered.
-        shrink = min(min(box[2] - box[0], box[3] - box[1]) for box in boxes) / self._size
+        sides = [min(box[2] - box[0], box[3] - box[1]) for box in boxes]
+        shrink = min(side / crop.size for side, crop in zip(sides, filling.crops, strict=True))
         if shrink >= _HALF:
             image = split.decoded(k, split.read(k) if data is None else data, shrink)
         elif image is None:

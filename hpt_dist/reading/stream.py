@@ -16,8 +16,8 @@ import numpy as np
 from torch import Tensor
 
 from hpt_dist.errors import RequestError
-from hpt_dist.images import photometric as augment
-from hpt_dist.images.crops import CROP_DRAWS, center_box, random_box
+from hpt_dist.images.crops import CROP_DRAWS, View, center_box, random_box
+from hpt_dist.images.photometric import DRAWS, Photometric
 from hpt_dist.reading.decoder import Batch, Crop, Decoder, Pending, Replacements
 from hpt_dist.reading.order import WINDOW, Ints, Order, streams_for, uniforms
 from hpt_dist.reading.pool import Pool, Split, open_split
@@ -27,6 +27,7 @@ __all__ = [
     "Pool",
     "Split",
     "Stream",
+    "View",
     "batch_keys",
     "center_batches",
     "crop_batches",
@@ -49,9 +50,7 @@ class Stream:
         pool: what it draws from.
         batch: images of the global batch.
         seed: of the order and of the crops.
-        views: crops of each image.
-        crop_area: smallest and largest area of a crop as a share of the image.
-        size: side of the crops after resizing, pixels.
+        views: the crops of each image, which may differ in size and area.
         streams: how many streams of the order a batch is drawn from; None is `streams_for`.
         window: samples of a stream that are shuffled together.
         rank: whose contiguous share of each global batch it yields.
@@ -71,9 +70,7 @@ class Stream:
         *,
         batch: int,
         seed: int,
-        views: int,
-        crop_area: tuple[float, float],
-        size: int,
+        views: Sequence[View],
         streams: int | None = None,
         window: int = WINDOW,
         rank: int = 0,
@@ -94,15 +91,14 @@ class Stream:
         self._pool = pool
         self._batch = batch
         self._seed = seed
-        self._views = views
-        self._crop_area = crop_area
+        self._views = tuple(views)
         self._rank, self._world = rank, world
         self._order = _order(pool, batch, seed, streams, window)
         self._prefetch = prefetch if workers else 0
         # Not further ahead than a window, so that two windows of each stream are all there is.
         self._ahead = max(1, min(_AHEAD_BATCHES, streams * window // batch))
         self._downloads = _fits_the_cache(pool, 2 * math.ceil(streams / nodes) * window)
-        self._decoder = Decoder(pool, size, workers, Replacements(pool, max_bad))
+        self._decoder = Decoder(pool, workers, Replacements(pool, max_bad))
         self._pending: deque[Pending] = deque()
 
     def __iter__(self) -> Iterator[Batch]:
@@ -151,8 +147,8 @@ class Stream:
     def _start(self, step: int) -> Pending:
         indices, epochs = self._order.batch(step, self._batch, self._rank, self._world)
         crops = [
-            _random_crop(self._seed, epochs, indices, view, self._crop_area)
-            for view in range(self._views)
+            _random_crop(self._seed, epochs, indices, number, view)
+            for number, view in enumerate(self._views)
         ]
         pending = self._decoder.start(step, indices, epochs, crops)
         if self._downloads:
@@ -199,16 +195,16 @@ def center_batches(pool: Pool, *, batch: int, size: int, workers: int = 2) -> It
         StoreError: a shard is not there.
         DataError: an image cannot be used; an evaluation leaves none out.
     """
-    return _in_order(pool, batch, Decoder(pool, size, workers, whole=True), 0, lambda _: center_box)
+    crop = Crop(size, center_box)
+    return _in_order(pool, batch, Decoder(pool, workers, whole=True), 0, lambda _: crop)
 
 
 def crop_batches(
     pool: Pool,
     *,
     batch: int,
-    size: int,
+    view: View,
     seed: int,
-    crop_area: tuple[float, float],
     epoch: int,
     workers: int = 2,
 ) -> Iterator[Batch]:
@@ -217,9 +213,8 @@ def crop_batches(
     Args:
         pool: the images.
         batch: images of a batch; the last one holds what is left.
-        size: side of the result, pixels.
+        view: the crops.
         seed: of the crops.
-        crop_area: smallest and largest area of a crop as a share of the image.
         epoch: which copy; another epoch has other crops.
         workers: threads that read and decode; 0 does it when the batch is asked for.
 
@@ -229,14 +224,12 @@ def crop_batches(
     """
 
     def crop_of(indices: Ints) -> Crop:
-        return _random_crop(seed, np.full_like(indices, epoch), indices, 0, crop_area)
+        return _random_crop(seed, np.full_like(indices, epoch), indices, 0, view)
 
-    return _in_order(pool, batch, Decoder(pool, size, workers), epoch, crop_of)
+    return _in_order(pool, batch, Decoder(pool, workers), epoch, crop_of)
 
 
-def network_views(
-    batch: Batch, photometrics: Sequence[augment.Photometric], seed: int
-) -> list[Tensor]:
+def network_views(batch: Batch, photometrics: Sequence[Photometric], seed: int) -> list[Tensor]:
     """Return each view of a batch with random colours, ready for the network.
 
     Args:
@@ -245,12 +238,12 @@ def network_views(
         seed: with epoch, sample and view it determines every random parameter.
 
     Returns:
-        For each view float32 [b, 3, size, size], normalised, channels last.
+        For each view float32 [b, 3, size, size] of its size, normalised, channels last.
     """
     return [
         photometric(
             images,
-            uniforms(seed, batch.epochs, batch.indices, view, augment.DRAWS, purpose="photometric"),
+            uniforms(seed, batch.epochs, batch.indices, view, DRAWS, purpose="photometric"),
         )
         for view, (images, photometric) in enumerate(zip(batch.images, photometrics, strict=True))
     ]
@@ -261,11 +254,10 @@ def _order(pool: Pool, batch: int, seed: int, streams: int | None, window: int) 
     return Order(pool.digest, seed, pool.shard_sizes, streams=streams, window=window)
 
 
-def _random_crop(
-    seed: int, epochs: Ints, indices: Ints, view: int, area: tuple[float, float]
-) -> Crop:
-    draws = uniforms(seed, epochs, indices, view, CROP_DRAWS, purpose="crop")
-    return lambda row, width, height: random_box(width, height, draws[row], area)
+def _random_crop(seed: int, epochs: Ints, indices: Ints, number: int, view: View) -> Crop:
+    draws = uniforms(seed, epochs, indices, number, CROP_DRAWS, purpose="crop")
+    area = view.area
+    return Crop(view.size, lambda row, width, height: random_box(width, height, draws[row], area))
 
 
 def _in_order(

@@ -8,7 +8,7 @@ import torch
 
 from hpt_dist.evals.features import Labelled, extract
 from hpt_dist.images.photometric import Normalize
-from hpt_dist.reading.stream import center_batches, crop_batches, network_views
+from hpt_dist.reading.stream import View, center_batches, crop_batches, network_views
 from hpt_dist.recipe import Augment
 from hpt_dist.stages.inputs import (
     EVAL_BATCH,
@@ -52,9 +52,8 @@ def features_of(
             batches = crop_batches(
                 pool,
                 batch=EVAL_BATCH,
-                size=size,
+                view=View(size, _CROP_AREA),
                 seed=seed,
-                crop_area=_CROP_AREA,
                 epoch=epoch,
                 workers=threads,
             )

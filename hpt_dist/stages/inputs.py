@@ -140,7 +140,6 @@ def stream_of(context: Context, pool: Pool, accelerator: Accelerator, **settings
     """Return a stream of this rank's share of each batch; see `Stream` for its settings."""
     return Stream(
         pool,
-        size=context.job.image_size,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
         nodes=_nodes(accelerator),

@@ -16,7 +16,7 @@ from hpt_dist.images.photometric import Normalize
 from hpt_dist.methods import MME
 from hpt_dist.networks.backbones import Backbone
 from hpt_dist.reading.order import Ints
-from hpt_dist.reading.stream import Batch, Pool, batch_keys, center_batches, network_views
+from hpt_dist.reading.stream import Batch, Pool, View, batch_keys, center_batches, network_views
 from hpt_dist.recipe import Augment, Mme
 from hpt_dist.stages import monitor
 from hpt_dist.stages.inputs import (
@@ -175,8 +175,7 @@ def _feed(training: Training, spec: Mme, pools: dict[str, Pool]) -> Feed:
                         accelerator,
                         batch=batch,
                         seed=spec.seed,
-                        views=1,
-                        crop_area=spec.crop_area,
+                        views=[View(context.job.image_size, spec.crop_area)],
                         max_bad=spec.max_bad,
                     )
                 )

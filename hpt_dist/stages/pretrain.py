@@ -13,7 +13,7 @@ import torch
 from hpt_dist.methods import METHODS, Method
 from hpt_dist.networks import backbones
 from hpt_dist.networks.backbones import Backbone
-from hpt_dist.reading.stream import Batch, Pool, batch_keys, network_views
+from hpt_dist.reading.stream import Batch, Pool, View, batch_keys, network_views
 from hpt_dist.recipe import METHOD_SETTINGS, SCALING_BATCH, Pretrain
 from hpt_dist.stages import monitor
 from hpt_dist.stages.inputs import ahead, photometric_of, pool_of, stream_of
@@ -70,6 +70,7 @@ def _method(spec: Pretrain, backbone: Backbone) -> Method:
 def _feed(training: Training, spec: Pretrain, pool: Pool) -> Feed:
     """Feed two random views of each image."""
     context, accelerator = training.context, training.accelerator
+    size = context.job.image_size
     policies = (spec.augment, spec.augment_other or spec.augment)
     photometrics = [photometric_of(context, policy, accelerator.device) for policy in policies]
 
@@ -85,8 +86,7 @@ def _feed(training: Training, spec: Pretrain, pool: Pool) -> Feed:
             accelerator,
             batch=spec.batch,
             seed=spec.seed,
-            views=2,
-            crop_area=spec.augment.crop_area,
+            views=[View(size, policy.crop_area) for policy in policies],
             streams=spec.shuffle.streams,
             window=spec.shuffle.window,
             max_bad=spec.max_bad,

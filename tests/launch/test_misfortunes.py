@@ -97,7 +97,6 @@ def stand_still(site: Site) -> LeaseInfo:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                print("stopped while it wrote")
                 os.kill(old.pid, signal.SIGCONT)
             else:
                 return old

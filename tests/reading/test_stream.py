@@ -22,6 +22,7 @@ from hpt_dist.reading.stream import (
     Pool,
     Split,
     Stream,
+    View,
     batch_keys,
     center_batches,
     crop_batches,
@@ -356,8 +357,25 @@ def test_batches_may_be_asked_for_in_inference_mode(pool):
         assert same(expected, next(center_batches(pool, batch=8, size=SIZE)))
 
 
+def test_views_differ_in_number_size_and_area(pool):
+    # So large that no image is decoded at half its size, which is one decision for all its views.
+    large = [View(48, (0.2, 1.0))] * 2
+    small = [View(8, (0.05, 0.2)), View(8, (0.05, 0.2)), View(12, (0.1, 0.4))]
+    with (
+        Stream(pool, **SETTINGS | {"views": large}) as two,
+        Stream(pool, **SETTINGS | {"views": large + small}) as five,
+    ):
+        expected, batch = next(two), next(five)
+    assert [images.shape[-1] for images in batch.images] == [48, 48, 8, 8, 12]
+    assert all(map(torch.equal, batch.images, expected.images))
+    assert not torch.equal(batch.images[2], batch.images[3])
+    policy = Photometric(Augment(), (0.5,) * 3, (0.5,) * 3)
+    shown = network_views(batch, [policy] * 5, seed=0)
+    assert [view.shape for view in shown] == [(8, 3, n, n) for n in (48, 48, 8, 8, 12)]
+
+
 def test_crop_batches_are_augmented_copies_in_order(pool):
-    options = {"size": SIZE, "seed": 1, "crop_area": (0.2, 0.5)}
+    options = {"view": View(SIZE, (0.2, 0.5)), "seed": 1}
     copies = [
         torch.cat([b.images[0] for b in crop_batches(pool, batch=batch, epoch=epoch, **options)])
         for batch, epoch in [(8, 0), (37, 0), (8, 1)]

@@ -220,9 +220,6 @@ class Pretrain(Trained):
         for method, group in METHOD_SETTINGS.items():
             if method != self.method and getattr(self, group) != type(getattr(self, group))():
                 raise ValueError(f"{group} is of method {method}, and method is {self.method}")
-        other = self.augment_other
-        if other and other.crop_area != self.augment.crop_area:
-            raise ValueError("augment_other.crop_area must be that of augment")
         if self.keep == "best" and not self.keeps_best:
             raise ValueError("keep: best needs monitor.data, a dataset with labelled train and val")
         return self
