@@ -177,6 +177,7 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
             rows = ", ".join(table.rows)
             notes.append(f"There is no row {baseline} to compare with; the rows are {rows}.")
             differences = ()
+    notes += tables.same_trials(points)
     values = None
     if name := wanted.get("compare"):
         try:

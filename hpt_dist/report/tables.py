@@ -23,6 +23,7 @@ Computed = frozenset[tuple[str, str]]
 
 _NUMERICS_AXES = ("precision", "memory_format")
 _NEXT_AXIS = re.compile(r",(?=[\w.-]+=)")
+_SAME = "nothing to compare: it reads the weights that {} reads, so its result is the same one"
 GATE_METRIC = "val/top1"
 
 
@@ -153,7 +154,17 @@ class Cost:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A trial in a table: `axes` are all but those that make its row."""
+    """A trial in a table.
+
+    Args:
+        row: its name.
+        column: its name.
+        axes: all but those that make its row.
+        value: of the table's metric; None while it is not done.
+        computed: see `Point`.
+        sweeps_numerics: whether numerics are among what is compared.
+        origin: the key of the trial that computed the value; empty while it is not done.
+    """
 
     row: str
     column: str
@@ -161,6 +172,7 @@ class _Entry:
     value: float | None
     computed: Computed = frozenset()
     sweeps_numerics: bool = False
+    origin: str = ""
 
 
 def read_points(
@@ -308,7 +320,7 @@ def costs(done: Sequence[Finished]) -> list[Cost]:
             trial=finished.name,
             key=finished.key,
             seed=int(finished.result["seed"]),
-            images=int(finished.result["images"]),
+            images=int(finished.result["images"]) if finished.origin == finished.key else 0,
             seconds=float(finished.run["seconds"]),
             host=str(finished.run.get("host", "")),
         )
@@ -334,6 +346,8 @@ def _features_compared(
     scale = evidence.scale_of(GATE_METRIC)
     if why := _mixed(entry for entry in entries if entry.row in (row, baseline)):
         return evidence.refused(why)
+    if _are_the_same(entries, row, baseline):
+        return evidence.refused(_SAME.format(baseline))
     ours, base = _values(entries, row), _values(entries, baseline)
     differences = evidence.seed_differences(ours, base, fixed_base=True)
     over_seeds = evidence.paired([d * scale.factor for d in differences], scale)
@@ -368,6 +382,7 @@ def _entries(
                 point.value(metric),
                 point.computed if point.finished else frozenset(),
                 any(axis.rpartition(".")[2] in _NUMERICS_AXES for axis in point.axes),
+                point.finished.origin if point.finished else "",
             )
         )
     return entries
@@ -393,6 +408,8 @@ def _differences(entries: Sequence[_Entry], baseline: str, metric: str) -> tuple
     def compare(row: str, here: Sequence[_Entry]) -> Comparison:
         if why := _mixed(entry for entry in here if entry.row in (row, baseline)):
             return evidence.refused(why)
+        if _are_the_same(here, row, baseline):
+            return evidence.refused(_SAME.format(baseline))
         found = evidence.seed_differences(_values(here, row), _values(here, baseline))
         return evidence.paired([difference * scale.factor for difference in found], scale)
 
@@ -409,6 +426,25 @@ def _differences(entries: Sequence[_Entry], baseline: str, metric: str) -> tuple
         if covered > 1:
             differences.append(Difference(row, "", covered, compare(row, entries)))
     return tuple(differences)
+
+
+def _are_the_same(entries: Sequence[_Entry], row: str, baseline: str) -> bool:
+    """Return whether every finished trial of a row is one of the baseline's under another name."""
+    ours, base = (
+        {entry.origin for entry in entries if entry.row == name and entry.origin}
+        for name in (row, baseline)
+    )
+    return bool(ours) and ours <= base
+
+
+def same_trials(points: Sequence[Point]) -> list[str]:
+    """Return a line for each trial that took the result of another of this launch."""
+    names = {point.finished.key: point.name for point in points if point.finished}
+    return [
+        f"{point.name} reads what {names.get(origin, origin[:12])} has read: it is the same result."
+        for point in points
+        if point.finished and (origin := point.finished.origin) != point.finished.key
+    ]
 
 
 def _values(entries: Sequence[_Entry], row: str) -> list[tuple[Axes, float]]:

@@ -26,8 +26,8 @@ from hpt_dist.reading.stream import (
 )
 from hpt_dist.recipe import Augment
 from hpt_dist.store import open_store
-from hpt_dist.store.paths import stage_prefix
 from hpt_dist.train.loop import Accelerator, make_accelerator
+from hpt_dist.trial.finished import WEIGHTS, read_object
 from hpt_dist.trial.run import Context
 from hpt_dist.weights import match as weights
 
@@ -99,10 +99,13 @@ def _rows(context: Context, reference: str, split: Split) -> Ints:
 
 
 def backbone_of(context: Context) -> Backbone:
-    """Return the backbone with the weights of the trial that this one starts from."""
+    """Return the backbone with the weights of the trial that this one starts from.
+
+    Raises:
+        DataError: they are not what that trial committed.
+    """
     backbone = backbones.create(context.job.trial.backbone)
-    prefix = stage_prefix(context.job.trial.init)
-    state, _ = weights.read(context.store.get(f"{prefix}/weights.safetensors"))
+    state, _ = weights.read(read_object(context.store, context.job.trial.init, WEIGHTS))
     backbone.load_state_dict(state)
     backbones.check_size(backbone, context.job.image_size)
     return backbone

@@ -55,3 +55,8 @@ class Finished:
     key: str
     result: dict[str, Any]
     run: dict[str, Any]
+
+    @property
+    def origin(self) -> str:
+        """The key of the trial that computed its result: another one that read the same, or it."""
+        return str(self.run.get("same_as", self.key))

@@ -23,7 +23,8 @@ from hpt_dist.store.paths import DONE, FAILURE, LEASE, stage_prefix, trial_folde
 from hpt_dist.tracking.tracker import METRICS, RunIdentity, Tracker
 from hpt_dist.train.checkpoint import Checkpoints
 from hpt_dist.train.interrupt import Interrupt
-from hpt_dist.trial import starts
+from hpt_dist.trial import alike, starts
+from hpt_dist.trial.finished import WEIGHTS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -201,9 +202,17 @@ def run(
         try:
             begun = starts.note(root, resume_step, job.scheduled, job.requeue_limit)
             _check_parent(store, job.trial)
-            with together():
-                result = runner(context, job.trial.spec)
-            _commit(context, tracker, result, begun.count - 1, time.perf_counter() - began)
+            inputs = alike.inputs_of(store, job.trial)
+            twin = alike.find(store, inputs)
+            if twin:
+                result = _result_of(twin)
+            else:
+                with together():
+                    result = runner(context, job.trial.spec)
+            seconds = time.perf_counter() - began
+            _commit(context, tracker, result, begun.count - 1, seconds, twin.key if twin else "")
+            if not twin:
+                alike.note(store, inputs, job.trial.key)
         except lease.LeaseLostError:
             tracker.leave()
             raise
@@ -215,6 +224,18 @@ def run(
             tracker.finish("FAILED")
             raise
         tracker.finish("FINISHED")
+
+
+def _result_of(twin: alike.Alike) -> Result:
+    """Return a result as if this trial had computed it; its curves stay with the one that did."""
+    log.info("reads what trial %s has read, and takes its result", twin.key[:12])
+    return Result(
+        twin.result["metrics"],
+        twin.result["details"],
+        weights=twin.weights,
+        model=twin.model,
+        numerics=twin.numerics,
+    )
 
 
 def _check_parent(store: Store, trial: Trial) -> None:
@@ -241,16 +262,22 @@ def _clear(root: Store) -> None:
 
 
 def _commit(
-    context: Context, tracker: Tracker, result: Result, restarts: int, seconds: float
+    context: Context,
+    tracker: Tracker,
+    result: Result,
+    restarts: int,
+    seconds: float,
+    same_as: str,
 ) -> None:
     """Put every object, verify it, and only then name them all in `DONE`."""
     trial, root = context.job.trial, context.root
+    same = {"same_as": same_as} if same_as else {}
     objects = {
         "spec.json": _json(trial.document),
         "result.json": _json(_result_document(trial, result)),
-        "run.json": _json(_provenance(context.job, result, restarts, seconds)),
+        "run.json": _json(_provenance(context.job, result, restarts, seconds) | same),
     }
-    tensors = {"weights.safetensors": result.weights, "model.safetensors": result.model}
+    tensors = {WEIGHTS: result.weights, alike.MODEL: result.model}
     for name, state in tensors.items():
         if state is not None:
             from hpt_dist.weights import match as weights
@@ -266,7 +293,7 @@ def _commit(
     context.check()
     manifest = {name: _put(root, name, data) for name, data in objects.items()}
     context.check()
-    root.put(DONE, _json({"key": trial.key, "objects": manifest}))
+    root.put(DONE, _json({"key": trial.key, "objects": manifest} | same))
     _clear(root)
 
 

@@ -7,6 +7,7 @@ refused before it is made. Arrays of numpy are read with `allow_pickle=False`.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import re
@@ -80,6 +81,18 @@ def read(data: bytes) -> tuple[StateDict, dict[str, str]]:
         raise WeightsError(f"this is no complete safetensors file: {error}") from error
     header, _ = _split(data)
     return state, header.get("__metadata__", {})
+
+
+def content_digest(data: bytes) -> str:
+    """Return the SHA-256 of a safetensors file's tensors: names, types, shapes and values.
+
+    Raises:
+        WeightsError: the file is damaged.
+    """
+    header, body = _split(data)
+    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    names = json.dumps(tensors, sort_keys=True).encode()
+    return str(hashlib.sha256(names + b"\0" + body).hexdigest())
 
 
 def save_pickle(content: Mapping[str, Any]) -> bytes:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -142,10 +143,37 @@ def test_a_stage_that_does_harm_leaves_the_weights_it_started_from(inline, store
     )
     ours, theirs = (load_file(p / "weights.safetensors") for p in (folder, base))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    judged_once(inline, recipe, store)
     assert (
         json.loads((folder / "result.json").read_text())["metrics"]["knn/top1"]
         == found["monitor"]["0"]["knn/top1"]
     )
+
+
+def judged_once(inline, recipe, store):
+    """Check that what follows a kept base takes the result of what follows the base."""
+    said = inline(str(recipe), "--only", "probe", store=str(store))
+    done = {
+        json.loads(file.read_text())["key"]: json.loads(file.read_text()).get("same_as")
+        for file in store.glob("stages/*/DONE")
+    }
+    ((ours, theirs),) = ((key, other) for key, other in done.items() if other)
+    assert done[theirs] is None
+    files = [store / "stages" / key / "result.json" for key in (ours, theirs)]
+    before = files[0].read_bytes()
+    one, other = (json.loads(file.read_text()) for file in files)
+    assert (one["axes"], other["axes"]) == ({"init": "hpt"}, {"init": "base"})
+    assert [one[name] for name in ("metrics", "details")] == [
+        other[name] for name in ("metrics", "details")
+    ]
+    assert "it is the same result" in said
+    assert "nothing to compare" in said
+    # Computed for itself, it leaves the same bytes.
+    shutil.rmtree(store / "inputs")
+    (store / "stages" / ours / "DONE").unlink()
+    inline(str(recipe), "--only", "probe", store=str(store))
+    assert "same_as" not in json.loads((store / "stages" / ours / "DONE").read_text())
+    assert files[0].read_bytes() == before
 
 
 def test_a_stage_without_labels_is_watched_for_collapse(inline, store, tmp_path):

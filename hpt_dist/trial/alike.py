@@ -1,0 +1,92 @@
+"""Trials that read the same: the second one takes the first one's result.
+
+A trial's key says what was asked for: the document of its settings, with its parent's key. What it
+reads is known once its parent is done. A stage that kept the weights that it started from leaves
+those of its own parent, so what follows either is one and the same computation.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hpt_dist.errors import HptError
+from hpt_dist.recipe.plan import Trial, key_of
+from hpt_dist.store import Store
+from hpt_dist.store.paths import stage_prefix
+from hpt_dist.trial.finished import WEIGHTS, objects_of, read_object
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+MODEL = "model.safetensors"
+_INPUTS = "inputs"
+
+
+@dataclass(frozen=True)
+class Alike:
+    """A finished trial of the same settings that read the same.
+
+    Args:
+        key: of the trial.
+        result: its result.json.
+        numerics: how it computed, in words.
+        weights: the backbone that it left; None where it left none.
+        model: the whole model that it left; None where it left none.
+    """
+
+    key: str
+    result: dict[str, Any]
+    numerics: str
+    weights: dict[str, Tensor] | None
+    model: dict[str, Tensor] | None
+
+
+def inputs_of(store: Store, trial: Trial) -> str:
+    """Return the digest of all that a trial reads; empty for one without a parent.
+
+    Raises:
+        DataError: the parent's weights are not what it committed.
+    """
+    if not trial.init:
+        return ""
+    from hpt_dist.weights.files import content_digest
+
+    weights = content_digest(read_object(store, trial.init, WEIGHTS))
+    return key_of({**trial.document, "init": {"weights": weights}})
+
+
+def find(store: Store, inputs: str) -> Alike | None:
+    """Return the finished trial that read the same; None if there is none, or it is damaged."""
+    place = f"{_INPUTS}/{inputs}"
+    if not inputs or store.stat(place) is None:
+        return None
+    key = store.get(place).decode(errors="replace")
+    try:
+        return _read(store, key)
+    except (HptError, ValueError, KeyError) as error:
+        log.warning("trial %s has read the same, but cannot be used: %s", key[:12], error)
+        return None
+
+
+def note(store: Store, inputs: str, key: str) -> None:
+    """Note that a trial is done, for those that will read the same."""
+    if inputs:
+        store.put(f"{_INPUTS}/{inputs}", key.encode())
+
+
+def _read(store: Store, key: str) -> Alike:
+    from hpt_dist.weights import files
+
+    there = objects_of(store.at(stage_prefix(key)))
+    result = json.loads(read_object(store, key, "result.json"))
+    run = json.loads(read_object(store, key, "run.json"))
+    tensors = {
+        name: files.read(read_object(store, key, name))[0] if name in there else None
+        for name in (WEIGHTS, MODEL)
+    }
+    return Alike(key, result, str(run["numerics"]), tensors[WEIGHTS], tensors[MODEL])
