@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_dist.errors import RequestError, nearest
-from hpt_dist.evidence import Scale, scale_of
+from hpt_dist.evals.evidence import Scale, scale_of
 from hpt_dist.report import figure, page, published, tables
 from hpt_dist.report.page import Block, Grid, Heading, Items, Paragraph, Picture
 from hpt_dist.report.published import PublishedTable

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from hpt_dist import evidence
-from hpt_dist.evidence import Axes, Comparison
+from hpt_dist.evals import evidence
+from hpt_dist.evals.evidence import Axes, Comparison
 from hpt_dist.recipe import KINDS
 from hpt_dist.trial.records import Finished
 

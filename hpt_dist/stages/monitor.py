@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-from hpt_dist import evidence
+from hpt_dist.evals import evidence
 from hpt_dist.evals.features import Labelled, extract
 from hpt_dist.evals.knn import vote
 from hpt_dist.evals.spread import rankme

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hpt_dist import recipe
 from hpt_dist.errors import DataError, TrainingError
-from hpt_dist.evals import EVALS, Labelled, extract, knn, linear
-from hpt_dist.evals.features import evaluating, top1
+from hpt_dist.evals import knn, linear
+from hpt_dist.evals.features import Labelled, evaluating, extract, top1
 from hpt_dist.networks import batch_norm
 
 CLASSES = 4
@@ -235,9 +234,3 @@ def test_no_images_is_an_error():
 def test_top1_counts_exactly():
     scores = torch.eye(CLASSES)
     assert top1(scores, torch.tensor([0, 1, 2, 0])) == 0.75
-
-
-def test_every_kind_of_evaluation_has_its_entry():
-    assert set(EVALS) <= set(recipe.KINDS)
-    assert EVALS["knn"] is knn.evaluate
-    assert EVALS["linear"] is linear.evaluate

@@ -1,4 +1,4 @@
-"""The report: its statistics against scipy, its verdicts, and what it says of missing trials."""
+"""The report: its verdicts, and what it says of missing trials."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import hashlib
 import io
 import itertools
 import json
-import math
 import random
 import re
 import sys
@@ -19,21 +18,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from scipy import stats
 
-from hpt_dist import evidence
 from hpt_dist.errors import RequestError
-from hpt_dist.evidence import on_images, paired, scale_of, seed_differences
+from hpt_dist.evals.evidence import Comparison
 from hpt_dist.report import figure, page, published
 from hpt_dist.report.report import Report, build
 from hpt_dist.trial.records import Finished, Launch
-
-TOP1 = scale_of("test/top1")
-# Rounded as accuracies are, so that spreads are either zero or far from rounding.
-accuracies = st.integers(0, 1000).map(lambda n: n / 1000)
 
 
 def finished(
@@ -89,118 +82,8 @@ def filled(accuracy: Callable[[str, int, int], float]) -> list[Finished]:
     ]
 
 
-def comparisons(report: Report) -> dict[tuple[str, str], evidence.Comparison]:
+def comparisons(report: Report) -> dict[tuple[str, str], Comparison]:
     return {(d.row, d.column): d.comparison for d in report.differences}
-
-
-@settings(deadline=None)
-@given(
-    st.lists(st.tuples(accuracies, accuracies), min_size=2, max_size=12),
-    st.randoms(use_true_random=False),
-)
-def test_paired_differences_are_scipys_and_have_no_order(
-    pairs: list[tuple[float, float]], shuffle: random.Random
-) -> None:
-    ours = [({"seed": str(n)}, pair[0]) for n, pair in enumerate(pairs)]
-    base = [({"seed": str(n)}, pair[1]) for n, pair in enumerate(pairs)]
-    expected = [a - b for a, b in pairs]
-    found = seed_differences(ours, base)
-    assert sorted(found) == sorted(expected)
-    shuffle.shuffle(ours)
-    shuffle.shuffle(base)
-    assert seed_differences(ours, base) == found
-    comparison = paired([d * 100 for d in found], TOP1)
-    if np.ptp(expected) < 1e-9:
-        assert comparison.verdict == "none"
-        return
-    test = stats.ttest_rel([a * 100 for a, _ in pairs], [b * 100 for _, b in pairs])
-    interval = test.confidence_interval(0.95)
-    assert comparison.mean == pytest.approx(np.mean(expected) * 100, abs=1e-9)
-    assert comparison.mean - comparison.half_width == pytest.approx(interval.low, abs=1e-7)
-    assert comparison.mean + comparison.half_width == pytest.approx(interval.high, abs=1e-7)
-    if abs(test.pvalue - 0.05) > 1e-9:
-        verdicts = ("helped", "harmed")
-        assert (comparison.verdict in verdicts) == (test.pvalue < 0.05)
-    assert comparison.detectable > comparison.half_width
-
-
-@given(st.lists(st.floats(-50, 50), min_size=2, max_size=8))
-def test_the_verdict_turns_with_the_sign(differences: list[float]) -> None:
-    turned = {"helped": "harmed", "harmed": "helped"}
-    there = paired(differences, TOP1)
-    back = paired([-d for d in differences], TOP1)
-    assert back.verdict == turned.get(there.verdict, there.verdict)
-    loss = paired(differences, scale_of("val/loss"))
-    assert loss.verdict == turned.get(there.verdict, there.verdict)
-    assert there.says.startswith(
-        {
-            "helped": "helped by +",
-            "harmed": "harmed by -",
-            "no evidence": "no evidence of a difference: ",
-            "none": there.says[:1],
-        }[there.verdict]
-    )
-
-
-def test_too_little_gives_no_verdict() -> None:
-    for few in ([], [30.0], [30.0, 30.0], [30.0, 30.0 + 1e-12], [math.nan, 1.0], [1.0, math.inf]):
-        comparison = paired(few, TOP1)
-        assert comparison.verdict == "none"
-        assert comparison.half_width is None
-        assert not comparison.says.startswith(("helped", "harmed"))
-
-
-def test_no_evidence_says_what_the_seeds_can_show() -> None:
-    says = paired([1.0, -1.0, 0.5], TOP1).says
-    assert re.fullmatch(
-        r"no evidence of a difference: \+0\.2 ± 2\.6 points \(n=3 seeds\); "
-        r"this many seeds can show differences above 3\.2 points",
-        says,
-    )
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(2, 8), st.integers(0, 2**32 - 1))
-def test_a_detectable_difference_is_found_four_times_in_five(n: int, seed: int) -> None:
-    noise = np.random.default_rng(seed).normal(size=(4000, n))
-    detectable = paired(list(np.sqrt(n) * stats.zscore(np.arange(n), ddof=1)), TOP1).detectable
-    assert detectable is not None
-    # In units of a standard error of 1: shift by it, and test with the known quantiles.
-    shifted = noise * np.sqrt(n) + detectable
-    power = np.mean(stats.ttest_1samp(shifted, 0, axis=1).pvalue < 0.05)
-    assert 0.7 < power < 0.95
-
-
-def test_settings_beside_the_seed_are_no_repetitions() -> None:
-    def side(shift: float) -> list[tuple[dict[str, str], float]]:
-        return [
-            ({"seed": str(seed), "objective": objective}, 0.1 * seed + shift * factor)
-            for seed in (0, 1)
-            for objective, factor in (("mme", 1.0), ("ent", 3.0))
-        ]
-
-    assert seed_differences(side(0.2), side(0.1)) == pytest.approx([0.2, 0.2])
-    # A seed that lacks one of them would be the average of something else.
-    assert seed_differences(side(0.2)[:-1], side(0.1)) == pytest.approx([0.2])
-
-
-def test_what_only_one_side_sweeps_is_averaged() -> None:
-    ours = [({"hpt.seed": str(n)}, 0.5 + 0.1 * n) for n in range(3)]
-    base = [({}, 0.5)]
-    assert seed_differences(ours, base) == pytest.approx([0.1])
-    assert seed_differences(ours, base, fixed_base=True) == pytest.approx([0.0, 0.1, 0.2])
-
-
-@given(accuracies, accuracies, st.integers(1, 5000))
-def test_one_model_each_is_judged_by_the_images(ours: float, base: float, images: int) -> None:
-    comparison = on_images(ours, base, images, "validation", TOP1)
-    assert comparison.mean == pytest.approx((ours - base) * 100)
-    assert comparison.half_width > 0
-    if images > 1000 and 0.1 < min(ours, base) <= max(ours, base) < 0.9:
-        error = math.sqrt((ours * (1 - ours) + base * (1 - base)) / images)
-        assert comparison.half_width == pytest.approx(196 * error, rel=0.02)
-    wide = on_images(ours, base, images * 4, "validation", TOP1)
-    assert wide.half_width < comparison.half_width
 
 
 def test_cells_are_means_with_sample_deviations() -> None:
@@ -472,7 +355,8 @@ def test_equal_results_make_equal_reports() -> None:
 def test_building_loads_neither_torch_nor_matplotlib() -> None:
     import subprocess
 
-    code = "import sys, hpt_dist.report; print({'torch', 'matplotlib', 'scipy'} & set(sys.modules))"
+    heavy = "{'torch', 'matplotlib', 'scipy'}"
+    code = f"import sys, hpt_dist.report.report; print({heavy} & set(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.stdout.strip() == "set()", answer.stderr
 

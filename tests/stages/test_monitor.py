@@ -1,91 +1,15 @@
-"""The gate's verdict, the effective rank, and what a watched stage leaves."""
+"""The effective rank, and what a watched stage leaves."""
 
 import json
 import math
 import shutil
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file
-from scipy.stats import binomtest
 from small import RECIPE, TINY, fill, hpt, write_recipe
 
-from hpt_dist import evidence
 from hpt_dist.evals.spread import rankme
-
-N = 400
-
-
-def right(share, seed=0):
-    return np.random.default_rng(seed).random(N) < share
-
-
-def flipped(base, gained, lost):
-    """Return answers that are right for some more and for some fewer images."""
-    ours = base.copy()
-    ours[np.flatnonzero(~base)[:gained]] = True
-    ours[np.flatnonzero(base)[:lost]] = False
-    return ours
-
-
-def test_verdicts_in_words():
-    base = right(0.5)
-    helped = evidence.gate({0: base, 10: flipped(base, 60, 10)}, kept=10, last=10)
-    assert helped.verdict == "helped"
-    assert helped.mean == pytest.approx(12.5)
-    assert helped.says.startswith("this stage helped by +12.5 ± ")
-    assert helped.says.endswith("kept step 10")
-    harmed = evidence.gate({0: base, 10: flipped(base, 10, 60)}, kept=0, last=10)
-    assert harmed.says.startswith("harmed: -12.5 ± ")
-    assert harmed.says.endswith(
-        "at step 10 (nearest neighbours, 400 validation images, 1 look); kept the base"
-    )
-    kept_anyway = evidence.gate({0: base, 10: flipped(base, 10, 60)}, kept=10, last=10)
-    assert kept_anyway.says.startswith("this stage harmed: -12.5 ± ")
-    little = evidence.gate({0: base, 10: flipped(base, 12, 10)}, kept=10, last=10)
-    assert little.verdict == "no evidence"
-    same = evidence.gate({0: base, 10: base}, kept=0, last=10)
-    assert same.verdict == "no evidence"
-    assert "no step was better: +0.0 ± 0.5 points at step 10" in same.says
-
-
-@given(st.integers(0, 80), st.integers(0, 80))
-def test_the_interval_agrees_with_the_exact_test_away_from_its_edge(gained, lost):
-    base = right(0.5)
-    verdict = evidence.gate({0: base, 1: flipped(base, gained, lost)}, kept=1, last=1).verdict
-    if gained + lost:
-        p = binomtest(gained, gained + lost).pvalue
-        if p < 0.03:
-            assert verdict == ("helped" if gained > lost else "harmed")
-        elif p > 0.08:
-            assert verdict == "no evidence"
-
-
-def test_looking_more_often_asks_for_more_evidence():
-    base = right(0.5)
-    ours = flipped(base, 40, 20)
-    few = evidence.gate({0: base, 1: ours}, kept=1, last=1)
-    many = evidence.gate({0: base, **dict.fromkeys(range(1, 21), ours)}, kept=1, last=20)
-    assert few.verdict == "helped"
-    assert many.verdict == "no evidence"
-    assert many.half_width > 1.4 * few.half_width
-
-
-def test_the_best_of_many_looks_without_an_effect_passes_rarely():
-    generator = np.random.default_rng(1)
-    verdicts = []
-    for _ in range(300):
-        base = generator.random(N) < 0.5
-        looks = {
-            step: np.where(generator.random(N) < 0.2, generator.random(N) < 0.5, base)
-            for step in range(1, 11)
-        }
-        best = max(looks, key=lambda step: looks[step].mean())
-        verdicts.append(evidence.gate({0: base, **looks}, kept=best, last=10).verdict)
-    assert verdicts.count("helped") <= 0.08 * len(verdicts)
 
 
 def test_effective_rank_of_known_features():
