@@ -12,7 +12,7 @@ PACKAGE = ROOT / "hpt_dist"
 
 # Each package imports from the rows above its own.
 ROWS = """
-errors
+errors page
 processes store tracking
 recipe
 images

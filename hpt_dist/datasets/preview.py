@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 import json
 import math
@@ -21,6 +19,7 @@ from hpt_dist.datasets import fewshot, tar
 from hpt_dist.datasets.manifest import NO_LABEL, Manifest, Shard, read_index
 from hpt_dist.errors import DataError, RequestError, nearest
 from hpt_dist.images.formats import decode
+from hpt_dist.page import Heading, Paragraph, Picture, Sheet, as_html
 from hpt_dist.store import Store
 
 THUMBNAIL_PX = 144
@@ -31,6 +30,7 @@ _CAPTION_PX = 20
 _TITLE_PX = 32
 _TEXT_PX, _TITLE_TEXT_PX = 12, 18
 _INK, _FAINT, _PAPER, _FRAME = "#1a1a1a", "#767676", "#ffffff", "#e4e4e4"
+_NO_LABEL = "no label"
 _GOLDEN_DEGREES = 137.508  # neighbouring class ids get colours far apart
 _READERS = 8
 _ANNOTATION_BYTES = 2**20  # read behind the last image of a shard, whose end no index tells
@@ -72,16 +72,17 @@ class Preview:
 
     def png(self) -> bytes:
         """Return a contact sheet, about as wide as high."""
-        sheet = _sheet(self)
-        data = io.BytesIO()
-        sheet.save(data, "PNG", optimize=True)
-        return data.getvalue()
+        return _png(_sheet(self))
 
     def html(self) -> bytes:
         """Return a page that needs no other file."""
-        cells = "\n".join(map(_cell, self.thumbnails))
-        title, subtitle = html.escape(self.title), html.escape(self.subtitle)
-        return _PAGE.format(title=title, subtitle=subtitle, cells=cells, px=THUMBNAIL_PX).encode()
+        pictures = [
+            Picture(_png(one.picture), one.caption or _NO_LABEL, one.key) for one in self.thumbnails
+        ]
+        sheet = Sheet(pictures, THUMBNAIL_PX)
+        return as_html(
+            self.title, [Heading(1, self.title), Paragraph(self.subtitle), sheet]
+        ).encode()
 
 
 def preview(
@@ -243,10 +244,16 @@ def _sheet(shown: Preview) -> Image.Image:
         draw.rectangle(frame, outline=_FRAME)
         spare = np.subtract(THUMBNAIL_PX, thumbnail.picture.size) // 2
         sheet.paste(thumbnail.picture, (left + int(spare[0]), top + int(spare[1])))
-        caption = truncated(thumbnail.caption or "no label", font, THUMBNAIL_PX)
+        caption = truncated(thumbnail.caption or _NO_LABEL, font, THUMBNAIL_PX)
         middle = (left + THUMBNAIL_PX / 2, top + THUMBNAIL_PX + _CAPTION_PX / 2 + 1)
         draw.text(middle, caption, _INK if thumbnail.caption else _FAINT, font, "mm")
     return sheet
+
+
+def _png(picture: Image.Image) -> bytes:
+    data = io.BytesIO()
+    picture.save(data, "PNG", optimize=True)
+    return data.getvalue()
 
 
 def _write_title(draw: ImageDraw.ImageDraw, shown: Preview, width: int) -> None:
@@ -270,43 +277,6 @@ def truncated(
         if font.getlength(shorter) <= width_px:
             return shorter
     return ""
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ margin: 24px; font: 14px/1.4 system-ui, sans-serif; color: #1a1a1a; background: #fff }}
-h1 {{ margin: 0; font-size: 20px }}
-p {{ margin: 2px 0 16px; color: #767676 }}
-main {{ display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, {px}px) }}
-figure {{ margin: 0 }}
-div {{ display: grid; place-items: center; height: {px}px; outline: 1px solid #e4e4e4 }}
-figcaption {{ overflow: hidden; white-space: nowrap; text-overflow: ellipsis;
-  text-align: center; font-size: 12px }}
-.none {{ color: #767676 }}
-</style>
-<h1>{title}</h1>
-<p>{subtitle}</p>
-<main>
-{cells}
-</main>
-</html>
-"""
-
-
-def _cell(thumbnail: Thumbnail) -> str:
-    data = io.BytesIO()
-    thumbnail.picture.save(data, "PNG", optimize=True)
-    source = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
-    key, caption = html.escape(thumbnail.key), html.escape(thumbnail.caption)
-    kind = "" if caption else ' class="none"'
-    return (
-        f'<figure title="{key}&#10;{caption}"><div><img alt="{key}" src="{source}"></div>'
-        f"<figcaption{kind}>{caption or 'no label'}</figcaption></figure>"
-    )
 
 
 def default_name(manifest: Manifest, split: str) -> str:

@@ -9,10 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hpt_dist import page
 from hpt_dist.errors import RequestError, nearest
 from hpt_dist.evals.evidence import Scale, scale_of
-from hpt_dist.report import figure, page, published, tables
-from hpt_dist.report.page import Block, Grid, Heading, Items, Paragraph, Picture
+from hpt_dist.page import Block, Grid, Heading, Items, Paragraph, Picture
+from hpt_dist.report import figure, published, tables
 from hpt_dist.report.published import PublishedTable
 from hpt_dist.report.tables import Cell, Cost, Difference, Gate, Point, Table
 from hpt_dist.trial.records import Finished, Launch
@@ -69,7 +70,7 @@ class Report:
 
     def html(self) -> str:
         """Return the report as one HTML file with its plot inside."""
-        return page.as_html(f"{self.recipe}: report", self._blocks(), self.plots())
+        return page.as_html(f"{self.recipe}: report", self._blocks())
 
     def plots(self) -> dict[str, bytes]:
         """Return the PNG of each plot by its file name; none while no cell has a value."""
@@ -138,9 +139,8 @@ class Report:
         if self.table:
             blocks += _table(self.table, self.computed)
             blocks += _differences(self.table, self.differences, self.single_runs)
-            if self.plots():
-                caption = "Mean ± sample standard deviation; small dots are single trials."
-                blocks.append(Picture(_PLOT, caption))
+            caption = "Mean ± sample standard deviation; small dots are single trials."
+            blocks += [Picture(png, caption) for png in self.plots().values()]
             if self.published:
                 blocks += _published(self.table, self.published)
         blocks += _verdicts(self.verdicts)

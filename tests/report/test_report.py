@@ -9,7 +9,6 @@ import io
 import itertools
 import json
 import random
-import re
 import sys
 from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
@@ -18,13 +17,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from hpt_dist.errors import RequestError
 from hpt_dist.evals.evidence import Comparison
-from hpt_dist.report import figure, page, published
+from hpt_dist.report import figure, published
 from hpt_dist.report.report import Report, build
 from hpt_dist.trial.records import Finished, Launch
 
@@ -324,17 +321,6 @@ def test_plots_are_pngs_and_repeatable(columns: tuple[str, ...]) -> None:
         assert image.format == "PNG"
         assert min(image.size) > 300
     assert draw() == draw()
-
-
-@given(st.lists(st.lists(st.text("ab|é", max_size=9), min_size=3, max_size=3), min_size=1))
-def test_tables_are_aligned(rows: list[list[str]]) -> None:
-    lines = page.table_lines(["one", "two", "three"], rows)
-    assert len(set(map(len, lines))) == 1
-    back = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
-    assert all(len(cells) == 3 for cells in back)
-    assert [[c.strip().replace("\\|", "|") for c in cells] for cells in back[2:]] == [
-        [c.strip() for c in row] for row in rows
-    ]
 
 
 def test_files_are_written_and_json_is_whole(tmp_path: Path) -> None:

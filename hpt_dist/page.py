@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -42,13 +42,22 @@ class Grid:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG by its file name; Markdown leaves it out."""
+    """A PNG and the words below it; its name, if it has one, is read where it cannot be seen."""
 
-    name: str
+    png: bytes
     caption: str
+    name: str = ""
 
 
-Block = Heading | Paragraph | Items | Grid | Picture
+@dataclass(frozen=True)
+class Sheet:
+    """Small pictures side by side, each in a square of `px` above one line of caption."""
+
+    pictures: Sequence[Picture]
+    px: int
+
+
+Block = Heading | Paragraph | Items | Grid | Picture | Sheet
 
 _WIDTH = 100  # of Markdown's lines; only tables are wider
 
@@ -59,6 +68,11 @@ th, td { padding: .3rem .8rem; border-bottom: 1px solid #ccc; text-align: left }
 .number { text-align: right }
 img { max-width: 100% }
 figcaption { color: #555 }
+body:has(.sheet) { max-width: none }
+.sheet { display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, var(--px)) }
+.sheet figure { margin: 0; font-size: 12px; text-align: center }
+.sheet img { width: 100%; aspect-ratio: 1; object-fit: scale-down; outline: 1px solid #e4e4e4 }
+.sheet figcaption { overflow: hidden; white-space: nowrap; text-overflow: ellipsis }
 """.strip()
 
 
@@ -101,20 +115,14 @@ def markdown(blocks: Sequence[Block]) -> str:
                 parts.append("\n".join(_wrapped(f"- {text}", indent="  ") for text in texts))
             case Grid(header, rows, num_left):
                 parts.append("\n".join(table_lines(header, rows, num_left)))
-            case Picture():
+            case Picture() | Sheet():
                 pass
     return "\n\n".join(parts) + "\n"
 
 
-def as_html(title: str, blocks: Sequence[Block], pictures: Mapping[str, bytes]) -> str:
-    """Return the page as one HTML file that needs no other: pictures are inside it.
-
-    Args:
-        title: of the window.
-        blocks: the page.
-        pictures: PNG bytes by name.
-    """
-    body = "\n".join(_element(block, pictures) for block in blocks)
+def as_html(title: str, blocks: Sequence[Block]) -> str:
+    """Return the page, with a title for its window, as one HTML file that needs no other."""
+    body = "\n".join(map(_element, blocks))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -123,7 +131,7 @@ def as_html(title: str, blocks: Sequence[Block], pictures: Mapping[str, bytes]) 
     )
 
 
-def _element(block: Block, pictures: Mapping[str, bytes]) -> str:
+def _element(block: Block) -> str:
     match block:
         case Heading(level, text):
             return f"<h{level}>{html.escape(text)}</h{level}>"
@@ -135,13 +143,21 @@ def _element(block: Block, pictures: Mapping[str, bytes]) -> str:
         case Grid(header, rows, num_left):
             lines = [_row("th", header, num_left), *(_row("td", row, num_left) for row in rows)]
             return "<table>\n" + "\n".join(lines) + "\n</table>"
-        case Picture(name, caption):
-            data = base64.b64encode(pictures[name]).decode("ascii")
-            text = html.escape(caption)
-            return (
-                f'<figure><img src="data:image/png;base64,{data}" alt="{text}">'
-                f"<figcaption>{text}</figcaption></figure>"
-            )
+        case Picture():
+            return _figure(block)
+        case Sheet(pictures, px):
+            figures = "\n".join(map(_figure, pictures))
+            return f'<div class="sheet" style="--px: {px}px">\n{figures}\n</div>'
+
+
+def _figure(picture: Picture) -> str:
+    data = base64.b64encode(picture.png).decode("ascii")
+    name, caption = html.escape(picture.name), html.escape(picture.caption)
+    hint = f' title="{name}&#10;{caption}"' if name else ""  # a long caption is cut on the page
+    return (
+        f'<figure{hint}><img src="data:image/png;base64,{data}" alt="{name or caption}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
 
 
 def _wrapped(text: str, indent: str = "") -> str:
