@@ -13,7 +13,8 @@ PACKAGE = ROOT / "hpt_dist"
 # Each package imports from the rows above its own.
 ROWS = """
 errors page
-processes store tracking
+processes store
+tracking
 recipe
 images
 sources

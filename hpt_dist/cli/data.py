@@ -14,6 +14,7 @@ import typer
 from hpt_dist.cli import console
 from hpt_dist.cli.options import JsonOption
 from hpt_dist.errors import RequestError
+from hpt_dist.store import files
 
 if TYPE_CHECKING:
     from hpt_dist.datasets.inventory import Dataset
@@ -147,7 +148,7 @@ def data_preview(
     manifest = read_manifest(store, name)
     shown = preview(store, manifest, split, images, seed, class_)
     path = out or Path(default_name(manifest, split))
-    _write(path, shown.html() if path.suffix == ".html" else shown.png())
+    files.replace(path, shown.html() if path.suffix == ".html" else shown.png())
     console.say(f"{shown.title}: {shown.subtitle}, in {path}")
 
 
@@ -199,7 +200,7 @@ def data_leaks(
         text = io.StringIO()
         rows = [(place.dataset, place.split, key) for place, key in found.leave_out()]
         csv.writer(text, lineterminator="\n").writerows([("dataset", "split", "key"), *rows])
-        _write(write_list, text.getvalue().encode())
+        files.replace(write_list, text.getvalue().encode())
     if json_:
         console.print_json(_findings_json(found))
     else:
@@ -323,7 +324,7 @@ def data_subset(
             continue
         path = write_subset(store, dataset_name, subset)
         if out:
-            _write(out, "".join(f"{key}\n" for key in subset.keys).encode())
+            files.replace(out, "".join(f"{key}\n" for key in subset.keys).encode())
         told.append({"name": subset_name, "images": len(subset.keys), "digest": subset.digest})
         if not json_:
             console.say(
@@ -366,11 +367,3 @@ def _opened(uri: str) -> Dataset:
 
     store, name = _located(uri)
     return Dataset(store, read_manifest(store, name))
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a whole file or none; its folder is made if needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)

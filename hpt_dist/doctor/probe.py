@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import hpt_dist
+from hpt_dist.store import files
 
 Facts = dict[str, Any]
 
@@ -99,9 +100,8 @@ class Probe:
     def _write(self, facts: Facts, doing: str) -> None:
         facts |= {"doing": doing, "time_s": time.time()}
         file = facts_file(Path(self.folder), facts["rank"])
-        draft = file.with_suffix(".new")
-        draft.write_text(json.dumps(facts), encoding="utf-8")
-        draft.replace(file)
+        if file.parent.is_dir():  # doctor removes the folder once it waits no longer
+            files.replace(file, json.dumps(facts).encode())
 
     def _versions(self) -> Facts:
         return {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_dist.errors import RequestError, StoreError, nearest
-from hpt_dist.store import Store
+from hpt_dist.store import Store, files
 from hpt_dist.store.paths import DONE, stage_prefix
 from hpt_dist.trial.records import Finished, Launch
 from hpt_dist.weights.source import FORMATS as FORMATS
@@ -86,8 +86,10 @@ def pull(
                     fix=f"delete {root.uri}/{DONE} and launch again",
                 )
             convert = file == _WEIGHTS and file_format != "safetensors"
-            files = _exported(data, file_format) if convert else {file: data}
-            written += [_write(folder / path, content) for path, content in files.items()]
+            contents = _exported(data, file_format) if convert else {file: data}
+            for path, content in contents.items():
+                files.replace(folder / path, content)
+                written.append(folder / path)
     return written
 
 
@@ -110,14 +112,6 @@ def _document(root: Store, name: str) -> dict[str, Any]:
             fix=f"delete {root.uri}/{DONE} and launch again",
         ) from error
     return document
-
-
-def _write(path: Path, data: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)
-    return path
 
 
 def _require(backbone: str, file_format: str) -> None:

@@ -16,6 +16,7 @@ from hpt_dist.page import Block, Grid, Heading, Items, Paragraph, Picture
 from hpt_dist.report import figure, published, tables
 from hpt_dist.report.published import PublishedTable
 from hpt_dist.report.tables import Cell, Cost, Difference, Gate, Point, Table
+from hpt_dist.store import files
 from hpt_dist.trial.records import Finished, Launch
 
 _PLOT = "report.png"
@@ -115,13 +116,10 @@ class Report:
 
     def write(self, folder: Path) -> list[Path]:
         """Write every file into a folder, made if needed, and return their paths."""
-        folder.mkdir(parents=True, exist_ok=True)
-        files = self.files()
-        for name, data in files.items():
-            partial = folder / f".{name}.partial"
-            partial.write_bytes(data)
-            partial.replace(folder / name)
-        return [folder / name for name in files]
+        contents = self.files()
+        for name, data in contents.items():
+            files.replace(folder / name, data)
+        return [folder / name for name in contents]
 
     def _blocks(self) -> list[Block]:
         done = self.trials - len(self.missing)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from hpt_dist.store.base import (
     checked,
     os_errors,
 )
+from hpt_dist.store.files import replace
 
 _LOCK = "lock"
 _ABANDONED_S = 3600.0
@@ -36,8 +36,8 @@ _LOCK_WAIT_S = 60.0
 class FolderStore:
     """A store in a local or shared folder; an object is the file of the same path.
 
-    Its etag is modification time, size and inode, and every write stamps the time itself in
-    nanoseconds: the kernel's own stamp may be 4 ms old, and an inode is soon used again.
+    Its etag is modification time, size and inode; an inode is soon used again, and `files.replace`
+    stamps the time itself, in nanoseconds.
     `swap` holds an flock, which the kernel releases when its holder dies.
     """
 
@@ -140,23 +140,8 @@ def _describe(path: str, status: os.stat_result) -> ObjectInfo:
 
 
 def _replace(file: Path, data: Content) -> os.stat_result:
-    """Write a whole file beside its place, make it durable, then move it there."""
-    temporary = _scratch(file.parent) / uuid.uuid4().hex
-    try:
-        with temporary.open("xb") as target:
-            if isinstance(data, Path):
-                with data.open("rb") as source:
-                    shutil.copyfileobj(source, target, PIECE_BYTES)
-            else:
-                target.write(data)
-            target.flush()
-            now_ns = time.time_ns()
-            os.utime(target.fileno(), ns=(now_ns, now_ns))
-            os.fsync(target.fileno())
-            status = os.fstat(target.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write an object's file, and make its name durable too."""
+    status = replace(file, data, _scratch(file.parent) / uuid.uuid4().hex)
     _sync_folder(file.parent)
     return status
 

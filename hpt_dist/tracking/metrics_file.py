@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+from hpt_dist.store import files
 
 
 class Line(NamedTuple):
@@ -64,24 +65,9 @@ def keep_until(path: Path, step: int) -> dict[str, int]:
     """Drop the lines beyond a step, and a torn last one; return the last step of each metric."""
     lines = read_lines(path)[0] if path.exists() else []
     kept = [line for line in lines if line.step <= step]
-    replace_file(path, b"".join(line.encode() for line in kept))
+    files.replace(path, b"".join(line.encode() for line in kept))
     last_steps: dict[str, int] = {}
     for line in kept:
         for name in line.metrics:
             last_steps[name] = max(line.step, last_steps.get(name, -1))
     return last_steps
-
-
-def partial(path: Path) -> Path:
-    """Return where a file is written before it takes its name."""
-    return path.with_name(f".{path.name}.part")
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file so that its name always shows the old content or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with partial(path).open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial(path).replace(path)

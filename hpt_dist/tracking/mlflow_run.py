@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hpt_dist.errors import HptError
-from hpt_dist.tracking.metrics_file import Line, replace_file
+from hpt_dist.store import files
+from hpt_dist.tracking.metrics_file import Line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -102,7 +103,7 @@ def log_parent(
         run = _run_of(tracking_uri, run_id)
         run.log(lines)
         for name, data in (artifacts or {}).items():
-            replace_file(Path(folder, name), data)
+            files.replace(Path(folder, name), data)
             run.upload(Path(folder, name), name)
 
 

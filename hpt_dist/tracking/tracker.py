@@ -34,7 +34,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Self
 
 from hpt_dist.errors import HptError
-from hpt_dist.tracking.metrics_file import Line, keep_until, partial, read_lines, replace_file
+from hpt_dist.store import files
+from hpt_dist.tracking.metrics_file import Line, keep_until, read_lines
 from hpt_dist.tracking.mlflow_run import (
     FinalStatus,
     RunIdentity,
@@ -131,7 +132,7 @@ class Tracker:
         if path.is_absolute() or ".." in path.parts:
             raise ValueError(f"artifact {name!r} would lie outside its run")
         with _forgiving_disk(self._folder / ARTIFACTS / path):
-            replace_file(self._folder / ARTIFACTS / path, data)
+            files.replace(self._folder / ARTIFACTS / path, data)
 
     def finish(self, status: FinalStatus, timeout_s: float = 15) -> None:
         """Record how the run ended, and let MLflow catch up.
@@ -266,7 +267,7 @@ class _Record:
         return cls(**values | {"identity": RunIdentity(**values["identity"])})
 
     def write(self, folder: Path) -> None:
-        replace_file(folder / RECORD, json.dumps(dataclasses.asdict(self), indent=1).encode())
+        files.replace(folder / RECORD, json.dumps(dataclasses.asdict(self), indent=1).encode())
 
 
 class _Shipper:
@@ -294,7 +295,7 @@ class _Shipper:
             self._position = end
         folder = self._folder / ARTIFACTS
         for path in sorted(folder.rglob("*")):
-            if path.is_file() and not path.match(partial(Path("*")).name):
+            if path.is_file() and not path.match(files.partial(Path("*")).name):
                 self._ship_artifact(path, path.relative_to(folder).as_posix())
 
     def _ship_artifact(self, path: Path, name: str) -> None:
@@ -308,4 +309,4 @@ class _Shipper:
 
     def _note(self) -> None:
         state = {"run_id": self.run.id, "artifacts": self._stamps}
-        replace_file(self._folder / SHIPPED, json.dumps(state, indent=1).encode())
+        files.replace(self._folder / SHIPPED, json.dumps(state, indent=1).encode())
