@@ -68,8 +68,7 @@ def run(site: Site, store: Store, tell: Callable[[str], None]) -> tuple[Outcome,
     folder.mkdir(parents=True)
     code = copy_code(site.folder)
     expected = _expected(site, store, folder, code, part)
-    inside = store.local("datasets")
-    visible = [site.folder, site.settings.work, *([inside.parent] if inside else [])]
+    visible = [site.folder, site.settings.work, *([store.folder] if store.folder else [])]
     step = Step(folder, part, tuple(dict.fromkeys(map(str, visible))), str(code))
     probe = Probe(
         folder=str(folder),
@@ -173,13 +172,12 @@ def _expected(site: Site, store: Store, folder: Path, code: Path, part: Placemen
     profile = site.profile
     requirements = _requirements()
     names = sorted({Requirement(text).name for text in requirements})
-    inside = store.local("datasets")
     return Expected(
         python=platform.python_version(),
         packages={name: _version(name) for name in names},
         requirements=requirements,
         code=str(code),
-        store=inside.parent.is_dir() if inside else None,
+        store=store.folder.is_dir() if store.folder else None,
         gpus=part.gpus_per_node if part.gpus_per_node and profile.accelerator == "nvidia" else None,
         ranks=part.ranks,
         withheld=_withheld(profile, os.environ),

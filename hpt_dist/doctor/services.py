@@ -107,7 +107,7 @@ def _store(uri: str) -> Iterator[Finding]:
 
 
 def _reached(store: Store) -> Iterator[Finding]:
-    folder = _folder(store)
+    folder = store.folder
     if folder is None:
         clock = _guarded(("clock", partial(_clock, _endpoint())))
         yield from clock
@@ -135,7 +135,7 @@ def _used(store: Store) -> Iterator[Finding]:
     try:
         wrong = list(_probed(store.at(name), seconds))
     finally:
-        left = store.local(name)
+        left = store.at(name).folder
         if left is not None:  # objects are gone, their folders are not
             shutil.rmtree(left, ignore_errors=True)
             with suppress(OSError):  # another doctor is at work there
@@ -194,7 +194,7 @@ def _timed(seconds: list[float], request: Callable[[], T]) -> T:
 def _disk(uri: str) -> Iterator[Finding]:
     """Look at the free space of a folder store and of the work folder."""
     store = open_store(uri)
-    root = _folder(store)
+    root = store.folder
     folders = {"work folder": work_folder(store, os.environ.get("HPT_WORK", ""))}
     if root is not None:
         folders = {"store": root, **folders}
@@ -363,12 +363,6 @@ def _open(
     if bundles:
         context.load_verify_locations(bundles[0])
     return urllib.request.urlopen(request, timeout=timeout_s, context=context)  # noqa: S310
-
-
-def _folder(store: Store) -> Path | None:
-    """Return the folder of a folder store, there or not."""
-    inside = store.local("datasets")
-    return inside.parent if inside else None
 
 
 def _existing(path: Path) -> Path:

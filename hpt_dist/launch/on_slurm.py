@@ -325,18 +325,13 @@ def _step(
 
 def _visible(prepared: Prepared, group: Group, site: Site) -> tuple[str, ...]:
     """Return the folders that a container needs to see: jobs, work, stores, files of weights."""
-    folders = [site.folder, site.settings.work, _folder_of(prepared.store)]
+    folders = [site.folder, site.settings.work, prepared.store.folder]
     for trial in group.trials:
-        folders += [_folder_of(open_store(d.store)) for d in trial.datasets.values() if d.store]
+        folders += [open_store(d.store).folder for d in trial.datasets.values() if d.store]
         if trial.spec.imported:
             file = Path(trial.spec.imported.partition("#")[0])
             folders.append(file.absolute().parent if file.is_file() else None)
     return tuple(dict.fromkeys(str(folder) for folder in folders if folder))
-
-
-def _folder_of(store: Store) -> Path | None:
-    inside = store.local("datasets")
-    return inside.parent if inside else None
 
 
 def _summary(group: Group) -> str:

@@ -252,13 +252,12 @@ def open_split(store: Store, dataset: str, split: str, *, cache_bytes: int = CAC
     """
     manifest = read_manifest(store, dataset)
     folder = store.at(f"datasets/{dataset}")
-    remote = folder.local("x") is None
     return Split(
         folder,
         manifest,
         split,
         cache_bytes=cache_bytes,
-        node_cache=default_cache() if remote else None,
+        node_cache=None if store.folder else default_cache(),
     )
 
 

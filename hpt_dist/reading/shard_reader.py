@@ -37,7 +37,7 @@ class ShardReader:
 
     def __init__(self, store: Store, cache: NodeCache | None = None) -> None:
         # Where reading waits for a network, and many reads at a time are faster.
-        self.is_remote = store.local("shard") is None
+        self.is_remote = store.folder is None
         self._store = store
         self._cache = cache
         self._lock = threading.Lock()

@@ -45,6 +45,10 @@ class Store(Protocol):
     def uri(self) -> str:
         """What `open_store` takes to open this store again."""
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder that holds the objects, there or not yet; None where they are no files."""
+
     def put(self, path: str, data: Content) -> ObjectInfo:
         """Write an object atomically, replacing any other; a Path uploads that file's content."""
 
@@ -98,7 +102,7 @@ class Store(Protocol):
         """Return the same store seen from the folder `prefix`."""
 
     def local(self, path: str) -> Path | None:
-        """Return the file that holds, or would hold, the object; None where there are no files."""
+        """Return the object's file, there or not, its path checked; None where `folder` is."""
 
 
 def checked(path: str, uri: str) -> str:

@@ -48,6 +48,11 @@ class FolderStore:
         """What `open_store` takes to open this store again."""
         return str(self.root)
 
+    @property
+    def folder(self) -> Path:
+        """The folder itself; see `Store.folder`."""
+        return self.root
+
     def put(self, path: str, data: Content) -> ObjectInfo:
         """Write an object; see `Store.put`."""
         file = self._file(path)

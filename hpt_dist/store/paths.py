@@ -28,8 +28,7 @@ def work_folder(store: Store, chosen: str = "") -> Path:
     """
     if chosen:
         return Path(chosen).absolute()
-    inside = store.local("work")
-    return inside if inside else Path("hpt-work").absolute()
+    return store.folder / "work" if store.folder else Path("hpt-work").absolute()
 
 
 def trial_folder(work: Path, key: str) -> Path:

@@ -40,6 +40,11 @@ class S3Store:
         """What `open_store` takes to open this store again."""
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
+    @property
+    def folder(self) -> None:
+        """None; see `Store.folder`."""
+        return None
+
     def put(self, path: str, data: Content) -> ObjectInfo:
         """Write an object; see `Store.put`."""
         where = f"{self.uri}/{path}"

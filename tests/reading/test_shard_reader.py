@@ -27,6 +27,10 @@ class Remote(FolderStore):
     pause_s: float = 0.0
     sent: list[int] = field(default_factory=list)
 
+    @property
+    def folder(self) -> None:  # type: ignore[override]
+        return None
+
     def local(self, path: str) -> None:  # type: ignore[override]
         return None
 

@@ -362,7 +362,11 @@ def test_every_name_of_a_folder_opens_it(tmp_path: Path, monkeypatch: pytest.Mon
     spaced = tmp_path / "a b"
     for uri in (str(spaced), "a b", "./a b", spaced.as_uri(), f"file://{tmp_path}/a%20b"):
         store = open_store(uri)
+        assert store.folder == spaced
         assert store.local("x") == spaced / "x"
+        assert store.at("a/b/").folder == spaced / "a" / "b"
+        with pytest.raises(StoreError, match="cannot be the path"):
+            store.local("../x")
         assert open_store(store.uri) == store
 
 
@@ -379,6 +383,7 @@ def test_s3_uris(tmp_path: Path) -> None:
     assert open_store("s3://bucket").uri == "s3://bucket"
     assert open_store("s3://bucket/").uri == "s3://bucket"
     assert open_store("s3://bucket/a/b/").uri == "s3://bucket/a/b"
+    assert open_store("s3://bucket/a").folder is None
     assert open_store("s3://bucket/a").local("x") is None
     with pytest.raises(StoreError):
         open_store("s3://bucket/a/../b")
