@@ -14,8 +14,9 @@ from hpt_dist.launch.survey import state_of
 from hpt_dist.report.report import build
 from hpt_dist.slurm.commands import Queued
 from hpt_dist.store import Store, lease
-from hpt_dist.store.paths import DONE, LAUNCHES, stage_prefix, trial_folder
+from hpt_dist.store.paths import LAUNCHES, trial_folder
 from hpt_dist.tracking import tracker
+from hpt_dist.trial.finished import is_done
 from hpt_dist.trial.records import Launch
 
 # How long a trial waits for another one that opens the launch's MLflow run, which may have died.
@@ -89,7 +90,7 @@ def close_if_last(store: Store, launch_id: str) -> None:
     record = launches.read(store, launch_id)
     # The last one first: of a thousand trials, each looks at few.
     keys = reversed(list(record.trials.values()))
-    if all(store.at(stage_prefix(key)).stat(DONE) for key in keys):
+    if all(is_done(store, key) for key in keys):
         close(_with_parent(store, record), store, done=True)
 
 
@@ -109,7 +110,7 @@ def close_if_over(
     if any(key in queued for key in record.trials.values()):
         return
     settle(store, record.trials.values(), Path(record.work), queued)
-    done = all(store.at(stage_prefix(key)).stat(DONE) for key in record.trials.values())
+    done = all(is_done(store, key) for key in record.trials.values())
     close(_with_parent(store, record), store, done=done)
 
 

@@ -20,8 +20,9 @@ from hpt_dist.recipe.plan import Trial
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.slurm.commands import Queued
 from hpt_dist.store import Store, lease
-from hpt_dist.store.paths import DONE, LAUNCHES, LEASE, stage_prefix, trial_folder
+from hpt_dist.store.paths import LAUNCHES, LEASE, stage_prefix, trial_folder
 from hpt_dist.tracking import tracker
+from hpt_dist.trial.finished import is_done
 from hpt_dist.trial.records import Launch, Where
 from hpt_dist.trial.run import Job
 
@@ -181,7 +182,7 @@ def close_orphans(store: Store, recipe: str, queued: Mapping[str, Queued] | None
         waits = queued is None or any(key in queued for key in launch.trials.values())
         if launch.where == "slurm" and waits:
             continue
-        done = {key for key in launch.trials.values() if store.at(stage_prefix(key)).stat(DONE)}
+        done = {key for key in launch.trials.values() if is_done(store, key)}
         left = [key for key in launch.trials.values() if key not in done]
         if not any(_runs(store, key, queued) for key in left):
             close(launch, store, done=not left)

@@ -19,8 +19,9 @@ from hpt_dist.processes.children import Child
 from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store, lease
-from hpt_dist.store.paths import DONE, LEASE, stage_prefix
+from hpt_dist.store.paths import LEASE, stage_prefix
 from hpt_dist.trial import ranks
+from hpt_dist.trial.finished import is_done
 from hpt_dist.trial.records import Launch
 from hpt_dist.trial.run import Job
 
@@ -107,7 +108,7 @@ class _Work:
     leases: lease.Watch = field(default_factory=lease.Watch)
 
     def is_done(self, key: str) -> bool:
-        if key not in self.done and self.store.at(stage_prefix(key)).stat(DONE) is not None:
+        if key not in self.done and is_done(self.store, key):
             self.done.add(key)
         return key in self.done
 

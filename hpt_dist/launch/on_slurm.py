@@ -32,7 +32,8 @@ from hpt_dist.slurm.jobs import Array
 from hpt_dist.slurm.placement import Placement, place
 from hpt_dist.slurm.profile import Profile
 from hpt_dist.store import Store, lease, open_store
-from hpt_dist.store.paths import DONE, LAUNCHES, default_tracking_uri, stage_prefix, work_folder
+from hpt_dist.store.paths import LAUNCHES, default_tracking_uri, work_folder
+from hpt_dist.trial.finished import is_done
 from hpt_dist.trial.records import Launch
 
 _SUBMITTING = f"{LAUNCHES}/submitting"
@@ -268,8 +269,8 @@ def _alone(store: Store) -> Iterator[None]:
 
 
 def _not_done(store: Store, trials: Sequence[Trial]) -> list[Trial]:
-    done = survey.looked_up(lambda trial: store.at(stage_prefix(trial.key)).stat(DONE), trials)
-    return [trial for trial, info in zip(trials, done, strict=True) if info is None]
+    done = survey.looked_up(lambda trial: is_done(store, trial.key), trials)
+    return [trial for trial, finished in zip(trials, done, strict=True) if not finished]
 
 
 def _write_settings(folder: Path, record: Launch) -> None:

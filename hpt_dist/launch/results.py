@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,18 +10,17 @@ from typing import Any
 from hpt_dist.errors import RequestError, StoreError, nearest
 from hpt_dist.store import Store, files
 from hpt_dist.store.paths import DONE, stage_prefix
+from hpt_dist.trial.finished import WEIGHTS, is_done, objects_of, read_object
 from hpt_dist.trial.records import Finished, Launch
 from hpt_dist.weights.source import FORMATS as FORMATS
-
-_WEIGHTS = "weights.safetensors"
 
 
 def finished(store: Store, launch: Launch) -> list[Finished]:
     """Return the finished trials of a launch, in the plan's order."""
     found = []
     for name, key in launch.trials.items():
-        root = store.at(stage_prefix(key))
-        if root.stat(DONE):
+        if is_done(store, key):
+            root = store.at(stage_prefix(key))
             result, run = (_document(root, file) for file in ("result.json", "run.json"))
             found.append(Finished(name, key, result, run))
     return found
@@ -60,32 +58,28 @@ def pull(
     Raises:
         RequestError: a trial is not done yet, or its backbone cannot be written in the format;
             nothing was written.
-        StoreError: an object is not what `DONE` says.
+        DataError: an object is not what `DONE` says.
+        StoreError: `DONE` is damaged.
     """
-    roots = {name: store.at(stage_prefix(launch.trials[name])) for name in names}
+    keys = {name: launch.trials[name] for name in names}
     objects = {}
-    for name, root in roots.items():
-        if not root.stat(DONE):
+    for name, key in keys.items():
+        if not is_done(store, key):
             raise RequestError(f"{name} is not done", fix=f"hpt-dist status {launch.id}")
-        objects[name] = _document(root, DONE)["objects"]
+        objects[name] = objects_of(store.at(stage_prefix(key)))
     if file_format != "safetensors":
         for backbone in {
-            _document(root, "spec.json")["backbone"]
-            for name, root in roots.items()
-            if _WEIGHTS in objects[name]
+            _document(store.at(stage_prefix(key)), "spec.json")["backbone"]
+            for name, key in keys.items()
+            if WEIGHTS in objects[name]
         }:
             _require(backbone, file_format)
     written = []
-    for name, root in roots.items():
+    for name, key in keys.items():
         folder = destination / name.replace("/", "-") if len(names) > 1 else destination
-        for file, expected in objects[name].items():
-            data = root.get(file)
-            if hashlib.sha256(data).hexdigest() != expected["sha256"]:
-                raise StoreError(
-                    f"{root.uri}/{file} is not what was committed: its SHA-256 differs",
-                    fix=f"delete {root.uri}/{DONE} and launch again",
-                )
-            convert = file == _WEIGHTS and file_format != "safetensors"
+        for file in objects[name]:
+            data = read_object(store, key, file)
+            convert = file == WEIGHTS and file_format != "safetensors"
             contents = _exported(data, file_format) if convert else {file: data}
             for path, content in contents.items():
                 files.replace(folder / path, content)
@@ -97,7 +91,6 @@ _MUST_HOLD = {
     "spec.json": "backbone",
     "result.json": "kind",
     "run.json": "seconds",
-    DONE: "objects",
 }
 
 

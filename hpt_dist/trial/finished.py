@@ -14,6 +14,19 @@ from hpt_dist.store.paths import DONE, stage_prefix
 WEIGHTS = "weights.safetensors"
 
 
+def is_done(store: Store, key: str) -> bool:
+    """Return whether a trial is finished.
+
+    Args:
+        store: the root of the store.
+        key: of the trial.
+
+    Raises:
+        StoreError: the store cannot be asked.
+    """
+    return store.at(stage_prefix(key)).stat(DONE) is not None
+
+
 def objects_of(root: Store) -> Mapping[str, Mapping[str, Any]]:
     """Return the size and SHA-256 of each object of a finished trial, as its `DONE` says.
 

@@ -1,4 +1,4 @@
-"""What is kept of launches and finished trials: plain values."""
+"""What is kept of launches and finished trials."""
 
 from __future__ import annotations
 

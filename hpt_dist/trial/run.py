@@ -24,7 +24,7 @@ from hpt_dist.tracking.tracker import METRICS, RunIdentity, Tracker
 from hpt_dist.train.checkpoint import Checkpoints
 from hpt_dist.train.interrupt import Interrupt
 from hpt_dist.trial import alike, starts
-from hpt_dist.trial.finished import WEIGHTS
+from hpt_dist.trial.finished import WEIGHTS, is_done
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -186,7 +186,7 @@ def run(
         on_loss=lambda: interrupt.ask("another process that took it over"),
     )
     with holding as held:
-        if root.stat(DONE):
+        if is_done(store, job.trial.key):
             _clear(root)  # a process was killed between the two
             return
         if interrupt:
@@ -240,7 +240,7 @@ def _result_of(twin: alike.Alike) -> Result:
 
 def _check_parent(store: Store, trial: Trial) -> None:
     """Refuse to start from what is not there: a scheduler takes a job that it forgot for done."""
-    if trial.init and store.at(stage_prefix(trial.init)).stat(DONE) is None:
+    if trial.init and not is_done(store, trial.init):
         raise TrainingError(
             f"the trial that {trial.name} starts from is not done",
             where=f"{store.uri}/{stage_prefix(trial.init)}",
