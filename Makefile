@@ -64,19 +64,19 @@ format: venv  ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 bench-data: $(VENV)/.bench  ## the data plane's speeds beside its peers' (ARGS=--write keeps them)
-	$(BIN)/python -W ignore -m benchmarks.data $(ARGS)
+	PYTHONPATH=tests/fixtures $(BIN)/python -W ignore -m benchmarks.data $(ARGS)
 
 bench-engine: $(VENV)/.bench  ## training steps beside lightly's and the bare passes (ARGS=--write keeps them)
-	GOMP_SPINCOUNT=10000 $(BIN)/python -W ignore -m benchmarks.engine $(ARGS)
+	GOMP_SPINCOUNT=10000 PYTHONPATH=tests/fixtures $(BIN)/python -W ignore -m benchmarks.engine $(ARGS)
 
 bench-precision: $(VENV)/.bench  ## what each precision and memory format costs on this machine
-	GOMP_SPINCOUNT=10000 $(BIN)/python -W ignore -m benchmarks.precision $(ARGS)
+	GOMP_SPINCOUNT=10000 PYTHONPATH=tests/fixtures $(BIN)/python -W ignore -m benchmarks.precision $(ARGS)
 
 bench-launch: $(VENV)/.bench  ## what starting trials costs over one process that runs them all
-	$(BIN)/python -W ignore -m benchmarks.launch $(ARGS)
+	PYTHONPATH=tests/fixtures $(BIN)/python -W ignore -m benchmarks.launch $(ARGS)
 
 bench-gpu: $(VENV)/.bench  ## ResNet-50 MoCo v2 at 224 pixels on this machine's GPU
-	$(BIN)/python -W ignore -m benchmarks.gpu $(ARGS)
+	PYTHONPATH=tests/fixtures $(BIN)/python -W ignore -m benchmarks.gpu $(ARGS)
 
 image:  ## build the container image with buildah (ARGS="--extras demo"; docs/containers.md)
 	containers/build $(ARGS)

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from small import hpt
 from torch import Tensor
 
 from benchmarks.engine_step import QUICKSTART, Quiet, cores, moco, train
 from benchmarks.measure import Row
 from hpt_dist.tracking.metrics_file import Line, read_lines
 from hpt_dist.train.loop import make_accelerator
-from tests.small import hpt
 
 STEPS = 80
 _WINDOW = 10  # steps whose metrics are written as one; the first has the start in it

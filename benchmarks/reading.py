@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from services import run_ceph
 
 from benchmarks.measure import Row, print_rows, rates, said
 from benchmarks.photos import photos
@@ -26,7 +27,6 @@ from hpt_dist.reading.pool import Pool, Split
 from hpt_dist.reading.stream import open_split
 from hpt_dist.sources.sample import FileSource, file_sample
 from hpt_dist.store import Store, open_store
-from tests.services import run_ceph
 
 IMAGES = 4_000
 REMOTE_IMAGES = 12_000  # more, so that what it takes to begin and to end weighs little
