@@ -75,7 +75,7 @@ def test_outside_systems_have_one_adapter():
     homes = {
         "accelerate": {"train.loop"},
         "submitit": {
-            *("slurm.commands", "launch.shard_jobs", "launch.slurm_process", "doctor.probe"),
+            *("slurm.commands", "launch.shard_jobs", "launch.slurm_process", "doctor.node"),
         },
         "mlflow": {"tracking.mlflow_run"},
         "boto3": {"store.s3_client"},

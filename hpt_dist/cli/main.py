@@ -262,7 +262,7 @@ def doctor(
     work: WorkOption = "",
     json_: JsonOption = False,
 ) -> None:
-    """Check what a launch needs, and say how to mend what is missing; exit 1 if anything is.
+    """Check what a launch needs, and say how to fix what is missing; exit 1 if anything is.
 
     With a profile it checks the cluster too, by a short job on one or two of its nodes.
 
@@ -294,7 +294,7 @@ def doctor(
         )
         for finding in findings:
             if finding.ok is False:
-                console.complain(f"{finding.name}: {finding.mend}")
+                console.complain(f"{finding.name}: {finding.fix}")
     if any(finding.ok is False for finding in findings):
         raise typer.Exit(1)
 

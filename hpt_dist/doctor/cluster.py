@@ -9,15 +9,13 @@ import getpass
 import os
 import re
 import shutil
-import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from hpt_dist.doctor import node_findings, preemption, probe_job
-from hpt_dist.doctor.finding import Finding, failed, guarded
+from hpt_dist.doctor import job, outcome, preemption
+from hpt_dist.doctor.finding import Finding, error_finding, failed, guarded, judged
 from hpt_dist.errors import HptError
 from hpt_dist.launch import on_slurm
 from hpt_dist.launch.on_slurm import Site
@@ -29,7 +27,7 @@ from hpt_dist.slurm.profile import Profile
 from hpt_dist.store import open_store
 
 _SLURM_AGAIN = "see whether Slurm is up: scontrol ping"
-_SRUN_TIMEOUT_S = 30.0
+_FOLDER_FIX = "name a folder that can be written as `shared_folder` in the profile, or by --work"
 
 
 def load(path: str) -> tuple[Profile | None, list[Finding]]:
@@ -38,20 +36,17 @@ def load(path: str) -> tuple[Profile | None, list[Finding]]:
     Returns:
         (the profile, or None if it cannot be used; what was found).
     """
-    found: list[Profile] = []
-
-    def check() -> Iterator[Finding]:
-        read = profile.load(path)
-        os.environ.update(read.endpoints(os.environ))
-        found.append(read)
-        yield Finding("profile", True, f"{path} can be read")
-
-    findings = guarded("profile", check, "see slurm/profiles/ for profiles that can be read")
-    return (found[0] if found else None), findings
+    try:
+        found = profile.load(path)
+        os.environ.update(found.endpoints(os.environ))
+    except Exception as error:  # noqa: BLE001 - whatever it is, doctor reports it
+        fix = "see slurm/profiles/ for profiles that can be read"
+        return None, [error_finding("profile", error, fix)]
+    return found, [Finding("profile", True, f"{path} can be read")]
 
 
 def examine(
-    cluster_profile: Profile, store_uri: str, work: str, tell: Callable[[str], None]
+    cluster_profile: Profile, store_uri: str, work: str, report: Callable[[str], None]
 ) -> list[Finding]:
     """Check a cluster, by a job on its nodes too.
 
@@ -59,37 +54,46 @@ def examine(
         cluster_profile: from `load`.
         store_uri: of the store that trials would use.
         work: folder for logs and local metrics; empty for the store's own.
-        tell: called with a line for people while the job waits.
+        report: called with a line for people while the job waits.
     """
     findings = guarded("slurm", _slurm, _SLURM_AGAIN)
-    made: list[Site] = []
-    findings += guarded(
-        "shared folder",
-        lambda: _folder(cluster_profile, store_uri, work, made),
-        "name a folder that can be written as `shared_folder` in the profile, or by --work",
-    )
-    if any(finding.ok is False for finding in findings):
+    try:
+        site = _site(cluster_profile, store_uri, work)
+    except Exception as error:  # noqa: BLE001 - whatever it is, doctor reports it
+        return [*findings, error_finding("shared folder", error, _FOLDER_FIX), _not_tried()]
+    findings.append(Finding("shared folder", True, f"{site.folder} can be written"))
+    if _any_failed(findings):
         return [*findings, _not_tried()]
-    site = made[0]
     blocking = guarded("job", partial(_job, site), "see what sbatch --test-only says")
-    blocking += guarded("container", partial(_container, site.profile), "mend `container`")
+    blocking += guarded("container", partial(_container, site.profile), "correct `container`")
     findings += blocking
     findings += guarded("time limit", partial(_time_limit, site.profile), _SLURM_AGAIN)
     findings += guarded("preemption", partial(_preemption, site.profile), _SLURM_AGAIN)
     findings += guarded("mlflow", partial(_mlflow, site), "")
-    if any(finding.ok is False for finding in blocking):
+    if _any_failed(blocking):
         return [*findings, _not_tried()]
-    return findings + guarded("start", partial(_probe, site, store_uri, tell), _SLURM_AGAIN)
+    return findings + guarded("start", partial(_nodes, site, store_uri, report), _SLURM_AGAIN)
+
+
+def _any_failed(findings: Sequence[Finding]) -> bool:
+    return any(finding.ok is False for finding in findings)
 
 
 def _not_tried() -> Finding:
-    mend = "mend what failed before it, and run doctor again"
-    return Finding("start", None, "no job was sent to the nodes", mend)
+    fix = "fix what failed before it, and run doctor again"
+    return Finding("start", None, "no job was sent to the nodes", fix)
 
 
-def _probe(site: Site, store_uri: str, tell: Callable[[str], None]) -> Iterator[Finding]:
-    outcome, expected = probe_job.run(site, open_store(store_uri), tell)
-    yield from node_findings.judge(outcome, expected)
+def _site(cluster_profile: Profile, store_uri: str, work: str) -> Site:
+    """Return how the cluster is used, once scripts and logs can be written."""
+    site = on_slurm.site(cluster_profile, open_store(store_uri), work)
+    on_slurm.make_folders(site)
+    with tempfile.NamedTemporaryFile(dir=site.folder, prefix="doctor-"):
+        return site
+
+
+def _nodes(site: Site, store_uri: str, report: Callable[[str], None]) -> Iterator[Finding]:
+    yield from outcome.judge(*job.run(site, open_store(store_uri), report))
 
 
 def _slurm() -> Iterator[Finding]:
@@ -105,59 +109,35 @@ def _slurm() -> Iterator[Finding]:
     yield Finding("slurm", True, f"Slurm {version} of the cluster {name} answers")
 
 
-def _folder(
-    cluster_profile: Profile, store_uri: str, work: str, made: list[Site]
-) -> Iterator[Finding]:
-    """See that scripts and logs can be written; note how the cluster is used."""
-    site = on_slurm.site(cluster_profile, open_store(store_uri), work)
-    on_slurm.make_folders(site)
-    with tempfile.NamedTemporaryFile(dir=site.folder, prefix="doctor-"):
-        yield Finding("shared folder", True, f"{site.folder} can be written")
-    made.append(site)
-
-
-@dataclass(frozen=True)
-class _Refusal:
-    """A reason of sbatch's not to take a job.
-
-    Args:
-        pattern: in what it says.
-        mend: with `{}` for what there is to choose from.
-        known: a command that lists that.
-    """
-
-    pattern: str
-    mend: str
-    known: tuple[str, ...]
-
-
 _ASSOCIATIONS = ("sacctmgr", "--noheader", "--parsable2", "show", "assoc", "user={user}")
+_SINFO = ("sinfo", "--noheader")
+# Why sbatch refuses a job: what it says, the fix, and the command that lists the choice for that.
 _REFUSALS = (
-    _Refusal(
+    (
         "[Ii]nvalid account",
         "set `account` in the profile to one of yours, or allow it there: {}",
         (*_ASSOCIATIONS, "format=account"),
     ),
-    _Refusal(
+    (
         "[Ii]nvalid qos",
         "set `qos` in the profile to one of yours: {}",
         (*_ASSOCIATIONS, "format=qos"),
     ),
-    _Refusal(
+    (
         "[Ii]nvalid partition",
         "set `partition` in the profile to one of this cluster's: {}",
-        ("sinfo", "--noheader", "--format=%R"),
+        (*_SINFO, "--format=%R"),
     ),
-    _Refusal(
+    (
         "[Ii]nvalid feature",
         "set `constraint` in the profile to features that nodes have: {}",
-        ("sinfo", "--noheader", "--format=%f"),
+        (*_SINFO, "--format=%f"),
     ),
-    _Refusal(
+    (
         "node configuration is not available|[Nn]ode count|CPU count|[Mm]emory",
         "ask for less by nodes, gpus_per_node, cpus_per_gpu or memory_gb in the profile; "
         "nodes have {}",
-        ("sinfo", "--noheader", "--format=%D of %c cores %m MB %G in %R"),
+        (*_SINFO, "--format=%D of %c cores %m MB %G in %R"),
     ),
 )
 
@@ -185,22 +165,21 @@ def _job(site: Site) -> Iterator[Finding]:
     yield Finding("job", True, f"Slurm takes the largest job that a trial may be: {largest}")
 
 
-def _refused(said: str) -> Finding:
-    said = said.replace("sbatch failed: ", "").replace("sbatch: error: ", "")
-    for refusal in _REFUSALS:
-        if re.search(refusal.pattern, said):
-            return failed("job", said, refusal.mend.format(_known(refusal.known)))
-    mend = "mend what it names in the profile, or ask the administrators"
-    return failed("job", said, mend)
+def _refused(error: str) -> Finding:
+    says = error.replace("sbatch failed: ", "").replace("sbatch: error: ", "")
+    for pattern, fix, command in _REFUSALS:
+        if re.search(pattern, says):
+            return failed("job", says, fix.format(_known(command)))
+    return failed("job", says, "change what it names in the profile, or ask the administrators")
 
 
 def _known(command: tuple[str, ...]) -> str:
     """Return what a command of Slurm's lists, in one line."""
     try:
-        said = slurm.call(*(part.format(user=getpass.getuser()) for part in command))
+        printed = slurm.call(*(part.format(user=getpass.getuser()) for part in command))
     except HptError:
         return f"see {command[0]}"
-    lines = [line.strip() for line in said.splitlines() if line.strip() not in ("", "(null)")]
+    lines = [line.strip() for line in printed.splitlines() if line.strip() not in ("", "(null)")]
     return "; ".join(dict.fromkeys(lines)) or f"{command[0]} lists none"
 
 
@@ -223,14 +202,12 @@ def _time_limit(asked: Profile) -> Iterator[Finding]:
         for name in _chosen(asked, partitions)
     }
     if not limits:
-        return  # told elsewhere
+        return  # sbatch refuses it
     name = max(limits, key=lambda name: limits[name])
-    if asked.time_min > limits[name]:
-        says = f"time_min is {asked.time_min}, and {name} allows {limits[name]:g}"
-        mend = f"set `time_min` in the profile to {limits[name]:g} or less, or another partition"
-        yield failed("time limit", says, mend)
-    else:
-        yield Finding("time limit", True, f"{asked.time_min} minutes are within that of {name}")
+    limit = limits[name]
+    says = f"time_min is {asked.time_min}, and {name} allows {limit:g}"
+    fix = f"set `time_min` in the profile to {limit:g} or less, or another partition"
+    yield judged("time limit", asked.time_min <= limit, says, fix)
 
 
 def _preemption(asked: Profile) -> Iterator[Finding]:
@@ -257,19 +234,19 @@ def _container(asked: Profile) -> Iterator[Finding]:
         return
     image, runtime = asked.container.image, asked.container.runtime
     if not image.startswith("/"):
-        mend = "a .sqsh file on a shared folder starts sooner"
-        yield Finding("container", None, f"{image} is fetched by the nodes", mend)
+        fix = "a .sqsh file on a shared folder starts sooner"
+        yield Finding("container", None, f"{image} is fetched by the nodes", fix)
     elif missing := _missing(Path(image), runtime):
-        mend = f"make it there by containers/, or mend `image` in the profile: {image}"
-        yield failed("container", f"{missing} is not there", mend)
+        fix = f"make it there by containers/, or correct `image` in the profile: {image}"
+        yield failed("container", f"{missing} is not there", fix)
         return
-    option, mend = {
+    option, fix = {
         "pyxis": ("--container-image", "have the administrators install pyxis and enroot"),
         "oci": ("--container", "Slurm has that from 21.08 on, with oci.conf beside slurm.conf"),
         "apptainer": ("", ""),
     }[runtime]
-    if option and not re.search(rf"{option}\b(?!-)", _help()):
-        yield failed("container", f"srun has no {option}, which {runtime} needs", mend)
+    if option and not re.search(rf"{option}\b(?!-)", slurm.call("srun", "--help")):
+        yield failed("container", f"srun has no {option}, which {runtime} needs", fix)
     else:
         yield Finding("container", True, f"{image}, for {runtime}")
 
@@ -282,16 +259,9 @@ def _missing(image: Path, runtime: str) -> str:
     return next((str(path) for path in wanted if not path.exists()), "")
 
 
-def _help() -> str:
-    answer = subprocess.run(
-        ["srun", "--help"], capture_output=True, text=True, timeout=_SRUN_TIMEOUT_S, check=False
-    )
-    return answer.stdout
-
-
 def _mlflow(site: Site) -> Iterator[Finding]:
-    """Tell that a database in a file is for one machine."""
+    """Note that a database in a file is for one machine."""
     uri = site.settings.tracking_uri
     if uri.startswith("sqlite:"):
-        mend = "run a server (mlflow server), and name its variable as `mlflow` in the profile"
-        yield Finding("mlflow", None, f"{uri} is a file: it serves processes of one machine", mend)
+        fix = "run a server (mlflow server), and name its variable as `mlflow` in the profile"
+        yield Finding("mlflow", None, f"{uri} is a file: it serves processes of one machine", fix)

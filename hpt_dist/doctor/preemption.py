@@ -119,21 +119,21 @@ def _judged(rule: Rule, config: Mapping[str, str], graceful: Collection[str]) ->
     kill_wait = config.get("KillWait", "30 sec")
     otherwise = f"use {' or '.join(graceful)}, or " if graceful else ""
     if "CANCEL" in rule.mode:
-        mend = (
+        fix = (
             f"{otherwise}ask the administrators for PreemptMode=REQUEUE; else launch again after "
             "each preemption: it goes on from the last saved state"
         )
-        return Finding(_NAME, False, f"{who}, and then ended and not queued again", mend)
+        return Finding(_NAME, False, f"{who}, and then ended and not queued again", fix)
     if "SUSPEND" in rule.mode:
-        mend = "a suspended trial renews no lease: do not launch it elsewhere meanwhile"
-        return Finding(_NAME, None, f"{who}, and then suspended", mend)
+        fix = "a suspended trial renews no lease: do not launch it elsewhere meanwhile"
+        return Finding(_NAME, None, f"{who}, and then suspended", fix)
     if not rule.grace_s:
-        mend = (
+        fix = (
             f"{otherwise}ask the administrators for a GraceTime of {rule.where}; else a preempted "
             "trial may have to go on from an earlier state: save more often (checkpoint_every)"
         )
         says = f"{who}, without time to save: GraceTime=0, then KillWait={kill_wait}"
-        return Finding(_NAME, False, says, mend)
+        return Finding(_NAME, False, says, fix)
     user_signal = "preempt_send_user_signal" in config.get("SlurmctldParameters", "")
     how = "USR2 (preempt_send_user_signal)" if user_signal else "TERM"
     says = f"{who}: queued again, {rule.grace_s:g} s after {how} to save, KillWait={kill_wait}"

@@ -1,4 +1,4 @@
-"""Checks of everything outside that a launch needs, each with its mend. No check ever raises."""
+"""Checks of everything outside that a launch needs, each with its fix. No check ever raises."""
 
 from __future__ import annotations
 
@@ -22,12 +22,10 @@ from urllib.parse import urlsplit
 
 from hpt_dist.datasets.manifest import Manifest, dataset_names, read_manifest
 from hpt_dist.doctor import machine
-from hpt_dist.doctor.finding import Check, Finding, failed, guarded
+from hpt_dist.doctor.finding import Check, Finding, failed, guarded, judged
 from hpt_dist.errors import HptError
 from hpt_dist.store import Store, open_store
 from hpt_dist.store.paths import work_folder
-
-__all__ = ["Finding", "examine", "reach"]
 
 T = TypeVar("T")
 
@@ -35,11 +33,11 @@ _LEAST_FREE_GB = 2.0
 _TIMEOUT_S = 5.0
 _LOCK_TIMEOUT_S = 2.0
 # S3 refuses requests that are 15 minutes off; long before that, times in logs and MLflow mislead.
-_LARGEST_SKEW_S = 20.0
+LARGEST_SKEW_S = 20.0
 _SHARDS_LOOKED_AT = 8  # of each split; `data verify` reads all
 _SQLITE_MAGIC = b"SQLite format 3\0"
 # Of failures that nobody foresaw.
-_MENDS = {
+_FIXES = {
     "python": "install Python 3.11 or newer",
     "packages": "install again: pip install --upgrade hpt-dist",
     "torch": "install torch and torchvision together: pip install --upgrade torch torchvision",
@@ -90,11 +88,11 @@ def reach(store_uri: str, tracking_uri: str) -> list[Finding]:
 
 def _guarded(named: tuple[str, Check]) -> list[Finding]:
     name, check = named
-    return guarded(name, check, _MENDS[name])
+    return guarded(name, check, _FIXES[name])
 
 
-def _failed(name: str, what: str, mend: str = "") -> Finding:
-    return failed(name, what, mend or _MENDS[name])
+def _failed(name: str, what: str, fix: str = "") -> Finding:
+    return failed(name, what, fix or _FIXES[name])
 
 
 def _store(uri: str) -> Iterator[Finding]:
@@ -123,8 +121,8 @@ def _to_be_made(name: str, path: Path, otherwise: str) -> Finding:
     """Judge a path that is not there by the nearest folder above it."""
     above = _existing(path)
     if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
-        mend = "nothing if the name is right: it is made at first use"
-        return Finding(name, None, f"{path} does not exist yet", mend)
+        fix = "nothing if the name is right: it is made at first use"
+        return Finding(name, None, f"{path} does not exist yet", fix)
     return _failed(name, f"{path} does not exist and cannot be made in {above}", otherwise)
 
 
@@ -201,11 +199,8 @@ def _disk(uri: str) -> Iterator[Finding]:
     for what, folder in folders.items():
         free_gb = shutil.disk_usage(_existing(folder)).free / 1e9
         says = f"{what} {folder}: {free_gb:,.1f} GB free"
-        if free_gb < _LEAST_FREE_GB:
-            mend = f"free some space (at least {_LEAST_FREE_GB:g} GB), or use another disk"
-            yield Finding("disk", False, says, mend)
-        else:
-            yield Finding("disk", True, says)
+        fix = f"free some space (at least {_LEAST_FREE_GB:g} GB), or use another disk"
+        yield judged("disk", free_gb >= _LEAST_FREE_GB, says, fix)
 
 
 def _endpoint() -> str:
@@ -227,15 +222,13 @@ def _clock(endpoint: str) -> Iterator[Finding]:
         )
         return
     if not date:
-        yield Finding("clock", None, f"{endpoint} tells no time", "compare the clocks by hand")
+        yield Finding("clock", None, f"{endpoint} sends no time", "compare the clocks by hand")
         return
     # The header has whole seconds: the middle of one is nearest on average.
     skew_s = time.time() - (parsedate_to_datetime(date).timestamp() + 0.5)
     says = f"this clock and that of {endpoint} differ by {abs(skew_s):.0f} s"
-    if abs(skew_s) > _LARGEST_SKEW_S:
-        yield Finding("clock", False, says, "synchronise this machine's clock (chrony or ntpd)")
-    else:
-        yield Finding("clock", True, says)
+    fix = "synchronise this machine's clock (chrony or ntpd)"
+    yield judged("clock", abs(skew_s) <= LARGEST_SKEW_S, says, fix)
 
 
 def _date_header(endpoint: str) -> str:
@@ -252,8 +245,8 @@ def _datasets(store: Store) -> Iterator[Finding]:
     """Parse every manifest, and see whether the first shards are as long as it says."""
     names = dataset_names(store)
     if not names:
-        mend = "hpt-dist shard SOURCE DEST"
-        yield Finding("datasets", None, f"no dataset in {store.uri} yet", mend)
+        fix = "hpt-dist shard SOURCE DEST"
+        yield Finding("datasets", None, f"no dataset in {store.uri} yet", fix)
         return
     shards, good = 0, 0
     for name in names:
@@ -287,8 +280,8 @@ def _mlflow(uri: str) -> Iterator[Finding]:
     """See whether MLflow can take runs."""
     scheme = urlsplit(uri).scheme
     if not uri:
-        mend = "name one with MLFLOW_TRACKING_URI"
-        yield Finding("mlflow", None, "no MLflow is named; metrics stay in local files", mend)
+        fix = "name one with MLFLOW_TRACKING_URI"
+        yield Finding("mlflow", None, "no MLflow is named; metrics stay in local files", fix)
     elif scheme == "sqlite":
         yield _sqlite(uri)
     elif scheme in ("http", "https"):
@@ -307,11 +300,11 @@ def _sqlite(uri: str) -> Finding:
     path = Path(uri.removeprefix("sqlite:///"))
     if not path.exists():
         return _to_be_made("mlflow", path, "name another file, or make that folder")
-    mend = f"move {path} away and run `hpt-dist sync`, which fills a new one from local files"
+    fix = f"move {path} away and run `hpt-dist sync`, which fills a new one from local files"
     with path.open("rb") as file:
         magic = file.read(len(_SQLITE_MAGIC))
     if magic and magic != _SQLITE_MAGIC:
-        return _failed("mlflow", f"{path} is no SQLite database", mend)
+        return _failed("mlflow", f"{path} is no SQLite database", fix)
     try:
         address = f"{path.absolute().as_uri()}?mode=rw"
         with closing(sqlite3.connect(address, timeout=_LOCK_TIMEOUT_S, uri=True)) as database:
@@ -324,7 +317,7 @@ def _sqlite(uri: str) -> Finding:
             "end the program that holds it, and check the file's and its folder's rights",
         )
     except sqlite3.DatabaseError as error:
-        return _failed("mlflow", f"{path} is damaged: {error}", mend)
+        return _failed("mlflow", f"{path} is damaged: {error}", fix)
     return Finding("mlflow", True, f"{path} can be written")
 
 

@@ -204,22 +204,29 @@ class NodeCache:
 
 
 def default_cache() -> NodeCache | None:
-    """Return the cache that HPT_CACHE (a folder) and HPT_CACHE_GB (0 is none) ask for.
-
-    The folder is `hpt-dist-UID` in HPT_CACHE, or `hpt-dist/shards` in the user's cache folder. If
-    it cannot be used, a warning says why and there is none.
+    """Return `configured_cache`, or none, with a warning, if its folder cannot be used.
 
     Raises:
         RequestError: HPT_CACHE_GB is no size.
     """
-    limit_bytes = int(_limit_gb() * 1e9)
-    if not limit_bytes:
-        return None
+    _limit_gb()
     try:
-        return NodeCache(_default_folder(), limit_bytes)
+        return configured_cache()
     except RequestError as error:
         _warn(str(error))
         return None
+
+
+def configured_cache() -> NodeCache | None:
+    """Return the cache that HPT_CACHE (a folder) and HPT_CACHE_GB (0 is none) ask for.
+
+    The folder is `hpt-dist-UID` in HPT_CACHE, or `hpt-dist/shards` in the user's cache folder.
+
+    Raises:
+        RequestError: HPT_CACHE_GB is no size, or the folder cannot be used.
+    """
+    limit_bytes = int(_limit_gb() * 1e9)
+    return NodeCache(_default_folder(), limit_bytes) if limit_bytes else None
 
 
 def _limit_gb() -> float:

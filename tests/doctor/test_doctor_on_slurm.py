@@ -1,4 +1,4 @@
-"""Doctor on a real Slurm: what is sound is found so, and each planted fault with its mend."""
+"""Doctor on a real Slurm: what is sound is found so, and each planted fault with its fix."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from unittest import mock
 import pytest
 from small import environment, hpt
 
-from hpt_dist.doctor import cluster, node_findings, preemption
-from hpt_dist.doctor.probe_outcome import Expected, Outcome, start
+from hpt_dist.doctor import cluster, preemption
+from hpt_dist.doctor.finding import Finding
+from hpt_dist.doctor.node import NodeReport, Probe
+from hpt_dist.doctor.outcome import Outcome, judge
 
 ROOT = Path(__file__).parents[2]
 DEV = (ROOT / "slurm/profiles/dev.yaml").read_text()
@@ -81,14 +83,24 @@ def test_a_sound_cluster(doctor):
     found = doctor.command(DEV)
     assert faults(found) == {}
     good = {one["name"] for one in found if one["ok"]}
-    assert {"slurm", "job", "start", "versions", "node store", "names", "all-reduce"} <= good
+    assert {
+        "slurm",
+        "job",
+        "start",
+        "code",
+        "versions",
+        "node folder",
+        "names",
+        "all-reduce",
+    } <= good
+    assert {f"node {name}" for name in ("python", "packages", "torch", "store", "clock")} <= good
     [reduced] = [one for one in found if one["name"] == "all-reduce"]
     assert "n1, n2: 2 processes add up by gloo" in reduced["says"]
     assert doctor.slurm.jobs().keys() <= doctor.ending()
 
 
 @pytest.mark.parametrize(
-    ("change", "name", "says", "mend"),
+    ("change", "name", "says", "fix"),
     [
         ("partition: nowhere", "job", "nvalid partition", "partition.*main; harsh; high"),
         ("account: nobody", "job", "nvalid account", "account.*dev"),
@@ -102,16 +114,16 @@ def test_a_sound_cluster(doctor):
         ("gpu_per_node: 2", "profile", "unknown setting", "did you mean gpus_per_node"),
     ],
 )
-def test_a_fault_that_is_seen_where_jobs_are_submitted(doctor, change, name, says, mend):
+def test_a_fault_that_is_seen_where_jobs_are_submitted(doctor, change, name, says, fix):
     key = change.partition(":")[0]
     lines = [line for line in DEV.splitlines() if not line.startswith(f"{key}:")]
     found = doctor.examine("\n".join([*lines, change]))
     if not name:  # a registry's image is not looked for here, but pyxis is
-        name, says, mend = "container", "no --container-image", "pyxis"
+        name, says, fix = "container", "no --container-image", "pyxis"
     assert set(found) == {name}
     [fault] = found[name]
-    assert_matches(says, fault["says"] + fault["mend"])
-    assert_matches(mend, f"{fault['says']} {fault['mend']}")
+    assert_matches(says, fault["says"] + fault["fix"])
+    assert_matches(fix, f"{fault['says']} {fault['fix']}")
     assert doctor.slurm.jobs().keys() <= doctor.ending()
 
 
@@ -121,7 +133,7 @@ def assert_matches(pattern: str, text: str) -> None:
 
 @pytest.mark.services
 def test_faults_that_only_the_nodes_see(doctor, ceph, tmp_path):
-    """Nine at once, each told by itself."""
+    """Nine at once, each reported by itself."""
     old = tmp_path / "old/torch-1.0.0.dist-info/METADATA"
     old.parent.mkdir(parents=True)
     old.write_text("Metadata-Version: 2.1\nName: torch\nVersion: 1.0.0\n")
@@ -142,70 +154,120 @@ def test_faults_that_only_the_nodes_see(doctor, ceph, tmp_path):
         "preemption": ("harsh.*GraceTime=0", "use partition main"),
         "mlflow": ("does not answer", "mlflow server"),
         "setup": ("module: command not found", "setup"),
-        "versions": ("torch 1.0.0 is not", "pip install"),
+        "node packages": ("torch 1.0.0 is not", "pip install"),
         "node store": (".", "AWS_ACCESS_KEY_ID.*env"),
         "node mlflow": ("does not answer", "MLFLOW_TRACKING_URI.*env|mlflow server"),
         "scratch": ("0.00 GB for shards", "HPT_CACHE"),
-        "node gpu": ("torch sees 0 of 1 GPUs", "accelerator: none"),
+        "node gpu": ("torch can use 0 of 1 GPUs", "accelerator: none"),
         "all-reduce": ("GLOO|nowhere0", "GLOO_SOCKET_IFNAME"),
     }
     assert set(found) == set(expected)
-    for name, (says, mend) in expected.items():
+    for name, (says, fix) in expected.items():
         [fault] = found[name]
         assert_matches(says, fault["says"])
-        assert_matches(mend, fault["mend"])
+        assert_matches(fix, fault["fix"])
     assert doctor.slurm.jobs().keys() <= doctor.ending()
 
 
 def test_no_such_interpreter_on_the_nodes(doctor):
     [fault] = doctor.examine(DEV + "python: /opt/none/bin/python\n")["start"]
-    assert "no /opt/none/bin/python in the nodes" in fault["mend"]
+    assert "no /opt/none/bin/python in the nodes" in fault["fix"]
 
 
 # What is judged without a cluster.
 
-FACTS = {
-    "rank": 0,
-    "node": "n1",
-    "began_s": 1000.0,
-    "time_s": 1010.0,
-    "doing": "",
-    "errors": {},
-}
-EXPECTED = Expected("3.11.2", {}, (), "/code", None, None, 2, (), "", "/python", "/jobs/x")
+REPORT = NodeReport(0, "n1", began_s=1000.0, time_s=1010.0, code="/code")
+PROBE = Probe(
+    folder="/jobs/x",
+    work="/work",
+    store="/store",
+    store_exists=True,
+    tracking_uri="",
+    code="/code",
+    requirements=(),
+    versions={},
+    withheld=("AWS_SECRET_ACCESS_KEY",),
+    ranks=1,
+    gpus=0,
+    container="",
+    interpreter="/python",
+)
 
 
-def judged(facts: dict, **outcome) -> dict[str, str]:
-    """Return the mends of the faults in one process's facts, by name."""
-    settings = {"pending_until_s": 999.0, "seen_s": {0: 1011.0}} | outcome
-    made = Outcome("7", [FACTS | facts], "RUNNING", **settings)
-    found = node_findings.judge(made, replace(EXPECTED, ranks=1))
-    return {one.name: one.mend for one in found if one.ok is False}
+def outcome(*reports: NodeReport, pending_until_s: float = 999.0) -> list[Finding]:
+    """Return what is found where these reports came."""
+    seen_s = {report.rank: 1011.0 for report in reports}
+    came = Outcome("7", reports, "RUNNING", pending_until_s=pending_until_s, seen_s=seen_s)
+    return list(judge(came, replace(PROBE, ranks=len(reports))))
+
+
+def fixes(*reports: NodeReport, **settings: float) -> dict[str, str]:
+    """Return the fixes of the faults, by name."""
+    return {x.name: x.fix for x in outcome(*reports, **settings) if x.ok is False}
 
 
 def test_a_clock_that_is_wrong():
-    assert judged({}) == {}
-    assert "chrony" in judged({"time_s": 1100.0})["node clock"]
-    assert "chrony" in judged({}, pending_until_s=1100.0)["node clock"]
+    assert fixes(REPORT) == {}
+    assert "chrony" in fixes(replace(REPORT, time_s=1100.0))["node clock"]
+    assert "chrony" in fixes(REPORT, pending_until_s=1100.0)["node clock"]
 
 
-def test_names_that_lead_nowhere():
-    error = {"errors": {"names": "the name of the first node, n1, has no address here"}}
-    assert "/etc/hosts" in judged(error)["names"]
-    assert judged({"names": {"first": "n1", "resolves": True, "address": "10.0.0.1"}}) == {}
+def test_nodes_that_differ():
+    versions = {"Python": "3.11.2", "torch": "2.4.0", "torchvision": "0.19.0"}
+    same = replace(REPORT, versions=versions)
+    other = replace(REPORT, rank=1, node="n2", versions=versions | {"torch": "2.5.0"})
+    assert "versions" not in fixes(same, replace(same, rank=1, node="n2"))
+    assert "same environment" in fixes(same, other)["versions"]
 
 
-def test_gpus_that_are_ill():
-    facts = {"gpus": {"seen": 2, "wrong": {"1": "wrong"}, "smi": ["0, 3, Active"], "complaint": ""}}
-    made = Outcome("7", [FACTS | facts], "RUNNING", pending_until_s=999.0, seen_s={0: 1011.0})
-    found = node_findings.judge(made, replace(EXPECTED, ranks=1, gpus=2))
-    told = [one.says for one in found if one.name == "node gpu" and one.ok is False]
-    assert told == ["n1: GPU 1: wrong", "n1: GPU 0 had 3 memory errors (ECC)"]
+def test_what_several_processes_find_is_reported_once():
+    finding = Finding("scratch", False, "is full", "empty it")
+    reports = [
+        replace(REPORT, rank=rank, node=f"n{1 + rank // 2}", findings=[finding])
+        for rank in range(4)
+    ]
+    [found] = [one for one in outcome(*reports) if one.name == "scratch"]
+    assert found == replace(finding, says="n1, n2: is full")
+
+
+@pytest.mark.parametrize(("known", "ok"), [("n1", True), ("10.0.0.1", None), ("", False)])
+def test_names_that_lead_nowhere(known, ok, monkeypatch):
+    def resolve(host, _):
+        if host != known:
+            raise OSError
+        return [(0, 0, 0, "", (host, 0))]
+
+    job = mock.Mock(hostnames=["n1", "n2"], num_tasks=2, num_nodes=2, raw_job_id="7")
+    monkeypatch.setattr("submitit.JobEnvironment", lambda: job)
+    monkeypatch.setattr("socket.getaddrinfo", resolve)
+    with mock.patch.dict(os.environ, SLURM_LAUNCH_NODE_IPADDR="10.0.0.1"):
+        [found] = replace(PROBE, ranks=2)._names()
+    assert found.ok is ok
+    assert ok or "/etc/hosts" in found.fix
+
+
+def test_processes_without_an_address_do_not_wait_for_each_other():
+    report = replace(REPORT, findings=[Finding("names", False, "none", "add one")])
+    [found] = replace(PROBE, ranks=2)._all_reduce(report)
+    assert (found.ok, "no address" in found.says) == (None, True)
 
 
 def test_code_that_is_not_the_launchs():
-    there = {"python": "3.11.2", "interpreter": "/p", "code": "/other", "packages": {}}
-    assert "PYTHONPATH" in judged({"versions": there})["code"]
+    assert "PYTHONPATH" in fixes(replace(REPORT, code="/other"))["code"]
+
+
+@pytest.mark.parametrize(
+    ("finding", "fix"),
+    [
+        (Finding("store", None, "/store does not exist yet"), "all nodes share"),
+        (Finding("store", False, "refused", "look"), "let jobs have AWS_SECRET_.*; else look"),
+        (Finding("packages", False, "old", "upgrade"), "build /image again.*: upgrade"),
+    ],
+)
+def test_what_a_fault_may_mean_on_a_node(finding, fix):
+    [found] = replace(PROBE, container="/image")._on_node(lambda: [finding])
+    assert (found.name, found.ok) == (f"node {finding.name}", False)
+    assert_matches(fix, found.fix)
 
 
 @pytest.mark.parametrize(
@@ -213,15 +275,15 @@ def test_code_that_is_not_the_launchs():
     [("Resources", None), ("QOSMaxNodePerUserLimit", False), ("JobHeldUser", False)],
 )
 def test_a_job_that_waits(reason, ok):
-    [finding] = start(Outcome("7", [], "PENDING", reason), EXPECTED)
+    [finding] = judge(Outcome("7", [], "PENDING", reason), PROBE)
     assert finding.ok is ok
     assert reason in finding.says
 
 
 def test_a_node_that_does_not_see_the_folder():
-    [finding] = start(Outcome("7", [], "exit code 1:0"), EXPECTED)
+    [finding] = judge(Outcome("7", [], "exit code 1:0"), PROBE)
     assert (finding.name, finding.ok) == ("node folder", False)
-    assert "shared_folder" in finding.mend
+    assert "shared_folder" in finding.fix
 
 
 @pytest.mark.parametrize(
@@ -232,10 +294,10 @@ def test_preemption(mode, grace, ok):
     rule = preemption.Rule("partition low", ("high",), mode, grace)
     [finding] = preemption.judge({"PreemptType": "preempt/partition_prio"}, [rule])
     assert finding.ok is ok
-    assert bool(finding.mend) == (ok is False)
+    assert bool(finding.fix) == (ok is False)
 
 
-def test_what_is_told_needs_no_cluster_here(tmp_path):
+def test_doctor_needs_no_cluster_here(tmp_path):
     """Without Slurm that is the one fault; nothing hangs, nothing raises."""
     empty = tmp_path / "bin"
     empty.mkdir()

@@ -1,8 +1,9 @@
-"""Doctor finds planted faults, each with its mend, and never raises."""
+"""Doctor finds planted faults, each with its fix, and never raises."""
 
 from __future__ import annotations
 
 import http.server
+import json
 import os
 import sqlite3
 import subprocess
@@ -21,7 +22,8 @@ from services import S3Server, free_ports
 from hpt_dist import store
 from hpt_dist.datasets import manifest
 from hpt_dist.doctor import machine, services
-from hpt_dist.doctor.services import Finding, examine
+from hpt_dist.doctor.finding import Finding
+from hpt_dist.doctor.services import examine
 
 NOBODY = 65534
 
@@ -43,9 +45,9 @@ def named(findings: list[Finding], name: str) -> list[Finding]:
 
 
 def fault(findings: list[Finding], name: str) -> Finding:
-    """Return the one fault of a check, which must have a mend."""
+    """Return the one fault of a check, which must have a fix."""
     (found,) = [finding for finding in named(findings, name) if finding.ok is False]
-    assert found.mend
+    assert found.fix
     assert "\n" not in found.says
     return found
 
@@ -97,7 +99,7 @@ def test_a_store_to_be_made_is_a_note_and_is_not_made(tmp_path: Path) -> None:
     findings = examine(str(tmp_path / "new" / "store"), "")
     (found,) = named(findings, "store")
     assert found.ok is None
-    assert found.mend
+    assert found.fix
     assert files_below(tmp_path) == []
 
 
@@ -193,7 +195,7 @@ def test_missing_credentials_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
         findings = examine("s3://bucket/prefix", "")
     assert named(findings, "clock")[0].ok
-    assert "AWS_ACCESS_KEY_ID" in fault(findings, "store").mend
+    assert "AWS_ACCESS_KEY_ID" in fault(findings, "store").fix
 
 
 @pytest.mark.services
@@ -209,7 +211,7 @@ def test_a_real_s3_server(seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch) 
     assert {"store", "clock", "datasets"} <= {f.name for f in findings if f.ok}
     assert list(opened.list()) == before
     missing = fault(examine("s3://no-such-bucket/x", ""), "store")
-    assert "bucket" in missing.mend
+    assert "bucket" in missing.fix
 
 
 def test_damaged_and_cut_datasets_are_faults_beside_good_ones(tmp_path: Path) -> None:
@@ -219,7 +221,7 @@ def test_damaged_and_cut_datasets_are_faults_beside_good_ones(tmp_path: Path) ->
     opened.put("datasets/damaged/manifest.json", b"{")
     found = named(examine(str(tmp_path), ""), "datasets")
     assert [finding.ok for finding in found] == [False, False, True]
-    assert all(finding.mend for finding in found[:2])
+    assert all(finding.fix for finding in found[:2])
     assert "train/a.tar" in found[0].says
     assert "1 readable" in found[2].says
 
@@ -236,13 +238,13 @@ def test_a_dead_mlflow_server_is_a_fault(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("uri", ["./mlruns", "file:///mlruns"])
 def test_a_folder_is_no_mlflow(tmp_path: Path, uri: str) -> None:
-    assert "sqlite" in fault(examine(str(tmp_path), uri), "mlflow").mend
+    assert "sqlite" in fault(examine(str(tmp_path), uri), "mlflow").fix
 
 
 def test_mlflow_databases(tmp_path: Path) -> None:
     def check(uri: str) -> Finding:
         (found,) = named(examine(str(tmp_path), uri), "mlflow")
-        assert found.mend or found.ok
+        assert found.fix or found.ok
         return found
 
     path = tmp_path / "mlflow.db"
@@ -271,7 +273,7 @@ def test_full_disks_are_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(services.shutil, "disk_usage", lambda _: usage)
     found = named(examine(str(tmp_path), ""), "disk")
     assert [finding.ok for finding in found] == [False, False]
-    assert all("0.1 GB" in finding.says and finding.mend for finding in found)
+    assert all("0.1 GB" in finding.says and finding.fix for finding in found)
 
 
 def test_a_check_that_breaks_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +294,13 @@ def test_torch_and_torchvision_that_do_not_fit_are_a_fault(
     monkeypatch.setattr(machine, "_TORCH", f"import sys; sys.exit({error!r})")
     found = fault(list(machine.torch()), "torch")
     assert error in found.says
-    assert "torchvision" in found.mend
+    assert "torchvision" in found.fix
+
+
+def print_as_torch(monkeypatch: pytest.MonkeyPatch, gpus: str) -> None:
+    """Let the check's process print what is wrong with each GPU, as JSON."""
+    versions = '{"torch": "1", "torchvision": "1"}'
+    monkeypatch.setattr(machine, "_TORCH", f"print({versions!r}); print({gpus!r})")
 
 
 @pytest.mark.parametrize(
@@ -302,7 +310,7 @@ def test_torch_and_torchvision_that_do_not_fit_are_a_fault(
         ([], "", None, None),
         (["H200, 141 GB, 570"], "", 1, True),
         (["H200, 141 GB, 570"], "", 0, False),
-        (["H200, 141 GB, 570"], "", None, True),
+        (["H200, 141 GB, 570"], "", None, None),
         (["/dev/nvidia0"], "NVIDIA-SMI has failed", 1, False),
     ],
 )
@@ -315,14 +323,50 @@ def test_gpus(
     slow_torch: None,
 ) -> None:
     monkeypatch.setattr(machine, "_gpus", lambda: (gpus, complaint))
-    program = f'print(\'{{"torch": "1", "torchvision": "1", "gpus": {usable}}}\')'
-    monkeypatch.setattr(machine, "_TORCH", program if usable is not None else "raise SystemExit(1)")
+    if usable is None:
+        monkeypatch.setattr(machine, "_TORCH", "raise SystemExit(1)")
+    else:
+        print_as_torch(monkeypatch, json.dumps({str(index): "" for index in range(usable)}))
     (found,) = named(list(machine.torch()), "gpu")
     assert found.ok is ok
-    assert found.mend or ok is not False
+    assert found.fix or ok is not False
 
 
-def test_packages_that_are_missing_or_old_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_that_are_ill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow_torch: None
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        "#!/bin/sh\ncase $1 in *index*) echo 0, 3, Active; echo 1, 0, Not Active;; "
+        "*) echo H200, 141 GB, 570; echo H200, 141 GB, 570;; esac\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    print_as_torch(monkeypatch, '{"0": "", "1": "a product of matrices is wrong"}')
+    found = named(list(machine.torch(gpus=2)), "gpu")
+    assert [(one.ok, one.says) for one in found] == [
+        (False, "GPU 1: a product of matrices is wrong"),
+        (False, "GPU 0 had 3 memory errors (ECC)"),
+        (None, "GPU 0 is slowed down by its hardware"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("end", "words"), [("os.abort()", "exit code -6"), ("time.sleep(60)", "no end within 2 s")]
+)
+def test_gpus_that_end_or_hang_torch(
+    end: str, words: str, monkeypatch: pytest.MonkeyPatch, slow_torch: None
+) -> None:
+    print_as_torch(monkeypatch, "")
+    program = f"import os, sys, time; {machine._TORCH}; sys.stdout.flush(); {end}"
+    monkeypatch.setattr(machine, "_TORCH", program)
+    monkeypatch.setattr(machine, "_TORCH_TIMEOUT_S", 2.0)
+    found = list(machine.torch(gpus=1))
+    assert words in fault(found, "gpu").says
+    assert named(found, "torch")[0].ok
+
+
+def test_packages_that_are_missing_or_old_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [
         "numpy>=1.0",
         "numpy<1.0",
@@ -337,10 +381,13 @@ def test_packages_that_are_missing_or_old_are_told(monkeypatch: pytest.MonkeyPat
     assert "not-there-at-all is missing" in faulty.says
     assert "is not <1.0" in faulty.says
     assert "nor" not in faulty.says
-    assert (note.ok, "[demo]" in note.mend) == (None, True)
+    assert (note.ok, "[demo]" in note.fix) == (None, True)
 
 
 def test_doctor_imports_no_torch() -> None:
-    code = "import sys, hpt_dist.doctor; print({'torch', 'mlflow'} & set(sys.modules))"
+    code = (
+        "import sys; from hpt_dist.doctor import cluster, services; "
+        "print({'torch', 'mlflow'} & set(sys.modules))"
+    )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.stdout.strip() == "set()", answer.stderr

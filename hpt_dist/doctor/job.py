@@ -1,0 +1,181 @@
+"""Doctor's job on a cluster's nodes: submitted as trials are, waited for, and cancelled."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+from hpt_dist.doctor import machine
+from hpt_dist.doctor.node import NodeReport, Probe
+from hpt_dist.doctor.outcome import Outcome
+from hpt_dist.errors import HptError
+from hpt_dist.launch.on_slurm import Site, copy_code
+from hpt_dist.slurm import commands as slurm
+from hpt_dist.slurm.commands import Step
+from hpt_dist.slurm.placement import Placement
+from hpt_dist.slurm.profile import Profile
+from hpt_dist.store import Store
+
+_NAME = "hpt-doctor"
+_PENDING_S = 120.0
+# A node may first have to fetch an image of gigabytes.
+_RUNNING_S = 900.0
+_POLL_S = 0.5
+_TIME_MIN = 15
+_WAITS = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
+
+
+def run(site: Site, store: Store, report: Callable[[str], None]) -> tuple[Outcome, Probe]:
+    """Let the nodes look around, and wait for what they find; the job is always cancelled.
+
+    Args:
+        site: how the cluster is used.
+        store: that trials would use.
+        report: called with a line for people now and then.
+
+    Returns:
+        What came of the job, and what its processes ran.
+
+    Raises:
+        RequestError: Slurm refuses the job.
+        HptError: Slurm does not answer.
+    """
+    part = _placement(site.profile)
+    folder = site.folder / f"doctor-{uuid.uuid4().hex[:12]}"
+    folder.mkdir(parents=True)
+    visible = [site.folder, site.settings.work, *([store.folder] if store.folder else [])]
+    probe = _probe(site, store, folder, part)
+    step = Step(folder, part, tuple(dict.fromkeys(map(str, visible))), probe.code)
+    [job] = slurm.submit(slurm.trial_executor(_NAME, site.profile, step), [probe])
+    try:
+        report(f"probe: job {job}, {part}; it may wait {_PENDING_S:.0f} s in the queue")
+        return _Watch(job, folder, part.ranks, report).outcome(), probe
+    finally:
+        with contextlib.suppress(HptError):
+            slurm.cancel([job])
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _placement(profile: Profile) -> Placement:
+    """Return the smallest part of a cluster on which two processes meet, if they can at all."""
+    nodes = min(2, profile.nodes)
+    per_node = 1 if nodes > 1 else min(2, profile.ranks_per_node)
+    # Slurm sends the signal before the end at once if the job has less time than that.
+    wanted_min = _TIME_MIN + -(-profile.signal_lead_s // 60)
+    return Placement(
+        nodes=nodes,
+        ranks_per_node=per_node,
+        gpus_per_node=per_node if profile.gpus_per_node else 0,
+        cpus_per_rank=profile.cpus_per_gpu,
+        memory_gb=profile.memory_gb,
+        time_min=min(profile.time_min, wanted_min),
+    )
+
+
+def _probe(site: Site, store: Store, folder: Path, part: Placement) -> Probe:
+    profile = site.profile
+    requirements: tuple[str, ...] = ()
+    with contextlib.suppress(PackageNotFoundError):  # reported by the checks of this machine
+        requirements = machine.requirements()
+    return Probe(
+        folder=str(folder),
+        work=str(site.settings.work),
+        store=store.uri,
+        store_exists=store.folder.is_dir() if store.folder else None,
+        tracking_uri=site.settings.tracking_uri,
+        code=str(copy_code(site.folder)),
+        requirements=requirements,
+        versions=machine.versions(requirements),
+        withheld=_withheld(profile, os.environ),
+        ranks=part.ranks,
+        gpus=part.gpus_per_node if profile.accelerator == "nvidia" else 0,
+        container=profile.container.image if profile.container else "",
+        interpreter=profile.interpreter,
+    )
+
+
+def _withheld(profile: Profile, environment: Mapping[str, str]) -> tuple[str, ...]:
+    ours = {name for name in environment if name.startswith(("AWS_", "MLFLOW_"))}
+    return tuple(sorted(ours - set(profile.exported(environment))))
+
+
+@dataclass
+class _Watch:
+    """Looks at the job until it is over, or nothing more is to be expected."""
+
+    job: str
+    folder: Path
+    ranks: int
+    report: Callable[[str], None]
+    reports: dict[int, NodeReport] = field(default_factory=dict)
+    seen_s: dict[int, float] = field(default_factory=dict)
+    pending_until_s: float = field(default_factory=time.time)
+    last: str = ""
+
+    def outcome(self) -> Outcome:
+        began = time.monotonic()
+        state = reason = ""
+        while True:
+            asked_s = time.time()
+            found = next((one for one in slurm.queue() if one.id == self.job), None)
+            self._read()  # what a job wrote before it was seen to be over is there
+            is_over = found is None or found.state == "COMPLETING"
+            if self._is_complete() or found is None or is_over:
+                break
+            state, reason = found.state, found.reason if found.reason != "None" else ""
+            waits = state in _WAITS
+            if waits:
+                self.pending_until_s = asked_s
+            if time.monotonic() - began > (_PENDING_S if waits else _PENDING_S + _RUNNING_S):
+                break
+            self._say(f"job {self.job} is {state.lower()}" + (f" ({reason})" if reason else ""))
+            time.sleep(_POLL_S)
+        if is_over and not self._is_complete():
+            state = self._ending()
+        return Outcome(
+            job=self.job,
+            reports=[self.reports[rank] for rank in sorted(self.reports)],
+            state=state,
+            reason=reason,
+            log=_log(self.folder),
+            pending_until_s=self.pending_until_s,
+            seen_s=self.seen_s,
+        )
+
+    def _say(self, text: str) -> None:
+        if text != self.last:
+            self.last = text
+            self.report(f"probe: {text}")
+
+    def _is_complete(self) -> bool:
+        return len(self.reports) == self.ranks and not any(x.doing for x in self.reports.values())
+
+    def _read(self) -> None:
+        for rank in range(self.ranks):
+            if found := NodeReport.read(self.folder, rank):
+                self.reports[rank] = found
+                self.seen_s[rank] = time.time()
+
+    def _ending(self) -> str:
+        """Return how the job ended, in Slurm's words."""
+        try:
+            text = slurm.call("scontrol", "show", "job", self.job)
+        except HptError:
+            return "ended"
+        facts = dict(word.partition("=")[::2] for word in text.split())
+        return f"exit code {facts.get('ExitCode', 'unknown')}"
+
+
+def _log(folder: Path) -> list[str]:
+    """Return what the job printed, rank by rank, without empty lines."""
+    lines: list[str] = []
+    for file in sorted(folder.glob("*_log.out")):
+        lines += file.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line.strip() for line in lines if line.strip()]
