@@ -22,7 +22,6 @@ from hpt_dist.launch.on_slurm import Site
 from hpt_dist.slurm import commands as slurm
 from hpt_dist.slurm import profile
 from hpt_dist.slurm.commands import Step
-from hpt_dist.slurm.placement import Placement
 from hpt_dist.slurm.profile import Profile
 from hpt_dist.store import open_store
 
@@ -144,16 +143,8 @@ _REFUSALS = (
 
 def _job(site: Site) -> Iterator[Finding]:
     """Ask Slurm whether it would take the largest job that a trial may be."""
-    asked = site.profile
-    largest = Placement(
-        nodes=asked.nodes,
-        ranks_per_node=asked.ranks_per_node,
-        gpus_per_node=asked.gpus_per_node,
-        cpus_per_rank=asked.cpus_per_gpu,
-        memory_gb=asked.memory_gb,
-        time_min=asked.time_min,
-    )
-    executor = slurm.trial_executor("hpt-doctor", asked, Step(site.folder, largest))
+    largest = job.largest(site.profile)
+    executor = slurm.trial_executor(job.NAME, site.profile, Step(site.folder, largest))
     with tempfile.NamedTemporaryFile("w", suffix=".sh", encoding="utf-8") as script:
         script.write(slurm.script_of(executor, 1))
         script.flush()
@@ -197,15 +188,12 @@ def _chosen(asked: Profile, partitions: dict[str, dict[str, str]]) -> list[str]:
 def _time_limit(asked: Profile) -> Iterator[Finding]:
     """Compare limits: many a Slurm takes a job that is too long, and never starts it."""
     partitions = _partitions()
-    limits = {
-        name: preemption.minutes_of(partitions[name]["MaxTime"])
-        for name in _chosen(asked, partitions)
-    }
+    limits = {name: partitions[name]["MaxTime"] for name in _chosen(asked, partitions)}
     if not limits:
         return  # sbatch refuses it
-    name = max(limits, key=lambda name: limits[name])
-    limit = limits[name]
-    says = f"time_min is {asked.time_min}, and {name} allows {limit:g}"
+    name = max(limits, key=lambda name: preemption.minutes_of(limits[name]))
+    limit = preemption.minutes_of(limits[name])
+    says = f"time_min is {asked.time_min}, and {name} allows {limits[name]}"
     fix = f"set `time_min` in the profile to {limit:g} or less, or another partition"
     yield judged("time limit", asked.time_min <= limit, says, fix)
 

@@ -8,7 +8,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from hpt_dist.slurm.placement import Placement
 from hpt_dist.slurm.profile import Profile
 from hpt_dist.store import Store
 
-_NAME = "hpt-doctor"
+NAME = "hpt-doctor"
 _PENDING_S = 120.0
 # A node may first have to fetch an image of gigabytes.
 _RUNNING_S = 900.0
@@ -47,13 +47,13 @@ def run(site: Site, store: Store, report: Callable[[str], None]) -> tuple[Outcom
         RequestError: Slurm refuses the job.
         HptError: Slurm does not answer.
     """
-    part = _placement(site.profile)
+    part = _smallest(site.profile)
     folder = site.folder / f"doctor-{uuid.uuid4().hex[:12]}"
     folder.mkdir(parents=True)
     visible = [site.folder, site.settings.work, *([store.folder] if store.folder else [])]
     probe = _probe(site, store, folder, part)
     step = Step(folder, part, tuple(dict.fromkeys(map(str, visible))), probe.code)
-    [job] = slurm.submit(slurm.trial_executor(_NAME, site.profile, step), [probe])
+    [job] = slurm.submit(slurm.trial_executor(NAME, site.profile, step), [probe])
     try:
         report(f"probe: job {job}, {part}; it may wait {_PENDING_S:.0f} s in the queue")
         return _Watch(job, folder, part.ranks, report).outcome(), probe
@@ -63,18 +63,28 @@ def run(site: Site, store: Store, report: Callable[[str], None]) -> tuple[Outcom
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _placement(profile: Profile) -> Placement:
-    """Return the smallest part of a cluster on which two processes meet, if they can at all."""
-    nodes = min(2, profile.nodes)
-    per_node = 1 if nodes > 1 else min(2, profile.ranks_per_node)
-    # Slurm sends the signal before the end at once if the job has less time than that.
-    wanted_min = _TIME_MIN + -(-profile.signal_lead_s // 60)
+def largest(profile: Profile) -> Placement:
+    """Return the largest part of a cluster that a trial may have."""
     return Placement(
-        nodes=nodes,
-        ranks_per_node=per_node,
-        gpus_per_node=per_node if profile.gpus_per_node else 0,
+        nodes=profile.nodes,
+        ranks_per_node=profile.ranks_per_node,
+        gpus_per_node=profile.gpus_per_node,
         cpus_per_rank=profile.cpus_per_gpu,
         memory_gb=profile.memory_gb,
+        time_min=profile.time_min,
+    )
+
+
+def _smallest(profile: Profile) -> Placement:
+    """Return the smallest part of a cluster on which two processes meet, if they can at all."""
+    per_node = 1 if profile.nodes > 1 else min(2, profile.ranks_per_node)
+    # Slurm sends the signal before the end at once if the job has less time than that.
+    wanted_min = _TIME_MIN + -(-profile.signal_lead_s // 60)
+    return replace(
+        largest(profile),
+        nodes=min(2, profile.nodes),
+        ranks_per_node=per_node,
+        gpus_per_node=per_node if profile.gpus_per_node else 0,
         time_min=min(profile.time_min, wanted_min),
     )
 
@@ -126,8 +136,7 @@ class _Watch:
             asked_s = time.time()
             found = next((one for one in slurm.queue() if one.id == self.job), None)
             self._read()  # what a job wrote before it was seen to be over is there
-            is_over = found is None or found.state == "COMPLETING"
-            if self._is_complete() or found is None or is_over:
+            if self._is_complete() or found is None or found.state == "COMPLETING":
                 break
             state, reason = found.state, found.reason if found.reason != "None" else ""
             waits = state in _WAITS
@@ -137,7 +146,7 @@ class _Watch:
                 break
             self._say(f"job {self.job} is {state.lower()}" + (f" ({reason})" if reason else ""))
             time.sleep(_POLL_S)
-        if is_over and not self._is_complete():
+        if not self._is_complete() and (found is None or found.state == "COMPLETING"):
             state = self._ending()
         return Outcome(
             job=self.job,

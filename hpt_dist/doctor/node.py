@@ -46,6 +46,9 @@ _FIXES = {
     "NCCL_SOCKET_IFNAME, in `setup` (`ip -brief address` on a node lists them); let a firewall "
     "pass the ports from 1024",
 }
+_SHARED_FIX = (
+    "use a folder that all nodes share, or S3; a container needs the folder among its mounts"
+)
 _OTHER_FIX = "run `hpt-dist doctor` on that node by hand"
 
 
@@ -166,8 +169,7 @@ class Probe:
             name = f"node {finding.name}"
             if finding.name == "store" and finding.ok is None and self.store_exists:
                 says = f"{finding.says}, though it is there where you submit"
-                fix = "use a folder that all nodes share, or S3; a container needs it among its "
-                yield failed(name, says, f"{fix}mounts")
+                yield failed(name, says, _SHARED_FIX)
             else:
                 yield replace(finding, name=name, fix=self._fix(finding))
 

@@ -34,7 +34,7 @@ class Rule:
 
 def partitions_of(text: str) -> dict[str, dict[str, str]]:
     """Return what `scontrol show partition --oneliner` says, by name of the partition."""
-    lines = [dict(_pairs(line)) for line in text.splitlines() if line.strip()]
+    lines = [dict(word.partition("=")[::2] for word in line.split()) for line in text.splitlines()]
     return {line["PartitionName"]: line for line in lines if "PartitionName" in line}
 
 
@@ -156,10 +156,3 @@ def minutes_of(text: str, *, bare_s: bool = False) -> float:
     if found[3] is None:
         return last / 60 if bare_s else last
     return days * 1440 + hours * 60 + minutes + last / 60
-
-
-def _pairs(line: str) -> Iterator[tuple[str, str]]:
-    for word in line.split():
-        name, equals, value = word.partition("=")
-        if equals:
-            yield name, value

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from email.utils import parsedate_to_datetime
@@ -62,17 +62,18 @@ def examine(store_uri: str, tracking_uri: str) -> list[Finding]:
     Returns:
         One finding or more for each check, always in the same order.
     """
-    checks: list[tuple[str, Check]] = [
-        ("python", machine.python),
-        ("packages", machine.packages),
-        ("torch", machine.torch),
-        ("cpu", machine.cpu),
-        ("store", partial(_store, store_uri)),
-        ("disk", partial(_disk, store_uri)),
-        ("mlflow", partial(_mlflow, tracking_uri)),
-    ]
+    checks: dict[str, Check] = {
+        "python": machine.python,
+        "packages": machine.packages,
+        "torch": machine.torch,
+        "cpu": machine.cpu,
+        "store": partial(_store, store_uri),
+        "disk": partial(_disk, store_uri),
+        "mlflow": partial(_mlflow, tracking_uri),
+    }
     with ThreadPoolExecutor(len(checks)) as pool:
-        return [finding for found in pool.map(_guarded, checks) for finding in found]
+        found = pool.map(_guarded, checks, checks.values())
+        return [finding for findings in found for finding in findings]
 
 
 def reach(store_uri: str, tracking_uri: str) -> list[Finding]:
@@ -82,12 +83,11 @@ def reach(store_uri: str, tracking_uri: str) -> list[Finding]:
         store_uri: of the store; a probe object is written there and removed.
         tracking_uri: of MLflow; empty for none.
     """
-    found = _guarded(("store", lambda: _reached(open_store(store_uri))))
-    return found + _guarded(("mlflow", partial(_mlflow, tracking_uri)))
+    found = _guarded("store", lambda: _reached(open_store(store_uri)))
+    return found + _guarded("mlflow", partial(_mlflow, tracking_uri))
 
 
-def _guarded(named: tuple[str, Check]) -> list[Finding]:
-    name, check = named
+def _guarded(name: str, check: Check) -> list[Finding]:
     return guarded(name, check, _FIXES[name])
 
 
@@ -101,18 +101,18 @@ def _store(uri: str) -> Iterator[Finding]:
     found = list(_reached(store))
     yield from found
     if any(finding.ok for finding in found if finding.name == "store"):
-        yield from _guarded(("datasets", partial(_datasets, store)))
+        yield from _guarded("datasets", partial(_datasets, store))
 
 
 def _reached(store: Store) -> Iterator[Finding]:
     folder = store.folder
     if folder is None:
-        clock = _guarded(("clock", partial(_clock, _endpoint())))
+        clock = _guarded("clock", _clock)
         yield from clock
         if all(finding.ok is not False for finding in clock):
-            yield from _guarded(("store", partial(_used, store)))
+            yield from _guarded("store", partial(_used, store))
     elif folder.exists():
-        yield from _guarded(("store", partial(_used, store)))
+        yield from _guarded("store", partial(_used, store))
     else:
         yield _to_be_made("store", folder, "name another store with --store or HPT_STORE")
 
@@ -203,15 +203,11 @@ def _disk(uri: str) -> Iterator[Finding]:
         yield judged("disk", free_gb >= _LEAST_FREE_GB, says, fix)
 
 
-def _endpoint() -> str:
-    """Return the address of the S3 server that AWS's settings name."""
-    from hpt_dist.store.s3 import endpoint
+def _clock() -> Iterator[Finding]:
+    """See whether the S3 server can be reached, and compare this machine's clock with its own."""
+    from hpt_dist.store import s3
 
-    return endpoint()
-
-
-def _clock(endpoint: str) -> Iterator[Finding]:
-    """See whether an S3 server can be reached, and compare this machine's clock with its own."""
+    endpoint = s3.endpoint()
     try:
         date = _date_header(endpoint)
     except OSError as error:
@@ -234,7 +230,7 @@ def _clock(endpoint: str) -> Iterator[Finding]:
 def _date_header(endpoint: str) -> str:
     request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310  the user's own server
     try:
-        with _open(request, "AWS_CA_BUNDLE", timeout_s=_TIMEOUT_S) as answer:
+        with _open(request, "AWS_CA_BUNDLE") as answer:
             return answer.headers.get("Date") or ""
     except urllib.error.HTTPError as refusal:  # a refusal also has a date
         with refusal:
@@ -256,7 +252,7 @@ def _datasets(store: Store) -> Iterator[Finding]:
             yield _failed("datasets", str(error.problem.what), error.problem.fix)
             continue
         shards += sum(len(split.shards) for split in manifest.splits.values())
-        wrong = _wrong_shards(store, manifest)
+        wrong = list(_wrong_shards(store, manifest))
         if wrong:
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
             yield _failed("datasets", f"{name}: {wrong[0]} is missing or cut{more}")
@@ -266,14 +262,12 @@ def _datasets(store: Store) -> Iterator[Finding]:
         yield Finding("datasets", True, f"{good} readable datasets, {shards} shards in all")
 
 
-def _wrong_shards(store: Store, manifest: Manifest) -> list[str]:
-    wrong = []
+def _wrong_shards(store: Store, manifest: Manifest) -> Iterator[str]:
     for split in manifest.splits.values():
         for shard in split.shards[:_SHARDS_LOOKED_AT]:
             info = store.stat(f"datasets/{manifest.name}/{shard.path}")
             if info is None or info.bytes != shard.bytes:
-                wrong.append(shard.path)
-    return wrong
+                yield shard.path
 
 
 def _mlflow(uri: str) -> Iterator[Finding]:
@@ -324,12 +318,7 @@ def _sqlite(uri: str) -> Finding:
 def _server(uri: str) -> Finding:
     request = urllib.request.Request(f"{uri}/health")  # noqa: S310  the user's own server
     try:
-        with _open(
-            request,
-            "MLFLOW_TRACKING_SERVER_CERT_PATH",
-            "REQUESTS_CA_BUNDLE",
-            timeout_s=_TIMEOUT_S,
-        ):
+        with _open(request, "MLFLOW_TRACKING_SERVER_CERT_PATH", "REQUESTS_CA_BUNDLE"):
             return Finding("mlflow", True, f"{uri} answers")
     except urllib.error.HTTPError as refusal:
         with refusal:
@@ -347,15 +336,13 @@ def _server(uri: str) -> Finding:
         )
 
 
-def _open(
-    request: urllib.request.Request, *bundle_variables: str, timeout_s: float
-) -> urllib.request._UrlopenRet:
+def _open(request: urllib.request.Request, *bundles: str) -> urllib.request._UrlopenRet:
     """Open a URL, trusting also the certificates of the first of these variables that is set."""
     context = ssl.create_default_context()
-    bundles: Sequence[str] = [os.environ[name] for name in bundle_variables if os.environ.get(name)]
-    if bundles:
-        context.load_verify_locations(bundles[0])
-    return urllib.request.urlopen(request, timeout=timeout_s, context=context)  # noqa: S310
+    named = [os.environ[name] for name in bundles if os.environ.get(name)]
+    if named:
+        context.load_verify_locations(named[0])
+    return urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=context)  # noqa: S310
 
 
 def _existing(path: Path) -> Path:
