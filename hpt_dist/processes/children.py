@@ -31,6 +31,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 from hpt_dist.errors import HptError, RequestError
@@ -164,9 +165,20 @@ def _start_warm(task: bytes, variables: dict[str, str], log: Path | None, mortal
     ours, theirs = multiprocessing.Pipe()
     context = multiprocessing.get_context("forkserver")
     process = context.Process(target=_be_warm, args=(theirs, task, variables, log, mortal))
-    with theirs:
+    with theirs, _no_main_module():
         process.start()
     return Child(ours, process.pid or 0, process)
+
+
+@contextlib.contextmanager
+def _no_main_module() -> Iterator[None]:
+    """Let a warm child not run the caller's main module: a script would call us once more."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def warm_up(variables: Mapping[str, str]) -> None:

@@ -13,10 +13,7 @@ for _number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
     signal.signal(_number, signal.SIG_IGN)
 
 # What every trial needs; MLflow's store is loaded when it is first used, and takes as long again.
-# The commands are what a child's main module imports, which it runs once more.
 for _name in (
-    "hpt_dist.cli.data",
-    "hpt_dist.cli.runs",
     "hpt_dist.stages.runners",
     "mlflow",
     "mlflow.tracking.client",
