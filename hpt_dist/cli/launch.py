@@ -9,18 +9,15 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import takewhile
 from pathlib import Path
 from typing import IO
 
 from hpt_dist.cli import console
-from hpt_dist.errors import RequestError, nearest
-from hpt_dist.launch import closing, launches, local, results
+from hpt_dist.errors import RequestError
+from hpt_dist.launch import closing, here, launches, results
 from hpt_dist.launch.launches import Settings
 from hpt_dist.launch.survey import Prepared, states_of
 from hpt_dist.processes import environment
-from hpt_dist.recipe import plan
-from hpt_dist.recipe.numerics import Device
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.report.report import build
 from hpt_dist.slurm import jobs as slurm_jobs
@@ -46,35 +43,27 @@ def run(
     fresh: bool = False,
 ) -> bool:
     """Run what is pending of a plan and print its report; return whether all is done."""
-    if where == "inline" and ranks > 1:
-        raise RequestError(
-            f"{ranks} ranks are {ranks} processes, and inline is this one",
-            where="--ranks",
-            fix="use --on local",
-        )
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    trials = chosen(prepared, only)
-    pending = [t for t in trials if prepared.states[t.key].name != "cached"]
-    plan.check_ranks(prepared.recipe, pending, ranks)
+    trials = here.chosen(prepared, only)
+    pending = here.pending(prepared, trials, where, ranks)
+    if pending:
+        console.print_plan(trials, prepared.states, prepared.facts)
+        _report_switches()
+    settings = here.settings(
+        prepared,
+        where=where,
+        cores=cores,
+        tracking_uri=tracking_uri,
+        work=work,
+        ranks=ranks,
+        fresh=fresh,
+    )
     if not pending:
-        settings = _settings(prepared, where, cores, tracking_uri, work, ranks)
         return print_report(cached(prepared, trials, settings), prepared.store)
-    console.print_plan(trials, prepared.states, prepared.facts)
-    _report_switches()
-    settings = _settings(prepared, where, cores, tracking_uri, work, ranks)
-    settings = replace(settings, fresh=fresh)
-    if settings.gpus and len(settings.gpus) < ranks:
-        told = f"{ranks} ranks need {ranks} GPUs, and there are {len(settings.gpus)}"
-        raise RequestError(told, where="--ranks")
-    _close_orphans(prepared)
-    record = launches.record(prepared.recipe, trials, prepared.store, settings)
+    record = here.begin(prepared, trials, settings)
     console.say(f"launch {record.id}")
     with console.watching(len(pending)) as watcher:
-        errors = local.work_through(prepared, trials, settings, record, watcher)
-    closing.close(record, prepared.store, done=not errors)
-    closing.settle(prepared.store, record.trials.values(), settings.work)
-    # Trials of a launch that was killed may have run on, and ended only now.
-    _close_orphans(prepared)
+        errors = here.work_through(prepared, trials, settings, record, watcher)
     print_report(record, prepared.store)
     if errors:
         console.complain(f"{len(errors)} of {len(trials)} trials are not done:")
@@ -93,21 +82,9 @@ def _report_switches() -> None:
 
 
 def cached(prepared: Prepared, trials: Sequence[Trial], settings: Settings) -> Launch:
-    """Return the record of a launch in which nothing was left to run."""
-    # The last process may have been killed between its result and its last word to MLflow.
-    closing.settle(prepared.store, (trial.key for trial in trials), settings.work)
-    _close_orphans(prepared)
+    """Say that nothing is left to run, and return the record of a launch that ran it."""
     console.say(f"all {len(trials)} trials are cached; nothing to run")
-    record = prepared.last_launch
-    if record is None or record.trials != {trial.name: trial.key for trial in trials}:
-        record = launches.record(prepared.recipe, trials, prepared.store, settings)
-        closing.close(record, prepared.store, done=True)
-    return record
-
-
-def _close_orphans(prepared: Prepared) -> None:
-    store = prepared.store
-    launches.close_orphans(store, prepared.recipe.name, slurm_jobs.known_queue(store))
+    return here.cached(prepared, trials, settings)
 
 
 def print_logs(store: Store, record: Launch, name: str, follow: bool) -> None:
@@ -186,68 +163,6 @@ def open_ui(work: Path, host: str, port: int) -> None:
     console.say(f"MLflow's UI: {page}   (Ctrl-C ends it)")
     command = ["-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host]
     os.execv(sys.executable, [sys.executable, *command, "--port", str(port), "--workers", "1"])
-
-
-def chosen(prepared: Prepared, only: Sequence[str]) -> list[Trial]:
-    """Return the trials of the chosen stages with their ancestors; all without a choice.
-
-    Raises:
-        RequestError: there is no such stage, or a dataset is only a stand-in.
-    """
-    stand_ins = [d.name for d in prepared.facts.datasets.values() if d.stand_in]
-    if stand_ins:
-        raise RequestError(f"{', '.join(stand_ins)} is only a stand-in", fix="shard it first")
-    stages = {trial.stage for trial in prepared.trials}
-    for stage in only:
-        if stage not in stages:
-            allowed = ", ".join(sorted(stages))
-            raise RequestError(
-                f"no stage {stage}", where="--only", allowed=allowed, fix=nearest(stage, stages)
-            )
-    wanted = {t.key for t in prepared.trials if not only or t.stage in only}
-    for trial in reversed(prepared.trials):
-        if trial.key in wanted and trial.init:
-            wanted.add(trial.init)
-    return [trial for trial in prepared.trials if trial.key in wanted]
-
-
-def _settings(
-    prepared: Prepared,
-    where: Where,
-    cores: int | None,
-    tracking_uri: str,
-    work: str,
-    ranks: int,
-) -> Settings:
-    folder = work_folder(prepared.store, work)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"cannot make the work folder: {error}", where="--work") from error
-    return Settings(
-        where=where,
-        cores=cores or len(os.sched_getaffinity(0)),
-        gpus=_gpus(),
-        work=folder,
-        tracking_uri=tracking_uri or default_tracking_uri(folder),
-        artifact_location="" if tracking_uri else (folder / "mlartifacts").as_uri(),
-        ranks=ranks,
-    )
-
-
-def device() -> Device:
-    """Return what trials of this machine compute on: GPUs where this process may use any."""
-    return Device("gpu" if _gpus() else "cpu")
-
-
-def _gpus() -> tuple[str, ...]:
-    """Return the GPUs that this process may use, by index or UUID, without importing torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        names = (name.strip() for name in visible.split(","))
-        # CUDA stops reading at the first name that is none, such as -1.
-        return tuple(takewhile(lambda name: name and not name.startswith("-"), names))
-    return tuple(map(str, range(len(list(Path("/dev").glob("nvidia[0-9]*"))))))
 
 
 def print_report(record: Launch, store: Store) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from hpt_dist.cli import console, launch
 from hpt_dist.errors import RequestError
-from hpt_dist.launch import closing, launches, on_slurm, survey
+from hpt_dist.launch import closing, here, launches, on_slurm, survey
 from hpt_dist.launch.on_slurm import Site
 from hpt_dist.launch.survey import Prepared, State
 from hpt_dist.recipe.plan import Trial
@@ -38,7 +38,7 @@ def run(
     Returns:
         Whether all went well.
     """
-    trials = launch.chosen(prepared, only)
+    trials = here.chosen(prepared, only)
     if all(prepared.states[trial.key].name == "cached" for trial in trials):
         on_slurm.make_folders(where)
         record = launch.cached(prepared, trials, where.settings)

@@ -1,0 +1,160 @@
+"""A launch on this machine, from its plan to its end. It prints nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+
+from hpt_dist.errors import RequestError, nearest
+from hpt_dist.launch import closing, launches, local
+from hpt_dist.launch.launches import Settings
+from hpt_dist.launch.local import Watcher
+from hpt_dist.launch.survey import Prepared
+from hpt_dist.recipe import plan
+from hpt_dist.recipe.numerics import Device
+from hpt_dist.recipe.plan import Trial
+from hpt_dist.slurm import jobs as slurm_jobs
+from hpt_dist.store.paths import default_tracking_uri, work_folder
+from hpt_dist.trial.records import Launch, Where
+
+
+def chosen(prepared: Prepared, only: Sequence[str]) -> list[Trial]:
+    """Return the trials of the chosen stages with their ancestors; all without a choice.
+
+    Raises:
+        RequestError: there is no such stage, or a dataset is only a stand-in.
+    """
+    stand_ins = [d.name for d in prepared.facts.datasets.values() if d.stand_in]
+    if stand_ins:
+        raise RequestError(f"{', '.join(stand_ins)} is only a stand-in", fix="shard it first")
+    stages = {trial.stage for trial in prepared.trials}
+    for stage in only:
+        if stage not in stages:
+            allowed = ", ".join(sorted(stages))
+            raise RequestError(
+                f"no stage {stage}", where="--only", allowed=allowed, fix=nearest(stage, stages)
+            )
+    wanted = {t.key for t in prepared.trials if not only or t.stage in only}
+    for trial in reversed(prepared.trials):
+        if trial.key in wanted and trial.init:
+            wanted.add(trial.init)
+    return [trial for trial in prepared.trials if trial.key in wanted]
+
+
+def pending(prepared: Prepared, trials: Sequence[Trial], where: Where, ranks: int) -> list[Trial]:
+    """Return which trials are not done.
+
+    Raises:
+        RequestError: so many ranks cannot run inline.
+        RecipeError: the batches of a trial cannot be shared out over so many ranks.
+    """
+    if where == "inline" and ranks > 1:
+        raise RequestError(
+            f"{ranks} ranks are {ranks} processes, and inline is this one",
+            where="--ranks",
+            fix="use --on local",
+        )
+    left = [trial for trial in trials if prepared.states[trial.key].name != "cached"]
+    plan.check_ranks(prepared.recipe, left, ranks)
+    return left
+
+
+def settings(
+    prepared: Prepared,
+    *,
+    where: Where,
+    cores: int | None,
+    tracking_uri: str,
+    work: str,
+    ranks: int = 1,
+    fresh: bool = False,
+) -> Settings:
+    """Return how a launch uses this machine; its work folder is made.
+
+    Args:
+        prepared: the whole plan.
+        where: worker processes, or inline in this one.
+        cores: to share out; None is all that this process may use.
+        tracking_uri: of MLflow; empty for a database in the work folder.
+        work: folder for logs and local metrics; empty for the store's own.
+        ranks: processes that share the training of a trial.
+        fresh: start each process as an interpreter of its own.
+
+    Raises:
+        RequestError: the work folder cannot be made.
+    """
+    folder = work_folder(prepared.store, work)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"cannot make the work folder: {error}", where="--work") from error
+    return Settings(
+        where=where,
+        cores=cores or len(os.sched_getaffinity(0)),
+        gpus=_gpus(),
+        work=folder,
+        tracking_uri=tracking_uri or default_tracking_uri(folder),
+        artifact_location="" if tracking_uri else (folder / "mlartifacts").as_uri(),
+        ranks=ranks,
+        fresh=fresh,
+    )
+
+
+def cached(prepared: Prepared, trials: Sequence[Trial], used: Settings) -> Launch:
+    """Return the record of a launch in which nothing was left to run."""
+    # The last process may have been killed between its result and its last word to MLflow.
+    closing.settle(prepared.store, (trial.key for trial in trials), used.work)
+    _close_orphans(prepared)
+    record = prepared.last_launch
+    if record is None or record.trials != {trial.name: trial.key for trial in trials}:
+        record = launches.record(prepared.recipe, trials, prepared.store, used)
+        closing.close(record, prepared.store, done=True)
+    return record
+
+
+def begin(prepared: Prepared, trials: Sequence[Trial], used: Settings) -> Launch:
+    """Return the record of a launch that is about to run trials.
+
+    Raises:
+        RequestError: there are GPUs, but fewer than ranks.
+    """
+    if used.gpus and len(used.gpus) < used.ranks:
+        what = f"{used.ranks} ranks need {used.ranks} GPUs, and there are {len(used.gpus)}"
+        raise RequestError(what, where="--ranks")
+    _close_orphans(prepared)
+    return launches.record(prepared.recipe, trials, prepared.store, used)
+
+
+def work_through(
+    prepared: Prepared, trials: Sequence[Trial], used: Settings, record: Launch, watcher: Watcher
+) -> Mapping[str, str]:
+    """Run a launch that has begun to its end; return the errors by trial name."""
+    errors = local.work_through(prepared, trials, used, record, watcher)
+    closing.close(record, prepared.store, done=not errors)
+    closing.settle(prepared.store, record.trials.values(), used.work)
+    # Trials of a launch that was killed may have run on, and ended only now.
+    _close_orphans(prepared)
+    return errors
+
+
+def _close_orphans(prepared: Prepared) -> None:
+    """Close the launches of the same recipe whose processes are gone."""
+    store = prepared.store
+    launches.close_orphans(store, prepared.recipe.name, slurm_jobs.known_queue(store))
+
+
+def device() -> Device:
+    """Return what trials of this machine compute on: GPUs where this process may use any."""
+    return Device("gpu" if _gpus() else "cpu")
+
+
+def _gpus() -> tuple[str, ...]:
+    """Return the GPUs that this process may use, by index or UUID, without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        names = (name.strip() for name in visible.split(","))
+        # CUDA stops reading at the first name that is none, such as -1.
+        return tuple(takewhile(lambda name: name and not name.startswith("-"), names))
+    return tuple(map(str, range(len(list(Path("/dev").glob("nvidia[0-9]*"))))))
