@@ -36,7 +36,9 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 
-RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
+RecipeArgument = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A YAML file, or a shipped recipe's name.")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a setting; may be repeated."),
@@ -92,8 +94,8 @@ def shard(
         typer.Option(help="Processes; by default as many as there are cores to use.", min=1),
     ] = None,
     on: Annotated[
-        Path | None, typer.Option(metavar="PROFILE", help="Slurm cluster to work on, a YAML file.")
-    ] = None,
+        str, typer.Option(metavar="PROFILE", help="Of a Slurm cluster to work on, a YAML file.")
+    ] = "",
     jobs: Annotated[int | None, typer.Option(help="Slurm jobs to split it into.", min=1)] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Submit the jobs and return.")] = False,
     work: WorkOption = "",
@@ -117,13 +119,13 @@ def shard(
     from hpt_dist.cli import shard as command_shard
     from hpt_dist.images.formats import Encoding
 
-    if on is None and (jobs or no_wait):
+    if not on and (jobs or no_wait):
         raise RequestError("--jobs and --no-wait are for a cluster", fix="name it by --on PROFILE")
     began_s = time.perf_counter()
     encoding = Encoding(resize, quality)
     request = command_shard.requested(source, destination, shard_mb, max_bad, encoding, root)
     manifest = (
-        command_shard.write_by_jobs(request, on, jobs, workers, work, no_wait)
+        command_shard.write_by_jobs(request, _profile(on), jobs, workers, work, no_wait)
         if on
         else command_shard.write_here(request, workers)
     )
@@ -151,13 +153,14 @@ def plan(
     \b
     Examples:
       hpt-dist plan recipes/quickstart.yaml
+      hpt-dist plan quickstart
       hpt-dist plan recipes/quickstart.yaml --on slurm/profiles/mine.yaml
       hpt-dist plan recipes/real_to_sketch.yaml --stand-ins recipes/stand_ins/domainnet.yaml
     """
-    from hpt_dist.cli import launch as command_launch
-    from hpt_dist.launch import on_slurm, survey
+    from hpt_dist.launch import here, on_slurm, survey
 
-    device = command_launch.device() if on == "local" else on_slurm.load(on).device
+    on_here = on == "local"
+    device = here.device() if on_here else on_slurm.load(_profile(on, "local")).device
     prepared = _prepare(recipe, set_, device, stand_ins)
     if json_:
         console.print_json(
@@ -185,7 +188,7 @@ def launch(
         typer.Option(
             metavar="WHERE",
             help="local: worker processes; inline: this process; or a profile of a Slurm cluster, "
-            "a YAML file.",
+            "a YAML file or a shipped one's name.",
         ),
     ] = "local",
     set_: SetOption = None,
@@ -223,7 +226,7 @@ def launch(
     """
     from hpt_dist.cli import launch as command_launch
     from hpt_dist.cli import on_slurm as command_cluster
-    from hpt_dist.launch import on_slurm
+    from hpt_dist.launch import here, on_slurm
 
     if tracking_uri:  # also where weights come from MLflow, here and in the trials' processes
         os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
@@ -233,14 +236,14 @@ def launch(
                 "--dry-run, --hold and --watch are for a cluster", fix="name it by --on PROFILE"
             )
         where: Where = "inline" if on == "inline" else "local"
-        prepared = _prepare(recipe, set_, command_launch.device())
+        prepared = _prepare(recipe, set_, here.device())
         done = command_launch.run(
             prepared, where, only or [], cores, tracking_uri, work, ranks or 1, fresh
         )
     else:
         if fresh:
             raise RequestError("--fresh is for --on local", fix="leave it out: jobs are fresh")
-        profile = on_slurm.load(on)
+        profile = on_slurm.load(_profile(on, "local", "inline"))
         prepared = _prepare(recipe, set_, profile.device)
         site = on_slurm.site(profile, prepared.store, work, ranks, hold)
         done = command_cluster.run(prepared, only or [], site, dry_run=dry_run, watch=watch)
@@ -278,7 +281,7 @@ def doctor(
 
     if tracking_uri:
         os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
-    on_slurm, read = cluster.load(profile) if profile else (None, [])
+    on_slurm, read = cluster.load(_profile(profile)) if profile else (None, [])
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not tracking_uri:
         tracking_uri = default_tracking_uri(work_folder(open_store(store), work))
@@ -316,8 +319,23 @@ def _prepare(
     recipe: Path, set_: list[str] | None, device: Device, stand_ins: Path | None = None
 ) -> Any:
     from hpt_dist.launch.survey import prepare
+    from hpt_dist.recipe import shipped
 
-    return prepare(recipe, set_ or [], stand_ins, device)
+    return prepare(_announced(recipe, shipped.recipe(recipe)), set_ or [], stand_ins, device)
+
+
+def _profile(name: str, *others: str) -> str:
+    """Return the file of a profile; `others` are what else the option takes."""
+    from hpt_dist.slurm.profile import located
+
+    return str(_announced(name, located(name, others)))
+
+
+def _announced(name: Path | str, file: Path) -> Path:
+    """Return a file, and say which it is where a name stood for it."""
+    if file != Path(name):
+        console.note(f"{name} is {file}")
+    return file
 
 
 def main() -> None:

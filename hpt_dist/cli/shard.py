@@ -63,7 +63,7 @@ def write_here(request: Request, workers: int | None) -> Manifest:
 
 
 def write_by_jobs(
-    request: Request, on: Path, jobs: int | None, workers: int | None, work: str, no_wait: bool
+    request: Request, on: str, jobs: int | None, workers: int | None, work: str, no_wait: bool
 ) -> Manifest | None:
     """Shard in jobs of a cluster; return the manifest, or nothing without waiting.
 

@@ -104,17 +104,13 @@ class Site:
 def load(on: str) -> Profile:
     """Read a profile, and name its servers in the environment, for this process and its jobs.
 
+    Args:
+        on: its file, or the name of a shipped one.
+
     Raises:
         RequestError: it cannot be read, or a variable that it names is not set.
     """
-    path = Path(on)
-    if not path.exists():
-        raise RequestError(
-            f"there is no profile {on}",
-            where="--on",
-            allowed="local, inline, or a file such as slurm/profiles/dev.yaml",
-        )
-    found = profile.load(path)
+    found = profile.load(on)
     os.environ.update(found.endpoints(os.environ))
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.datasets.subset import Subset, read_subset
 from hpt_dist.errors import HptError, Problem, RecipeError, RequestError
 from hpt_dist.launch.launches import launches
-from hpt_dist.recipe import Spec, plan
+from hpt_dist.recipe import Spec, plan, shipped
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe.facts import DatasetFacts, Facts
 from hpt_dist.recipe.file import Recipe
@@ -86,20 +87,26 @@ class Prepared:
 
 
 def prepare(
-    path: Path,
+    path: Path | str,
     overrides: Sequence[str],
     stand_ins: Path | None = None,
     device: Device = THIS_CPU,
+    store_uri: str = "",
 ) -> Prepared:
     """Read a recipe, plan it, and look up where each of its trials stands.
 
     Args:
-        path: the recipe.
+        path: the recipe, or the name of a shipped one.
         overrides: `key.path=value` strings.
         stand_ins: a YAML file that describes datasets that are not there yet.
         device: where the trials will compute.
+        store_uri: of a store that takes the place of the recipe's own and of HPT_STORE.
     """
-    recipe = recipe_file.load(path, overrides)
+    variables = dict(os.environ)
+    if store_uri:
+        overrides = [*overrides, f"store={json.dumps(store_uri)}"]
+        variables["HPT_STORE"] = store_uri
+    recipe = recipe_file.load(shipped.recipe(path), overrides, variables)
     if recipe.report and recipe.report.compare:
         try:
             published.find(recipe.report.compare)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from hpt_dist.errors import RequestError
-from hpt_dist.recipe import Positive, Rate, Spec
+from hpt_dist.recipe import Positive, Rate, Spec, shipped
 from hpt_dist.recipe.numerics import Device
 from hpt_dist.recipe.yaml_document import read, validated
 from hpt_dist.slurm.container import PYTHON, Container, matching
@@ -143,17 +143,22 @@ class Profile(Spec):
         return sorted(n for n in environment if any(fnmatchcase(n, one) for one in wanted))
 
 
+def located(name: Path | str, others: Sequence[str] = ()) -> Path:
+    """Return the file of a profile; see `shipped.located`."""
+    return shipped.located(name, Path(__file__).parent / "profiles", "profile", others)
+
+
 def load(path: Path | str, environment: Mapping[str, str] | None = None) -> Profile:
     """Read a profile.
 
     Args:
-        path: the YAML file.
+        path: the YAML file, or the name of a shipped one.
         environment: what `${NAME}` and `${NAME:-default}` refer to; the process's by default.
 
     Raises:
         RequestError: with every problem found, or the file cannot be read.
     """
-    document = read(Path(path), os.environ if environment is None else environment, "profile")
+    document = read(located(path), os.environ if environment is None else environment, "profile")
     profile = None
     if not document.problems:
         profile = validated(document, Profile, document.tree, ())

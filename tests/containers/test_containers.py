@@ -43,7 +43,7 @@ def test_what_the_image_says_of_itself(image):
 
 def test_changed_code_is_a_layer_on_what_was_built_before(image, tmp_path):
     """Building again mounts nothing from a stage that comes from the cache, which may fail."""
-    for name in ("containers", "hpt_dist"):
+    for name in ("containers", "hpt_dist", "recipes", "slurm/profiles"):
         shutil.copytree(ROOT / name, tmp_path / name)
     for name in ("pyproject.toml", "README.md", "LICENSE", ".dockerignore"):
         shutil.copyfile(ROOT / name, tmp_path / name)
