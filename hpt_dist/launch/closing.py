@@ -14,9 +14,9 @@ from hpt_dist.launch.survey import state_of
 from hpt_dist.report.report import build
 from hpt_dist.slurm.commands import Queued
 from hpt_dist.store import Store, lease
+from hpt_dist.store.committed import is_done
 from hpt_dist.store.paths import LAUNCHES, trial_folder
 from hpt_dist.tracking import tracker
-from hpt_dist.trial.finished import is_done
 from hpt_dist.trial.records import Launch
 
 # How long a trial waits for another one that opens the launch's MLflow run, which may have died.

@@ -20,9 +20,9 @@ from hpt_dist.recipe.plan import Trial
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.slurm.commands import Queued
 from hpt_dist.store import Store, lease
+from hpt_dist.store.committed import is_done
 from hpt_dist.store.paths import LAUNCHES, LEASE, stage_prefix, trial_folder
 from hpt_dist.tracking import tracker
-from hpt_dist.trial.finished import is_done
 from hpt_dist.trial.records import Launch, Where
 from hpt_dist.trial.run import Job
 

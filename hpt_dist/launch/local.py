@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,9 +20,9 @@ from hpt_dist.processes.children import Child
 from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store, lease
+from hpt_dist.store.committed import is_done
 from hpt_dist.store.paths import LEASE, stage_prefix
 from hpt_dist.trial import ranks
-from hpt_dist.trial.finished import is_done
 from hpt_dist.trial.records import Launch
 from hpt_dist.trial.run import Job
 
@@ -317,7 +318,10 @@ def _ask_to_stop(left: _Work) -> None:
 
 @contextlib.contextmanager
 def _gentle_stop(left: _Work) -> Iterator[None]:
-    """On Ctrl-C or SIGTERM ask every trial to save and stop."""
+    """On Ctrl-C or SIGTERM, which the main thread alone gets, ask every trial to save and stop."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def stop(_number: int, _frame: Any) -> None:
         left.stopping = True

@@ -32,8 +32,8 @@ from hpt_dist.slurm.jobs import Array
 from hpt_dist.slurm.placement import Placement, place
 from hpt_dist.slurm.profile import Profile
 from hpt_dist.store import Store, lease, open_store
+from hpt_dist.store.committed import is_done
 from hpt_dist.store.paths import LAUNCHES, default_tracking_uri, work_folder
-from hpt_dist.trial.finished import is_done
 from hpt_dist.trial.records import Launch
 
 _SUBMITTING = f"{LAUNCHES}/submitting"

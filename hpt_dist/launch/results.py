@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hpt_dist.errors import RequestError, StoreError, nearest
-from hpt_dist.store import Store, files
-from hpt_dist.store.paths import DONE, stage_prefix
-from hpt_dist.trial.finished import WEIGHTS, is_done, objects_of, read_object
+from hpt_dist.errors import RequestError, nearest
+from hpt_dist.store import Store, committed, files
+from hpt_dist.store.committed import WEIGHTS, is_done
+from hpt_dist.store.paths import stage_prefix
 from hpt_dist.trial.records import Finished, Launch
 from hpt_dist.weights.source import FORMATS as FORMATS
 
@@ -20,8 +20,7 @@ def finished(store: Store, launch: Launch) -> list[Finished]:
     found = []
     for name, key in launch.trials.items():
         if is_done(store, key):
-            root = store.at(stage_prefix(key))
-            result, run = (_document(root, file) for file in ("result.json", "run.json"))
+            result, run = (_document(store, key, file) for file in ("result.json", "run.json"))
             found.append(Finished(name, key, result, run))
     return found
 
@@ -58,18 +57,17 @@ def pull(
     Raises:
         RequestError: a trial is not done yet, or its backbone cannot be written in the format;
             nothing was written.
-        DataError: an object is not what `DONE` says.
-        StoreError: `DONE` is damaged.
+        StoreError: an object is not what `DONE` says, or that is damaged.
     """
     keys = {name: launch.trials[name] for name in names}
     objects = {}
     for name, key in keys.items():
         if not is_done(store, key):
             raise RequestError(f"{name} is not done", fix=f"hpt-dist status {launch.id}")
-        objects[name] = objects_of(store.at(stage_prefix(key)))
+        objects[name] = committed.digests(store, key)
     if file_format != "safetensors":
         for backbone in {
-            _document(store.at(stage_prefix(key)), "spec.json")["backbone"]
+            _document(store, key, "spec.json")["backbone"]
             for name, key in keys.items()
             if WEIGHTS in objects[name]
         }:
@@ -78,7 +76,7 @@ def pull(
     for name, key in keys.items():
         folder = destination / name.replace("/", "-") if len(names) > 1 else destination
         for file in objects[name]:
-            data = read_object(store, key, file)
+            data = committed.read(store, key, file)
             convert = file == WEIGHTS and file_format != "safetensors"
             contents = _exported(data, file_format) if convert else {file: data}
             for path, content in contents.items():
@@ -94,16 +92,13 @@ _MUST_HOLD = {
 }
 
 
-def _document(root: Store, name: str) -> dict[str, Any]:
+def _document(store: Store, key: str, name: str) -> dict[str, Any]:
     """Return a JSON object of a finished trial."""
     try:
-        document: dict[str, Any] = json.loads(root.get(name))
+        document: dict[str, Any] = json.loads(store.at(stage_prefix(key)).get(name))
         document[_MUST_HOLD[name]]
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"{root.uri}/{name} is damaged: {error!r}",
-            fix=f"delete {root.uri}/{DONE} and launch again",
-        ) from error
+        raise committed.damaged(store, key, name, f"is damaged: {error!r}") from error
     return document
 
 

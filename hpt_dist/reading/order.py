@@ -78,7 +78,9 @@ class Order:
         self._rows = self.samples // streams
         self._line = lru_cache(maxsize=4)(self._line_of)
 
-    def batch(self, step: int, batch: int, rank: int = 0, world: int = 1) -> tuple[Ints, Ints]:
+    def batch(
+        self, step: int, batch: int, rank: int = 0, world: int = 1, *, whole_epochs: bool = False
+    ) -> tuple[Ints, Ints]:
         """Return one rank's share of a global batch.
 
         The shares of all ranks, one behind the other, are the batch of a single rank.
@@ -88,6 +90,8 @@ class Order:
             batch: samples of a global batch, a multiple of `streams` and of `world`.
             rank: 0 to world - 1.
             world: number of ranks.
+            whole_epochs: whether each epoch begins a batch, and leaves out the samples that fill
+                none, which are others each time; else batches go on over the ends of epochs.
 
         Returns:
             Sample indices and epochs, int64[batch // world] each.
@@ -97,7 +101,11 @@ class Order:
         share, of_stream = batch // world, batch // self.streams
         slots = np.arange(rank * share, (rank + 1) * share, dtype=np.int64)
         streams, rows = np.divmod(slots, of_stream)
-        return self.at(step * batch + rows * self.streams + streams)
+        first = step * batch
+        if whole_epochs:
+            epoch, step = divmod(step, self.samples // batch)
+            first = epoch * self.samples + step * batch
+        return self.at(first + rows * self.streams + streams)
 
     def at(self, positions: Ints) -> tuple[Ints, Ints]:
         """Return the samples at positions, and the epoch of each.

@@ -7,11 +7,12 @@ import mmap
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,11 @@ from hpt_dist.store import Store
 
 CACHE_BYTES = 256 * 2**20  # of decoded images, for each open split
 _INDEX_READERS = 8
-_INDEXED_IMAGES = 2**23  # whose places a split remembers, at most: about 256 MB
+# Of how many images a split remembers what the indexes say, at most: about 256 MB each.
+_INDEXED_IMAGES = 2**23
+_NAMED_IMAGES = 2**21
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -83,8 +88,8 @@ class Split:
         self.node_cache = node_cache
         self._store = store
         self._ends = np.cumsum(self.sizes).tolist()  # bisect is faster than NumPy for one value
-        self._places: OrderedDict[int, _Places] = OrderedDict()
-        self._places_lock = threading.Lock()
+        self._places = _Remembered(self.sizes, _INDEXED_IMAGES, self._read_places)
+        self._keys = _Remembered(self.sizes, _NAMED_IMAGES, self._read_keys)
         self._cache = _Cache(cache_bytes)
 
     def __len__(self) -> int:
@@ -99,24 +104,24 @@ class Split:
             StoreError: an index is not there.
         """
         with ThreadPoolExecutor(_INDEX_READERS) as executor:
-            columns = executor.map(lambda shard: self._of_shard(shard).labels, self._numbers)
+            columns = executor.map(lambda shard: self._places[shard].labels, self._numbers)
             return np.concatenate([np.empty(0, np.int64), *columns])
 
     @property
     def keys(self) -> list[str]:
         """The keys of the samples. Reads the index of every shard; raises as `labels`."""
         with ThreadPoolExecutor(_INDEX_READERS) as executor:
-            return list(chain.from_iterable(executor.map(self._keys_of_shard, self._numbers)))
+            return list(chain.from_iterable(executor.map(self._read_keys, self._numbers)))
 
     def key(self, i: int) -> str:
         """Return the key of sample i."""
         shard, row = self.locate(i)
-        return self._keys_of_shard(shard)[row]
+        return self._keys[shard][row]
 
     def label(self, i: int) -> int:
         """Return the class id of sample i; -1 is none."""
         shard, row = self.locate(i)
-        return int(self._of_shard(shard).labels[row])
+        return int(self._places[shard].labels[row])
 
     def locate(self, i: int) -> tuple[int, int]:
         """Return the number of the shard that holds sample i, and its row there."""
@@ -132,7 +137,7 @@ class Split:
             DamagedImageError: its bytes are not those that were written.
         """
         shard, row = self.locate(i)
-        places = self._of_shard(shard)
+        places = self._places[shard]
         length = int(places.lengths[row])
         # What comes damaged from a network or its cache is asked for once more, of the store.
         for anew in (False, True) if self.reader.is_remote else (False,):
@@ -202,7 +207,7 @@ class Split:
         Their CRCs, from an index whose SHA-256 the manifest gives, are all that reading relies on,
         and cost an eighth of the SHA-256 of the whole shard.
         """
-        places = self._of_shard(number)
+        places = self._places[number]
         rows = zip(places.offsets.tolist(), places.lengths.tolist(), places.crc32s, strict=True)
         with memoryview(content) as view:
             return all(crc32(view[start : start + length]) == crc for start, length, crc in rows)
@@ -211,20 +216,10 @@ class Split:
     def _numbers(self) -> range:
         return range(len(self.shards))
 
-    def _of_shard(self, number: int) -> _Places:
-        places = self._places.get(number)
-        if places is None:
-            places = _Places.of(read_index(self._store, self.shards[number]))
-            with self._places_lock:
-                self._places[number] = places
-                while len(self._places) > 1 and self._remembered() > _INDEXED_IMAGES:
-                    self._places.popitem(last=False)
-        return places
+    def _read_places(self, number: int) -> _Places:
+        return _Places.of(read_index(self._store, self.shards[number]))
 
-    def _remembered(self) -> int:
-        return int(self.sizes[list(self._places)].sum())
-
-    def _keys_of_shard(self, number: int) -> tuple[str, ...]:
+    def _read_keys(self, number: int) -> tuple[str, ...]:
         return read_index(self._store, self.shards[number]).keys
 
     def _damaged(self, i: int, what: str) -> DamagedImageError:
@@ -316,6 +311,11 @@ class Pool:
         keys = [key for split in self.splits for key in split.keys]
         return keys if self._indices is None else [keys[i] for i in self._indices.tolist()]
 
+    def key(self, i: int) -> str:
+        """Return the key of sample i."""
+        split, i = self.locate(i)
+        return split.key(i)
+
     def label(self, i: int) -> int:
         """Return the class id of sample i; -1 is none."""
         split, i = self.locate(i)
@@ -361,6 +361,36 @@ class Pool:
         """Let go of files and connections; reading opens them again."""
         for split in self.splits:
             split.close()
+
+
+class _Remembered(Generic[T]):
+    """What the indexes of shards say, read when it is asked for; the oldest of too much goes.
+
+    Args:
+        sizes: int64, the images of each shard.
+        images: of how many it is remembered, if they are of more than one shard.
+        read: what a shard's index says, by the shard's number.
+    """
+
+    def __init__(self, sizes: Ints, images: int, read: Callable[[int], T]) -> None:
+        self._sizes = sizes
+        self._images = images
+        self._read = read
+        self._found: OrderedDict[int, T] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getitem__(self, number: int) -> T:
+        value = self._found.get(number)
+        if value is None:
+            value = self._read(number)
+            with self._lock:
+                self._found[number] = value
+                while len(self._found) > 1 and self._count() > self._images:
+                    self._found.popitem(last=False)
+        return value
+
+    def _count(self) -> int:
+        return int(self._sizes[list(self._found)].sum())
 
 
 class _Cache:

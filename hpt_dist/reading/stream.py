@@ -59,9 +59,10 @@ class Stream:
         workers: threads that read and decode; 0 does it when the batch is asked for.
         prefetch: batches that are made ahead of their use.
         max_bad: how many images may be replaced because they are damaged.
+        whole_epochs: whether each epoch begins a batch, and leaves out the images that fill none.
 
     Raises:
-        RequestError: the batch cannot be shared out evenly.
+        RequestError: the batch cannot be shared out evenly, or no epoch fills one.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Stream:
         workers: int = 2,
         prefetch: int = 2,
         max_bad: int = MAX_BAD,
+        whole_epochs: bool = False,
     ) -> None:
         streams = streams or streams_for(len(pool), batch, window)
         for count, what in ((world, "ranks"), (streams, "streams")):
@@ -87,12 +89,17 @@ class Stream:
                     f"a batch of {batch} images cannot be shared out evenly over {count} {what}",
                     fix=f"use a number of {what} that divides {batch}",
                 )
+        if whole_epochs and len(pool) < batch:
+            raise RequestError(
+                f"{len(pool)} images do not fill a batch of {batch}", fix="use a smaller batch"
+            )
         self.position = 0
         self._pool = pool
         self._batch = batch
         self._seed = seed
         self._views = tuple(views)
         self._rank, self._world = rank, world
+        self._whole_epochs = whole_epochs
         self._order = _order(pool, batch, seed, streams, window)
         self._prefetch = prefetch if workers else 0
         # Not further ahead than a window, so that two windows of each stream are all there is.
@@ -145,16 +152,21 @@ class Stream:
         self.close()
 
     def _start(self, step: int) -> Pending:
-        indices, epochs = self._order.batch(step, self._batch, self._rank, self._world)
+        indices, epochs = self._drawn(step)
         crops = [
             _random_crop(self._seed, epochs, indices, number, view)
             for number, view in enumerate(self._views)
         ]
         pending = self._decoder.start(step, indices, epochs, crops)
         if self._downloads:
-            later, _ = self._order.batch(step + self._ahead, self._batch, self._rank, self._world)
+            later, _ = self._drawn(step + self._ahead)
             self._pool.prefetch(np.concatenate([indices, later]))
         return pending
+
+    def _drawn(self, step: int) -> tuple[Ints, Ints]:
+        return self._order.batch(
+            step, self._batch, self._rank, self._world, whole_epochs=self._whole_epochs
+        )
 
     def _drop_pending(self) -> None:
         for pending in self._pending:

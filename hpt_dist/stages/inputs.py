@@ -14,7 +14,7 @@ import torch
 from hpt_dist.datasets.manifest import Manifest, read_manifest
 from hpt_dist.datasets.subset import read_subset
 from hpt_dist.errors import DataError
-from hpt_dist.images.photometric import Photometric
+from hpt_dist.images.photometric import NORMALIZE, Photometric
 from hpt_dist.networks import backbones
 from hpt_dist.networks.backbones import Backbone
 from hpt_dist.reading.order import Ints
@@ -25,9 +25,8 @@ from hpt_dist.reading.stream import (
     open_split,
 )
 from hpt_dist.recipe import Augment
-from hpt_dist.store import open_store
+from hpt_dist.store import committed, open_store
 from hpt_dist.train.loop import Accelerator, make_accelerator
-from hpt_dist.trial.finished import WEIGHTS, read_object
 from hpt_dist.trial.run import Context
 from hpt_dist.weights import match as weights
 
@@ -35,11 +34,6 @@ from hpt_dist.weights import match as weights
 EVAL_BATCH = 256
 RGB = tuple[float, float, float]
 T = TypeVar("T")
-
-_NORMALIZE: dict[str, tuple[RGB, RGB]] = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-}
 
 
 def _dataset(context: Context, reference: str) -> tuple[Any, str]:
@@ -102,10 +96,11 @@ def backbone_of(context: Context) -> Backbone:
     """Return the backbone with the weights of the trial that this one starts from.
 
     Raises:
-        DataError: they are not what that trial committed.
+        StoreError: they are not what that trial committed.
     """
     backbone = backbones.create(context.job.trial.backbone)
-    state, _ = weights.read(read_object(context.store, context.job.trial.init, WEIGHTS))
+    parent = context.job.trial.init
+    state, _ = weights.read(committed.read(context.store, parent, committed.WEIGHTS))
     backbone.load_state_dict(state)
     backbones.check_size(backbone, context.job.image_size)
     return backbone
@@ -124,8 +119,8 @@ def accelerator_of(context: Context) -> Accelerator:
 
 def mean_std(context: Context) -> tuple[RGB, RGB]:
     """Return how pixels are normalised; over several datasets, the mean of their statistics."""
-    if context.job.normalize in _NORMALIZE:
-        return _NORMALIZE[context.job.normalize]
+    if context.job.normalize in NORMALIZE:
+        return NORMALIZE[context.job.normalize]
     reads = [read for read in context.job.trial.spec.reads() if read.normalizes]
     aliases = sorted({read.split.split("/")[0] for read in reads})
     manifests = [manifest_of(context, alias) for alias in aliases]

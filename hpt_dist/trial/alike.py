@@ -14,16 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from hpt_dist.errors import HptError
 from hpt_dist.recipe.plan import Trial, key_of
-from hpt_dist.store import Store
-from hpt_dist.store.paths import stage_prefix
-from hpt_dist.trial.finished import WEIGHTS, objects_of, read_object
+from hpt_dist.store import Store, committed
+from hpt_dist.store.committed import MODEL, WEIGHTS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-MODEL = "model.safetensors"
 _INPUTS = "inputs"
 
 
@@ -50,13 +48,13 @@ def inputs_of(store: Store, trial: Trial) -> str:
     """Return the digest of all that a trial reads; empty for one without a parent.
 
     Raises:
-        DataError: the parent's weights are not what it committed.
+        StoreError: the parent's weights are not what it committed.
     """
     if not trial.init:
         return ""
     from hpt_dist.weights.files import content_digest
 
-    weights = content_digest(read_object(store, trial.init, WEIGHTS))
+    weights = content_digest(committed.read(store, trial.init, WEIGHTS))
     return key_of({**trial.document, "init": {"weights": weights}})
 
 
@@ -82,11 +80,11 @@ def note(store: Store, inputs: str, key: str) -> None:
 def _read(store: Store, key: str) -> Alike:
     from hpt_dist.weights import files
 
-    there = objects_of(store.at(stage_prefix(key)))
-    result = json.loads(read_object(store, key, "result.json"))
-    run = json.loads(read_object(store, key, "run.json"))
+    there = committed.digests(store, key)
+    result = json.loads(committed.read(store, key, "result.json"))
+    run = json.loads(committed.read(store, key, "run.json"))
     tensors = {
-        name: files.read(read_object(store, key, name))[0] if name in there else None
+        name: files.read(committed.read(store, key, name))[0] if name in there else None
         for name in (WEIGHTS, MODEL)
     }
     return Alike(key, result, str(run["numerics"]), tensors[WEIGHTS], tensors[MODEL])

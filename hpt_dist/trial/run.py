@@ -19,12 +19,12 @@ from hpt_dist import __version__
 from hpt_dist.errors import Interrupted, StoreError, TrainingError
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store, lease, open_store
+from hpt_dist.store.committed import MODEL, WEIGHTS, is_done
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, stage_prefix, trial_folder
 from hpt_dist.tracking.tracker import METRICS, RunIdentity, Tracker
 from hpt_dist.train.checkpoint import Checkpoints
 from hpt_dist.train.interrupt import Interrupt
 from hpt_dist.trial import alike, starts
-from hpt_dist.trial.finished import WEIGHTS, is_done
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -277,7 +277,7 @@ def _commit(
         "result.json": _json(_result_document(trial, result)),
         "run.json": _json(_provenance(context.job, result, restarts, seconds) | same),
     }
-    tensors = {WEIGHTS: result.weights, alike.MODEL: result.model}
+    tensors = {WEIGHTS: result.weights, MODEL: result.model}
     for name, state in tensors.items():
         if state is not None:
             from hpt_dist.weights import match as weights

@@ -9,7 +9,7 @@ import pytest
 
 from hpt_dist.errors import StoreError
 from hpt_dist.store import open_store
-from hpt_dist.trial.finished import is_done
+from hpt_dist.store.committed import is_done
 
 KEY = "0" * 64
 
