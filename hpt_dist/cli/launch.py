@@ -14,7 +14,7 @@ from typing import IO
 
 from hpt_dist.cli import console
 from hpt_dist.errors import RequestError
-from hpt_dist.launch import closing, here, launches, results
+from hpt_dist.launch import closing, here, launches, parent_run, results
 from hpt_dist.launch.launches import Settings
 from hpt_dist.launch.survey import Prepared, states_of
 from hpt_dist.processes import environment
@@ -133,7 +133,7 @@ def sync(store: Store, record: Launch, tracking_uri: str) -> None:
         HptError: MLflow is still out of reach.
     """
     record = replace(record, tracking_uri=tracking_uri or record.tracking_uri)
-    parent = launches.open_parent(record)
+    parent = parent_run.opened(record)
     states = states_of(store, record, slurm_jobs.known_queue(store))
     for name, state in states.items():
         folder = trial_folder(Path(record.work), record.trials[name])
@@ -149,7 +149,7 @@ def sync(store: Store, record: Launch, tracking_uri: str) -> None:
         console.say(f"{name}: {result.status}, {result.points} points sent")
     if not any(state.name == "running" for state in states.values()):
         done = all(state.name == "cached" for state in states.values())
-        closing.close(replace(record, parent_run=parent), store, done=done)
+        closing.finish_launch(store, replace(record, parent_run=parent), done=done)
 
 
 def open_ui(work: Path, host: str, port: int) -> None:

@@ -100,7 +100,7 @@ def states(store: Store, record: Launch) -> dict[str, State]:
     queued = slurm_jobs.known_queue(store)
     found = survey.states_of(store, record, queued)
     running = any(state.name == "running" for state in found.values())
-    closing.close_if_over(store, record, queued, running)
+    closing.finish_if_over(store, record, queued, running)
     if queued is None and record.where == "slurm":
         console.note("Slurm is not here, or does not answer: these are the store's own facts")
     return found

@@ -105,12 +105,12 @@ def settings(
 def cached(prepared: Prepared, trials: Sequence[Trial], used: Settings) -> Launch:
     """Return the record of a launch in which nothing was left to run."""
     # The last process may have been killed between its result and its last word to MLflow.
-    closing.settle(prepared.store, (trial.key for trial in trials), used.work)
-    _close_orphans(prepared)
+    closing.set_true_statuses(prepared.store, (trial.key for trial in trials), used.work)
+    _finish_orphans(prepared)
     record = prepared.last_launch
     if record is None or record.trials != {trial.name: trial.key for trial in trials}:
         record = launches.record(prepared.recipe, trials, prepared.store, used)
-        closing.close(record, prepared.store, done=True)
+        closing.finish_launch(prepared.store, record, done=True)
     return record
 
 
@@ -123,7 +123,7 @@ def begin(prepared: Prepared, trials: Sequence[Trial], used: Settings) -> Launch
     if used.gpus and len(used.gpus) < used.ranks:
         what = f"{used.ranks} ranks need {used.ranks} GPUs, and there are {len(used.gpus)}"
         raise RequestError(what, where="--ranks")
-    _close_orphans(prepared)
+    _finish_orphans(prepared)
     return launches.record(prepared.recipe, trials, prepared.store, used)
 
 
@@ -132,17 +132,17 @@ def work_through(
 ) -> Mapping[str, str]:
     """Run a launch that has begun to its end; return the errors by trial name."""
     errors = local.work_through(prepared, trials, used, record, watcher)
-    closing.close(record, prepared.store, done=not errors)
-    closing.settle(prepared.store, record.trials.values(), used.work)
+    closing.finish_launch(prepared.store, record, done=not errors)
+    closing.set_true_statuses(prepared.store, record.trials.values(), used.work)
     # Trials of a launch that was killed may have run on, and ended only now.
-    _close_orphans(prepared)
+    _finish_orphans(prepared)
     return errors
 
 
-def _close_orphans(prepared: Prepared) -> None:
-    """Close the launches of the same recipe whose processes are gone."""
+def _finish_orphans(prepared: Prepared) -> None:
+    """Finish the launches of the same recipe whose processes are gone."""
     store = prepared.store
-    launches.close_orphans(store, prepared.recipe.name, slurm_jobs.known_queue(store))
+    closing.finish_orphans(store, prepared.recipe.name, slurm_jobs.known_queue(store))
 
 
 def device() -> Device:

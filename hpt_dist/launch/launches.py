@@ -8,21 +8,17 @@ import logging
 import os
 import secrets
 import signal
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from hpt_dist.errors import HptError, RequestError, nearest
+from hpt_dist.launch import parent_run
 from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.plan import Trial
-from hpt_dist.slurm import jobs as slurm_jobs
-from hpt_dist.slurm.commands import Queued
 from hpt_dist.store import Store, lease
-from hpt_dist.store.committed import is_done
 from hpt_dist.store.paths import LAUNCHES, LEASE, stage_prefix, trial_folder
-from hpt_dist.tracking import tracker
 from hpt_dist.trial.records import Launch, Where
 from hpt_dist.trial.run import Job
 
@@ -83,7 +79,7 @@ def record(recipe: Recipe, trials: Sequence[Trial], store: Store, settings: Sett
     # On a cluster the first trial opens it: that takes seconds, and a launch there is to be short.
     if settings.tracking_uri and settings.where != "slurm":
         try:
-            parent = open_parent(launch, settings.artifact_location)
+            parent = parent_run.opened(launch, settings.artifact_location)
             launch = replace(launch, parent_run=parent)
         except HptError as error:
             # MLflow being down must not stop a launch.
@@ -131,66 +127,6 @@ def find(store: Store, name: str = "") -> Launch:
         allowed=", ".join(names),
         fix=nearest(name, names) or "hpt-dist launch RECIPE, or name another store with --store",
     )
-
-
-def close(
-    launch: Launch,
-    store: Store,
-    *,
-    done: bool,
-    headline: Mapping[str, float] | None = None,
-    files: Mapping[str, bytes] | None = None,
-) -> None:
-    """Note a launch's end, and show its report on its MLflow run.
-
-    Args:
-        launch: the launch.
-        store: where its record is.
-        done: whether every trial is done.
-        headline: the report's main numbers by name.
-        files: the report's files by name.
-    """
-    status: tracker.FinalStatus = "FINISHED" if done else "FAILED"
-    store.put(f"{LAUNCHES}/{launch.id}.end", status.encode())
-    files = {"resolved.json": _resolved(launch), **(files or {})}
-    if launch.parent_run:
-        uri, run = launch.tracking_uri, launch.parent_run
-        lines = [tracker.Line(0, time.time(), dict(headline))] if headline else []
-        try:
-            tracker.log_parent(uri, run, lines, files)
-            tracker.set_status(uri, run, status)
-        except HptError as error:
-            log.warning("MLflow is out of reach: %s", error)
-
-
-def _resolved(launch: Launch) -> bytes:
-    return (json.dumps(launch.settings, indent=2) + "\n").encode()
-
-
-def close_orphans(store: Store, recipe: str, queued: Mapping[str, Queued] | None) -> None:
-    """Give the launches of a recipe that were killed their true status in MLflow.
-
-    Args:
-        store: where the launches are.
-        recipe: its name.
-        queued: jobs in Slurm's queue, by the keys of their trials; None if it cannot be asked.
-    """
-    ended = {info.path for info in store.list(f"{LAUNCHES}/{recipe}-")}
-    for launch in launches(store):
-        if launch.recipe != recipe or f"{LAUNCHES}/{launch.id}.end" in ended:
-            continue
-        waits = queued is None or any(key in queued for key in launch.trials.values())
-        if launch.where == "slurm" and waits:
-            continue
-        done = {key for key in launch.trials.values() if is_done(store, key)}
-        left = [key for key in launch.trials.values() if key not in done]
-        if not any(_runs(store, key, queued) for key in left):
-            close(launch, store, done=not left)
-
-
-def _runs(store: Store, key: str, queued: Mapping[str, Queued] | None) -> bool:
-    holder = lease.read(store.at(stage_prefix(key)), LEASE)
-    return holder is not None and slurm_jobs.lives(holder, key, queued)
 
 
 def has_ended(store: Store, launch: Launch) -> bool:
@@ -265,20 +201,3 @@ def log_files(work: Path, key: str) -> list[Path]:
     """Return the output files of a trial's processes, oldest first."""
     files = (trial_folder(work, key) / "logs").glob("*_log.*")
     return sorted(files, key=lambda path: path.stat().st_mtime)
-
-
-def open_parent(launch: Launch, artifact_location: str = "") -> str:
-    """Return the MLflow run of a launch, made if it is not there.
-
-    Raises:
-        HptError: MLflow failed or is out of reach.
-    """
-    identity = tracker.RunIdentity(
-        experiment=launch.recipe,
-        name=launch.id,
-        key=launch.id,
-        tags={"hpt.recipe": launch.file},
-        artifact_location=artifact_location or None,
-    )
-    tracker.initialise(launch.tracking_uri)
-    return tracker.open_parent(launch.tracking_uri, identity)

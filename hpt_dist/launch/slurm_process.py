@@ -23,8 +23,8 @@ from typing import NoReturn
 import submitit
 
 from hpt_dist.errors import HptError, Interrupted, TrainingError
-from hpt_dist.launch import process
-from hpt_dist.launch.closing import close_if_last, parent_run
+from hpt_dist.launch import launches, parent_run, process
+from hpt_dist.launch.closing import finish_if_last_trial
 from hpt_dist.launch.launches import is_cancelled
 from hpt_dist.processes import environment
 from hpt_dist.slurm import commands as slurm
@@ -102,7 +102,8 @@ def _lead(job: Job) -> None:
     with process.prepared() as interrupt:
         try:
             with ranks.hosting(job.ranks) as together:
-                parent = parent_run(store, job.launch, job.artifact_location)
+                launch = launches.read(store, job.launch)
+                parent = parent_run.opened_once(store, launch, job.artifact_location)
                 _run(dataclasses.replace(job, parent_run=parent), interrupt, together)
         except ranks.PortTakenError as error:
             log.warning("%s; the next start will use another one", error)
@@ -114,7 +115,7 @@ def _lead(job: Job) -> None:
                 sys.exit(1)  # so that what depends on it does not start
             _go_on()
         else:
-            close_if_last(store, job.launch)
+            finish_if_last_trial(store, job.launch)
 
 
 def _follow(job: Job) -> None:

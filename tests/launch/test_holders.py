@@ -11,7 +11,15 @@ import pytest
 from clock import ELSEWHERE, Clock
 
 from hpt_dist.errors import HptError
-from hpt_dist.launch import closing, launches, local, on_slurm, slurm_process, survey
+from hpt_dist.launch import (
+    closing,
+    launches,
+    local,
+    on_slurm,
+    parent_run,
+    slurm_process,
+    survey,
+)
 from hpt_dist.launch.launches import Settings
 from hpt_dist.recipe import Knn
 from hpt_dist.recipe.plan import Trial
@@ -133,7 +141,7 @@ def test_no_damaged_number_is_printed(store, number):
 def test_a_launch_is_closed_once_nothing_of_it_can_run(store, where, queue, changes, closed):
     made = record(store, where)
     leave_trial(store, **changes)
-    launches.close_orphans(store, "small", queue)
+    closing.finish_orphans(store, "small", queue)
     assert launches.has_ended(store, made) is closed
 
 
@@ -142,7 +150,7 @@ def test_a_trial_that_is_done_holds_no_launch_open(store):
     made = record(store, "local")
     leave_trial(store, **ELSEWHERE)
     store.at(stage_prefix(KEY)).put(DONE, b"{}")
-    launches.close_orphans(store, "small", None)
+    closing.finish_orphans(store, "small", None)
     assert store.get(f"{LAUNCHES}/{made.id}.end") == b"FINISHED"
 
 
@@ -244,9 +252,9 @@ def test_a_launch_that_submits_for_ever_is_named(store, clock):
 def test_a_trial_opens_its_launch_once_the_one_that_was_at_it_is_silent(store, clock, monkeypatch):
     made = Launch(**asdict(record(store, "slurm")) | {"tracking_uri": "http://tracker"})
     store.put(f"{LAUNCHES}/small-1.json", json.dumps(asdict(made)).encode())
-    monkeypatch.setattr(launches, "open_parent", lambda *_: "run-7")
+    monkeypatch.setattr(parent_run, "opened", lambda *_: "run-7")
     leave_behind(store, f"{LAUNCHES}/small-1.opening", **ELSEWHERE)
-    assert closing.parent_run(store, "small-1", "") == "run-7"
+    assert parent_run.opened_once(store, made, "") == "run-7"
 
 
 def test_a_queue_that_cannot_be_asked_is_not_an_empty_one(store):
