@@ -16,7 +16,7 @@ from hpt_dist.cli import console
 from hpt_dist.errors import RequestError
 from hpt_dist.launch import closing, here, launches, parent_run, results
 from hpt_dist.launch.launches import Settings
-from hpt_dist.launch.survey import Prepared, states_of
+from hpt_dist.launch.survey import Planned, states_of
 from hpt_dist.processes import environment
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.report.report import build
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    prepared: Prepared,
+    prepared: Planned,
     where: Where,
     only: Sequence[str],
     cores: int | None,
@@ -81,7 +81,7 @@ def _report_switches() -> None:
         console.say(f"left out of the trials' environment, for it could change results: {names}")
 
 
-def cached(prepared: Prepared, trials: Sequence[Trial], settings: Settings) -> Launch:
+def cached(prepared: Planned, trials: Sequence[Trial], settings: Settings) -> Launch:
     """Say that nothing is left to run, and return the record of a launch that ran it."""
     console.say(f"all {len(trials)} trials are cached; nothing to run")
     return here.cached(prepared, trials, settings)

@@ -318,10 +318,12 @@ def schema() -> None:
 def _prepare(
     recipe: Path, set_: list[str] | None, device: Device, stand_ins: Path | None = None
 ) -> Any:
-    from hpt_dist.launch.survey import prepare
+    from hpt_dist.launch.survey import plan_against_store
     from hpt_dist.recipe import shipped
 
-    return prepare(_announced(recipe, shipped.recipe(recipe)), set_ or [], stand_ins, device)
+    return plan_against_store(
+        _announced(recipe, shipped.recipe(recipe)), set_ or [], stand_ins, device
+    )
 
 
 def _profile(name: str, *others: str) -> str:

@@ -9,7 +9,7 @@ from hpt_dist.cli import console, launch
 from hpt_dist.errors import RequestError
 from hpt_dist.launch import closing, here, launches, on_slurm, survey
 from hpt_dist.launch.on_slurm import Site
-from hpt_dist.launch.survey import Prepared, State
+from hpt_dist.launch.survey import Planned, State
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.store import Store
@@ -19,7 +19,7 @@ _POLL_S = 2.0
 
 
 def run(
-    prepared: Prepared,
+    prepared: Planned,
     only: Sequence[str],
     where: Site,
     *,
@@ -61,7 +61,7 @@ def run(
     return done
 
 
-def _submit(prepared: Prepared, trials: Sequence[Trial], where: Site) -> Launch | None:
+def _submit(prepared: Planned, trials: Sequence[Trial], where: Site) -> Launch | None:
     """Submit what is pending; return the launch to look at, if there is one."""
     made = on_slurm.submit(prepared, trials, where, console.say)
     waiting = [made.queued[trial.key] for trial in trials if trial.key in made.queued]

@@ -12,7 +12,7 @@ from typing import Any
 from hpt_dist.errors import HptError
 from hpt_dist.launch import here, launches, results
 from hpt_dist.launch.local import Watcher
-from hpt_dist.launch.survey import Prepared, StateName, prepare
+from hpt_dist.launch.survey import Planned, StateName, plan_against_store
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import open_store
 from hpt_dist.trial.records import Finished
@@ -132,11 +132,11 @@ def finished(launch: str = "", *, store: str) -> list[Finished]:
     return results.finished(opened, launches.find(opened, launch))
 
 
-def _prepared(recipe: Path | str, store: str, overrides: Sequence[str]) -> Prepared:
-    return prepare(recipe, overrides, device=here.device(), store_uri=store)
+def _prepared(recipe: Path | str, store: str, overrides: Sequence[str]) -> Planned:
+    return plan_against_store(recipe, overrides, device=here.device(), store_uri=store)
 
 
-def _planned(trial: Trial, prepared: Prepared) -> PlannedTrial:
+def _planned(trial: Trial, prepared: Planned) -> PlannedTrial:
     state = prepared.states[trial.key]
     settings = trial.document["spec"]
     return PlannedTrial(trial.name, trial.stage, trial.key, state.name, state.why, settings)

@@ -11,7 +11,7 @@ from hpt_dist.errors import RequestError, nearest
 from hpt_dist.launch import closing, launches, local
 from hpt_dist.launch.launches import Settings
 from hpt_dist.launch.local import Watcher
-from hpt_dist.launch.survey import Prepared
+from hpt_dist.launch.survey import Planned
 from hpt_dist.recipe import plan
 from hpt_dist.recipe.numerics import Device
 from hpt_dist.recipe.plan import Trial
@@ -20,7 +20,7 @@ from hpt_dist.store.paths import default_tracking_uri, work_folder
 from hpt_dist.trial.records import Launch, Where
 
 
-def chosen(prepared: Prepared, only: Sequence[str]) -> list[Trial]:
+def chosen(prepared: Planned, only: Sequence[str]) -> list[Trial]:
     """Return the trials of the chosen stages with their ancestors; all without a choice.
 
     Raises:
@@ -43,7 +43,7 @@ def chosen(prepared: Prepared, only: Sequence[str]) -> list[Trial]:
     return [trial for trial in prepared.trials if trial.key in wanted]
 
 
-def pending(prepared: Prepared, trials: Sequence[Trial], where: Where, ranks: int) -> list[Trial]:
+def pending(prepared: Planned, trials: Sequence[Trial], where: Where, ranks: int) -> list[Trial]:
     """Return which trials are not done.
 
     Raises:
@@ -62,7 +62,7 @@ def pending(prepared: Prepared, trials: Sequence[Trial], where: Where, ranks: in
 
 
 def settings(
-    prepared: Prepared,
+    prepared: Planned,
     *,
     where: Where,
     cores: int | None,
@@ -102,7 +102,7 @@ def settings(
     )
 
 
-def cached(prepared: Prepared, trials: Sequence[Trial], used: Settings) -> Launch:
+def cached(prepared: Planned, trials: Sequence[Trial], used: Settings) -> Launch:
     """Return the record of a launch in which nothing was left to run."""
     # The last process may have been killed between its result and its last word to MLflow.
     closing.set_true_statuses(prepared.store, (trial.key for trial in trials), used.work)
@@ -114,7 +114,7 @@ def cached(prepared: Prepared, trials: Sequence[Trial], used: Settings) -> Launc
     return record
 
 
-def begin(prepared: Prepared, trials: Sequence[Trial], used: Settings) -> Launch:
+def begin(prepared: Planned, trials: Sequence[Trial], used: Settings) -> Launch:
     """Return the record of a launch that is about to run trials.
 
     Raises:
@@ -128,7 +128,7 @@ def begin(prepared: Prepared, trials: Sequence[Trial], used: Settings) -> Launch
 
 
 def work_through(
-    prepared: Prepared, trials: Sequence[Trial], used: Settings, record: Launch, watcher: Watcher
+    prepared: Planned, trials: Sequence[Trial], used: Settings, record: Launch, watcher: Watcher
 ) -> Mapping[str, str]:
     """Run a launch that has begun to its end; return the errors by trial name."""
     errors = local.work_through(prepared, trials, used, record, watcher)
@@ -139,7 +139,7 @@ def work_through(
     return errors
 
 
-def _finish_orphans(prepared: Prepared) -> None:
+def _finish_orphans(prepared: Planned) -> None:
     """Finish the launches of the same recipe whose processes are gone."""
     store = prepared.store
     closing.finish_orphans(store, prepared.recipe.name, slurm_jobs.known_queue(store))

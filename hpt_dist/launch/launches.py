@@ -20,7 +20,7 @@ from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store, lease
 from hpt_dist.store.paths import LAUNCHES, LEASE, stage_prefix, trial_folder
 from hpt_dist.trial.records import Launch, Where
-from hpt_dist.trial.run import Job
+from hpt_dist.trial.run import TrialOrder
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ def job_of(
     *,
     threads: int,
     ranks: int,
-) -> Job:
+) -> TrialOrder:
     """Return all that a process needs to run a trial of a launch.
 
     Args:
@@ -181,7 +181,7 @@ def job_of(
         threads: CPU threads of each of its processes.
         ranks: processes that share it.
     """
-    return Job(
+    return TrialOrder(
         recipe=recipe.name,
         trial=trial,
         store=store.uri,

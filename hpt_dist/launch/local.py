@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from hpt_dist.launch.launches import Settings, is_cancelled, job_of
 from hpt_dist.launch.process import Outcome, follow, run, work
-from hpt_dist.launch.survey import Prepared
+from hpt_dist.launch.survey import Planned
 from hpt_dist.processes import children, environment
 from hpt_dist.processes.children import Child
 from hpt_dist.recipe.file import Recipe
@@ -24,7 +24,7 @@ from hpt_dist.store.committed import is_done
 from hpt_dist.store.paths import LEASE, stage_prefix
 from hpt_dist.trial import ranks
 from hpt_dist.trial.records import Launch
-from hpt_dist.trial.run import Job
+from hpt_dist.trial.run import TrialOrder
 
 POLL_S = 0.2
 # How often the store is asked about what no process of ours tells: a cancel; trials of others.
@@ -120,7 +120,7 @@ class _Work:
 
 
 def work_through(
-    prepared: Prepared,
+    prepared: Planned,
     trials: Sequence[Trial],
     settings: Settings,
     launch: Launch,
@@ -224,24 +224,24 @@ def _variables(threads: int) -> dict[str, str]:
     return kept | environment.threads(threads)
 
 
-def _processes(job: Job, settings: Settings, gpus: list[str]) -> list[Child]:
+def _processes(order: TrialOrder, settings: Settings, gpus: list[str]) -> list[Child]:
     """Start the processes of a trial, one for each rank."""
-    logs = job.folder / "logs"
+    logs = order.folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     log = logs / f"{time.time_ns()}-{secrets.token_hex(2)}_log.out"
-    variables, port = _variables(job.threads), ranks.free_port()
+    variables, port = _variables(order.threads), ranks.free_port()
     if gpus:
         variables["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     return [
         children.start(
             follow if rank else work,
-            job,
-            variables=variables | ranks.world(rank, job.ranks, port),
+            order,
+            variables=variables | ranks.world(rank, order.ranks, port),
             log=log,
             warm=settings.is_warm,
             mortal=False,
         )
-        for rank in range(job.ranks)
+        for rank in range(order.ranks)
     ]
 
 

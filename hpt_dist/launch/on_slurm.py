@@ -22,7 +22,7 @@ import hpt_dist
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.launch import launches, survey
 from hpt_dist.launch.launches import Settings
-from hpt_dist.launch.survey import Prepared
+from hpt_dist.launch.survey import Planned
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.slurm import commands as slurm
 from hpt_dist.slurm import jobs as slurm_jobs
@@ -160,7 +160,7 @@ def groups(
 
 
 def submit(
-    prepared: Prepared, trials: Sequence[Trial], site: Site, tell: Callable[[str], None]
+    prepared: Planned, trials: Sequence[Trial], site: Site, tell: Callable[[str], None]
 ) -> Submission:
     """Submit every trial that is neither done nor in the queue.
 
@@ -198,7 +198,7 @@ def submit(
         return Submission(record, made, queued)
 
 
-def scripts(prepared: Prepared, trials: Sequence[Trial], site: Site) -> Iterator[tuple[str, str]]:
+def scripts(prepared: Planned, trials: Sequence[Trial], site: Site) -> Iterator[tuple[str, str]]:
     """Yield (what it runs, the script that sbatch would get) of what a launch would submit.
 
     Nothing is written, and Slurm is not asked: ids of jobs are words such as `<hpt>`.
@@ -277,7 +277,7 @@ def _write_settings(folder: Path, record: Launch) -> None:
 
 
 def _submit(
-    prepared: Prepared,
+    prepared: Planned,
     record: Launch,
     group: Group,
     array: Array,
@@ -308,7 +308,7 @@ def _submit(
 
 
 def _step(
-    prepared: Prepared,
+    prepared: Planned,
     group: Group,
     site: Site,
     folder: Path,
@@ -320,7 +320,7 @@ def _step(
     return Step(folder, group.placement, visible, code, after, held=site.held)
 
 
-def _visible(prepared: Prepared, group: Group, site: Site) -> tuple[str, ...]:
+def _visible(prepared: Planned, group: Group, site: Site) -> tuple[str, ...]:
     """Return the folders that a container needs to see: jobs, work, stores, files of weights."""
     folders = [site.folder, site.settings.work, prepared.store.folder]
     for trial in group.trials:

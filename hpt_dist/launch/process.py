@@ -17,7 +17,7 @@ from hpt_dist.store.lease import LeaseTakenError
 from hpt_dist.train.interrupt import Interrupt, listening
 from hpt_dist.trial import ranks
 from hpt_dist.trial.memory import keep_freed_memory
-from hpt_dist.trial.run import Job, Together
+from hpt_dist.trial.run import Together, TrialOrder
 
 log = logging.getLogger(__name__)
 
@@ -36,24 +36,24 @@ class Outcome:
     error: str = ""
 
 
-def work(pipe: Connection, job: Job) -> None:
+def work(pipe: Connection, order: TrialOrder) -> None:
     """Be rank 0 of a trial: send its progress, and its outcome last."""
     try:
-        outcome = run(job, lambda facts: _send(pipe, facts))
+        outcome = run(order, lambda facts: _send(pipe, facts))
     except BaseException:
         _send(pipe, Outcome("failed", f"a bug in hpt-dist:\n{traceback.format_exc()}"))
         raise
     _send(pipe, outcome)
 
 
-def follow(_pipe: Connection, job: Job) -> None:
+def follow(_pipe: Connection, order: TrialOrder) -> None:
     """Be another rank, which rank 0 tells whether to begin; exit 1 where it fails."""
     try:
-        with prepared() as interrupt:
+        with listening_process() as interrupt:
             if ranks.is_begun():
                 # Rank 0 tells of an interruption.
                 with contextlib.suppress(Interrupted), ranks.noticing_losses():
-                    take_part(job, interrupt)
+                    take_part(order, interrupt)
     except HptError as error:
         # Where rank 0 has the same error it tells of it; else, as of an image in this rank's
         # share, this log does, and the exit code says why nobody answers.
@@ -62,17 +62,17 @@ def follow(_pipe: Connection, job: Job) -> None:
     ranks.leave()
 
 
-def run(job: Job, tell: Callable[[Mapping[str, Any]], None]) -> Outcome:
+def run(order: TrialOrder, tell: Callable[[Mapping[str, Any]], None]) -> Outcome:
     """Run one trial in this process, as its only one or as rank 0 of several.
 
     Args:
-        job: what to run.
+        order: what to run.
         tell: called with the facts of its progress.
     """
-    with prepared() as interrupt:
+    with listening_process() as interrupt:
         try:
-            with ranks.hosting(job.ranks) as together:
-                _run(job, interrupt, together, tell)
+            with ranks.hosting(order.ranks) as together:
+                _run(order, interrupt, together, tell)
         except ranks.PortTakenError as error:
             return Outcome("again", str(error))
         except ranks.ProcessLostError as error:
@@ -89,7 +89,10 @@ def run(job: Job, tell: Callable[[Mapping[str, Any]], None]) -> Outcome:
 
 
 def _run(
-    job: Job, interrupt: Interrupt, together: Together, tell: Callable[[Mapping[str, Any]], None]
+    order: TrialOrder,
+    interrupt: Interrupt,
+    together: Together,
+    tell: Callable[[Mapping[str, Any]], None],
 ) -> None:
     import torch
 
@@ -97,20 +100,20 @@ def _run(
     from hpt_dist.trial import run as trial
 
     # A process that was forked has loaded torch with another number.
-    torch.set_num_threads(job.threads)
-    trial.run(job, RUNNERS[job.trial.spec.kind], interrupt, together, tell)
+    torch.set_num_threads(order.threads)
+    trial.run(order, RUNNERS[order.trial.spec.kind], interrupt, together, tell)
 
 
-def take_part(job: Job, interrupt: Interrupt) -> None:
+def take_part(order: TrialOrder, interrupt: Interrupt) -> None:
     """Compute a share of a trial, as a rank that writes nothing."""
     from hpt_dist.stages.runners import RUNNERS
     from hpt_dist.trial import run as trial
 
-    trial.follow(job, RUNNERS[job.trial.spec.kind], interrupt)
+    trial.follow(order, RUNNERS[order.trial.spec.kind], interrupt)
 
 
 @contextlib.contextmanager
-def prepared() -> Iterator[Interrupt]:
+def listening_process() -> Iterator[Interrupt]:
     """Set up this process for training, and listen for signals."""
     logging.basicConfig(
         level=logging.INFO,

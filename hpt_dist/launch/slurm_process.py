@@ -33,7 +33,7 @@ from hpt_dist.store import lease, open_store
 from hpt_dist.store.paths import LEASE, stage_prefix
 from hpt_dist.train.interrupt import Interrupt
 from hpt_dist.trial import ranks
-from hpt_dist.trial.run import Job, Together
+from hpt_dist.trial.run import Together, TrialOrder
 
 _POLL_S = 5.0
 # Far from the ids of jobs that run at the same time, whose places these are.
@@ -51,7 +51,7 @@ class TrialTask:
         folder: where the launch was made, and relative paths begin.
     """
 
-    job: Job
+    order: TrialOrder
     folder: str
 
     def __call__(self) -> None:
@@ -60,13 +60,13 @@ class TrialTask:
         if Path(self.folder).is_dir():
             os.chdir(self.folder)
         with _telling_of_failure():
-            _clean_environment(self.job.threads)
+            _clean_environment(self.order.threads)
             name_ranks(job)
             if job.global_rank:
-                _follow(self.job)
+                _follow(self.order)
             else:
                 job_id, term = job.job_id, slurm.restarts()
-                _lead(dataclasses.replace(self.job, scheduled=job_id, term=term))
+                _lead(dataclasses.replace(self.order, scheduled=job_id, term=term))
 
     def checkpoint(self) -> NoReturn:
         """Answer a signal that came before training listens; submitit calls this on rank 0."""
@@ -96,49 +96,49 @@ def _telling_of_failure() -> Iterator[None]:
         sys.exit(1)
 
 
-def _lead(job: Job) -> None:
+def _lead(order: TrialOrder) -> None:
     """Be rank 0."""
-    store = open_store(job.store)
-    with process.prepared() as interrupt:
+    store = open_store(order.store)
+    with process.listening_process() as interrupt:
         try:
-            with ranks.hosting(job.ranks) as together:
-                launch = launches.read(store, job.launch)
-                parent = parent_run.opened_once(store, launch, job.artifact_location)
-                _run(dataclasses.replace(job, parent_run=parent), interrupt, together)
+            with ranks.hosting(order.ranks) as together:
+                launch = launches.read(store, order.launch)
+                parent = parent_run.opened_once(store, launch, order.artifact_location)
+                _run(dataclasses.replace(order, parent_run=parent), interrupt, together)
         except ranks.PortTakenError as error:
             log.warning("%s; the next start will use another one", error)
             _go_on()
             sys.exit(AGAIN)
         except Interrupted as error:
             log.info("%s", error)
-            if is_cancelled(store, job.launch):
+            if is_cancelled(store, order.launch):
                 sys.exit(1)  # so that what depends on it does not start
             _go_on()
         else:
-            finish_if_last_trial(store, job.launch)
+            finish_if_last_trial(store, order.launch)
 
 
-def _follow(job: Job) -> None:
+def _follow(order: TrialOrder) -> None:
     """Be another rank."""
-    with process.prepared() as interrupt:
+    with process.listening_process() as interrupt:
         if ranks.is_begun():
             # Rank 0 tells of an interruption.
             with contextlib.suppress(Interrupted), ranks.noticing_losses():
-                process.take_part(job, interrupt)
+                process.take_part(order, interrupt)
     ranks.leave()
 
 
-def _run(job: Job, interrupt: Interrupt, together: Together) -> None:
+def _run(order: TrialOrder, interrupt: Interrupt, together: Together) -> None:
     """Run the trial, waiting for whoever else is at it."""
     from hpt_dist.stages.runners import RUNNERS
     from hpt_dist.trial import run as trial
 
-    root = open_store(job.store).at(stage_prefix(job.trial.key))
+    root = open_store(order.store).at(stage_prefix(order.trial.key))
     watch, silent = lease.Watch(), ""
     while True:
-        job = dataclasses.replace(job, silent=silent)
+        order = dataclasses.replace(order, silent=silent)
         try:
-            trial.run(job, RUNNERS[job.trial.spec.kind], interrupt, together)
+            trial.run(order, RUNNERS[order.trial.spec.kind], interrupt, together)
         except lease.LeaseTakenError as error:
             log.info("waits: %s", error.problem.what)
         else:

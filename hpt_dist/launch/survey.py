@@ -66,7 +66,7 @@ class _StandIn(Spec):
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Planned:
     """A recipe that can be launched: everything that is known before anything is started.
 
     Args:
@@ -86,13 +86,13 @@ class Prepared:
     last_launch: Launch | None
 
 
-def prepare(
+def plan_against_store(
     path: Path | str,
     overrides: Sequence[str],
     stand_ins: Path | None = None,
     device: Device = THIS_CPU,
     store_uri: str = "",
-) -> Prepared:
+) -> Planned:
     """Read a recipe, plan it, and look up where each of its trials stands.
 
     Args:
@@ -120,7 +120,7 @@ def prepare(
     known = {name: key for launch in of_recipe for name, key in launch.trials.items()}
     on_slurm = any(launch.where == "slurm" for launch in of_recipe)
     queued = slurm_jobs.known_queue(store) if on_slurm else None
-    return Prepared(recipe, store, found, trials, states(store, trials, known, queued), last)
+    return Planned(recipe, store, found, trials, states(store, trials, known, queued), last)
 
 
 def facts(recipe: Recipe, store: Store, stand_ins: Path | None = None) -> Facts:

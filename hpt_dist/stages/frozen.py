@@ -34,7 +34,7 @@ def features_of(
     accelerator = accelerator_of(context)
     backbone = backbone_of(context).to(accelerator.device).to(memory_format=torch.channels_last)
     normalize = Normalize(*mean_std(context), accelerator.device)
-    size, threads = context.job.image_size, context.job.threads
+    size, threads = context.order.image_size, context.order.threads
 
     def labelled(split: str) -> Labelled:
         pool = pool_of(context, (f"{data}/{split}",))

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 def run(context: Context, spec: Import) -> Result:
     """Read somebody else's weights and say how they fit."""
-    trial = context.job.trial
+    trial = context.order.trial
     torch.manual_seed(spec.seed)
     state, report = weights.load(
         spec.weights,

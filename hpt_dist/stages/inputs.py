@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 def _dataset(context: Context, reference: str) -> tuple[Any, str]:
     """Return the store and the name of a dataset that the recipe names in its own way."""
-    dataset = context.job.trial.datasets[reference.split("/")[0]]
+    dataset = context.order.trial.datasets[reference.split("/")[0]]
     return open_store(dataset.store) if dataset.store else context.store, dataset.name
 
 
@@ -49,7 +49,7 @@ def manifest_of(context: Context, reference: str) -> Manifest:
         DataError: it has changed since.
     """
     manifest = read_manifest(*_dataset(context, reference))
-    planned = context.job.trial.datasets[reference.split("/")[0]].digest
+    planned = context.order.trial.datasets[reference.split("/")[0]].digest
     if manifest.digest != planned:
         raise DataError(
             f"{manifest.name} has changed since the launch",
@@ -83,7 +83,7 @@ def _rows(context: Context, reference: str, split: Split) -> Ints:
     if not subset_name:
         return np.arange(len(split))
     subset = read_subset(*_dataset(context, reference), subset_name)
-    if subset.digest != context.job.trial.datasets[alias].subsets[split_of]:
+    if subset.digest != context.order.trial.datasets[alias].subsets[split_of]:
         raise DataError(
             f"the subset {subset_name} of {split.name} has changed since the launch",
             fix="launch again: what depends on it gets new keys",
@@ -98,19 +98,19 @@ def backbone_of(context: Context) -> Backbone:
     Raises:
         StoreError: they are not what that trial committed.
     """
-    backbone = backbones.create(context.job.trial.backbone)
-    parent = context.job.trial.init
+    backbone = backbones.create(context.order.trial.backbone)
+    parent = context.order.trial.init
     state, _ = weights.read(committed.read(context.store, parent, committed.WEIGHTS))
     backbone.load_state_dict(state)
-    backbones.check_size(backbone, context.job.image_size)
+    backbones.check_size(backbone, context.order.image_size)
     return backbone
 
 
 def accelerator_of(context: Context) -> Accelerator:
     """Return the device and the ranks that a trial works on: those that it was planned for."""
-    trial = context.job.trial
+    trial = context.order.trial
     return make_accelerator(
-        threads=context.job.threads,
+        threads=context.order.threads,
         seed=trial.spec.seed,
         device=trial.device,
         numerics=trial.numerics,
@@ -119,9 +119,9 @@ def accelerator_of(context: Context) -> Accelerator:
 
 def mean_std(context: Context) -> tuple[RGB, RGB]:
     """Return how pixels are normalised; over several datasets, the mean of their statistics."""
-    if context.job.normalize in NORMALIZE:
-        return NORMALIZE[context.job.normalize]
-    reads = [read for read in context.job.trial.spec.reads() if read.normalizes]
+    if context.order.normalize in NORMALIZE:
+        return NORMALIZE[context.order.normalize]
+    reads = [read for read in context.order.trial.spec.reads() if read.normalizes]
     aliases = sorted({read.split.split("/")[0] for read in reads})
     manifests = [manifest_of(context, alias) for alias in aliases]
     mean = np.mean([manifest.mean for manifest in manifests], axis=0)
@@ -141,7 +141,7 @@ def stream_of(context: Context, pool: Pool, accelerator: Accelerator, **settings
         rank=accelerator.process_index,
         world=accelerator.num_processes,
         nodes=_nodes(accelerator),
-        workers=context.job.threads,
+        workers=context.order.threads,
         **settings,
     )
 

@@ -28,7 +28,7 @@ from hpt_dist.stages.inputs import (
     pool_of,
     stream_of,
 )
-from hpt_dist.stages.trained import Training, prepared
+from hpt_dist.stages.trained import Training, begun
 from hpt_dist.train import optim
 from hpt_dist.train.loop import Accelerator, Feed, Inputs
 from hpt_dist.train.selection import Evaluation, Look
@@ -46,7 +46,7 @@ def run(context: Context, spec: Mme) -> Result:
         "labelled": train.subset(labelled),
         "unlabelled": train.subset(unlabelled),
     }
-    training = prepared(context, spec)
+    training = begun(context, spec)
     method = training.on_device(_method(spec, training.backbone, num_classes))
     batch = 2 * spec.batch_labelled
     method.group_batch_norm(batch, None, training.accelerator.num_processes)
@@ -118,7 +118,7 @@ def _accuracy(
     share = pool.subset(monitor.share_of(np.arange(len(pool)), accelerator))
     device = accelerator.device
     normalize = Normalize(*mean_std(context), device)
-    size, threads = context.job.image_size, context.job.threads
+    size, threads = context.order.image_size, context.order.threads
     right = torch.zeros((), dtype=torch.int64, device=device)
     with torch.inference_mode(), evaluating(method):
         for batch in center_batches(share, batch=EVAL_BATCH, size=size, workers=threads):
@@ -175,7 +175,7 @@ def _feed(training: Training, spec: Mme, pools: dict[str, Pool]) -> Feed:
                         accelerator,
                         batch=batch,
                         seed=spec.seed,
-                        views=[View(context.job.image_size, spec.crop_area)],
+                        views=[View(context.order.image_size, spec.crop_area)],
                         max_bad=spec.max_bad,
                     )
                 )

@@ -146,7 +146,7 @@ def _features(context: Context, backbone: Backbone, accelerator: Accelerator, po
     normalize = Normalize(*mean_std(context), accelerator.device)
     share = pool.subset(share_of(np.arange(len(pool)), accelerator))
     batches = center_batches(
-        share, batch=EVAL_BATCH, size=context.job.image_size, workers=context.job.threads
+        share, batch=EVAL_BATCH, size=context.order.image_size, workers=context.order.threads
     )
     ours = torch.empty(0, backbone.feature_dim)
     if len(share):

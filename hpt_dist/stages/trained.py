@@ -55,7 +55,7 @@ class Training:
     @property
     def computed(self) -> str:
         """How it computes, in words."""
-        return precision.in_words(self.numerics, self.context.job.trial.device)
+        return precision.in_words(self.numerics, self.context.order.trial.device)
 
     def on_device(self, method: M) -> M:
         """Put a method on the device, in the memory format that it computes in."""
@@ -105,7 +105,7 @@ class Training:
         return fit(loop, self.accelerator, self.context, self.context.interrupt)
 
 
-def prepared(context: Context, spec: Trained) -> Training:
+def begun(context: Context, spec: Trained) -> Training:
     """Return a trial that is about to train."""
     accelerator, backbone = accelerator_of(context), backbone_of(context)
     if spec.batch_norm == "frozen":

@@ -39,7 +39,7 @@ def _tell_nobody(_facts: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class Job:
+class TrialOrder:
     """All that a process needs to run one trial anywhere.
 
     Args:
@@ -112,7 +112,7 @@ class Context:
     """A trial in progress, as the code of its kind sees it.
 
     Args:
-        job: what to run.
+        order: what to run.
         store: the whole store.
         root: the store at the trial's own prefix.
         interrupt: set when somebody asks the process to stop.
@@ -121,7 +121,7 @@ class Context:
         tell: called with the facts of its progress, for who started this process.
     """
 
-    job: Job
+    order: TrialOrder
     store: Store
     root: Store
     interrupt: Interrupt
@@ -155,7 +155,7 @@ Together = Callable[[], AbstractContextManager[None]]
 
 
 def run(
-    job: Job,
+    order: TrialOrder,
     runner: Runner,
     interrupt: Interrupt,
     together: Together,
@@ -164,7 +164,7 @@ def run(
     """Run a trial to its `DONE`; return at once if it is done already.
 
     Args:
-        job: what to run.
+        order: what to run.
         runner: the code of its kind.
         interrupt: set when somebody asks the process to stop.
         together: makes the context in which its other ranks take part.
@@ -176,43 +176,43 @@ def run(
         Interrupted: asked to stop; the state is saved.
         HptError: the work failed; MLflow's run says so.
     """
-    store = open_store(job.store)
-    root = store.at(stage_prefix(job.trial.key))
+    store = open_store(order.store)
+    root = store.at(stage_prefix(order.trial.key))
     holding = lease.hold(
         *(root, LEASE),
-        silent=job.silent,
-        job=job.scheduled,
-        term=job.term,
+        silent=order.silent,
+        job=order.scheduled,
+        term=order.term,
         on_loss=lambda: interrupt.ask("another process that took it over"),
     )
     with holding as held:
-        if is_done(store, job.trial.key):
+        if is_done(store, order.trial.key):
             _clear(root)  # a process was killed between the two
             return
         if interrupt:
             raise Interrupted(f"stopped by {interrupt.cause} before it began")
         root.delete(FAILURE)
         began = time.perf_counter()
-        root.put("spec.json", _json(job.trial.document))
+        root.put("spec.json", _json(order.trial.document))
         resume_step = max(Checkpoints(root).steps(), default=0)
         tracker = Tracker(
-            job.folder, _identity(job), job.tracking_uri or None, resume_step=resume_step
+            order.folder, _identity(order), order.tracking_uri or None, resume_step=resume_step
         )
-        context = Context(job, store, root, interrupt, held, tracker, tell)
+        context = Context(order, store, root, interrupt, held, tracker, tell)
         try:
-            begun = starts.note(root, resume_step, job.scheduled, job.requeue_limit)
-            _check_parent(store, job.trial)
-            inputs = alike.inputs_of(store, job.trial)
+            begun = starts.note(root, resume_step, order.scheduled, order.requeue_limit)
+            _check_parent(store, order.trial)
+            inputs = alike.inputs_of(store, order.trial)
             twin = alike.find(store, inputs)
             if twin:
                 result = _result_of(twin)
             else:
                 with together():
-                    result = runner(context, job.trial.spec)
+                    result = runner(context, order.trial.spec)
             seconds = time.perf_counter() - began
             _commit(context, tracker, result, begun.count - 1, seconds, twin.key if twin else "")
             if not twin:
-                alike.note(store, inputs, job.trial.key)
+                alike.note(store, inputs, order.trial.key)
         except lease.LeaseLostError:
             tracker.leave()
             raise
@@ -248,11 +248,11 @@ def _check_parent(store: Store, trial: Trial) -> None:
         )
 
 
-def follow(job: Job, runner: Runner, interrupt: Interrupt) -> None:
+def follow(order: TrialOrder, runner: Runner, interrupt: Interrupt) -> None:
     """Take part in a trial as a rank that writes nothing."""
-    store = open_store(job.store)
-    context = Context(job, store, store.at(stage_prefix(job.trial.key)), interrupt)
-    runner(context, job.trial.spec)
+    store = open_store(order.store)
+    context = Context(order, store, store.at(stage_prefix(order.trial.key)), interrupt)
+    runner(context, order.trial.spec)
 
 
 def _clear(root: Store) -> None:
@@ -270,12 +270,12 @@ def _commit(
     same_as: str,
 ) -> None:
     """Put every object, verify it, and only then name them all in `DONE`."""
-    trial, root = context.job.trial, context.root
+    trial, root = context.order.trial, context.root
     same = {"same_as": same_as} if same_as else {}
     objects = {
         "spec.json": _json(trial.document),
         "result.json": _json(_result_document(trial, result)),
-        "run.json": _json(_provenance(context.job, result, restarts, seconds) | same),
+        "run.json": _json(_provenance(context.order, result, restarts, seconds) | same),
     }
     tensors = {WEIGHTS: result.weights, MODEL: result.model}
     for name, state in tensors.items():
@@ -289,7 +289,7 @@ def _commit(
     tracker.log(trial.steps, points)
     for name in objects.keys() - {"run.json"}:
         tracker.artifact(name, objects[name])
-    objects["metrics.jsonl"] = (context.job.folder / METRICS).read_bytes()
+    objects["metrics.jsonl"] = (context.order.folder / METRICS).read_bytes()
     context.check()
     manifest = {name: _put(root, name, data) for name, data in objects.items()}
     context.check()
@@ -323,19 +323,19 @@ def _put(root: Store, name: str, data: bytes) -> dict[str, Any]:
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def _identity(job: Job) -> RunIdentity:
-    trial = job.trial
+def _identity(order: TrialOrder) -> RunIdentity:
+    trial = order.trial
     tags = {"hpt.stage": trial.stage, "hpt.init": trial.init, "hpt.version": __version__}
     tags |= {f"hpt.dataset.{alias}": d.digest for alias, d in trial.datasets.items()}
     params = {**_params(trial.document["spec"]), "backbone": trial.backbone}
     return RunIdentity(
-        experiment=job.recipe,
+        experiment=order.recipe,
         name=trial.name,
         key=trial.key,
-        parent_run_id=job.parent_run or None,
+        parent_run_id=order.parent_run or None,
         tags=tags,
         params=params,
-        artifact_location=job.artifact_location or None,
+        artifact_location=order.artifact_location or None,
     )
 
 
@@ -349,14 +349,14 @@ def _params(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _provenance(job: Job, result: Result, restarts: int, seconds: float) -> dict[str, Any]:
+def _provenance(order: TrialOrder, result: Result, restarts: int, seconds: float) -> dict[str, Any]:
     packages = ("torch", "torchvision", "timm", "numpy", "pillow")
     return {
         "seconds": round(result.seconds_before + seconds, 1),
         "restarts": restarts,
-        "job": job.scheduled,
-        "ranks": job.ranks,
-        "threads": job.threads,
+        "job": order.scheduled,
+        "ranks": order.ranks,
+        "threads": order.threads,
         "numerics": result.numerics,
         "host": socket.gethostname(),
         "machine": platform.machine(),

@@ -31,7 +31,7 @@ from hpt_dist.store.paths import DONE, LAUNCHES, LEASE, stage_prefix
 from hpt_dist.train.interrupt import Interrupt
 from hpt_dist.trial import run as stage
 from hpt_dist.trial.records import Launch
-from hpt_dist.trial.run import Job
+from hpt_dist.trial.run import TrialOrder
 
 KEY = "5" * 64
 TRIAL = Trial(
@@ -57,8 +57,8 @@ def leave_trial(store: Store, **changes: object) -> None:
     leave_behind(store, f"{stage_prefix(KEY)}/{LEASE}", **changes)
 
 
-def job_in(store: Store, **more: object) -> Job:
-    return Job(
+def job_in(store: Store, **more: object) -> TrialOrder:
+    return TrialOrder(
         recipe="small", trial=TRIAL, store=store.uri, work=Path(store.uri), tracking_uri="",
         parent_run="", artifact_location="", image_size=32, normalize="imagenet", threads=1, **more,
     )  # fmt: skip
@@ -189,9 +189,9 @@ def test_a_job_waits_until_a_holder_elsewhere_is_silent(store, clock, monkeypatc
     leave_trial(store, **ELSEWHERE)
     tries = []
 
-    def hold(job: Job, *_: object) -> None:
+    def hold(order: TrialOrder, *_: object) -> None:
         tries.append(clock.now)
-        with lease.hold(store.at(stage_prefix(KEY)), LEASE, silent=job.silent) as held:
+        with lease.hold(store.at(stage_prefix(KEY)), LEASE, silent=order.silent) as held:
             held.check()
 
     monkeypatch.setattr(stage, "run", hold)
