@@ -28,7 +28,7 @@ from hpt_dist.stages.inputs import (
     pool_of,
     stream_of,
 )
-from hpt_dist.stages.trained import Training, begun
+from hpt_dist.stages.trained import Training, begin_training
 from hpt_dist.train import optim
 from hpt_dist.train.loop import Accelerator, Feed, Inputs
 from hpt_dist.train.selection import Evaluation, Look
@@ -46,7 +46,7 @@ def run(context: Context, spec: Mme) -> Result:
         "labelled": train.subset(labelled),
         "unlabelled": train.subset(unlabelled),
     }
-    training = begun(context, spec)
+    training = begin_training(context, spec)
     method = training.on_device(_method(spec, training.backbone, num_classes))
     batch = 2 * spec.batch_labelled
     method.group_batch_norm(batch, None, training.accelerator.num_processes)

@@ -17,7 +17,7 @@ from hpt_dist.reading.stream import Batch, Pool, View, batch_keys, network_views
 from hpt_dist.recipe import METHOD_SETTINGS, SCALING_BATCH, Pretrain
 from hpt_dist.stages import monitor
 from hpt_dist.stages.inputs import ahead, photometric_of, pool_of, stream_of
-from hpt_dist.stages.trained import Training, begun
+from hpt_dist.stages.trained import Training, begin_training
 from hpt_dist.train import optim
 from hpt_dist.train.loop import Feed, Inputs
 from hpt_dist.trial.run import Context, Result
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 def run(context: Context, spec: Pretrain) -> Result:
     """Pretrain; see the module."""
     pool = pool_of(context, spec.data)
-    training = begun(context, spec)
+    training = begin_training(context, spec)
     backbone, ranks = training.backbone, training.accelerator.num_processes
     names = backbones.trainable_parameters(backbone, spec.train)
     log.info("%d parameters of the backbone learn (train: %s)", len(names), spec.train)

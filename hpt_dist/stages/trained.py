@@ -105,7 +105,7 @@ class Training:
         return fit(loop, self.accelerator, self.context, self.context.interrupt)
 
 
-def begun(context: Context, spec: Trained) -> Training:
+def begin_training(context: Context, spec: Trained) -> Training:
     """Return a trial that is about to train."""
     accelerator, backbone = accelerator_of(context), backbone_of(context)
     if spec.batch_norm == "frozen":
