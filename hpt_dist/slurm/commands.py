@@ -38,8 +38,11 @@ _OUTLIVE = "trap : TERM USR1 USR2"
 # Slurm has already taken the job away (its state is no longer RUNNING): cancelled jobs stay so.
 # 137 is a process that was killed, as for want of memory; 138, 140 and 143 are USR1, USR2 and TERM
 # that came before anybody could listen. All of them are worth another start, but not for ever.
+# A task of an array is asked for by its number: the id that the last one of them has as a job is
+# that of the whole array.
 _GO_ON = """\
 rc=$?
+job=${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}${{SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}}
 start=$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}
 again={folder}/$start.again failed={folder}/$start.failed ends={folder}/$SLURM_JOB_ID.ends
 case $rc in 137|138|140|143)
@@ -51,9 +54,9 @@ if [ -e "$failed" ]; then
 elif [ -e "$again" ]; then
   rc={again}
   for attempt in $(seq 120); do
-    state=$(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID") || {{ sleep 5; continue; }}
+    state=$(squeue --noheader --format=%T --jobs="$job") || {{ sleep 5; continue; }}
     [ "$state" = RUNNING ] || break
-    scontrol requeue "$SLURM_JOB_ID" && break
+    scontrol requeue "$job" && break
     sleep 5
   done
 fi

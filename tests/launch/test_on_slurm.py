@@ -214,6 +214,8 @@ def test_a_restart_is_in_vain_where_its_job_saved_nothing_new(tmp_path):
         (137, ["failed"], "RUNNING", False),
         (143, ["again", "failed"], "RUNNING", False),
         (143, ["worn"], "RUNNING", False),
+        # The last task of an array has the id of the whole array.
+        (75, ["again", "array"], "RUNNING", True),
     ],
 )
 def test_the_end_of_a_jobs_script(tmp_path, monkeypatch, code, marks, state, queued):
@@ -232,11 +234,13 @@ def test_the_end_of_a_jobs_script(tmp_path, monkeypatch, code, marks, state, que
     if "worn" in marks:
         (tmp_path / "7.ends").write_text("143\n" * 5)
     variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    if "array" in marks:
+        variables |= {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
     done = subprocess.run(
         ["bash", "-c", script], env=variables | {"SLURM_RESTART_COUNT": "2"}, timeout=60
     )
-    asked = tmp_path / "asked"
-    assert (asked.read_text() if asked.exists() else "") == ("requeue 7\n" if queued else "")
+    asked, job = tmp_path / "asked", "7_0" if "array" in marks else "7"
+    assert (asked.read_text() if asked.exists() else "") == (f"requeue {job}\n" if queued else "")
     # What waits for the job must not start.
     assert (done.returncode == 0) == (code == 0 and not marks)
 
