@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,12 +32,10 @@ from hpt_dist.slurm.placement import Placement, place
 from hpt_dist.slurm.profile import Profile
 from hpt_dist.store import Store, lease, open_store
 from hpt_dist.store.committed import is_done
-from hpt_dist.store.paths import LAUNCHES, default_tracking_uri, work_folder
+from hpt_dist.store.paths import SUBMITTING, default_tracking_uri, work_folder
 from hpt_dist.trial.records import Launch
 
-_SUBMITTING = f"{LAUNCHES}/submitting"
 _PATIENCE_S = 120.0
-_POLL_S = 0.2
 # Slurm's own default, for a dry run.
 _LARGEST_ARRAY = 1001
 
@@ -175,7 +172,7 @@ def submit(
         HptError: Slurm does not answer, or another launch submits for too long.
     """
     store = prepared.store
-    with _alone(store):
+    with alone(store):
         queued = slurm_jobs.queued(store)
         left = _not_done(store, [trial for trial in trials if trial.key not in queued])
         if not left:
@@ -243,24 +240,21 @@ def _is_code(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _alone(store: Store) -> Iterator[None]:
-    """Be the only launch that submits for a store."""
-    patience = time.monotonic() + _PATIENCE_S
-    watch = lease.Watch()
+def alone(store: Store) -> Iterator[None]:
+    """Be the only launch, or sharding, that submits for a store.
+
+    Raises:
+        HptError: another one submits for too long.
+    """
     with contextlib.ExitStack() as stack:
-        while True:
-            _, silent = watch.look(store, _SUBMITTING)
-            try:
-                stack.enter_context(lease.hold(store, _SUBMITTING, silent=silent))
-                break
-            except lease.LeaseTakenError as error:
-                if time.monotonic() > patience:
-                    raise HptError(
-                        "another launch has been submitting for a long time",
-                        where=error.problem.where,
-                        fix="see whether it hangs, and launch again",
-                    ) from error
-            time.sleep(_POLL_S)
+        try:
+            stack.enter_context(lease.hold(store, SUBMITTING, patience_s=_PATIENCE_S))
+        except lease.LeaseTakenError as error:
+            raise HptError(
+                "another launch has been submitting for a long time",
+                where=error.problem.where,
+                fix="see whether it hangs, and launch again",
+            ) from error
         yield
 
 
@@ -338,8 +332,11 @@ def _summary(group: Group) -> str:
     return f"{first.stage}: {count} trials, {group.placement} each"
 
 
-def check() -> None:
+def check(otherwise: str = "use --on local") -> None:
     """Refuse to submit where that cannot work.
+
+    Args:
+        otherwise: what to do where there is no Slurm.
 
     Raises:
         RequestError: Slurm's commands are not here.
@@ -348,7 +345,7 @@ def check() -> None:
         raise RequestError(
             "sbatch is not installed here",
             where="--on",
-            fix="run this where jobs are submitted, or use --on local",
+            fix=f"run this where jobs are submitted, or {otherwise}",
         )
 
 

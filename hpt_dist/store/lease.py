@@ -30,6 +30,7 @@ RENEW_S = 15.0
 # Three renewals in a row may fail before others take the holder for dead.
 TTL_S = 60.0
 _ATTEMPTS = 20
+_POLL_S = 0.5
 _LARGEST = 10**15
 
 
@@ -159,6 +160,11 @@ class Lease:
         self._lost = ""
         self._lock = threading.Lock()
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether another process is known to have it."""
+        return bool(self._lost)
+
     def beat(self, **facts: float) -> None:
         """Note progress; the next renewal shows it to others."""
         # Without the lock: training must not wait for a renewal that waits for the store.
@@ -217,6 +223,7 @@ def hold(
     silent: str = "",
     job: str = "",
     term: int = 0,
+    patience_s: float = 0.0,
     on_loss: Callable[[], None] = lambda: None,
 ) -> Iterator[Lease]:
     """Hold a lease while the block runs.
@@ -229,12 +236,22 @@ def hold(
         job: the scheduler's name for this job, if there is a scheduler.
         term: how often it had started this job before; the lease of an earlier start is taken over
             even from a living holder, who then may not write any more.
+        patience_s: how long to wait for a holder to let go, or to be seen to be dead.
         on_loss: called, in another thread, when somebody else has it.
 
     Raises:
         LeaseTakenError: another process holds it, and is not known to be dead.
     """
-    lease = _acquire(store, path, silent, job, term, on_loss)
+    watch, deadline = Watch(), time.monotonic() + patience_s
+    while True:
+        try:
+            lease = _acquire(store, path, silent, job, term, on_loss)
+            break
+        except LeaseTakenError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(_POLL_S)
+        _, silent = watch.look(store, path)
     stop = threading.Event()
     thread = threading.Thread(target=lease.keep, args=(stop,), name="lease", daemon=True)
     thread.start()

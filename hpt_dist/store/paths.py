@@ -12,6 +12,8 @@ LEASE = "lease.json"
 # Why the last process of a trial ended without a result.
 FAILURE = "failure.json"
 LAUNCHES = "launches"
+# The lease of whoever submits jobs for a store, or takes back what was noted of them.
+SUBMITTING = f"{LAUNCHES}/submitting"
 
 
 def stage_prefix(key: str) -> str:

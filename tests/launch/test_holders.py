@@ -178,7 +178,7 @@ def clock(monkeypatch):
     def sleep(seconds: float) -> None:
         made.now += seconds
 
-    for module in (slurm_process, on_slurm, closing):
+    for module in (slurm_process, lease, closing):
         monkeypatch.setattr(module.time, "sleep", sleep)
         monkeypatch.setattr(module.time, "monotonic", made)
     monkeypatch.setattr(lease, "Watch", lambda: Watch(made))
@@ -232,7 +232,7 @@ def test_a_launch_submits_once_another_has_fallen_silent(store, clock):
     leave_behind(store, f"{LAUNCHES}/submitting", **ELSEWHERE)
     before = clock.now
     with (
-        on_slurm._alone(store),
+        on_slurm.alone(store),
         pytest.raises(LeaseTakenError),
         lease.hold(store, f"{LAUNCHES}/submitting"),
     ):
@@ -244,7 +244,7 @@ def test_a_launch_that_submits_for_ever_is_named(store, clock):
     with (
         lease.hold(store, f"{LAUNCHES}/submitting"),  # by a process that is seen to live
         pytest.raises(HptError, match="another launch has been submitting"),
-        on_slurm._alone(store),
+        on_slurm.alone(store),
     ):
         pass
 
