@@ -74,9 +74,7 @@ def test_modules_import_in_no_circle():
 def test_outside_systems_have_one_adapter():
     homes = {
         "accelerate": {"train.loop"},
-        "submitit": {
-            *("slurm.commands", "launch.shard_jobs", "launch.slurm_process", "doctor.node"),
-        },
+        "submitit": {"slurm.commands", "launch.slurm_process", "doctor.node"},
         "mlflow": {"tracking.mlflow_run"},
         "boto3": {"store.s3_client"},
         # Processes that run our own code start in one place; a trial's talks through its pipe.

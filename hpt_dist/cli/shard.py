@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from hpt_dist.cli import console
-from hpt_dist.datasets import shards
 from hpt_dist.datasets.manifest import Manifest, read_manifest
 from hpt_dist.datasets.shard_workers import cores
 from hpt_dist.images.formats import Encoding
-from hpt_dist.launch import shard_jobs
-from hpt_dist.launch.shard_jobs import Jobs, Request
+from hpt_dist.launch import on_slurm, shard_jobs
+from hpt_dist.launch.shard_jobs import Sharding, ShardingRequest
 from hpt_dist.launch.survey import dataset_store
 from hpt_dist.slurm import profile
 from hpt_dist.store import open_store
-from hpt_dist.store.paths import work_folder
 
 _LEFT_OUT_SHOWN = 5
 
@@ -26,7 +24,7 @@ def requested(
     max_bad: int,
     encoding: Encoding,
     root: Path | None = None,
-) -> Request:
+) -> ShardingRequest:
     """Return what the options ask for.
 
     Raises:
@@ -35,7 +33,7 @@ def requested(
     where = destination if "://" in destination else str(Path(destination).absolute())
     store, name = dataset_store(where)
     shard_bytes = round(shard_mb * 1_000_000)
-    return Request(
+    return ShardingRequest(
         source=source,
         folder=str(Path.cwd()),
         store=store,
@@ -47,23 +45,20 @@ def requested(
     )
 
 
-def write_here(request: Request, workers: int | None) -> Manifest:
+def write_here(request: ShardingRequest, workers: int | None) -> Manifest:
     """Shard in processes of this machine, by default as many as there are cores."""
     with console.counting(f"shard {request.source}") as tell:
-        return shards.write_dataset(
-            request.open_source(),
-            open_store(request.store),
-            request.name,
-            shard_bytes=request.shard_bytes,
-            max_bad=request.max_bad,
-            encoding=request.encoding,
-            workers=workers or cores(),
-            progress=lambda progress: tell(progress.images, progress.total),
-        )
+        request.write(workers or cores(), lambda progress: tell(progress.images, progress.total))
+    return read_manifest(open_store(request.store), request.name)
 
 
 def write_by_jobs(
-    request: Request, on: str, jobs: int | None, workers: int | None, work: str, no_wait: bool
+    request: ShardingRequest,
+    on: str,
+    jobs: int | None,
+    workers: int | None,
+    work: str,
+    no_wait: bool,
 ) -> Manifest | None:
     """Shard in jobs of a cluster; return the manifest, or nothing without waiting.
 
@@ -77,28 +72,28 @@ def write_by_jobs(
     """
     cluster = profile.load(on)
     store = open_store(request.store)
-    folder = shard_jobs.jobs_folder(request, work_folder(store, work), cluster)
-    parts = jobs or cluster.max_parallel_jobs
-    submitted = shard_jobs.submit(request, cluster, parts, folder, workers)
-    array, merge = submitted.ids
-    console.note(f"{len(submitted.parts)} parts in job {array}, the manifest in job {merge}")
-    console.note(f"logs in {submitted.folder}")
+    site = on_slurm.site(cluster, store, work)
+    sharding = shard_jobs.submit(request, site, jobs or cluster.max_parallel_jobs, workers)
+    array, merge = sharding.ids
+    count = len(sharding.parts.keys)
+    console.note(f"{count} parts in job {array}, the manifest in job {merge}")
+    console.note(f"logs in {sharding.parts.folder}")
     if no_wait:
-        _tell_how_to_look(submitted)
+        _tell_how_to_look(sharding)
         return None
     try:
         with console.counting(f"shard {request.source}") as tell:
-            shard_jobs.wait(submitted, tell)
+            shard_jobs.wait(sharding, tell)
     except KeyboardInterrupt:
-        _tell_how_to_look(submitted)
+        _tell_how_to_look(sharding)
         raise
     return read_manifest(store, request.name)
 
 
-def _tell_how_to_look(jobs: Jobs) -> None:
+def _tell_how_to_look(sharding: Sharding) -> None:
     console.note("the jobs go on; the same command waits for them again")
-    console.note(f"  look: squeue --jobs {','.join(jobs.ids)}")
-    console.note(f"  stop: scancel {' '.join(jobs.ids)}")
+    console.note(f"  look: squeue --jobs {','.join(sharding.ids)}")
+    console.note(f"  stop: scancel {' '.join(sharding.ids)}")
 
 
 def print_written(manifest: Manifest, destination: str, seconds: float, json_: bool) -> None:

@@ -144,7 +144,7 @@ _REFUSALS = (
 def _job(site: Site) -> Iterator[Finding]:
     """Ask Slurm whether it would take the largest job that a trial may be."""
     largest = job.largest(site.profile)
-    executor = slurm.trial_executor(job.NAME, site.profile, Step(site.folder, largest))
+    executor = slurm.executor(job.NAME, site.profile, Step(site.folder, largest))
     with tempfile.NamedTemporaryFile("w", suffix=".sh", encoding="utf-8") as script:
         script.write(slurm.script_of(executor, 1))
         script.flush()

@@ -53,7 +53,7 @@ def run(site: Site, store: Store, report: Callable[[str], None]) -> tuple[Outcom
     visible = [site.folder, site.settings.work, *([store.folder] if store.folder else [])]
     probe = _probe(site, store, folder, part)
     step = Step(folder, part, tuple(dict.fromkeys(map(str, visible))), probe.code)
-    [job] = slurm.submit(slurm.trial_executor(NAME, site.profile, step), [probe])
+    [job] = slurm.submit(slurm.executor(NAME, site.profile, step), [probe])
     try:
         report(f"probe: job {job}, {part}; it may wait {_PENDING_S:.0f} s in the queue")
         return _Watch(job, folder, part.ranks, report).outcome(), probe

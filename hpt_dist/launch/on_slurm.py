@@ -206,7 +206,7 @@ def scripts(prepared: Planned, trials: Sequence[Trial], site: Site) -> Iterator[
     for number, group in enumerate(groups(left, set(names), site)):
         folder = site.folder / prepared.recipe.name
         step = _step(prepared, group, site, folder, str(site.folder / "code"), names)
-        executor = slurm.trial_executor(f"{prepared.recipe.name}.{number}", site.profile, step)
+        executor = slurm.executor(f"{prepared.recipe.name}.{number}", site.profile, step)
         yield _summary(group), slurm.script_of(executor, len(group.trials))
 
 
@@ -284,7 +284,7 @@ def _submit(
 
     placement = group.placement
     step = _step(prepared, group, site, Path(array.folder), str(code), jobs)
-    executor = slurm.trial_executor(array.name, site.profile, step)
+    executor = slurm.executor(array.name, site.profile, step)
     tasks = []
     for trial in group.trials:
         job = launches.job_of(

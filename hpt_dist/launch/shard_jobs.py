@@ -1,57 +1,60 @@
-"""Sharding split over a Slurm array: each task writes its part, one more job merges them.
+"""Sharding split over a Slurm array: each job writes its part, one more job merges them.
 
 The store is the truth. Parts and the merge look at what is finished there and write what is not,
 so a job that is killed, preempted or out of time goes on when it is queued again, and running the
 command again after anything is safe. The merge waits for the array by `afterok`: where a part
 fails, Slurm drops the merge, and the part's own message is what the caller gets.
 
-Jobs are submitted through submitit, which leaves its script, its pickles and the logs in one folder
-for each dataset; a pickle holds a `Task`, plain values that mean the same on every node. Whether
-jobs are over is asked of `squeue`, for submitit asks `sacct`, which many clusters do not have.
+The jobs are noted in the store as those of trials are (`slurm.jobs`). Each holds a lease, which
+shows its progress, and leaves `failure.json` or `DONE` beside it. After the manifest, the merge
+deletes it all; the note of the jobs is the last to go.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import hashlib
 import json
+import math
 import os
 import re
-import shutil
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
-
-import submitit
 
 from hpt_dist import sources
 from hpt_dist.datasets import shards
 from hpt_dist.datasets.shard_plan import plan
-from hpt_dist.errors import HptError, RequestError
+from hpt_dist.errors import HptError, RequestError, StoreError
 from hpt_dist.images.formats import Encoding
+from hpt_dist.launch import on_slurm
+from hpt_dist.launch.on_slurm import Site
+from hpt_dist.launch.survey import looked_up
 from hpt_dist.slurm import commands as slurm
-from hpt_dist.slurm.profile import Profile
+from hpt_dist.slurm import jobs as slurm_jobs
+from hpt_dist.slurm.commands import Step
+from hpt_dist.slurm.jobs import Array
+from hpt_dist.slurm.placement import Placement
 from hpt_dist.sources import Source
-from hpt_dist.store import FolderStore, open_store
+from hpt_dist.store import Store, lease, open_store
+from hpt_dist.store.paths import DONE, FAILURE, LEASE, SUBMITTING, sharding_prefix
+from hpt_dist.trial import starts
 
-_SUBMITTED = "jobs.json"
+_SPEC = "spec.json"
 _POLL_S = (0.5, 30.0)
-_TELL_EVERY_S = 2.0
-# How long squeue may fail before we stop asking; a controller that restarts takes less.
+# How long Slurm and the store may fail before we stop asking; a controller restarts in less.
 _PATIENCE_S = 600.0
-_TOLD = 5
-# The line of a traceback that names the exception.
-_RAISED = r"^[\w.]*(?:Error|Exception)\b.*"
-_SIGNALS_END = 128  # how a shell adds the number of the signal that ended a program
+_SHOWN = 5
+# What srun and the shell add to a job's log after its own last words.
+_NOISE = re.compile("srun: |Terminated|Killed")
 
 
 @dataclass(frozen=True)
-class Request:
+class ShardingRequest:
     """What is sharded, in values that mean the same on every node.
 
     Args:
@@ -74,120 +77,151 @@ class Request:
     encoding: Encoding
     root: str = ""
 
+    @property
+    def id(self) -> str:
+        """The name of its jobs and their folders: one for each dataset of each store."""
+        place = hashlib.sha256(f"{self.store}\n{self.name}".encode()).hexdigest()
+        return f"shard-{slurm.plain(self.name)}-{place[:12]}"
+
     def open_source(self) -> Source:
         """Open the images."""
         return sources.open_source(self.source, Path(self.root) if self.root else None)
 
-
-@dataclass(frozen=True)
-class Task:
-    """What one job does: write one part, or, without a part, what is left and the manifest."""
-
-    request: Request
-    workers: int
-    parts: int
-    part: int | None = None
-
-    def __call__(self) -> None:
-        """Do it, in a job's own process; a fault that its user can mend ends in a file."""
-        paths = submitit.JobEnvironment().paths
-        error_file = _error_file(paths)
-        error_file.unlink(missing_ok=True)
-        # submitit lets SIGTERM pass, and Slurm then waits for a while and kills.
-        signal.signal(signal.SIGTERM, _stop)
-        try:
-            self._write(_Teller(_progress_file(paths)).tell)
-        except HptError as error:
-            sys.stderr.write(f"{error}\n")
-            error_file.write_text(str(error), encoding="utf-8")
-            sys.exit(error.exit_code)
-
-    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """Return what submitit queues again when the time is over: the same, for it goes on."""
-        return submitit.helpers.DelayedSubmission(self)
-
-    def _write(self, progress: Callable[[shards.Progress], None]) -> None:
-        asked = self.request
-        if Path(asked.folder).is_dir():
-            os.chdir(asked.folder)
+    def write(
+        self,
+        workers: int,
+        progress: Callable[[shards.Progress], None],
+        part: int | None = None,
+        parts: int = 1,
+    ) -> None:
+        """Write one part; or, without a part, what is left and the manifest."""
+        where = (self.open_source(), open_store(self.store), self.name)
         options: dict[str, Any] = {
-            "shard_bytes": asked.shard_bytes,
-            "max_bad": asked.max_bad,
-            "encoding": asked.encoding,
-            "workers": self.workers,
+            "shard_bytes": self.shard_bytes,
+            "max_bad": self.max_bad,
+            "encoding": self.encoding,
+            "workers": workers,
             "progress": progress,
         }
-        where = (asked.open_source(), open_store(asked.store), asked.name)
-        if self.part is None:
+        if part is None:
             shards.write_dataset(*where, **options)
         else:
-            shards.write_part(*where, self.part, self.parts, **options)
-
-
-def _stop(number: int, _frame: Any) -> NoReturn:
-    sys.exit(_SIGNALS_END + number)
-
-
-@dataclass
-class _Teller:
-    """Writes how far a job is to a file, every so often."""
-
-    file: Path
-    told_s: float = 0.0
-
-    def tell(self, progress: shards.Progress) -> None:
-        now_s = time.monotonic()
-        if progress.images == progress.total or now_s - self.told_s >= _TELL_EVERY_S:
-            self.told_s = now_s
-            facts = {"images": progress.images}
-            FolderStore(self.file.parent).put(self.file.name, json.dumps(facts).encode())
+            shards.write_part(*where, part, parts, **options)
 
 
 @dataclass(frozen=True)
-class Jobs:
+class ShardingPart:
+    """What one job does: write one part, or, without a part, what is left and the manifest.
+
+    Args:
+        request: what is sharded.
+        key: under which the job is noted.
+        workers: processes that write shards.
+        requeue_limit: restarts in a row that may finish no shard.
+        part: which one; None for the merge.
+        parts: how many there are.
+    """
+
+    request: ShardingRequest
+    key: str
+    workers: int
+    requeue_limit: int
+    part: int | None
+    parts: int
+
+    def __call__(self) -> None:
+        """Do it, in a job's own process; exit 1 where it fails."""
+        # submitit lets SIGTERM pass, and Slurm then waits for a while and kills.
+        signal.signal(signal.SIGTERM, lambda *_: self.checkpoint())
+        if Path(self.request.folder).is_dir():
+            os.chdir(self.request.folder)
+        with slurm.failures_are_final():
+            store = open_store(self.request.store)
+            self._write(store.at(sharding_prefix(self.key)))
+            if self.part is None:
+                self._put_away(store)
+
+    def checkpoint(self) -> NoReturn:
+        """Answer the signal before the job's end, which submitit takes: another start goes on."""
+        slurm.go_on()
+        sys.exit(slurm.AGAIN)
+
+    def _write(self, root: Store) -> None:
+        job, term = slurm.job_id(), slurm.restarts()
+
+        def note(progress: shards.Progress) -> None:
+            if progress.images == progress.reused:  # nothing is done yet
+                starts.note(root, progress.reused, job, self.requeue_limit, "image")
+            held.beat(images=progress.images)
+            if held.is_lost:
+                held.check()
+
+        with lease.hold(root, LEASE, job=job, term=term, patience_s=math.inf) as held:
+            root.delete(FAILURE)
+            try:
+                self.request.write(self.workers, note, self.part, self.parts)
+                held.check()
+            except lease.LeaseLostError:
+                raise
+            except Exception as error:
+                message = str(error) or type(error).__name__
+                with contextlib.suppress(StoreError):
+                    root.put(FAILURE, json.dumps({"error": message}).encode())
+                raise
+            root.put(DONE, b"")
+
+    def _put_away(self, store: Store) -> None:
+        """Delete what was noted of the jobs, while nobody submits others."""
+        root = store.at(sharding_prefix(self.request.id))
+        with lease.hold(store, SUBMITTING, patience_s=math.inf):
+            # Without its lease, a process that lives on where Slurm has lost it stops.
+            for info in list(root.list()):
+                root.delete(info.path)
+            slurm_jobs.forget(store, self.request.id)
+
+
+@dataclass(frozen=True)
+class Sharding:
     """The jobs of one sharding.
 
     Args:
         request: what they do.
-        folder: of their scripts and logs.
-        parts: id of each part's job.
-        merge: id of the job that writes the manifest.
-        images: how many the source has.
+        store: the request's own, opened.
+        parts: the array that writes the parts.
+        merge: the job that writes the manifest.
+        images: how many each part has.
     """
 
-    request: dict[str, Any]
-    folder: Path
-    parts: tuple[str, ...]
-    merge: str
-    images: int
+    request: ShardingRequest
+    store: Store
+    parts: Array
+    merge: Array
+    images: tuple[int, ...]
 
     @property
     def ids(self) -> tuple[str, str]:
         """The ids of the array and of the merge, as Slurm's commands take them."""
-        return self.parts[0].partition("_")[0], self.merge
+        return self.parts.id, self.merge.id
 
-    def states(self) -> dict[str, str]:
-        """Return the state of each job that is not over, by its id.
+    def is_queued(self) -> bool:
+        """Return whether any job is not over."""
+        queue = slurm_jobs.queued(self.store)
+        return any(key in queue for key in (*self.parts.keys, *self.merge.keys))
 
-        Raises:
-            HptError: Slurm does not answer.
-        """
-        result = subprocess.run(
-            ["squeue", "--noheader", "--array", "--format=%i %T", f"--jobs={','.join(self.ids)}"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        # A job that is over is soon forgotten.
-        if result.returncode and "Invalid job id" not in result.stderr:
-            raise HptError(f"squeue failed: {result.stderr.strip()}", fix="see whether Slurm is up")
-        return dict(line.split() for line in result.stdout.splitlines())
+    def progress(self) -> int:
+        """Return how many images are done."""
+        return sum(looked_up(self._images, range(len(self.images))))
 
-    def progress(self) -> tuple[int, int]:
-        """Return (images done, images in all)."""
-        files = [_progress_file(self._job(part).paths) for part in self.parts]
-        facts = [json.loads(file.read_bytes()) for file in files if file.exists()]
-        return sum(one["images"] for one in facts), self.images
+    def _images(self, part: int) -> int:
+        root, there = self._noted(self.parts.keys[part])
+        if DONE in there:
+            return self.images[part]
+        holder = lease.read(root, LEASE) if LEASE in there else None
+        return int(holder.facts.get("images", 0)) if holder else 0
+
+    def _noted(self, key: str) -> tuple[Store, set[str]]:
+        root = self.store.at(sharding_prefix(key))
+        return root, {info.path for info in root.list()}
 
     def check(self) -> None:
         """Find out how the jobs ended, all of them being over.
@@ -195,152 +229,163 @@ class Jobs:
         Raises:
             HptError: the merge did not end well; with the messages of what failed.
         """
-        # Listing a folder makes NFS look at it anew.
-        there = set(os.listdir(self.folder))  # noqa: PTH208 - names are enough
-        merge = self._failure(self.merge, there)
-        if not merge:
-            return
+        if not slurm_jobs.read(self.store, self.request.id):
+            return  # the merge deletes the note last, after the manifest
         # Slurm drops the merge where a part fails; and parts often fail for one reason.
-        parts = [failure for part in self.parts if (failure := self._failure(part, there))]
-        failed = f"{len(parts)} of {len(self.parts)} parts" if parts else "the merge"
-        told = list(dict.fromkeys(parts or [merge]))
-        more = [f"and {len(told) - _TOLD} more"] if len(told) > _TOLD else []
+        parts = [failure for failure in looked_up(self._failure, self.parts.keys) if failure]
+        failed = f"{len(parts)} of {len(self.parts.keys)} parts" if parts else "the merge"
+        reasons = list(dict.fromkeys(parts or [self._failure(self.merge.keys[0])]))
+        more = [f"and {len(reasons) - _SHOWN} more"] if len(reasons) > _SHOWN else []
         raise HptError(
-            "\n".join([*told[:_TOLD], *more]),
+            "\n".join([*reasons[:_SHOWN], *more]),
             where=f"{failed} failed",
-            fix=f"see {self.folder}/*.out; the same command goes on from the finished shards",
+            fix=f"see {self.parts.folder}/*.out; the same command goes on from the finished shards",
         )
 
-    def _failure(self, job_id: str, there: set[str]) -> str:
-        """Return why a job that is over has not done its work; empty if it has."""
-        job = self._job(job_id)
-        if _error_file(job.paths).name in there:
-            return _error_file(job.paths).read_text(encoding="utf-8")
-        if job.paths.result_pickle.name in there:
-            error = job.exception()
-            lines = re.findall(_RAISED, str(error), re.MULTILINE) or ["see its log"]
-            return f"job {job_id} failed: {lines[-1]}" if error else ""
-        if job.paths.stdout.name in there:
-            lines = job.paths.stdout.read_text(errors="replace").splitlines()
-            return f"job {job_id} was ended; its log ends with: {lines[-1] if lines else ''}"
-        return f"job {job_id} never began, or its node does not see shared_folder"
-
-    def _job(self, job_id: str) -> submitit.SlurmJob[None]:
-        return submitit.SlurmJob(self.folder, job_id)
+    def _failure(self, key: str) -> str:
+        """Return why a job that is over has not done its work; empty for a part that has."""
+        root, there = self._noted(key)
+        if FAILURE in there:
+            return str(json.loads(root.get(FAILURE))["error"])
+        array = self.parts if key in self.parts.keys else self.merge
+        if DONE in there and array is self.parts:
+            return ""
+        job, logs = array.job_of(key), slurm_jobs.log_files(self.store, self.request.id, key)
+        if not logs:
+            return f"job {job} never began, or its node does not see {array.folder}"
+        text = "\n".join(log.read_text(encoding="utf-8", errors="replace") for log in logs)
+        return f"job {job} was ended; its log ends with: {_last_message(text)}"
 
 
-def _error_file(paths: Any) -> Path:
-    return Path(paths.result_pickle).with_suffix(".error")
+def _last_message(log: str) -> str:
+    """Return the last line that is not indented, with what follows it."""
+    lines = [line for line in log.splitlines() if line.strip() and not _NOISE.match(line)]
+    begins = [number for number, line in enumerate(lines) if not line[0].isspace()]
+    return "\n".join(lines[begins[-1] :]) if begins else ""
 
 
-def _progress_file(paths: Any) -> Path:
-    return Path(paths.result_pickle).with_suffix(".progress")
-
-
-def jobs_folder(request: Request, work: Path, profile: Profile) -> Path:
-    """Return the folder for the jobs of a dataset.
-
-    Raises:
-        RequestError: Slurm could not write there.
-    """
-    base = Path(profile.shared_folder).expanduser() if profile.shared_folder else work / "jobs"
-    base = slurm.checked_folder(base)
-    place = hashlib.sha256(f"{request.store}\n{request.name}".encode()).hexdigest()
-    return base / f"{slurm.plain(request.name)}-{place[:12]}"
-
-
-def submit(
-    request: Request, profile: Profile, jobs: int, folder: Path, workers: int | None = None
-) -> Jobs:
+def submit(request: ShardingRequest, site: Site, jobs: int, workers: int | None = None) -> Sharding:
     """Submit the jobs of a sharding, or find those of an earlier call that are not over.
 
     Args:
         request: what to do.
-        profile: how the cluster is used.
+        site: how the cluster is used.
         jobs: parts to split the work into; never more than there are shards.
-        folder: from `jobs_folder`.
         workers: processes of one job; as many as it has cores by default.
 
     Raises:
         RequestError: Slurm is not here or refuses the jobs, others write this dataset, or its
             name or its source cannot be used.
         DataError: the keys of the source cannot be used.
+        HptError: Slurm does not answer, or another command submits for too long.
     """
-    if shutil.which("sbatch") is None:
-        raise RequestError(
-            "sbatch is not installed here",
-            where="--on",
-            fix="run this where jobs are submitted, or without --on",
-        )
-    described = dataclasses.asdict(request)
-    running = _submitted(folder)
-    if running and running.states():
-        if running.request == described:
-            return running
-        raise RequestError(
-            f"the jobs {' and '.join(running.ids)} write {request.name} from other images or "
-            "with other options",
-            fix=f"wait for them, or end them: scancel {' '.join(running.ids)}",
-        )
-    stem = shards.stem_of(request.name)
-    planned = plan(request.open_source(), stem, request.shard_bytes)
-    count = max(1, min(jobs, len(planned)))
-    parts, merge = _submit(request, profile, count, folder, workers or profile.cpus_per_task)
-    images = sum(len(task.samples) for task in planned)
-    submitted = Jobs(described, folder, parts, merge, images)
-    record = dataclasses.asdict(submitted) | {"folder": str(folder)}
-    FolderStore(folder).put(_SUBMITTED, json.dumps(record, indent=2).encode())
-    return submitted
+    on_slurm.check("without --on")
+    store = open_store(request.store)
+    with on_slurm.alone(store):
+        found = _queued(request, store)
+    # Listing the source may take minutes, in which others may submit.
+    sharding = found or _planned(request, store, site, jobs)
+    with on_slurm.alone(store):
+        sharding = _queued(request, store) or sharding
+        return sharding if sharding.merge.id else _submit(sharding, site, workers)
 
 
-def _submit(
-    request: Request, profile: Profile, count: int, folder: Path, workers: int
-) -> tuple[tuple[str, ...], str]:
-    """Submit the parts and their merge, both or none; return their ids."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tasks = [Task(request, workers, count, part) for part in range(count)]
-    name = f"hpt-shard-{slurm.plain(request.name)}"
-    parts = slurm.submit(slurm.shard_executor(folder, f"{name}-part", profile), tasks)
-    array = parts[0].partition("_")[0]
+def _queued(request: ShardingRequest, store: Store) -> Sharding | None:
+    """Return the jobs of this dataset, if any is in Slurm's queue.
+
+    Raises:
+        RequestError: they do something else.
+    """
+    queue, arrays = slurm_jobs.queued(store), slurm_jobs.read(store, request.id)
+    ids = [[queue[key].id for key in array.keys if key in queue] for array in arrays]
+    if not any(ids):
+        return None
+    spec = json.loads(store.get(f"{sharding_prefix(request.id)}/{_SPEC}"))
+    # Who submitted them may have been killed before it could note their ids.
+    parts, merge = (slurm_jobs.with_id(a, b) if b else a for a, b in zip(arrays, ids, strict=True))
+    if spec["request"] != asdict(request):
+        known = [job for job in (parts.id, merge.id) if job]
+        raise RequestError(
+            f"the jobs {' and '.join(known)} write {request.name} from other images or with other "
+            "options",
+            fix=f"wait for them, or end them: scancel {' '.join(known)}",
+        )
+    return Sharding(request, store, parts, merge, tuple(spec["images"]))
+
+
+def _planned(request: ShardingRequest, store: Store, site: Site, jobs: int) -> Sharding:
+    """Return the sharding that is to be submitted."""
+    tasks = plan(request.open_source(), shards.stem_of(request.name), request.shard_bytes)
+    count, folder = max(1, min(jobs, len(tasks))), str(site.folder / request.id)
+    parts = Array(f"{request.id}.0", tuple(f"{request.id}/{n}" for n in range(count)), folder)
+    merge = Array(f"{request.id}.1", (f"{request.id}/merge",), folder)
+    images = (sum(len(task.samples) for task in tasks[n::count]) for n in range(count))
+    return Sharding(request, store, parts, merge, tuple(images))
+
+
+def _submit(sharding: Sharding, site: Site, workers: int | None) -> Sharding:
+    """Submit the parts, unless they are in the queue, and their merge; both or none."""
+    request, store = sharding.request, sharding.store
+    # On the nodes as they are: nobody knows which folders a source needs in a container.
+    profile = site.profile.model_copy(update={"container": None})
+    cores, code = profile.cpus_per_task, str(on_slurm.copy_code(site.folder))
+    placement = Placement(1, 1, 0, cores, profile.memory_gb, profile.time_min)
+
+    def submitted(array: Array, numbers: Sequence[int | None], *after: str) -> Array:
+        how = (workers or cores, profile.requeue_limit)
+        tasks = [
+            ShardingPart(request, key, *how, number, len(sharding.parts.keys))
+            for key, number in zip(array.keys, numbers, strict=True)
+        ]
+        step = Step(Path(array.folder), placement, code=code, after=after)
+        executor = slurm.executor(array.name, profile, step)
+        return slurm_jobs.with_id(array, slurm.submit(executor, tasks))
+
+    if not sharding.parts.id:
+        # Leases stay: their holders may live on where Slurm has lost them, and write.
+        for key in (*sharding.parts.keys, *sharding.merge.keys):
+            for name in (DONE, FAILURE):
+                store.delete(f"{sharding_prefix(key)}/{name}")
+        spec = {"request": asdict(request), "images": sharding.images}
+        store.put(f"{sharding_prefix(request.id)}/{_SPEC}", json.dumps(spec).encode())
+        slurm_jobs.write(store, request.id, (sharding.parts, sharding.merge))
+        parts = submitted(sharding.parts, range(len(sharding.parts.keys)))
+        sharding = replace(sharding, parts=parts)
+        slurm_jobs.write(store, request.id, (sharding.parts, sharding.merge))
     try:
-        executor = slurm.shard_executor(folder, f"{name}-merge", profile, after=array)
-        [merge] = slurm.submit(executor, [Task(request, workers, count)])
-    except RequestError:
-        slurm.cancel([array])
+        sharding = replace(sharding, merge=submitted(sharding.merge, [None], sharding.parts.id))
+    except HptError:
+        slurm.cancel([sharding.parts.id])
         raise
-    return tuple(parts), merge
+    slurm_jobs.write(store, request.id, (sharding.parts, sharding.merge))
+    return sharding
 
 
-def wait(jobs: Jobs, tell: Callable[[int, int], None]) -> None:
+def wait(sharding: Sharding, tell: Callable[[int, int], None]) -> None:
     """Return once the dataset is written.
 
     Args:
-        jobs: from `submit`.
+        sharding: from `submit`.
         tell: called with (images done, images in all) from time to time.
 
     Raises:
-        HptError: a job failed, or Slurm no longer answers.
+        HptError: a job failed, or Slurm or the store no longer answers.
     """
     began_s = answered_s = time.monotonic()
+    shortest_s, longest_s = _POLL_S
+    done, total = 0, sum(sharding.images)
     while True:
         now_s = time.monotonic()
         try:
-            if not jobs.states():
+            if not sharding.is_queued():
                 break
+            # A part that was started again first looks at what it has.
+            done = max(done, sharding.progress())
             answered_s = now_s
         except HptError:
             if now_s - answered_s > _PATIENCE_S:
                 raise
-        tell(*jobs.progress())
-        shortest_s, longest_s = _POLL_S
+        tell(done, total)
         time.sleep(min(longest_s, max(shortest_s, (now_s - began_s) / 20)))
-    tell(*jobs.progress())
-    jobs.check()
-
-
-def _submitted(folder: Path) -> Jobs | None:
-    store = FolderStore(folder)
-    if store.stat(_SUBMITTED) is None:
-        return None
-    record = json.loads(store.get(_SUBMITTED))
-    return Jobs(**record | {"folder": folder, "parts": tuple(record["parts"])})
+    sharding.check()
+    tell(total, total)

@@ -22,7 +22,7 @@ from typing import NoReturn
 
 import submitit
 
-from hpt_dist.errors import HptError, Interrupted, TrainingError
+from hpt_dist.errors import Interrupted, TrainingError
 from hpt_dist.launch import launches, parent_run, process
 from hpt_dist.launch.closing import finish_if_last_trial
 from hpt_dist.launch.launches import is_cancelled
@@ -59,7 +59,7 @@ class TrialTask:
         job = submitit.JobEnvironment()
         if Path(self.folder).is_dir():
             os.chdir(self.folder)
-        with _telling_of_failure():
+        with slurm.failures_are_final(), _going_on_after_losses():
             _clean_environment(self.order.threads)
             name_ranks(job)
             if job.global_rank:
@@ -70,30 +70,21 @@ class TrialTask:
 
     def checkpoint(self) -> NoReturn:
         """Answer a signal that came before training listens; submitit calls this on rank 0."""
-        _go_on()
+        slurm.go_on()
         # Nonzero, so that Slurm ends the other processes too.
         sys.exit(AGAIN)
 
 
 @contextlib.contextmanager
-def _telling_of_failure() -> Iterator[None]:
-    """End this process with 1 where it fails, and say that another start would not help.
-
-    Slurm ends the other processes then, by a signal; so the exit code of them all says nothing.
-    """
+def _going_on_after_losses() -> Iterator[None]:
+    """Ask for another start where another process of the job was lost."""
     try:
         yield
     except ranks.ProcessLostError as error:
         # The one that failed has said so; one that was killed is worth another start.
         log.error("%s", error)  # noqa: TRY400 - no bug, so no traceback
-        _go_on()
+        slurm.go_on()
         sys.exit(AGAIN)
-    except Exception as error:
-        slurm.failed_file(Path(os.environ["SUBMITIT_FOLDER"])).touch()
-        if not isinstance(error, HptError):
-            raise
-        log.error("%s", error)  # noqa: TRY400 - no bug, so no traceback
-        sys.exit(1)
 
 
 def _lead(order: TrialOrder) -> None:
@@ -107,13 +98,13 @@ def _lead(order: TrialOrder) -> None:
                 _run(dataclasses.replace(order, parent_run=parent), interrupt, together)
         except ranks.PortTakenError as error:
             log.warning("%s; the next start will use another one", error)
-            _go_on()
+            slurm.go_on()
             sys.exit(AGAIN)
         except Interrupted as error:
             log.info("%s", error)
             if is_cancelled(store, order.launch):
                 sys.exit(1)  # so that what depends on it does not start
-            _go_on()
+            slurm.go_on()
         else:
             finish_if_last_trial(store, order.launch)
 
@@ -149,11 +140,6 @@ def _run(order: TrialOrder, interrupt: Interrupt, together: Together) -> None:
                 raise Interrupted(f"stopped by {interrupt.cause} before it began")
             time.sleep(_POLL_S)
             holder, silent = watch.look(root, LEASE)
-
-
-def _go_on() -> None:
-    """Ask the job's script to queue the job again."""
-    slurm.again_file(Path(os.environ["SUBMITIT_FOLDER"])).touch()
 
 
 def _clean_environment(threads: int) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import math
 import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +24,9 @@ from hpt_dist.slurm.profile import Profile
 if TYPE_CHECKING:
     import submitit
 
+log = logging.getLogger(__name__)
+
 _TIMEOUT_S = 60.0
-# Of a job that shards; more would hide one that never finishes a shard.
-_MAX_TIMEOUTS = 20
 # EX_TEMPFAIL: a process that wants its job to be queued again, and all others to end now.
 AGAIN = 75
 # srun would pass on only what sbatch did, and none of what `setup` exports; and since Slurm 22.05
@@ -61,7 +62,7 @@ elif [ -e "$again" ]; then
   done
 fi
 exit $rc"""
-# Rough ends of one job beside those that its trial counts: some come before it can count.
+# Rough ends of one job beside the restarts that it counts: some come before it can count.
 _ROUGH_ENDS = 5
 
 
@@ -86,14 +87,10 @@ class Queued:
         return f"job {self.id} is {self.state.lower()}{why}"
 
 
-def again_file(folder: Path) -> Path:
-    """Return the file by which the processes of this job ask its script to queue it again."""
-    return _file_of_start(folder, "again")
-
-
-def failed_file(folder: Path) -> Path:
-    """Return the file by which any process of this job says that another start would not help."""
-    return _file_of_start(folder, "failed")
+def job_id() -> str:
+    """Return the id of the job that this process is of, as `Queued` has it."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
 
 def restarts() -> int:
@@ -101,9 +98,32 @@ def restarts() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
-def _file_of_start(folder: Path, what: str) -> Path:
+def go_on() -> None:
+    """Ask this job's script to queue the job again, when its processes have ended."""
+    _note_of_start("again")
+
+
+@contextmanager
+def failures_are_final() -> Iterator[None]:
+    """End this process with 1 where the block fails: another start of the job would not help.
+
+    Slurm then ends the job's other processes, by a signal; so their exit codes say nothing.
+    """
+    try:
+        yield
+    except Exception as error:
+        _note_of_start("failed")
+        if not isinstance(error, HptError):
+            raise
+        log.error("%s", error)  # noqa: TRY400 - no bug, so no traceback
+        sys.exit(1)
+
+
+def _note_of_start(what: str) -> None:
+    """Leave a file for this job's script, in the folder that submitit names."""
     # Named by the start: what lives on of an earlier one must not speak for a later one.
-    return folder / f"{os.environ['SLURM_JOB_ID']}.{restarts()}.{what}"
+    name = f"{os.environ['SLURM_JOB_ID']}.{restarts()}.{what}"
+    (Path(os.environ["SUBMITIT_FOLDER"]) / name).touch()
 
 
 def queue() -> list[Queued]:
@@ -180,83 +200,14 @@ class Step:
     held: bool = False
 
 
-def trial_executor(name: str, profile: Profile, step: Step) -> submitit.SlurmExecutor:
-    """Return what submits the jobs of trials.
+def executor(name: str, profile: Profile, step: Step) -> submitit.SlurmExecutor:
+    """Return what submits jobs.
 
     Args:
         name: of the jobs; letters, digits and _.- alone.
         profile: how the cluster is used.
         step: what they need.
     """
-    visible, cwd = step.visible, str(step.folder)
-    words = [profile.interpreter]
-    options = ["--kill-on-bad-exit=1", "--wait=0"]
-    if profile.container:
-        nvidia = bool(step.placement.gpus_per_node) and profile.accelerator == "nvidia"
-        words = container.python_command(
-            profile.container, profile.interpreter, visible, cwd, gpus=nvidia
-        )
-        options += container.srun_arguments(profile.container, visible, cwd)
-    placement = step.placement
-    setup = [_OUTLIVE]
-    if step.code:
-        # Safe, or Python looks first into the folder of the launch, often a checkout.
-        path = f"{shlex.quote(step.code)}${{PYTHONPATH:+:$PYTHONPATH}}"
-        setup.append(f"export PYTHONSAFEPATH=1 PYTHONPATH={path}")
-    return _executor(
-        step.folder,
-        profile,
-        shlex.join(words),
-        {
-            "job_name": name,
-            "nodes": placement.nodes,
-            "ntasks_per_node": placement.ranks_per_node,
-            "gpus_per_node": placement.gpus_per_node or None,
-            "cpus_per_task": placement.cpus_per_rank,
-            "mem": _megabytes(placement.memory_gb),
-            "time": placement.time_min,
-            "signal_delay_s": profile.signal_lead_s,
-            "setup": [_SETUP, *setup, *profile.setup],
-            "teardown": _GO_ON.format(
-                folder=shlex.quote(str(step.folder)),
-                again=AGAIN,
-                limit=profile.requeue_limit + _ROUGH_ENDS,
-            ).splitlines(),
-            "srun_args": options,
-        },
-        {
-            **({"dependency": f"afterok:{':'.join(step.after)}"} if step.after else {}),
-            **({"hold": True} if step.held else {}),
-        },
-    )
-
-
-def shard_executor(
-    folder: Path, name: str, profile: Profile, after: str = ""
-) -> submitit.SlurmExecutor:
-    """Return what submits the jobs of a sharding; `after` is the id of one that has to end well."""
-    return _executor(
-        folder,
-        profile,
-        shlex.quote(profile.python or sys.executable),
-        {
-            "job_name": name,
-            "cpus_per_task": profile.cpus_per_task,
-            "mem": _megabytes(profile.memory_gb),
-            "time": profile.time_min,
-            "setup": [_SETUP, *profile.setup],
-        },
-        {"dependency": f"afterok:{after}"} if after else {},
-    )
-
-
-def _executor(
-    folder: Path,
-    profile: Profile,
-    python: str,
-    parameters: Mapping[str, Any],
-    more: Mapping[str, Any],
-) -> submitit.SlurmExecutor:
     import submitit
 
     class SlurmExecutor(submitit.SlurmExecutor):  # type: ignore[misc]  # submitit has no types
@@ -266,31 +217,74 @@ def _executor(
         def affinity(cls) -> int:
             return 1
 
-    executor = SlurmExecutor(folder, max_num_timeout=_MAX_TIMEOUTS, python=python)
-    executor.update_parameters(
-        partition=profile.partition,
-        account=profile.account,
-        qos=profile.qos,
-        constraint=profile.constraint,
+    words, options = _python(profile, step)
+    made = SlurmExecutor(step.folder, python=shlex.join(words))
+    made.update_parameters(
+        job_name=name,
+        **_resources(profile, step.placement),
+        signal_delay_s=profile.signal_lead_s,
         array_parallelism=profile.max_parallel_jobs,
         stderr_to_stdout=True,
         wckey=None,
+        setup=[_SETUP, _OUTLIVE, *_path_of_code(step), *profile.setup],
+        teardown=_GO_ON.format(
+            folder=shlex.quote(str(step.folder)),
+            again=AGAIN,
+            limit=profile.requeue_limit + _ROUGH_ENDS,
+        ).splitlines(),
+        srun_args=["--kill-on-bad-exit=1", "--wait=0", *options],
         additional_parameters={
             "requeue": True,
             "export": ",".join(profile.exported(os.environ)),
             "kill-on-invalid-dep": "yes",
-            **more,
+            **({"dependency": f"afterok:{':'.join(step.after)}"} if step.after else {}),
+            **({"hold": True} if step.held else {}),
         },
-        **parameters,
     )
-    return executor
+    return made
+
+
+def _resources(profile: Profile, placement: Placement) -> dict[str, Any]:
+    memory_gb = placement.memory_gb
+    return {
+        "partition": profile.partition,
+        "account": profile.account,
+        "qos": profile.qos,
+        "constraint": profile.constraint,
+        "nodes": placement.nodes,
+        "ntasks_per_node": placement.ranks_per_node,
+        "gpus_per_node": placement.gpus_per_node or None,
+        "cpus_per_task": placement.cpus_per_rank,
+        "mem": f"{math.ceil(memory_gb * 1024)}MB" if memory_gb else None,
+        "time": placement.time_min,
+    }
+
+
+def _python(profile: Profile, step: Step) -> tuple[list[str], list[str]]:
+    """Return (the words that start Python, options of srun)."""
+    if not profile.container:
+        return [profile.interpreter], []
+    nvidia = bool(step.placement.gpus_per_node) and profile.accelerator == "nvidia"
+    visible, cwd = step.visible, str(step.folder)
+    words = container.python_command(
+        profile.container, profile.interpreter, visible, cwd, gpus=nvidia
+    )
+    return words, container.srun_arguments(profile.container, visible, cwd)
+
+
+def _path_of_code(step: Step) -> list[str]:
+    if not step.code:
+        return []
+    # Safe, or Python looks first into the folder of the launch, often a checkout.
+    path = f"{shlex.quote(step.code)}${{PYTHONPATH:+:$PYTHONPATH}}"
+    return [f"export PYTHONSAFEPATH=1 PYTHONPATH={path}"]
 
 
 def script_of(executor: submitit.SlurmExecutor, count: int) -> str:
     """Return the text that sbatch would get for so many tasks of one array.
 
     Args:
-        executor: from `trial_executor`.
+        executor: what submits them.
         count: how many; one is no array.
     """
     from submitit.slurm import slurm as scripts
@@ -334,10 +328,6 @@ def _no_jobs_environment() -> Iterator[None]:
         if settings:
             os.environ["SLURM_CONF"] = settings
         yield
-
-
-def _megabytes(memory_gb: float | None) -> str | None:
-    return f"{math.ceil(memory_gb * 1024)}MB" if memory_gb else None
 
 
 def checked_folder(folder: Path) -> Path:

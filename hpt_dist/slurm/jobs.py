@@ -2,7 +2,7 @@
 
 A launch notes its arrays before it submits them, under names that occur once: `<launch>.<number>`.
 So whoever reads Slurm's queue, from any node, knows the trial of each job in it, even if the launch
-was killed in between.
+was killed in between. The parts of a sharding are noted as trials are: it is a launch of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from hpt_dist.errors import HptError
+from hpt_dist.errors import HptError, StoreError
 from hpt_dist.slurm import commands as slurm
 from hpt_dist.slurm.commands import Queued
 from hpt_dist.store import Store
@@ -51,9 +51,18 @@ def write(store: Store, launch: str, arrays: Iterable[Array]) -> None:
 def read(store: Store, launch: str) -> list[Array]:
     """Return the arrays of a launch; none for one that ran elsewhere."""
     path = f"{LAUNCHES}/{launch}.jobs"
-    if store.stat(path) is None:
+    try:
+        noted = json.loads(store.get(path))
+    except StoreError:
+        if store.stat(path):
+            raise
         return []
-    return [Array(**one | {"keys": tuple(one["keys"])}) for one in json.loads(store.get(path))]
+    return [Array(**one | {"keys": tuple(one["keys"])}) for one in noted]
+
+
+def forget(store: Store, launch: str) -> None:
+    """Delete the note of a launch's arrays."""
+    store.delete(f"{LAUNCHES}/{launch}.jobs")
 
 
 def is_here() -> bool:
@@ -136,5 +145,5 @@ def cancel(store: Store, keys: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def with_id(array: Array, job_ids: Sequence[str]) -> Array:
-    """Return an array with its id, from those of its tasks."""
+    """Return an array with its id, from those of its tasks, or some of them."""
     return replace(array, id=job_ids[0].partition("_")[0])

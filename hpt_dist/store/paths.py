@@ -21,6 +21,14 @@ def stage_prefix(key: str) -> str:
     return f"stages/{key}"
 
 
+def sharding_prefix(name: str) -> str:
+    """Return where in a store the objects of a sharding's jobs lie, until its manifest is there.
+
+    Beside the datasets: what lies in a dataset's folder is its own.
+    """
+    return f"sharding/{name}"
+
+
 def work_folder(store: Store, chosen: str = "") -> Path:
     """Return the folder for logs, metrics on their way to MLflow, and MLflow's own database.
 

@@ -1,4 +1,4 @@
-"""How often a trial's processes have started, and whether that leads anywhere."""
+"""How often the processes of a job's work have started, and whether that leads anywhere."""
 
 from __future__ import annotations
 
@@ -33,14 +33,15 @@ class Starts:
         return Starts(self.count + 1, step, job, self.in_vain + 1 if stuck else 0)
 
 
-def note(root: Store, step: int, job: str, limit: int) -> Starts:
-    """Count a start in a trial's prefix.
+def note(root: Store, step: int, job: str, limit: int, unit: str = "step") -> Starts:
+    """Count a start in the prefix of a trial, or of a part of a sharding.
 
     Args:
-        root: the store at the trial's prefix, whose lease this process holds.
+        root: the store at that prefix, whose lease this process holds.
         step: of the state that it goes on from.
         job: the scheduler's name for its job; empty without a scheduler.
         limit: restarts in a row that may lead nowhere.
+        unit: what a step is, in words.
 
     Raises:
         TrainingError: there were more; a scheduler would go on for ever.
@@ -50,8 +51,8 @@ def note(root: Store, step: int, job: str, limit: int) -> Starts:
     root.put(STARTS, json.dumps(asdict(starts)).encode())
     if starts.in_vain > limit:
         raise TrainingError(
-            f"{starts.in_vain} restarts in a row saved nothing after step {step}",
-            fix="save more often (checkpoint_every), give the job more time (time_min, "
+            f"{starts.in_vain} restarts in a row saved nothing after {unit} {step}",
+            fix="save more often (checkpoint_every, --shard-mb), give the job more time (time_min, "
             "signal_lead_s), or raise requeue_limit in the profile; then launch again",
         )
     return starts

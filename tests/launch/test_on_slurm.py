@@ -221,7 +221,7 @@ def test_a_restart_is_in_vain_where_its_job_saved_nothing_new(tmp_path):
 def test_the_end_of_a_jobs_script(tmp_path, monkeypatch, code, marks, state, queued):
     """The script's last lines, between a task that ended so and commands that only take notes."""
     step = slurm.Step(tmp_path, Placement(1, 1, 0, 1, None, 30))
-    script = slurm.script_of(slurm.trial_executor("x.0", Profile(requeue_limit=0), step), 1)
+    script = slurm.script_of(slurm.executor("x.0", Profile(requeue_limit=0), step), 1)
     for name, line in {
         "srun": f"exit {code}",
         "squeue": f"echo {state}",

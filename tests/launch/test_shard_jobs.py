@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import pickle
 import re
 import shlex
 import shutil
@@ -24,15 +24,21 @@ from PIL import Image
 from small import environment, hpt
 
 from hpt_dist.datasets import shards
+from hpt_dist.datasets.verify import strays
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.images.formats import AS_IT_IS
-from hpt_dist.launch import shard_jobs
-from hpt_dist.launch.shard_jobs import Jobs, Request
+from hpt_dist.launch import on_slurm, shard_jobs
+from hpt_dist.launch.shard_jobs import Sharding, ShardingPart, ShardingRequest
 from hpt_dist.slurm import commands as slurm
+from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.slurm import profile
+from hpt_dist.slurm.jobs import Array
+from hpt_dist.slurm.placement import Placement
 from hpt_dist.slurm.profile import Profile
 from hpt_dist.sources import open_source
-from hpt_dist.store import FolderStore
+from hpt_dist.store import FolderStore, Store, lease
+from hpt_dist.store.paths import DONE, FAILURE, LEASE, sharding_prefix
+from hpt_dist.trial import starts
 
 ROOT = Path(__file__).parents[2]
 PROFILES = ROOT / "slurm/profiles"
@@ -89,12 +95,22 @@ class Site:
 
     @property
     def jobs(self) -> Path:
-        [folder] = (self.folder / "my work/jobs").iterdir()
+        [folder] = (self.folder / "my work/jobs").glob("shard-*")
         return folder
 
     @property
-    def submitted(self) -> dict:
-        return json.loads((self.jobs / "jobs.json").read_text())
+    def store(self) -> Store:
+        return FolderStore(self.folder / "store")
+
+    @property
+    def submitted(self) -> list[str]:
+        """The ids of the array and of the merge, until the manifest is written."""
+        notes = list(self.store.root.glob("launches/shard-*.jobs"))
+        return [array.id for array in slurm_jobs.read(self.store, notes[0].stem)] if notes else []
+
+    def holder(self, part: int) -> lease.LeaseInfo | None:
+        [folder] = self.store.root.glob("sharding/*") if self.submitted else [None]
+        return folder and lease.read(FolderStore(folder), f"{part}/{LEASE}")
 
     def wait(self, what) -> None:
         deadline = time.monotonic() + 60
@@ -144,9 +160,11 @@ def test_jobs_on_two_nodes_write_what_one_process_writes(site, photos, tmp_path)
     said = site.shard(photos, "--json", text=text)
     assert contents(site.dataset) == shard_here(photos, tmp_path)
     assert '"images": 30' in said
-    submitted = site.submitted
-    assert len(submitted["parts"]) == 3
-    assert site.slurm.nodes_of(submitted["parts"][0].partition("_")[0]) == {"n1", "n2"}
+    [array] = re.findall(r"3 parts in job (\d+), the manifest in job", said)
+    assert site.slurm.nodes_of(array) == {"n1", "n2"}
+    # Nothing is left of the jobs in the store.
+    assert {info.path.split("/")[0] for info in site.store.list()} == {"datasets"}
+    assert strays(site.store, "pets") == []
     # The jobs get the variables that the profile names, and only those.
     variables = dict(line.partition("=")[::2] for line in seen.read_text().splitlines())
     assert variables["AWS_SECRET_ACCESS_KEY"] == SECRET
@@ -164,7 +182,7 @@ def test_a_cancelled_task_is_made_up_for_by_running_again(site, photos, tmp_path
     text = held('[ "$SLURM_ARRAY_TASK_ID" = 1 ]', tmp_path / "never")
     waiting = start(site, photos, text)
     site.wait(lambda: left_of(site) == {1} or waiting.poll() is not None)
-    site.slurm.call("scancel", site.submitted["parts"][1])
+    site.slurm.call("scancel", f"{site.submitted[0]}_1")
     said, _ = waiting.communicate(timeout=60)
     assert waiting.returncode == 1, said
     assert re.search(r"1 of 3 parts failed: job \d+_1 was ended; its log ends with: .+CANCEL", said)
@@ -179,10 +197,10 @@ def test_a_cancelled_task_is_made_up_for_by_running_again(site, photos, tmp_path
 
 def left_of(site: Site) -> set[int]:
     """Return which tasks of the array are not over; empty before there are any."""
-    if not any(site.folder.glob("my work/jobs/*/jobs.json")):
+    if not all(site.submitted) or not site.submitted:
         return set()
     jobs = site.slurm.jobs()
-    return {n for n, part in enumerate(site.submitted["parts"]) if part in jobs}
+    return {part for part in range(3) if f"{site.submitted[0]}_{part}" in jobs}
 
 
 def start(site: Site, source: Path, text: str, *options: str) -> subprocess.Popen[str]:
@@ -196,21 +214,25 @@ def start(site: Site, source: Path, text: str, *options: str) -> subprocess.Pope
 
 
 @pytest.mark.services
-def test_a_preempted_task_is_queued_again_and_goes_on(site, tmp_path):
+def test_a_preempted_task_and_a_killed_one_are_queued_again_and_go_on(site, tmp_path):
     # Images that take a while to decode, one in each shard.
     photos = write_photos(tmp_path / "photos", 15, (3072, 3072))
     waiting = start(site, photos, DEV, "--workers", "2")
-    site.wait(lambda: any(site.folder.glob("my work/jobs/*/*_1_0_result.progress")))
+    site.wait(lambda: site.holder(1) and site.holder(2))
     site.wait(lambda: any(site.dataset.rglob("*.done.json")))
-    second = site.submitted["parts"][1]
+    array, _ = site.submitted
+    preempted, killed = f"{array}_1", f"{array}_2"
     before = finished(site.dataset)
-    site.slurm.call("scancel", "--signal=USR2", second)
-    site.wait(lambda: site.slurm.shorten_wait(second) or waiting.poll() is not None)
+    site.slurm.call("scancel", "--signal=USR2", preempted)
+    os.kill(site.holder(2).pid, signal.SIGKILL)
+    for job in (preempted, killed):
+        site.wait(lambda job=job: site.slurm.shorten_wait(job) or waiting.poll() is not None)
     said, _ = waiting.communicate(timeout=60)
     assert waiting.returncode == 0, said
-    log = next(site.jobs.glob(f"{second}_*.out")).read_text()
-    assert "this job is preempted" in log
-    assert log.count("Starting with JobEnvironment") == 2, log
+    for job in (preempted, killed):
+        log = next(site.jobs.glob(f"{job}_*.out")).read_text()
+        assert ("this job is preempted" in log) is (job == preempted)
+        assert log.count("Starting with JobEnvironment") == 2, log
     assert contents(site.dataset) == shard_here(photos, tmp_path)
     assert before.items() <= finished(site.dataset).items()
 
@@ -220,8 +242,7 @@ def test_the_same_command_finds_its_jobs_and_another_is_refused(site, photos, tm
     go = tmp_path / "go"
     text = held("true", go)
     said = site.shard(photos, "--no-wait", text=text)
-    submitted = site.submitted
-    array, merge = submitted["parts"][0].partition("_")[0], submitted["merge"]
+    array, merge = submitted = site.submitted
     assert f"scancel {array} {merge}" in said
     said = site.shard(photos, "--resize", "8", text=text, code=2)
     assert "with other options" in said
@@ -235,10 +256,11 @@ def test_the_same_command_finds_its_jobs_and_another_is_refused(site, photos, tm
     assert "the jobs go on" in said
     assert "Traceback" not in said
     assert waiting.returncode == 1
+    assert site.submitted == submitted
     go.touch()
     said = site.shard(photos, text=text)
     assert "30 images" in said
-    assert site.submitted == submitted
+    assert f"in job {array}, the manifest in job {merge}" in said
     assert contents(site.dataset) == shard_here(photos, tmp_path)
 
 
@@ -291,10 +313,14 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def request(photos: Path, tmp_path: Path) -> Request:
-    return Request(
+def request(photos: Path, tmp_path: Path) -> ShardingRequest:
+    return ShardingRequest(
         str(photos), "/", str(tmp_path / "store"), "birds/photos", SHARD_BYTES, 10, AS_IT_IS
     )
+
+
+def site_of(cluster: Profile, tmp_path: Path) -> on_slurm.Site:
+    return on_slurm.site(cluster, FolderStore(tmp_path / "store"), str(tmp_path / "my work"))
 
 
 PART = """\
@@ -306,26 +332,32 @@ PART = """\
 #SBATCH --constraint='avx512&nvme'
 #SBATCH --cpus-per-task=8
 #SBATCH --export=AWS_PROFILE,HOME,PATH
-#SBATCH --job-name=hpt-shard-birds-photos-part
+#SBATCH --job-name={name}.0
 #SBATCH --kill-on-invalid-dep=yes
 #SBATCH --mem=1536MB
 #SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
 #SBATCH --output='{folder}/%A_%a_0_log.out'
 #SBATCH --partition=cpu,big
 #SBATCH --qos=low
 #SBATCH --requeue
-#SBATCH --signal=USR2@90
+#SBATCH --signal=USR2@120
 #SBATCH --time=240
 
 # setup
 export SLURM_EXPORT_ENV=ALL SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+trap : TERM USR1 USR2
+export PYTHONSAFEPATH=1 PYTHONPATH='{code}'${{PYTHONPATH:+:$PYTHONPATH}}
 module load x
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '{folder}/%A_%a_%t_log.out' '/opt/my env/python' -u -m \
-submitit.core._submit '{folder}'
+srun --unbuffered --output '{folder}/%A_%a_%t_log.out' --kill-on-bad-exit=1 --wait=0 \
+'/opt/my env/python' -u -m submitit.core._submit '{folder}'
+
+
+# teardown
 """
 
 
@@ -344,15 +376,23 @@ python: /opt/my env/python
 """
     file = tmp_path / "cluster.yaml"
     file.write_text(text)
-    cluster = profile.load(file)
-    folder = shard_jobs.jobs_folder(asked, tmp_path / "my work", cluster)
     for name in set(os.environ) - {"PATH", "HOME"}:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_PROFILE", "x")
     monkeypatch.setenv("SBATCH_PARTITION", "inherited")
-    jobs = shard_jobs.submit(asked, cluster, 3, folder)
-    assert (jobs.parts, jobs.merge, jobs.images) == (("1_0", "1_1", "1_2"), "2", 30)
-    assert (folder / "1_submission.sh").read_text() == PART.format(folder=folder)
+    made = shard_jobs.submit(asked, site_of(profile.load(file), tmp_path), 3)
+    assert (made.ids, len(made.parts.keys), sum(made.images)) == (("1", "2"), 3, 30)
+    folder = tmp_path / "my work/jobs" / asked.id
+    assert re.fullmatch("shard-birds-photos-[0-9a-f]{12}", asked.id)
+    [code] = folder.parent.glob("code-*")
+    part = (folder / "1_submission.sh").read_text()
+    golden = PART.format(folder=folder, name=asked.id, code=code)
+    assert part.startswith(golden)
+    # It is queued again as a trial is.
+    ends = part.removeprefix(golden)
+    trials = slurm.executor("x.0", Profile(), slurm.Step(folder, Placement(1, 1, 0, 1, None, 30)))
+    assert slurm.script_of(trials, 1).endswith(f"{ends}\n")
+    assert "scontrol requeue" in ends
     merge = (folder / "2_submission.sh").read_text()
     assert "#SBATCH --dependency=afterok:1\n" in merge
     assert "--array" not in merge
@@ -360,9 +400,9 @@ python: /opt/my env/python
 
 
 def test_there_are_never_more_jobs_than_shards(fake_slurm, photos, tmp_path):
-    asked = request(photos, tmp_path)
-    jobs = shard_jobs.submit(asked, Profile(), 1000, tmp_path / "jobs")
-    assert 1 < len(jobs.parts) < 30
+    made = shard_jobs.submit(request(photos, tmp_path), site_of(Profile(), tmp_path), 1000)
+    assert 1 < len(made.parts.keys) < 30
+    assert len(made.parts.keys) == len(made.images)
 
 
 def test_a_merge_that_is_refused_takes_the_array_with_it(fake_slurm, photos, tmp_path):
@@ -370,13 +410,44 @@ def test_a_merge_that_is_refused_takes_the_array_with_it(fake_slurm, photos, tmp
     program(fake_slurm, "sbatch", f'{once}; echo "Submitted batch job 7"')
     program(fake_slurm, "scancel", f"echo $@ > {tmp_path}/cancelled")
     with pytest.raises(RequestError, match="over the limit"):
-        shard_jobs.submit(request(photos, tmp_path), Profile(), 3, tmp_path / "jobs")
+        shard_jobs.submit(request(photos, tmp_path), site_of(Profile(), tmp_path), 3)
     assert (tmp_path / "cancelled").read_text() == "--quiet 7\n"
+
+
+def test_a_command_killed_while_it_submits_leaves_what_the_next_one_goes_on_from(
+    fake_slurm, photos, tmp_path, monkeypatch
+):
+    """It submitted the parts, and was killed before it could note their id."""
+    asked, site = request(photos, tmp_path), site_of(Profile(), tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(slurm_jobs, "with_id", killed)
+        with pytest.raises(KeyboardInterrupt):
+            shard_jobs.submit(asked, site, 3)
+    rows = "".join(f"1_{part}|RUNNING|None|{asked.id}.0\\n" for part in (0, 2))
+    program(fake_slurm, "squeue", f"printf '{rows}'")
+    made = shard_jobs.submit(asked, site, 3)
+    assert made.ids == ("1", "2")
+    assert "--dependency=afterok:1\n" in (Path(made.merge.folder) / "2_submission.sh").read_text()
+    # Now all is noted.
+    assert shard_jobs.submit(asked, site, 3) == made
+
+
+def killed(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def submitted(folder: Path) -> Sharding:
+    """Return what a command that submitted one part as job 7, and its merge as job 8, noted."""
+    asked, store = request(folder, folder), FolderStore(folder / "store")
+    parts = Array(f"{asked.id}.0", (f"{asked.id}/0",), str(folder), "7")
+    merge = Array(f"{asked.id}.1", (f"{asked.id}/merge",), str(folder), "8")
+    slurm_jobs.write(store, asked.id, (parts, merge))
+    return Sharding(asked, store, parts, merge, (1,))
 
 
 def test_waiting_outlives_a_controller_that_restarts(fake_slurm, tmp_path, monkeypatch):
     monkeypatch.setattr(shard_jobs, "_POLL_S", (0.01, 0.01))
-    jobs = Jobs({}, tmp_path, ("7_0",), "8", 1)
+    jobs = submitted(tmp_path)
     asked = f"echo x >> {tmp_path}/asked; n=$(wc -l < {tmp_path}/asked)"
     down = 'echo "Unable to contact slurm controller" >&2; exit 1'
     program(fake_slurm, "squeue", f"{asked}; [ $n -gt 3 ] && exit 0; {down}")
@@ -450,20 +521,167 @@ def test_what_is_no_profile_is_refused(tmp_path, text, what):
         profile.load(tmp_path / "nowhere.yaml")
 
 
-def test_a_failed_merge_and_a_program_that_breaks_are_told(fake_slurm, tmp_path):
-    jobs = Jobs({}, tmp_path, ("7_0",), "8", 1)
-    (tmp_path / "7_0_0_result.pkl").write_bytes(pickle.dumps(("success", None)))
+CANCELLED = """\
+submitit INFO - Starting with JobEnvironment(job_id=7)
+slurmstepd: error: *** STEP 7.0 ON n1 CANCELLED AT 2024-01-01T00:00:00 ***
+srun: Job step aborted: Waiting up to 32 seconds for job step to finish.
+Terminated
+"""
+BROKEN = """\
+Traceback (most recent call last):
+  File x
+ModuleNotFoundError: No module 'y'
+srun: error: n1: task 0: Exited with exit code 1
+"""
+REFUSED = """\
+s3://b/x: access denied
+  do: set AWS_ACCESS_KEY_ID
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "ending"),
+    [
+        (CANCELLED, "slurmstepd: error: .* CANCELLED AT .*"),
+        (BROKEN, "ModuleNotFoundError: No module 'y'"),
+        (REFUSED, "s3://b/x: access denied\n  do: set AWS_ACCESS_KEY_ID"),
+        ("", ""),
+    ],
+)
+def test_a_job_that_ended_without_a_word_is_told_by_the_end_of_its_log(tmp_path, log, ending):
+    (tmp_path / "7_0_log.out").write_text(log)
+    with pytest.raises(HptError) as caught:
+        submitted(tmp_path).check()
+    what = f"job 7 was ended; its log ends with: {ending}"
+    assert re.match(f"1 of 1 parts failed: {what}\n  do: see", str(caught.value))
+
+
+def test_a_merge_that_failed_is_told_until_it_has_put_everything_away(tmp_path):
+    jobs = submitted(tmp_path)
+    jobs.store.put(f"{sharding_prefix(jobs.parts.keys[0])}/{DONE}", b"")
     with pytest.raises(HptError, match="the merge failed: job 8 never began"):
         jobs.check()
-    trace = "Traceback (most recent call last):\n  File x\nModuleNotFoundError: No module 'y'\n"
-    (tmp_path / "7_0_0_result.pkl").write_bytes(pickle.dumps(("error", trace)))
-    with pytest.raises(HptError, match="1 of 1 parts failed: job 7_0 failed: ModuleNotFoundError"):
+    failure = json.dumps({"error": "no image is left"}).encode()
+    jobs.store.put(f"{sharding_prefix(jobs.merge.keys[0])}/{FAILURE}", failure)
+    with pytest.raises(HptError, match="the merge failed: no image is left"):
         jobs.check()
-    (tmp_path / "7_0_0_result.pkl").write_bytes(pickle.dumps(("error", "Stop\n")))
-    with pytest.raises(HptError, match="job 7_0 failed: see its log"):
-        jobs.check()
-    (tmp_path / "8_0_result.pkl").write_bytes(pickle.dumps(("success", None)))
+    slurm_jobs.forget(jobs.store, jobs.request.id)
     jobs.check()
+
+
+# What a job does, in this process.
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Be a start of job 12_1; return the folder of its script."""
+    folder = tmp_path / "jobs"
+    folder.mkdir()
+    names = {"ARRAY_JOB_ID": "12", "ARRAY_TASK_ID": "1", "JOB_ID": "14", "RESTART_COUNT": "0"}
+    for name, value in names.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("SUBMITIT_FOLDER", str(folder))
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+    yield folder
+    signal.signal(signal.SIGTERM, before)
+
+
+def part_of(asked: ShardingRequest, part: int | None = 1, limit: int = 1) -> ShardingPart:
+    key = f"{asked.id}/{'merge' if part is None else part}"
+    return ShardingPart(asked, key, 1, limit, part, 3)
+
+
+def noted(asked: ShardingRequest) -> set[str]:
+    store = FolderStore(Path(asked.store)).at(sharding_prefix(asked.id))
+    return {info.path for info in store.list()}
+
+
+def test_parts_and_the_merge_write_the_dataset_and_put_everything_away(job, photos, tmp_path):
+    asked = request(photos, tmp_path)
+    for part in range(3):
+        part_of(asked, part)()
+    assert noted(asked) == {f"{n}/{name}" for n in range(3) for name in (DONE, starts.STARTS)}
+    slurm_jobs.write(FolderStore(tmp_path / "store"), asked.id, [])
+    part_of(asked, None)()
+    there = FolderStore(tmp_path / "store").list()
+    assert {info.path.split("/")[0] for info in there} == {"datasets"}
+    assert strays(FolderStore(tmp_path / "store"), "birds/photos") == []
+
+
+def test_a_part_that_fails_says_so_and_is_not_started_again(job, tmp_path):
+    asked = request(tmp_path / "nowhere", tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        part_of(asked)()
+    assert ended.value.code == 1
+    assert noted(asked) == {f"1/{FAILURE}"}
+    assert [file.name for file in job.iterdir()] == ["14.0.failed"]
+
+
+def test_a_part_that_is_told_to_stop_lets_go_and_goes_on(job, photos, tmp_path, monkeypatch):
+    asked = request(photos, tmp_path)
+
+    def stop(self, *_: object) -> None:
+        assert noted(asked) == {f"1/{LEASE}"}
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(ShardingRequest, "write", stop)
+    with pytest.raises(SystemExit) as ended:
+        part_of(asked)()
+    assert ended.value.code == slurm.AGAIN
+    assert noted(asked) == set()
+    assert [file.name for file in job.iterdir()] == ["14.0.again"]
+
+
+def test_restarts_that_finish_no_shard_end(job, photos, tmp_path, monkeypatch):
+    asked = request(photos, tmp_path)
+    write = shards.write_part
+    monkeypatch.setattr(shards, "write_part", lambda *_, **options: stopped(write, *_, **options))
+    for code in (slurm.AGAIN, slurm.AGAIN, 1):
+        with pytest.raises(SystemExit) as ended:
+            part_of(asked)()
+        assert ended.value.code == code
+    store = FolderStore(tmp_path / "store").at(sharding_prefix(part_of(asked).key))
+    assert "2 restarts in a row saved nothing after image 0" in store.get(FAILURE).decode()
+    assert "--shard-mb" in store.get(FAILURE).decode()
+
+
+def stopped(write, *arguments, progress, **options) -> None:
+    """Write until the first image is done, and be told to stop then."""
+
+    def stop(done: shards.Progress) -> None:
+        progress(done)
+        if done.images:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    write(*arguments, progress=stop, **options)
+
+
+def test_a_part_that_lives_on_where_slurm_lost_it_stops(job, photos, tmp_path, monkeypatch):
+    """A later start of its job takes the lease over."""
+    asked = request(photos, tmp_path)
+    root = FolderStore(tmp_path / "store").at(sharding_prefix(part_of(asked).key))
+    monkeypatch.setattr(lease, "RENEW_S", 0.01)
+    write = shards.write_part
+    seen = []
+
+    def fenced(*arguments, progress, **options) -> None:
+        def lose(done: shards.Progress) -> None:
+            seen.append(done.images)
+            if done.images == 2:
+                later.enter_context(lease.hold(root, LEASE, job="12_1", term=1))
+                time.sleep(0.5)
+            progress(done)
+
+        write(*arguments, progress=lose, **options)
+
+    monkeypatch.setattr(shards, "write_part", fenced)
+    with contextlib.ExitStack() as later:
+        with pytest.raises(SystemExit) as ended:
+            part_of(asked)()
+        assert lease.read(root, LEASE).term == 1
+    assert (ended.value.code, max(seen)) == (1, 2)
+    assert FAILURE not in {info.path for info in root.list()}
 
 
 NAMES = ("partition", "account", "qos", "constraint", "python")
@@ -487,7 +705,8 @@ def test_no_name_ends_as_shell(name, text):
 
 
 def script_of(cluster: Profile) -> list[str]:
-    text = slurm.script_of(slurm.shard_executor(Path("/jobs"), "hpt-shard-pets", cluster), 1)
+    step = slurm.Step(Path("/jobs"), Placement(1, 1, 0, 1, None, 30))
+    text = slurm.script_of(slurm.executor("shard-pets.0", cluster, step), 1)
     return re.split(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]", text)
 
 
@@ -501,8 +720,8 @@ def _srun(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
 
 
 def test_a_folder_that_slurm_could_not_write_to_is_refused(tmp_path):
-    asked = Request("x", "/", "/store", "pets", 1, 1, AS_IT_IS)
+    store = FolderStore(tmp_path)
     with pytest.raises(RequestError, match="cannot write logs"):
-        shard_jobs.jobs_folder(asked, tmp_path / "100%j", Profile())
+        _ = on_slurm.site(Profile(), store, str(tmp_path / "100%j")).folder
     chosen = Profile(shared_folder="~/jobs")
-    assert shard_jobs.jobs_folder(asked, tmp_path, chosen).parent == Path.home() / "jobs"
+    assert on_slurm.site(chosen, store, "").folder == Path.home() / "jobs"

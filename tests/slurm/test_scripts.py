@@ -126,7 +126,7 @@ def read(profile: Profile, folder: Path) -> tuple[set[str], list[str]]:
 
     Slurm takes directives from the lines at the top, and splits them as a shell does.
     """
-    executor = slurm.trial_executor("name.0", profile, slurm.Step(folder, **STEP))
+    executor = slurm.executor("name.0", profile, slurm.Step(folder, **STEP))
     head, _, rest = slurm.script_of(executor, 1).partition("# setup")
     lines = [line for line in head.splitlines() if line.startswith("#SBATCH")]
     split = [shlex.split(line)[1:] for line in lines]
@@ -148,7 +148,7 @@ def test_a_script_run_by_bash_does_nothing_but_start_srun(tmp_path):
     folder, code = tmp_path / HOSTILE / "jobs", f"/{HOSTILE}/code"
     python = f"/{HOSTILE}/python"
     step = slurm.Step(folder, **STEP, code=code)
-    executor = slurm.trial_executor("name.0", Profile(python=python), step)
+    executor = slurm.executor("name.0", Profile(python=python), step)
     cwd = tmp_path / "cwd"
     cwd.mkdir()
     seen = tmp_path / "seen"
@@ -184,7 +184,7 @@ def test_a_full_queue_is_no_wrong_request(tmp_path, monkeypatch, says, error):
     (tmp_path / "sbatch").write_text(f"#!/bin/sh\necho 'sbatch: error: {says}' >&2\nexit 1\n")
     (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    executor = slurm.trial_executor("name.0", Profile(), slurm.Step(tmp_path / "jobs", **STEP))
+    executor = slurm.executor("name.0", Profile(), slurm.Step(tmp_path / "jobs", **STEP))
     with pytest.raises(HptError) as caught:
         slurm.submit(executor, [print])
     assert type(caught.value) is error
