@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from hpt_dist.datasets.manifest import Manifest, Shard, read_index
 from hpt_dist.errors import DataError, RequestError
-from hpt_dist.processes import children
+from hpt_dist.processes.workers import Report, fed
 from hpt_dist.store import Store
 
 Ints = npt.NDArray[np.int64]
@@ -187,7 +187,7 @@ def mapped(
         return
     results: dict[int, _Result] = {}
     ready = 0
-    answers = children.fed(_apply, [(work, part) for part in parts], workers)
+    answers = fed(_apply, [(work, part) for part in parts], workers)
     with contextlib.closing(answers):
         for answer in answers:
             results[answer.task] = answer.value
@@ -196,6 +196,6 @@ def mapped(
                 ready += 1
 
 
-def _apply(task: tuple[Callable[[Part], _Result], Part], _tell: children.Tell) -> _Result:
+def _apply(task: tuple[Callable[[Part], _Result], Part], _tell: Report) -> _Result:
     work, part = task
     return work(part)

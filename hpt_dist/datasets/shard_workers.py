@@ -13,7 +13,8 @@ from hpt_dist.datasets.shard_plan import Task
 from hpt_dist.datasets.shard_writer import Record, write_shard
 from hpt_dist.errors import RequestError
 from hpt_dist.images.formats import Encoding
-from hpt_dist.processes import children
+from hpt_dist.processes.children import NotSentError
+from hpt_dist.processes.workers import Report, fed
 from hpt_dist.store import Store
 
 Tell = Callable[[int, Sequence[Quarantined]], None]
@@ -60,7 +61,7 @@ def write_shards(
             )
         return
     wanted = [(task, dataset, encoding) for task in tasks]
-    answers = children.fed(_write, wanted, workers, _ONE_THREAD | dict(os.environ))
+    answers = fed(_write, wanted, workers, _ONE_THREAD | dict(os.environ))
     with contextlib.closing(answers):
         try:
             for answer in answers:
@@ -68,7 +69,7 @@ def write_shards(
                     yield tasks[answer.task], answer.value
                 else:
                     tell(*answer.value)
-        except children.NotSentError as error:
+        except NotSentError as error:
             why = error.problem.what
             raise RequestError(
                 f"the images of this source cannot be sent to worker processes: {why}",
@@ -76,7 +77,7 @@ def write_shards(
             ) from error
 
 
-def _write(wanted: tuple[Task, Store, Encoding], tell: children.Tell) -> Record:
+def _write(wanted: tuple[Task, Store, Encoding], tell: Report) -> Record:
     """Write one shard, in a worker."""
     progress = _Progress(tell)
     record = write_shard(*wanted, progress.after_each)
@@ -88,7 +89,7 @@ def _write(wanted: tuple[Task, Store, Encoding], tell: children.Tell) -> Record:
 class _Progress:
     """Reports images to the parent every so often, those left out at once."""
 
-    tell: children.Tell
+    tell: Report
     images: int = 0
     reported_s: float = field(default_factory=time.monotonic)
 

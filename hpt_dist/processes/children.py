@@ -24,17 +24,16 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing import forkserver
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from hpt_dist.errors import HptError, RequestError
+from hpt_dist.errors import RequestError
 from hpt_dist.processes import environment
 
 # A function of a module: called with the child's end of the pipe, and further arguments.
@@ -134,7 +133,7 @@ def start(
         NotSentError: the arguments cannot be sent to another process.
     """
     environ = dict(os.environ if variables is None else variables)
-    task = _pickled((work, arguments))
+    task = pickled((work, arguments))
     return (_start_warm if warm else _start_fresh)(task, environ, log, mortal)
 
 
@@ -223,14 +222,20 @@ def _born_deaf() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _pickled(value: object) -> bytes:
+def pickled(value: object) -> bytes:
+    """Pickle what goes to a child.
+
+    Raises:
+        NotSentError: it holds what another process cannot load.
+    """
     try:
         return pickle.dumps(value)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise _not_sent(error) from error
+        raise not_sent(error) from error
 
 
-def _not_sent(error: Exception) -> NotSentError:
+def not_sent(error: Exception) -> NotSentError:
+    """Make the error of what cannot go to another process."""
     return NotSentError(
         f"this cannot be sent to another process: {error}", fix="put it into a module of its own"
     )
@@ -282,9 +287,17 @@ def _run(pipe: Connection, task: bytes, mortal: bool) -> None:
     try:
         work, arguments = pickle.loads(task)  # noqa: S301 - our parent wrote it
     except Exception as error:  # noqa: BLE001 - unpickling calls anything
-        _say(pipe, _not_sent(error))
+        send(pipe, not_sent(error))
         return
     work(pipe, *arguments)
+
+
+def send(pipe: Connection, message: object) -> None:
+    """Send to the parent; end this process where it is gone."""
+    try:
+        pipe.send(message)
+    except OSError:
+        sys.exit()
 
 
 def _end_with_parent(pipe: Connection) -> NoReturn:
@@ -298,133 +311,6 @@ def _end_with_parent(pipe: Connection) -> NoReturn:
     os.kill(os.getpid(), signal.SIGTERM)  # an unfinished file is deleted on the way out
     time.sleep(_GRACE_S)
     os._exit(1)
-
-
-# Many tasks over some workers.
-
-Tell = Callable[[Any], None]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a worker says of a task.
-
-    Args:
-        task: its number.
-        value: of its progress, or its result.
-        is_last: whether it is the result.
-    """
-
-    task: int
-    value: Any
-    is_last: bool
-
-
-def fed(
-    work: Callable[[Any, Tell], Any],
-    tasks: Sequence[Any],
-    workers: int,
-    variables: Mapping[str, str] | None = None,
-) -> Generator[Answer, None, None]:
-    """Have tasks done by some fresh processes, one at a time each, and yield what they say.
-
-    Close it (`contextlib.closing`), so that no worker outlives an error of its caller.
-
-    Args:
-        work: (task, tell) -> result: a function of a module; what it passes to `tell` is progress.
-        tasks: picklable.
-        workers: how many processes.
-        variables: the workers' environment; this process's by default.
-
-    Raises:
-        NotSentError: a task cannot be sent to another process.
-        HptError: what `work` raises, or a worker died.
-    """
-    waiting = iter(enumerate(tasks))
-    busy: dict[Connection, tuple[Child, int]] = {}
-    with _workers(work, workers, variables) as free:
-        while True:
-            for child, (number, task) in zip(list(free), waiting, strict=False):
-                free.remove(child)
-                _send(child, task)
-                busy[child.pipe] = child, number
-            if not busy:
-                return
-            for pipe in wait(list(busy)):
-                child, number = busy[pipe]  # type: ignore[index]
-                is_last, value = _answer_of(child)
-                if is_last:
-                    del busy[child.pipe]
-                    free.append(child)
-                yield Answer(number, value, is_last)
-
-
-@contextlib.contextmanager
-def _workers(
-    work: Callable[[Any, Tell], Any], count: int, variables: Mapping[str, str] | None
-) -> Iterator[list[Child]]:
-    children: list[Child] = []
-    try:
-        children.extend(start(_serve, work, variables=variables) for _ in range(count))
-        yield list(children)
-    finally:
-        for child in children:
-            child.pipe.close()
-        for child in children:
-            child.end()
-
-
-def _serve(pipe: Connection, work: Callable[[Any, Tell], Any]) -> None:
-    """Do the tasks that the parent sends until there is no parent."""
-    while True:
-        try:
-            task = pipe.recv()
-        except (EOFError, OSError):  # the parent is gone
-            os._exit(0)
-        except Exception as error:  # noqa: BLE001 - unpickling calls anything
-            _say(pipe, _not_sent(error))
-            continue
-        try:
-            answer: Any = (True, work(task, lambda value: _say(pipe, (False, value))))
-        except HptError as error:
-            answer = error
-        except Exception:  # noqa: BLE001 - a fault of the program; the parent raises it
-            answer = RuntimeError(traceback.format_exc())
-        _say(pipe, answer)
-
-
-def _say(pipe: Connection, message: object) -> None:
-    try:
-        pipe.send(message)
-    except OSError:  # the parent is gone
-        sys.exit()
-
-
-def _send(child: Child, task: object) -> None:
-    data = _pickled(task)
-    try:
-        child.pipe.send_bytes(data)
-    except OSError as error:
-        raise _died(child) from error
-
-
-def _answer_of(child: Child) -> tuple[bool, Any]:
-    try:
-        message = child.pipe.recv()
-    except (EOFError, OSError) as error:
-        raise _died(child) from error
-    if isinstance(message, BaseException):
-        raise message
-    answer: tuple[bool, Any] = message
-    return answer
-
-
-def _died(child: Child) -> HptError:
-    child.end()
-    return HptError(
-        f"a worker process ended too early: {child.ending}",
-        fix="run the same command again, with fewer --workers if the memory was used up",
-    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from hpt_dist.errors import HptError
-from hpt_dist.processes import children, environment
+from hpt_dist.processes import children, environment, workers
 
 WAYS = pytest.mark.parametrize("warm", [False, True], ids=["fresh", "warm"])
 
@@ -203,7 +203,7 @@ def doubled(task, tell):
 
 
 def test_tasks_are_shared_out_and_all_answered():
-    answers = list(children.fed(doubled, range(10), 3))
+    answers = list(workers.fed(doubled, range(10), 3))
     results = {a.task: a.value for a in answers if a.is_last}
     assert results == {task: 2 * task for task in range(10)}
     assert [a.value for a in answers if not a.is_last and a.task == 4] == ["at 4"]
@@ -212,9 +212,9 @@ def test_tasks_are_shared_out_and_all_answered():
 def test_an_error_and_a_death_end_them_all():
     before = set(psutil.Process().children(recursive=True))
     with pytest.raises(HptError, match="unlucky"):
-        list(children.fed(doubled, [1, 13, 2], 2))
+        list(workers.fed(doubled, [1, 13, 2], 2))
     with pytest.raises(HptError, match="a worker process ended too early: SIGKILL"):
-        list(children.fed(doubled, [1, 99, 2], 2))
+        list(workers.fed(doubled, [1, 99, 2], 2))
     assert {p for p in psutil.Process().children(recursive=True) if p.is_running()} <= before
 
 
