@@ -1,4 +1,4 @@
-"""What people see: tables and progress bars on a terminal, plain lines elsewhere."""
+"""Output for people: tables and progress bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 _STATES = ("cached", "running", "queued", "failed", "resumes", "runs")
 
 
-def say(text: str) -> None:
-    """Print one line for people, as it is."""
+def print_line(text: str) -> None:
+    """Print one line as it is."""
     out.print(text, markup=False, soft_wrap=True)
 
 
-def note(text: str) -> None:
-    """Print one line for people beside the output, on standard error."""
+def print_note(text: str) -> None:
+    """Print one line on standard error, so that the output stays clean for programs."""
     err.print(text, markup=False)
 
 
-def complain(text: str) -> None:
-    """Print an error."""
+def print_error(text: str) -> None:
+    """Print an error on standard error."""
     err.print(text, markup=False, style="red")
 
 
@@ -60,7 +60,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
         for row in (columns, *rows):
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-            say("  ".join(cells).rstrip())
+            print_line("  ".join(cells).rstrip())
         return
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
@@ -69,11 +69,11 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_plan(trials: Sequence[Trial], states: Mapping[str, State], facts: Facts) -> None:
-    """Print every trial with its state and why, and what the whole will cost."""
+    """Print each trial with its state and the reason, then totals and how the trials compute."""
     for alias, dataset in facts.datasets.items():
         images = ", ".join(f"{split} {count:,}" for split, count in dataset.images.items())
-        assumed = "  (a stand-in: nothing can run on it)" if dataset.stand_in else ""
-        say(f"{alias} = {dataset.name}: {images}; {dataset.classes} classes{assumed}")
+        assumed = "  (a stand-in: plan only, nothing can run)" if dataset.stand_in else ""
+        print_line(f"{alias} = {dataset.name}: {images}; {dataset.classes} classes{assumed}")
     rows = [
         (trial.name, trial.key[:12], states[trial.key].name, _views(trial), states[trial.key].why)
         for trial in trials
@@ -81,16 +81,16 @@ def print_plan(trials: Sequence[Trial], states: Mapping[str, State], facts: Fact
     print_table(("trial", "key", "state", "views", "why"), rows)
     counts = {name: sum(s.name == name for s in states.values()) for name in _STATES}
     views = sum(trial.images for trial in trials if states[trial.key].name != "cached")
-    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    say(f"{len(trials)} trials: {told}; {views:,} image views to train on")
+    summary = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    print_line(f"{len(trials)} trials: {summary}; {views:,} image views to train on")
     for line in dict.fromkeys(filter(None, map(_remark, trials))):
-        say(line)
+        print_line(line)
     for line in _numerics(trials, facts.device):
-        say(line)
+        print_line(line)
 
 
 def _numerics(trials: Sequence[Trial], device: Device) -> list[str]:
-    """Return how the stages that train compute, a line for each way of computing."""
+    """Return one line for each precision and memory format, with the stages that use it."""
     stages: dict[Numerics, dict[str, None]] = {}
     for trial in trials:
         if trial.numerics:
@@ -112,35 +112,37 @@ def _views(trial: Trial) -> str:
 
 
 class Lines:
-    """Tells of trials in plain lines, at most one for each trial every few seconds."""
+    """Shows trials in plain lines, at most one for each trial every few seconds."""
 
     def __init__(self, total: int) -> None:
         self._total = total
         self._ended = 0
-        self._said: dict[str, tuple[float, int]] = {}
+        self._printed: dict[str, tuple[float, int]] = {}  # (when, step) of each trial's last line
 
     def started(self, trial: Trial) -> None:
-        """A trial has a process now."""
-        say(f"starts  {trial.name}")
+        """Show that a trial has a process now."""
+        print_line(f"starts  {trial.name}")
 
     def moved(self, trial: Trial, facts: Mapping[str, Any]) -> None:
-        """A running trial said how far it is."""
+        """Show how far a running trial is."""
         step = int(facts.get("step", 0))
-        when, before = self._said.get(trial.key, (0.0, 0))
+        when, before = self._printed.get(trial.key, (0.0, 0))
         if step != before and time.monotonic() - when >= PLAIN_EVERY_S:
-            self._said[trial.key] = (time.monotonic(), step)
-            say(f"        {trial.name}  step {step}/{facts.get('steps')}  {_rate(facts)}")
+            self._printed[trial.key] = (time.monotonic(), step)
+            print_line(f"        {trial.name}  step {step}/{facts.get('steps')}  {_rate(facts)}")
 
     def ended(self, trial: Trial, error: str) -> None:
-        """A trial ended."""
+        """Show that a trial ended."""
         self._ended += 1
-        say(f"{'FAILED' if error else 'done'}    {trial.name}  [{self._ended}/{self._total}]")
+        print_line(
+            f"{'FAILED' if error else 'done'}    {trial.name}  [{self._ended}/{self._total}]"
+        )
         if error:
-            complain(error)
+            print_error(error)
 
 
 class Bars:
-    """Tells of trials in progress bars."""
+    """Shows trials in progress bars."""
 
     def __init__(self, progress: Progress, total: int) -> None:
         self._progress = progress
@@ -148,25 +150,25 @@ class Bars:
         self._tasks: dict[str, TaskID] = {}
 
     def started(self, trial: Trial) -> None:
-        """A trial has a process now."""
+        """Show that a trial has a process now."""
         if trial.key not in self._tasks:
             total = trial.steps or None
             self._tasks[trial.key] = self._progress.add_task(trial.name, total=total, rate="")
 
     def moved(self, trial: Trial, facts: Mapping[str, Any]) -> None:
-        """A running trial said how far it is."""
+        """Show how far a running trial is."""
         self.started(trial)
         step = int(facts.get("step", 0))
         self._progress.update(self._tasks[trial.key], completed=step, rate=_rate(facts))
 
     def ended(self, trial: Trial, error: str) -> None:
-        """A trial ended."""
+        """Show that a trial ended."""
         if task := self._tasks.pop(trial.key, None):
             self._progress.remove_task(task)
         self._progress.advance(self._all)
         self._progress.console.print(f"{'FAILED' if error else 'done'}  {trial.name}", markup=False)
         if error:
-            complain(error)
+            print_error(error)
 
 
 def _rate(facts: Mapping[str, Any]) -> str:
@@ -176,7 +178,7 @@ def _rate(facts: Mapping[str, Any]) -> str:
 
 @contextmanager
 def watching(total: int) -> Iterator[Lines | Bars]:
-    """Yield something that shows a launch's trials as they go."""
+    """Yield an object that shows the progress of a launch's trials."""
     if not out.is_terminal:
         yield Lines(total)
         return
@@ -186,25 +188,25 @@ def watching(total: int) -> Iterator[Lines | Bars]:
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function of (done, total) that shows how far a long work on images is.
+    """Yield a function of (done, total) that shows the progress of long work on images.
 
-    What the first call calls done counts for no speed: an earlier run did it. All goes to standard
-    error, and so spoils no output for programs.
+    The first call sets the start for the speed: an earlier run did what is done by then. Everything
+    goes to standard error, so that the output stays clean for programs.
     """
     if err.is_terminal:
         with _progress(err) as progress:
-            yield _Bar(progress, what).tell
+            yield _Bar(progress, what).update
         return
-    yield _Count(what).tell
+    yield _Count(what).update
 
 
 class _Speed:
-    """Images a second since the first look, and the time that the rest will take at that speed."""
+    """Images per second since the first call, and the time that the rest takes at that speed."""
 
     def __init__(self) -> None:
         self._first: tuple[float, int] | None = None
 
-    def look(self, done: int, total: int) -> tuple[float, float]:
+    def measure(self, done: int, total: int) -> tuple[float, float]:
         """Return images/s and the seconds left; 0 and 0 while nothing is known."""
         now = time.monotonic()
         if self._first is None:
@@ -217,7 +219,7 @@ class _Speed:
 
 
 class _Bar:
-    """One work's progress bar."""
+    """The progress bar of one piece of work."""
 
     def __init__(self, progress: Progress, what: str) -> None:
         self._progress = progress
@@ -225,27 +227,27 @@ class _Bar:
         self._speed = _Speed()
         self._begun = False
 
-    def tell(self, done: int, total: int) -> None:
+    def update(self, done: int, total: int) -> None:
         """Move the bar."""
-        if not self._begun:  # a jump to what was done before would be taken for speed
+        if not self._begun:  # rich would count what was done before as speed
             self._progress.reset(self._task, completed=done, total=total)
             self._begun = True
-        images_per_second, _ = self._speed.look(done, total)
+        images_per_second, _ = self._speed.measure(done, total)
         facts = {"images_per_second": images_per_second}
         self._progress.update(self._task, completed=done, total=total, rate=_rate(facts))
 
 
 class _Count:
-    """One work's plain lines, one every few seconds."""
+    """The plain lines of one piece of work, one every few seconds."""
 
     def __init__(self, what: str) -> None:
         self._what = what
         self._last_s = time.monotonic()
         self._speed = _Speed()
 
-    def tell(self, done: int, total: int) -> None:
-        """Print a line if it is time."""
-        images_per_second, left_s = self._speed.look(done, total)
+    def update(self, done: int, total: int) -> None:
+        """Print a line if the last one is old enough."""
+        images_per_second, left_s = self._speed.measure(done, total)
         if not images_per_second or time.monotonic() - self._last_s < PLAIN_EVERY_S:
             return
         self._last_s = time.monotonic()

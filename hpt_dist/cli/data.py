@@ -22,10 +22,18 @@ if TYPE_CHECKING:
     from hpt_dist.datasets.manifest import Manifest, Split
     from hpt_dist.datasets.subset import Kind, Rule
 
-data_app = typer.Typer(help="Look at sharded datasets.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="""Show, check and preview sharded datasets, find leaks, and choose subsets.
+
+    \b
+    Example:
+      hpt-dist data show ./hpt-store/datasets/openmoji/line
+    """,
+    no_args_is_help=True,
+)
 
 UriArgument = Annotated[str, typer.Argument(help="A dataset: STORE/datasets/NAME")]
-SplitOption = Annotated[str, typer.Option(help="Which split.")]
+SplitOption = Annotated[str, typer.Option(help="The split to use.")]
 
 _CLASSES_SHOWN = 5
 _QUARANTINED_SHOWN = 10
@@ -34,7 +42,7 @@ _EXAMPLES = 3
 
 @data_app.command("show")
 def data_show(uri: UriArgument, json_: JsonOption = False) -> None:
-    """Print what a dataset's manifest says.
+    """Print a dataset's splits, classes, pixel statistics, licence and left-out images.
 
     \b
     Examples:
@@ -47,15 +55,23 @@ def data_show(uri: UriArgument, json_: JsonOption = False) -> None:
     if json_:
         console.print_json(manifest.as_json() | {"digest": manifest.digest})
         return
-    kinds = {"single": "one class an image", "multi": "any classes an image", "none": "no labels"}
-    judged = f", judged by {manifest.metric}" if manifest.metric else ""
-    console.say(f"{manifest.name}  digest {manifest.digest[:12]}")
-    console.say(f"labels   {kinds[manifest.label]}, {len(manifest.classes):,} classes{judged}")
+    kinds = {
+        "single": "one class per image",
+        "multi": "any number of classes per image",
+        "none": "no labels",
+    }
+    metric = f"; metric {manifest.metric}" if manifest.metric else ""
+    console.print_line(f"{manifest.name}  digest {manifest.digest[:12]}")
+    console.print_line(
+        f"labels   {kinds[manifest.label]}, {len(manifest.classes):,} classes{metric}"
+    )
     mean, std = (" ".join(f"{v:.4f}" for v in values) for values in (manifest.mean, manifest.std))
-    console.say(f"pixels   mean {mean}  std {std}")
+    console.print_line(f"pixels   mean {mean}  std {std}")
     source = manifest.source
-    console.say(f"source   {source.name}; licence: {source.licence}; credit: {source.credit}")
-    console.say(f"rule     {source.rule}")
+    console.print_line(
+        f"source   {source.name}; licence: {source.licence}; credit: {source.credit}"
+    )
+    console.print_line(f"rule     {source.rule}")
     rows = [
         (
             name,
@@ -68,8 +84,8 @@ def data_show(uri: UriArgument, json_: JsonOption = False) -> None:
     console.print_table(("split", "images", "shards", "MB"), rows)
     for name, split in manifest.splits.items():
         if sum(split.class_counts):
-            console.say(f"classes of {name}: {_counts_in_words(manifest, split)}")
-    _say_quarantined(manifest)
+            console.print_line(f"classes of {name}: {_counts_in_words(manifest, split)}")
+    _print_quarantined(manifest)
 
 
 def _counts_in_words(manifest: Manifest, split: Split) -> str:
@@ -83,23 +99,23 @@ def _counts_in_words(manifest: Manifest, split: Split) -> str:
     return f"most {', '.join(most)}; fewest {', '.join(fewest)}"
 
 
-def _say_quarantined(manifest: Manifest) -> None:
+def _print_quarantined(manifest: Manifest) -> None:
     if not manifest.quarantined:
         return
     images = sum(split.images for split in manifest.splits.values()) + len(manifest.quarantined)
-    console.say(f"left out: {len(manifest.quarantined):,} of {images:,} images")
+    console.print_line(f"left out: {len(manifest.quarantined):,} of {images:,} images")
     for one in manifest.quarantined[:_QUARANTINED_SHOWN]:
-        console.say(f"  {one.origin}: {one.reason}")
+        console.print_line(f"  {one.origin}: {one.reason}")
     if len(manifest.quarantined) > _QUARANTINED_SHOWN:
-        console.say("  --json has all of them, under quarantined")
+        console.print_line("  --json lists all of them, under quarantined")
 
 
 @data_app.command("verify")
 def data_verify(uri: UriArgument) -> None:
     """Check every digest, count and label of a dataset; exit 1 if one is wrong.
 
-    Reads every byte: the images and labels in the tars are compared with the indexes. Files that
-    no manifest accounts for are noted; they are no fault.
+    Reads every byte, and compares the images and labels in the tars with the indexes. Files that
+    do not belong to the dataset are listed as notes; they are no errors.
 
     \b
     Example:
@@ -108,16 +124,16 @@ def data_verify(uri: UriArgument) -> None:
     from hpt_dist.datasets.verify import strays, verify
 
     store, name = _located(uri)
-    with console.counting(f"verify {name}") as tell:
-        problems = verify(store, name, tell)
+    with console.counting(f"verify {name}") as progress:
+        problems = verify(store, name, progress)
     for path in strays(store, name):
-        console.note(f"note: {path} belongs to no shard or subset of the dataset")
+        console.print_note(f"note: {path} belongs to no shard or subset of the dataset")
     for problem in problems:
-        console.complain(str(problem))
+        console.print_error(str(problem))
     if problems:
-        console.complain(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}")
+        console.print_error(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}")
         raise typer.Exit(1)
-    console.say("every digest, count and label is right")
+    console.print_line("all digests, counts and labels are correct")
 
 
 @data_app.command("preview")
@@ -127,11 +143,11 @@ def data_preview(
     out: Annotated[
         Path | None, typer.Option(help="A .png or .html file; by default NAME-SPLIT.png here.")
     ] = None,
-    images: Annotated[int, typer.Option(help="How many.", min=1, max=2500)] = 64,
-    seed: Annotated[int, typer.Option(help="Other seeds show other images.", min=0)] = 0,
-    class_: Annotated[str, typer.Option("--class", help="Show this class alone.")] = "",
+    images: Annotated[int, typer.Option(help="Number of thumbnails.", min=1, max=2500)] = 64,
+    seed: Annotated[int, typer.Option(help="Another seed shows other images.", min=0)] = 0,
+    class_: Annotated[str, typer.Option("--class", help="Show only this class.")] = "",
 ) -> None:
-    """Write a sheet of thumbnails, spread over the classes, with class names and boxes.
+    """Write a sheet of thumbnails from all classes, with class names and boxes.
 
     \b
     Examples:
@@ -143,13 +159,15 @@ def data_preview(
     from hpt_dist.datasets.preview import default_name, preview
 
     if out and out.suffix not in (".png", ".html"):
-        raise RequestError(f"{out} is no kind of preview", where="--out", allowed=".png, .html")
+        raise RequestError(
+            f"{out} has the wrong ending for a preview", where="--out", allowed=".png, .html"
+        )
     store, name = _located(uri)
     manifest = read_manifest(store, name)
     shown = preview(store, manifest, split, images, seed, class_)
     path = out or Path(default_name(manifest, split))
     files.replace(path, shown.html() if path.suffix == ".html" else shown.png())
-    console.say(f"{shown.title}: {shown.subtitle}, in {path}")
+    console.print_line(f"{shown.title}: {shown.subtitle}, in {path}")
 
 
 @data_app.command("leaks")
@@ -157,27 +175,33 @@ def data_leaks(
     uris: Annotated[list[str], typer.Argument(metavar="URI...", help="STORE/datasets/NAME")],
     against: Annotated[
         list[str] | None,
-        typer.Option(metavar="URI", help="Compare with this dataset alone; may be repeated."),
+        typer.Option(metavar="URI", help="Compare only with this dataset; may be repeated."),
     ] = None,
     distance: Annotated[
-        int, typer.Option(help="Look-alikes differ in at most so many of 64 bits.", min=0, max=12)
+        int,
+        typer.Option(
+            help="Look-alikes differ in at most this many of the 64 bits of their hashes.",
+            min=0,
+            max=12,
+        ),
     ] = 4,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Exact copies only; reads hardly an image.")
+        bool, typer.Option("--exact", help="Find exact copies only; reads almost no image.")
     ] = False,
     write_list: Annotated[
-        Path | None, typer.Option(help="CSV for the images to leave out: dataset,split,key.")
+        Path | None,
+        typer.Option(help="Write the images to leave out to this CSV file: dataset,split,key."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes; by default as many as cores.", min=1)
+        int | None, typer.Option(help="Number of processes; by default one for each core.", min=1)
     ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Find images of val or test that are also trained on; exit 1 if there are any.
+    """Find images of val or test that training also sees; exit 1 if there are any.
 
-    Copies are found by their bytes, and look-alikes (resized, recompressed, brightened) by a
+    Copies are found by their bytes, look-alikes (resized, recompressed, brightened) by a
     perceptual hash. A pair of train and val, train and test, or val and test is a leak; other
-    pairs are reported only.
+    pairs are only listed.
 
     \b
     Examples:
@@ -188,24 +212,24 @@ def data_leaks(
     from hpt_dist.datasets.leaks import find
     from hpt_dist.datasets.shard_workers import cores
 
-    with _stages() as tell:
-        found = find(
+    with _stages() as progress:
+        findings = find(
             [_opened(uri) for uri in uris],
             [_opened(uri) for uri in against or []],
             distance=None if exact else distance,
             workers=workers or cores(),
-            progress=tell,
+            progress=progress,
         )
     if write_list:
         text = io.StringIO()
-        rows = [(place.dataset, place.split, key) for place, key in found.leave_out()]
+        rows = [(place.dataset, place.split, key) for place, key in findings.leave_out()]
         csv.writer(text, lineterminator="\n").writerows([("dataset", "split", "key"), *rows])
         files.replace(write_list, text.getvalue().encode())
     if json_:
-        console.print_json(_findings_json(found))
+        console.print_json(_findings_json(findings))
     else:
-        _say_findings(found)
-    if found.leaks:
+        _print_findings(findings)
+    if findings.leaks:
         raise typer.Exit(1)
 
 
@@ -213,18 +237,18 @@ def data_leaks(
 def _stages() -> Iterator[Callable[[str, int, int], None]]:
     """Yield a function of (stage, done, total) that shows one stage after the other."""
     with ExitStack() as stack:
-        tells: dict[str, Callable[[int, int], None]] = {}
+        counters: dict[str, Callable[[int, int], None]] = {}
 
-        def tell(stage: str, done: int, total: int) -> None:
-            if stage not in tells:
+        def update(stage: str, done: int, total: int) -> None:
+            if stage not in counters:
                 stack.close()
-                tells[stage] = stack.enter_context(console.counting(stage))
-            tells[stage](done, total)
+                counters[stage] = stack.enter_context(console.counting(stage))
+            counters[stage](done, total)
 
-        yield tell
+        yield update
 
 
-def _findings_json(found: Findings) -> dict[str, Any]:
+def _findings_json(findings: Findings) -> dict[str, Any]:
     def described(pair: Pair) -> dict[str, Any]:
         return {
             "kind": pair.kind,
@@ -235,15 +259,15 @@ def _findings_json(found: Findings) -> dict[str, Any]:
         }
 
     return {
-        "images": found.images,
-        "flat": found.flat,
-        "leaks": len(found.leaks),
-        "pairs": [described(pair) for pair in found.pairs],
+        "images": findings.images,
+        "flat": findings.flat,
+        "leaks": len(findings.leaks),
+        "pairs": [described(pair) for pair in findings.pairs],
     }
 
 
-def _say_findings(found: Findings) -> None:
-    groups = found.groups()
+def _print_findings(findings: Findings) -> None:
+    groups = findings.groups()
     rows = [
         (
             str(a),
@@ -260,40 +284,46 @@ def _say_findings(found: Findings) -> None:
         console.print_table(("a", "b", "kind", "pairs", "images of a", "images of b", ""), rows)
     for (a, b, kind), pairs in groups.items():
         if pairs[0].leak:
-            console.say(f"{kind}, {a} and {b}:")
+            console.print_line(f"{kind}, {a} and {b}:")
             for pair in pairs[:_EXAMPLES]:
                 bits = f"  ({pair.distance} of 64 bits)" if kind == "near" else ""
-                console.say(f"  {pair.a_key}  {pair.b_key}{bits}")
-    flat = f"; {found.flat:,} of them, nearly blank, by their bytes alone" if found.flat else ""
-    console.say(f"{found.images:,} images compared{flat}")
-    out = len(found.leave_out())
-    console.say(f"{out:,} images to leave out (--write-list)" if out else "no leaks")
+                console.print_line(f"  {pair.a_key}  {pair.b_key}{bits}")
+    flat = findings.flat
+    blank = f"; {flat:,} are nearly blank and were compared by their bytes only" if flat else ""
+    console.print_line(f"{findings.images:,} images compared{blank}")
+    out = len(findings.leave_out())
+    console.print_line(f"{out:,} images to leave out (--write-list)" if out else "no leaks")
 
 
 @data_app.command("subset")
 def data_subset(
     uri: UriArgument,
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Of the subset.")] = "",
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Name of the subset.")] = "",
     labels: Annotated[
-        int | None, typer.Option(help="So many labelled images, every class among them.", min=1)
+        int | None,
+        typer.Option(help="Choose this many labelled images, with at least one per class.", min=1),
     ] = None,
     percent: Annotated[
-        float | None, typer.Option(help="So many of 100 images, labelled or not.")
+        float | None, typer.Option(help="Choose this share of all images, labelled or not.")
     ] = None,
-    shots: Annotated[int | None, typer.Option(help="So many of each class.", min=1)] = None,
-    paper: Annotated[bool, typer.Option("--paper", help="The subsets of the HPT paper.")] = False,
+    shots: Annotated[
+        int | None, typer.Option(help="Choose this many images of each class.", min=1)
+    ] = None,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Write all subsets of the HPT paper.")
+    ] = False,
     split: SplitOption = "train",
-    seed: Annotated[int, typer.Option(help="Chooses the ranking of all images.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed chooses other images.", min=0)] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Also write the keys to this file, one a line.")
+        Path | None, typer.Option(help="Also write the keys to this file, one per line.")
     ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Choose images of a split, and keep the choice beside the dataset under a name.
+    """Choose images of a split, and save the list under a name in the dataset's folder.
 
-    With one seed a smaller subset is always a part of a larger one. Labels and percents keep the
-    classes' natural proportions. Pretraining on a subset is data: [DATASET/SPLIT@NAME]; stages
-    that need labels choose the same images by shots or labels and seed.
+    With the same seed a smaller subset is part of each larger one. --labels and --percent keep the
+    proportions of the classes. To pretrain on a subset, write data: [DATASET/SPLIT@NAME] in the
+    recipe; stages that need labels choose the same images by shots or labels and seed.
 
     \b
     Examples:
@@ -313,25 +343,25 @@ def data_subset(
     prefix = "" if split == "train" else f"{split}-"
     rules = rules or {f"{prefix}{key}": rule for key, rule in paper_rules(manifest).items()}
     chooser = Chooser(store, manifest, split, seed)
-    told = []
+    written = []
     for subset_name, rule in rules.items():
         try:
             subset = chooser.choose(subset_name, rule)
         except RequestError as error:
             if not paper:
                 raise
-            console.note(f"note: no {subset_name}: {error}")
+            console.print_note(f"note: no {subset_name}: {error}")
             continue
         path = write_subset(store, dataset_name, subset)
         if out:
             files.replace(out, "".join(f"{key}\n" for key in subset.keys).encode())
-        told.append({"name": subset_name, "images": len(subset.keys), "digest": subset.digest})
+        written.append({"name": subset_name, "images": len(subset.keys), "digest": subset.digest})
         if not json_:
-            console.say(
+            console.print_line(
                 f"{subset_name}: {describe(subset)}, digest {subset.digest[:12]}, in {path}"
             )
     if json_:
-        console.print_json(told)
+        console.print_json(written)
 
 
 def _rules(name: str, amounts: dict[Kind, float | None], paper: bool) -> dict[str, Rule]:
@@ -341,7 +371,7 @@ def _rules(name: str, amounts: dict[Kind, float | None], paper: bool) -> dict[st
     given = [(kind, amount) for kind, amount in amounts.items() if amount is not None]
     if len(given) + paper != 1:
         raise RequestError(
-            f"{len(given) + paper} rules are given, and a subset has one",
+            f"{len(given) + paper} rules are given, and a subset needs exactly one",
             allowed="--labels, --percent, --shots or --paper",
         )
     if bool(name) == paper:

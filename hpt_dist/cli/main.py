@@ -28,7 +28,15 @@ from hpt_dist.trial.records import Where
 
 app = typer.Typer(
     name="hpt-dist",
-    help="Continue pretraining on your own data, in stages, safely.",
+    help="""Continue pretraining on your own data, in stages, safely.
+
+    \b
+    Examples:
+      hpt-dist shard ~/photos ./hpt-store/datasets/photos
+      hpt-dist plan one_domain
+      hpt-dist launch one_domain
+      hpt-dist COMMAND --help
+    """,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -37,7 +45,8 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 RecipeArgument = Annotated[
-    Path, typer.Argument(metavar="RECIPE", help="A YAML file, or a shipped recipe's name.")
+    Path,
+    typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe in the package."),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -52,7 +61,7 @@ _RUNS = (
     runs.sync,
     runs.ui,
 )
-_CTRL_C = 130  # what typer makes of it
+_CTRL_C = 130  # typer's exit code for it
 
 
 @app.callback(invoke_without_command=True)
@@ -60,51 +69,66 @@ def _top(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
-        console.say(__version__)
+        console.print_line(__version__)
         raise typer.Exit
 
 
 @app.command()
 def shard(
     source: Annotated[
-        str, typer.Argument(help="A folder, a list, a COCO file, or a name; see docs/datasets.md")
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder, a list, an annotation file (docs/own_images.md), or a dataset's name "
+            "(docs/datasets.md).",
+        ),
     ],
-    destination: Annotated[str, typer.Argument(metavar="DEST", help="STORE/datasets/NAME")],
+    destination: Annotated[
+        str, typer.Argument(metavar="DEST", help="The dataset to write: STORE/datasets/NAME.")
+    ],
     root: Annotated[
-        Path | None, typer.Option(help="Where a named dataset is, or the paths in a file start.")
+        Path | None,
+        typer.Option(help="Folder of a named dataset; for a list, the folder its paths start at."),
     ] = None,
     max_bad: Annotated[
-        int, typer.Option(help="Images that may be left out: unreadable or damaged.", min=0)
+        int,
+        typer.Option(help="Number of unreadable or damaged images that may be left out.", min=0),
     ] = 10,
     shard_mb: Annotated[float, typer.Option(help="Size of one tar, MB.", min=0.001)] = 256,
     resize: Annotated[
         int | None,
         typer.Option(
-            help="Short side of larger images, pixels; smaller ones stay as they are. JPEG stays "
-            "JPEG, of quality 90 without --quality; PNG stays PNG without --quality.",
+            help="Shrink larger images to this short side, in pixels. JPEG stays JPEG (quality 90 "
+            "unless --quality is given), PNG stays PNG unless --quality is given.",
             min=1,
         ),
     ] = None,
     quality: Annotated[
         int | None,
-        typer.Option(help="Encode every image, PNG too, as JPEG of this quality.", min=1, max=100),
+        typer.Option(help="Write every image, PNG too, as JPEG of this quality.", min=1, max=100),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="Processes; by default as many as there are cores to use.", min=1),
+        typer.Option(help="Number of processes; by default one for each usable core.", min=1),
     ] = None,
     on: Annotated[
-        str, typer.Option(metavar="PROFILE", help="Of a Slurm cluster to work on, a YAML file.")
+        str,
+        typer.Option(
+            metavar="PROFILE",
+            help="Profile of a Slurm cluster to work on: a YAML file, or a name in the package.",
+        ),
     ] = "",
-    jobs: Annotated[int | None, typer.Option(help="Slurm jobs to split it into.", min=1)] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Number of Slurm jobs that share the work.", min=1)
+    ] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Submit the jobs and return.")] = False,
     work: WorkOption = "",
     json_: JsonOption = False,
 ) -> None:
-    """Write images as WebDataset tars with a manifest. Running again goes on, or finds it done.
+    """Write images as WebDataset tars with a manifest. Run it again to continue after a stop.
 
-    JPEG and PNG files are copied byte by byte unless --resize or --quality ask for more; other
-    formats become PNG. Boxes of an annotation keep the frame whose size the annotation states.
+    JPEG and PNG files are copied byte by byte unless --resize or --quality is given; other formats
+    become PNG. Boxes are stored as they are, with the image size that the annotation states.
 
     \b
     Examples:
@@ -120,7 +144,7 @@ def shard(
     from hpt_dist.images.formats import Encoding
 
     if not on and (jobs or no_wait):
-        raise RequestError("--jobs and --no-wait are for a cluster", fix="name it by --on PROFILE")
+        raise RequestError("--jobs and --no-wait need a cluster", fix="name it with --on PROFILE")
     began_s = time.perf_counter()
     encoding = Encoding(resize, quality)
     request = command_shard.requested(source, destination, shard_mb, max_bad, encoding, root)
@@ -139,16 +163,20 @@ def plan(
     recipe: RecipeArgument,
     set_: SetOption = None,
     on: Annotated[
-        str, typer.Option(metavar="WHERE", help="local, or a profile of the cluster to plan for.")
+        str,
+        typer.Option(
+            metavar="WHERE", help="local for this machine, or the profile of a Slurm cluster."
+        ),
     ] = "local",
     stand_ins: Annotated[
-        Path | None, typer.Option(help="YAML that describes datasets that are not there yet.")
+        Path | None, typer.Option(help="YAML file that describes datasets not yet in the store.")
     ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Say of each trial whether it is cached, resumes or runs, and why. Starts nothing.
+    """Show for each trial whether it is cached, resumes or runs, and why. Starts nothing.
 
-    Precision follows from the device, and is part of what a trial is: plan for where you launch.
+    Precision follows from the device and is part of a trial's key, so name with --on where you
+    will launch.
 
     \b
     Examples:
@@ -187,34 +215,44 @@ def launch(
         str,
         typer.Option(
             metavar="WHERE",
-            help="local: worker processes; inline: this process; or a profile of a Slurm cluster, "
-            "a YAML file or a shipped one's name.",
+            help="local: in processes on this machine; inline: in this process; else the profile "
+            "of a Slurm cluster: a YAML file, or the name of a profile in the package.",
         ),
     ] = "local",
     set_: SetOption = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="Run this stage, and what it starts from, alone.")
+        list[str] | None,
+        typer.Option(
+            metavar="STAGE",
+            help="Run only this stage and the stages that it starts from; may be repeated.",
+        ),
     ] = None,
     cores: Annotated[
-        int | None, typer.Option(help="CPU cores to share out.", min=1, envvar="HPT_CORES")
+        int | None,
+        typer.Option(
+            help="Number of CPU cores that trials share; by default all.",
+            min=1,
+            envvar="HPT_CORES",
+        ),
     ] = None,
     ranks: RanksOption = None,
     fresh: FreshOption = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what sbatch would get, and submit nothing.")
+        bool, typer.Option("--dry-run", help="Print the scripts for sbatch, and submit nothing.")
     ] = False,
     hold: Annotated[
         bool, typer.Option("--hold", help="Submit jobs that wait for `scontrol release`.")
     ] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Tell of submitted trials until they are over.")
+        bool, typer.Option("--watch", help="Wait for submitted trials, and print their states.")
     ] = False,
     tracking_uri: TrackingOption = "",
     work: WorkOption = "",
 ) -> None:
-    """Run what is pending of a recipe, and print its report. Safe to run again after anything.
+    """Run the pending trials of a recipe, and print the report. After any failure, run it again.
 
-    On a cluster it submits one job for each pending trial and returns: nothing stays running here.
+    With a cluster's profile it submits one job for each pending trial and returns: no process
+    stays running here.
 
     \b
     Examples:
@@ -228,12 +266,12 @@ def launch(
     from hpt_dist.cli import on_slurm as command_cluster
     from hpt_dist.launch import here, on_slurm
 
-    if tracking_uri:  # also where weights come from MLflow, here and in the trials' processes
+    if tracking_uri:  # weights from MLflow use it too, here and in the trials' processes
         os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
     if on in ("local", "inline"):
         if dry_run or hold or watch:
             raise RequestError(
-                "--dry-run, --hold and --watch are for a cluster", fix="name it by --on PROFILE"
+                "--dry-run, --hold and --watch need a cluster", fix="name it with --on PROFILE"
             )
         where: Where = "inline" if on == "inline" else "local"
         prepared = _prepare(recipe, set_, here.device())
@@ -242,7 +280,10 @@ def launch(
         )
     else:
         if fresh:
-            raise RequestError("--fresh is for --on local", fix="leave it out: jobs are fresh")
+            raise RequestError(
+                "--fresh works only with --on local",
+                fix="leave it out: each job starts a new interpreter anyway",
+            )
         profile = on_slurm.load(_profile(on, "local", "inline"))
         prepared = _prepare(recipe, set_, profile.device)
         site = on_slurm.site(profile, prepared.store, work, ranks, hold)
@@ -258,14 +299,15 @@ for _command in _RUNS:
 @app.command()
 def doctor(
     profile: Annotated[
-        str, typer.Argument(metavar="[PROFILE]", help="Of a Slurm cluster to check too.")
+        str,
+        typer.Argument(metavar="[PROFILE]", help="The profile of a Slurm cluster to check too."),
     ] = "",
     store: StoreOption = DEFAULT_STORE,
     tracking_uri: TrackingOption = "",
     work: WorkOption = "",
     json_: JsonOption = False,
 ) -> None:
-    """Check what a launch needs, and say how to fix what is missing; exit 1 if anything is.
+    """Check what a launch needs, and print a fix for each fault; exit 1 if there is any.
 
     With a profile it checks the cluster too, by a short job on one or two of its nodes.
 
@@ -287,24 +329,24 @@ def doctor(
         tracking_uri = default_tracking_uri(work_folder(open_store(store), work))
     findings = [*read, *checks.examine(store, tracking_uri)]
     if on_slurm:
-        findings += cluster.examine(on_slurm, store, work, console.note)
+        findings += cluster.examine(on_slurm, store, work, console.print_note)
     if json_:
         console.print_json([vars(finding) for finding in findings])
     else:
         marks = {True: "ok", False: "FAIL", None: "note"}
         console.print_table(
-            ("check", "", "says"), [(f.name, marks[f.ok], f.says) for f in findings]
+            ("check", "", "finding"), [(f.name, marks[f.ok], f.says) for f in findings]
         )
         for finding in findings:
             if finding.ok is False:
-                console.complain(f"{finding.name}: {finding.fix}")
+                console.print_error(f"{finding.name}: {finding.fix}")
     if any(finding.ok is False for finding in findings):
         raise typer.Exit(1)
 
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of recipes, for an editor's completion.
+    """Print the JSON Schema of recipes, with which editors complete and check them.
 
     \b
     Example:
@@ -327,16 +369,16 @@ def _prepare(
 
 
 def _profile(name: str, *others: str) -> str:
-    """Return the file of a profile; `others` are what else the option takes."""
+    """Return the path of a profile; `others` are the words that the option takes too."""
     from hpt_dist.slurm.profile import located
 
     return str(_announced(name, located(name, others)))
 
 
 def _announced(name: Path | str, file: Path) -> Path:
-    """Return a file, and say which it is where a name stood for it."""
+    """Return the path of a recipe or profile; if it was given by its name, print the path."""
     if file != Path(name):
-        console.note(f"{name} is {file}")
+        console.print_note(f"{name} is {file}")
     return file
 
 
@@ -345,13 +387,13 @@ def main() -> None:
     try:
         app()
     except HptError as error:
-        console.complain(str(error))
+        console.print_error(str(error))
         sys.exit(error.exit_code)
     except OSError as error:
-        console.complain(f"{error.filename or 'the system'}: {error.strerror or error}")
+        console.print_error(f"{error.filename or 'the system'}: {error.strerror or error}")
         sys.exit(1)
     except SystemExit as ended:
         if ended.code == _CTRL_C:
-            console.complain("interrupted")
+            console.print_error("interrupted")
             sys.exit(1)
         raise

@@ -1,4 +1,4 @@
-"""What `launch --on PROFILE`, and status and cancel of such launches, do."""
+"""What `launch --on PROFILE` does, and `status` and `cancel` for its launches."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def run(
     dry_run: bool = False,
     watch: bool = False,
 ) -> bool:
-    """Submit what is pending of a plan.
+    """Submit the pending trials of a plan.
 
     Args:
         prepared: the whole plan.
-        only: stages to run, with what they start from; all without.
+        only: stages to run, with the stages that they start from; empty for all.
         where: how the cluster is used.
         dry_run: print the scripts that sbatch would get, and submit nothing.
-        watch: wait until all is over, telling of it.
+        watch: wait for all trials, and print changes of their states.
 
     Returns:
-        Whether all went well.
+        False if a watched trial is not done at the end; else True.
     """
     trials = here.chosen(prepared, only)
     if all(prepared.states[trial.key].name == "cached" for trial in trials):
@@ -46,8 +46,8 @@ def run(
         return True
     if dry_run:
         for title, script in on_slurm.scripts(prepared, trials, where):
-            console.say(f"==> {title}")
-            console.say(script)
+            console.print_line(f"==> {title}")
+            console.print_line(script)
         return True
     on_slurm.check()
     on_slurm.make_folders(where)
@@ -62,64 +62,70 @@ def run(
 
 
 def _submit(prepared: Planned, trials: Sequence[Trial], where: Site) -> Launch | None:
-    """Submit what is pending; return the launch to look at, if there is one."""
-    made = on_slurm.submit(prepared, trials, where, console.say)
-    waiting = [made.queued[trial.key] for trial in trials if trial.key in made.queued]
+    """Submit the pending trials; return the launch that shows their states, if there is one."""
+    submission = on_slurm.submit(prepared, trials, where, console.print_line)
+    queued = submission.queued
+    waiting = [queued[trial.key] for trial in trials if trial.key in queued]
     if waiting:
         ids = sorted({job.id.partition("_")[0] for job in waiting}, key=int)
         are = "trial is" if len(waiting) == 1 else "trials are"
-        console.say(f"{len(waiting)} {are} in the queue already: job {', '.join(ids)}")
-    record = made.launch
+        console.print_line(f"{len(waiting)} {are} in the queue already: job {', '.join(ids)}")
+    record = submission.launch
     if record is None:
-        console.say("nothing to submit")
+        console.print_line("nothing to submit")
         return prepared.last_launch
-    count = sum(len(array.keys) for array in made.arrays)
-    plural = "" if count == 1 else "s"
-    console.say(f"launch {record.id}: {count} trial{plural} submitted; nothing stays running here")
-    console.say(f"  look: hpt-dist status {record.id}; hpt-dist logs {record.id} -f")
-    console.say(f"  stop: hpt-dist cancel {record.id}")
+    count = sum(len(array.keys) for array in submission.arrays)
+    trials_text = f"{count} trial{'' if count == 1 else 's'}"
+    console.print_line(f"launch {record.id}: {trials_text} submitted; nothing stays running here")
+    console.print_line(f"  look: hpt-dist status {record.id}; hpt-dist logs {record.id} -f")
+    console.print_line(f"  stop: hpt-dist cancel {record.id}")
     return record
 
 
 def _watch(store: Store, record: Launch) -> bool:
-    """Tell of a launch's trials until they are over; return whether all are done."""
-    told: dict[str, str] = {}
+    """Print each change of state until all trials have ended; return whether all are done."""
+    printed: dict[str, str] = {}
     while True:
-        found = states(store, record)
-        for name, state in found.items():
-            if told.get(name) != state.name:
-                told[name] = state.name
-                console.say(f"{state.name:8}  {name}  {state.why}")
-        if not any(state.name in ("running", "queued") for state in found.values()):
-            return all(state.name == "cached" for state in found.values())
+        current = states(store, record)
+        for name, state in current.items():
+            if printed.get(name) != state.name:
+                printed[name] = state.name
+                console.print_line(f"{state.name:8}  {name}  {state.why}")
+        if not any(state.name in ("running", "queued") for state in current.values()):
+            return all(state.name == "cached" for state in current.values())
         time.sleep(_POLL_S)
 
 
 def states(store: Store, record: Launch) -> dict[str, State]:
-    """Return where each trial of a launch stands; close the launch if nothing is left to come."""
+    """Return the state of each trial of a launch; close the launch if all trials have ended."""
     queued = slurm_jobs.known_queue(store)
-    found = survey.states_of(store, record, queued)
-    running = any(state.name == "running" for state in found.values())
+    current = survey.states_of(store, record, queued)
+    running = any(state.name == "running" for state in current.values())
     closing.finish_if_over(store, record, queued, running)
     if queued is None and record.where == "slurm":
-        console.note("Slurm is not here, or does not answer: these are the store's own facts")
-    return found
+        console.print_note(
+            "Slurm is not installed here or does not answer: these states are from the store alone"
+        )
+    return current
 
 
 def cancel(store: Store, record: Launch) -> list[str]:
-    """Stop a launch, wherever its trials run; return what was done, line by line.
+    """Stop a launch, wherever its trials run; return the lines that report what was done.
 
     Raises:
-        RequestError: it has ended; or its jobs are Slurm's, which is not here.
+        RequestError: it has ended, or it runs on Slurm and Slurm is not installed here.
         HptError: Slurm does not answer.
     """
-    told = [f"asked to save and stop: {name}" for name in launches.cancel(store, record)]
+    lines = [f"asked to save and stop: {name}" for name in launches.cancel(store, record)]
     if record.where == "slurm":
         if not slurm_jobs.is_here():
-            raise RequestError("Slurm is not here", fix="cancel where jobs are submitted")
+            raise RequestError(
+                "this launch runs on Slurm, which is not installed here",
+                fix="run hpt-dist cancel on a login node of the cluster",
+            )
         names = {key: name for name, key in record.trials.items()}
         running, waiting = slurm_jobs.cancel(store, list(names))
-        told = [f"taken out of the queue: {names[key]}" for key in waiting]
-        told += [f"asked to save and stop: {names[key]}" for key in running]
-        return told or ["none of its trials is in the queue"]
-    return told or ["asked to start nothing more; no trial runs on this machine now"]
+        lines = [f"removed from the queue: {names[key]}" for key in waiting]
+        lines += [f"asked to save and stop: {names[key]}" for key in running]
+        return lines or ["none of its trials is in the queue"]
+    return lines or ["asked to start no more trials; none runs on this machine now"]

@@ -7,10 +7,15 @@ from typing import Annotated
 import typer
 
 RunArgument = Annotated[
-    str, typer.Argument(metavar="[RUN]", help="A launch, or a recipe's name or file; else the last")
+    str,
+    typer.Argument(
+        metavar="[RUN]",
+        help="A launch's id, or a recipe's name or file; by default the last launch.",
+    ),
 ]
 StoreOption = Annotated[
-    str, typer.Option("--store", envvar="HPT_STORE", help="URI of the store: a folder or s3://...")
+    str,
+    typer.Option("--store", envvar="HPT_STORE", help="The store: a folder or s3://BUCKET/PREFIX."),
 ]
 TrackingOption = Annotated[
     str,
@@ -28,8 +33,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RanksOption = Annotated[
     int | None,
     typer.Option(
-        help="Processes, and GPUs, that share each trial's training; on a cluster instead of "
-        "the recipe's wishes.",
+        help="Number of processes (one per GPU) that train each trial together; on a cluster "
+        "instead of the recipe's `resources`.",
         min=1,
     ),
 ]
@@ -37,7 +42,7 @@ FreshOption = Annotated[
     bool,
     typer.Option(
         "--fresh",
-        help="Start each trial as a new interpreter; otherwise they are forked from one that has "
-        "imported torch already, which spares seconds and changes no result.",
+        help="Start each trial as a new interpreter; by default trials are forked from a process "
+        "that has imported torch already, which saves seconds and gives the same results.",
     ),
 ]

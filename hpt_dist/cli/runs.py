@@ -1,4 +1,4 @@
-"""The commands that look at launches: parse, call, print. Nothing here imports torch."""
+"""The commands for existing launches: parse, call, print. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from hpt_dist.errors import RequestError
 def status(
     run: RunArgument = "", store: StoreOption = DEFAULT_STORE, json_: JsonOption = False
 ) -> None:
-    """Say where each trial of a launch stands, by what the store and Slurm's queue say.
+    """Show the state of each trial of a launch, from the store and Slurm's queue.
 
-    cached: done; running, where and how far; queued: as which job; failed, why; resumes: from which
-    saved state; runs: from its start. A launch runs whatever is not cached.
+    cached: done. running: with host and step. queued: with its job. failed: with the reason.
+    resumes: the next launch continues from a saved state. runs: the next launch starts it.
 
     \b
     Example:
@@ -37,25 +37,27 @@ def status(
     from hpt_dist.store import open_store
 
     opened = open_store(store)
-    found = find(opened, run)
-    states = on_slurm.states(opened, found)
+    record = find(opened, run)
+    states = on_slurm.states(opened, record)
     if json_:
         console.print_json(
-            {"launch": found.id, "trials": {n: survey.as_json(s) for n, s in states.items()}}
+            {"launch": record.id, "trials": {n: survey.as_json(s) for n, s in states.items()}}
         )
         return
-    console.say(f"{found.id}  ({found.file}, {found.created})")
+    console.print_line(f"{record.id}  ({record.file}, {record.created})")
     rows = [(name, state.name, state.why) for name, state in states.items()]
     console.print_table(("trial", "state", "why"), rows)
 
 
 def logs(
     run: RunArgument = "",
-    trial: Annotated[str, typer.Option(help="A stage or one of its trials; else all.")] = "",
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as more comes.")] = False,
+    trial: Annotated[str, typer.Option(help="A stage or one of its trials; by default all.")] = "",
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Keep printing new lines until the launch ends.")
+    ] = False,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Print what the processes of a launch's trials said.
+    """Print the logs of a launch's trials.
 
     \b
     Example:
@@ -70,7 +72,7 @@ def logs(
 
 
 def cancel(run: RunArgument = "", store: StoreOption = DEFAULT_STORE) -> None:
-    """Ask the running trials of a launch to save and stop, and drop those that wait in a queue.
+    """Ask running trials of a launch to save and stop, and remove queued ones from Slurm.
 
     \b
     Example:
@@ -82,23 +84,25 @@ def cancel(run: RunArgument = "", store: StoreOption = DEFAULT_STORE) -> None:
 
     opened = open_store(store)
     for line in on_slurm.cancel(opened, find(opened, run)):
-        console.say(line)
+        console.print_line(line)
 
 
 def pull(
-    name: Annotated[str, typer.Argument(metavar="RUN/STAGE", help="Such as quickstart/hpt")],
-    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A folder.")],
+    name: Annotated[
+        str, typer.Argument(metavar="RUN/STAGE", help="What to copy, such as quickstart/hpt.")
+    ],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="The folder to copy to.")],
     format_: Annotated[
         str,
         typer.Option(
             "--format",
-            help="safetensors, torchvision, timm, detectron2, moco or huggingface, where the "
-            "features stay the same; see docs/weights.md",
+            help="safetensors, torchvision, timm, detectron2, moco or huggingface. A backbone can "
+            "be written in the formats that keep its features the same; see docs/weights.md.",
         ),
     ] = "safetensors",
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
-    """Copy weights and results of finished trials, digests checked.
+    """Copy the weights and results of finished trials, and check their digests.
 
     \b
     Examples:
@@ -117,24 +121,26 @@ def pull(
     if not stage:
         raise RequestError(f"{name} names no stage", allowed="RUN/STAGE, such as quickstart/hpt")
     opened = open_store(store)
-    found = find(opened, run)
-    names = results.trials_of(found, stage)
-    for path in results.pull(opened, found, names, destination, format_):
-        console.say(str(path))
+    record = find(opened, run)
+    names = results.trials_of(record, stage)
+    for path in results.pull(opened, record, names, destination, format_):
+        console.print_line(str(path))
 
 
 def report(
     run: RunArgument = "",
     out: Annotated[
-        Path | None, typer.Option(help="Folder for report.md, report.html and plots.")
+        Path | None,
+        typer.Option(help="Write report.md, report.html, report.json and plots to this folder."),
     ] = None,
     store: StoreOption = DEFAULT_STORE,
     json_: JsonOption = False,
 ) -> None:
-    """Print the table of a launch with its verdict in words, and write it with plots.
+    """Print a launch's results with verdicts in words; --out writes them to files, with plots.
 
     \b
-    Example:
+    Examples:
+      hpt-dist report quickstart
       hpt-dist report quickstart --out ./report
     """
     from hpt_dist.launch import results
@@ -143,14 +149,14 @@ def report(
     from hpt_dist.store import open_store
 
     opened = open_store(store)
-    found = find(opened, run)
-    made = build(found, results.finished(opened, found))
-    for path in made.write(out) if out else ():
-        console.say(f"wrote {path}")
+    record = find(opened, run)
+    result = build(record, results.finished(opened, record))
+    for path in result.write(out) if out else ():
+        console.print_line(f"wrote {path}")
     if json_:
-        console.print_json(made.as_json())
+        console.print_json(result.as_json())
         return
-    console.say(made.markdown())
+    console.print_line(result.markdown())
 
 
 def sync(
@@ -158,7 +164,7 @@ def sync(
     store: StoreOption = DEFAULT_STORE,
     tracking_uri: TrackingOption = "",
 ) -> None:
-    """Bring to MLflow what it missed while it was out of reach, and true statuses.
+    """Send the metrics to MLflow that it missed, and correct the statuses of its runs.
 
     \b
     Example:
@@ -178,7 +184,7 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
-    """Open MLflow's UI on the runs of a store's work folder.
+    """Start MLflow's UI for the runs of a store's work folder.
 
     \b
     Example:

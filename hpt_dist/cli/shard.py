@@ -1,4 +1,4 @@
-"""What `shard` does between the command line and the machinery."""
+"""What `shard` does, here or by jobs on a cluster, with its output."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def requested(
     """Return what the options ask for.
 
     Raises:
-        RequestError: the destination is no place for a dataset.
+        RequestError: the destination cannot hold a dataset.
     """
     where = destination if "://" in destination else str(Path(destination).absolute())
     store, name = dataset_store(where)
@@ -60,14 +60,14 @@ def write_by_jobs(
     work: str,
     no_wait: bool,
 ) -> Manifest | None:
-    """Shard in jobs of a cluster; return the manifest, or nothing without waiting.
+    """Shard by jobs on a cluster; return the manifest, or None with `no_wait`.
 
     Args:
         request: what to do.
-        on: file of the profile.
+        on: path of the profile.
         jobs: parts to split the work into; by default as many as may run at the same time.
         workers: processes of one job; by default as many as it has cores.
-        work: folder for what jobs leave, unless the profile names one.
+        work: folder for scripts and logs of jobs, unless the profile names one.
         no_wait: return when the jobs are submitted.
     """
     cluster = profile.load(on)
@@ -76,8 +76,8 @@ def write_by_jobs(
     sharding = shard_jobs.submit(request, site, jobs or cluster.max_parallel_jobs, workers)
     array, merge = sharding.ids
     count = len(sharding.parts.keys)
-    console.note(f"{count} parts in job {array}, the manifest in job {merge}")
-    console.note(f"logs in {sharding.parts.folder}")
+    console.print_note(f"{count} parts in job {array}, the manifest in job {merge}")
+    console.print_note(f"logs in {sharding.parts.folder}")
     if no_wait:
         _tell_how_to_look(sharding)
         return None
@@ -91,23 +91,24 @@ def write_by_jobs(
 
 
 def _tell_how_to_look(sharding: Sharding) -> None:
-    console.note("the jobs go on; the same command waits for them again")
-    console.note(f"  look: squeue --jobs {','.join(sharding.ids)}")
-    console.note(f"  stop: scancel {' '.join(sharding.ids)}")
+    console.print_note("the jobs go on; the same command waits for them again")
+    console.print_note(f"  look: squeue --jobs {','.join(sharding.ids)}")
+    console.print_note(f"  stop: scancel {' '.join(sharding.ids)}")
 
 
 def print_written(manifest: Manifest, destination: str, seconds: float, json_: bool) -> None:
-    """Say what was written, and which images were left out."""
+    """Print what was written, and which images were left out."""
     images = sum(split.images for split in manifest.splits.values())
     left_out = [vars(one) for one in manifest.quarantined]
     if json_:
-        told = {"name": manifest.name, "digest": manifest.digest, "uri": destination}
-        console.print_json(told | {"images": images, "quarantined": left_out})
+        written = {"name": manifest.name, "digest": manifest.digest, "uri": destination}
+        console.print_json(written | {"images": images, "quarantined": left_out})
         return
-    console.say(f"{manifest.name}: {images:,} images in {destination} ({seconds:.1f} s)")
+    console.print_line(f"{manifest.name}: {images:,} images in {destination} ({seconds:.1f} s)")
     if left_out:
-        console.say(f"left out: {len(left_out):,} of {images + len(left_out):,} images")
+        console.print_line(f"left out: {len(left_out):,} of {images + len(left_out):,} images")
         for one in left_out[:_LEFT_OUT_SHOWN]:
-            console.say(f"  {one['origin']}: {one['reason']}")
+            console.print_line(f"  {one['origin']}: {one['reason']}")
     if len(left_out) > _LEFT_OUT_SHOWN:
-        console.say(f"all of them: hpt-dist data show {destination} --json, under quarantined")
+        command = f"hpt-dist data show {destination} --json"
+        console.print_line(f"to list all of them: {command}, under quarantined")

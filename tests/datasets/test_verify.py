@@ -177,7 +177,7 @@ def test_the_command(store, tmp_path):
     uri = f"{tmp_path}/{FOLDER}"
     store.put(f"{FOLDER}/notes.txt", b"x")
     text = hpt("data", "verify", uri, store="")
-    assert "every digest, count and label is right" in text
+    assert "all digests, counts and labels are correct" in text
     assert "note: notes.txt belongs to no shard" in text
     store.delete(f"{FOLDER}/{INDEX}")
     text = hpt("data", "verify", uri, store="", code=1)
@@ -191,7 +191,7 @@ def test_show_tells_what_the_manifest_says(store, tmp_path):
     manifest = write(store, "birds", [*labelled(40, classes=12), bad], classes=classes)
     text = hpt("data", "show", f"{tmp_path}/{FOLDER}", store="")
     assert f"birds  digest {manifest.digest[:12]}" in text
-    assert "one class an image, 12 classes, judged by top1" in text
+    assert "one class per image, 12 classes; metric top1" in text
     assert "licence: not stated; credit: not stated" in text
     assert "most bird 0 4, bird 1 4," in text
     assert text.splitlines()[-2] == "left out: 1 of 41 images"

@@ -285,7 +285,7 @@ def test_a_launch_of_twenty_trials_is_soon_over_and_cancel_ends_it(site):
     assert launch_s < 4 * nothing_s
     assert launch_s < 8 * start_s
     said = site.hpt("cancel", "small")
-    assert said.count("taken out of the queue") == 20
+    assert said.count("removed from the queue") == 20
     assert site.slurm.jobs() == {}
 
 
@@ -309,7 +309,7 @@ def test_without_accounting_a_job_goes_on_and_cancel_lets_it_save(tmp_path, trai
         saved = site.saved_step()
         said = site.hpt("cancel", "small")
         assert "asked to save and stop: hpt" in said
-        assert "taken out of the queue: probe/init=hpt" in said
+        assert "removed from the queue: probe/init=hpt" in said
         site.wait(lambda: not slurm.jobs())
         assert site.saved_step() > saved
         states = site.states()

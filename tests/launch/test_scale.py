@@ -45,7 +45,7 @@ def test_a_thousand_trials(tmp_path, slurm, drawings):
         assert "nothing to submit" in again
         assert set(site.states().values()) == {"queued"}
         assert len(site.states()) == count
-        assert site.hpt("cancel", "small").count("taken out of the queue") == count
+        assert site.hpt("cancel", "small").count("removed from the queue") == count
         assert slurm.jobs() == {}
     finally:
         slurm.call("scancel", "--quiet", "--me")

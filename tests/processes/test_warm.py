@@ -45,7 +45,7 @@ def test_fresh_processes_among_stray_variables_leave_the_same_bytes(tiny, drawin
     left = outcome(store)
     assert left == {key: outcome(tiny[0])[key] for key in left}
     assert len(left) == 2
-    [line] = re.findall(r"left out of the trials' environment.*: (.*)", said)
+    [line] = re.findall(r"not passed on to trials.*: (.*)", said)
     assert set(line.split(", ")) >= {name for name in STRAY if not name.startswith("SLURM")}
     assert "SLURM_JOB_ID" not in line  # which is nobody's switch, and stays away all the same
 
