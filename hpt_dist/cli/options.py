@@ -26,7 +26,13 @@ TrackingOption = Annotated[
     ),
 ]
 WorkOption = Annotated[
-    str, typer.Option("--work", envvar="HPT_WORK", help="Folder for logs and local metrics.")
+    str,
+    typer.Option(
+        "--work",
+        envvar="HPT_WORK",
+        help="Folder for logs and local metrics; by default `work` in the store's folder, or "
+        "./hpt-work if the store is on S3.",
+    ),
 ]
 DEFAULT_STORE = "./hpt-store"
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

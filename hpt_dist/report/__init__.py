@@ -1,1 +1,1 @@
-"""Tables, verdicts and pictures of what finished."""
+"""Tables, verdicts and plots of finished trials."""

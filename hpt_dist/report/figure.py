@@ -1,4 +1,4 @@
-"""The plot of a report: a metric against one axis, a line for each row."""
+"""The plot of a report: a metric against one axis, with one line per row."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; so can markers.
+# Okabe and Ito's colours: colour-blind readers can distinguish them. Markers differ too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _BESIDE = 0.04  # from single trials to their mean, in columns
@@ -25,10 +25,10 @@ def draw(
 
     Args:
         columns: names along the horizontal axis, evenly spaced.
-        series: for each row, its values at each column; none where nothing is done yet.
+        series: for each row, its values at each column; empty where nothing is done yet.
         x_label: name of the horizontal axis.
         y_label: name of the vertical axis.
-        title: of the plot.
+        title: title of the plot.
 
     Returns:
         A PNG.
@@ -42,13 +42,13 @@ def draw(
     for at, (row, values) in enumerate(series.items()):
         colour, marker = _COLOURS[at % len(_COLOURS)], _MARKERS[at % len(_MARKERS)]
         shift = (at - (len(series) - 1) / 2) * min(_APART, 0.8 / len(series))
-        done = [(x + shift, found) for x, found in enumerate(values) if found]
-        dots = [(x - _BESIDE, value) for x, found in done for value in found]
+        done = [(x + shift, cell) for x, cell in enumerate(values) if cell]
+        dots = [(x - _BESIDE, value) for x, cell in done for value in cell]
         axes.plot(*_columns(dots), marker, color=colour, markersize=3, alpha=0.45, linestyle="none")
         axes.errorbar(
             [x for x, _ in done],
-            [fmean(found) for _, found in done],
-            yerr=[stdev(found) if len(found) > 1 else 0.0 for _, found in done],
+            [fmean(cell) for _, cell in done],
+            yerr=[stdev(cell) if len(cell) > 1 else 0.0 for _, cell in done],
             color=colour,
             marker=marker,
             markersize=7,
@@ -63,7 +63,7 @@ def draw(
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False)
     buffer = io.BytesIO()
-    # Without the version of the program, equal results are equal bytes.
+    # Without matplotlib's version in the file, equal results give equal bytes.
     figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
     return buffer.getvalue()
 
@@ -73,5 +73,5 @@ def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
 
 
 def _plain(text: str) -> str:
-    """Escape what matplotlib would read as mathematics."""
+    """Escape the signs that matplotlib would read as mathematics."""
     return text.replace("$", r"\$")

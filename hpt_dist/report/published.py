@@ -13,12 +13,12 @@ class PublishedTable:
     """One table of a paper.
 
     Args:
-        name: what a recipe's `compare` says.
+        name: the value of a recipe's `compare`.
         source: the paper and the table.
         task: what was measured.
-        unit: of the values.
-        axes: the columns, told by each axis that names them.
-        rows: our row to (the paper's name for it, its values by column).
+        unit: unit of the values.
+        axes: for each axis that can name the columns, its value at each column.
+        rows: our name of a row to (the paper's name of it, its value at each column).
     """
 
     name: str
@@ -67,7 +67,7 @@ def find(name: str) -> PublishedTable:
     """Return a published table.
 
     Raises:
-        RequestError: there is none of that name.
+        RequestError: no table has that name.
     """
     if name not in TABLES:
         raise RequestError(

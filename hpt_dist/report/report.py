@@ -1,4 +1,4 @@
-"""The report of a launch: its table, the evidence for it in words, its cost, the paper's values."""
+"""The report of a launch: table, verdicts in words, cost, and the paper's values beside ours."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from hpt_dist.store import files
 from hpt_dist.trial.records import Finished, Launch
 
 _PLOT = "report.png"
-_MISSING_TOLD = 5
+_MISSING_SHOWN = 5
 _GATE_ADVICE = {
     "helped": "start from {row}",
     "harmed": "keep {baseline}",
     "no evidence": "{baseline} is the simpler choice",
-    "none": "{baseline} stays until there is evidence",
+    "none": "keep {baseline} until there is evidence",
 }
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a launch found, as numbers; its methods put it into words.
+    """The results of a launch, as numbers; the methods render them as text and files.
 
     Args:
         recipe: name of the recipe.
         launch: id of the launch.
-        created: of the launch, ISO 8601, UTC.
-        trials: how many there are.
-        missing: names of those that are not done.
-        table: None where the recipe asks for none.
-        computed: how the trials of each row of the table trained, in words.
-        differences: of the table's rows from its baseline row.
-        single_runs: rows that stand for one pretraining run, which all their trials share.
-        gates: pretrained backbones against the baseline on validation.
-        verdicts: what each pretraining trial found of itself on validation, by its name.
-        costs: of each finished trial.
-        published: a paper's values; None where the recipe asks for none.
+        created: when the launch was created, ISO 8601, UTC.
+        trials: number of trials.
+        missing: names of the trials that are not done.
+        table: the table; None if the recipe has none.
+        computed: for each row of the table, how its trials trained, in words.
+        differences: differences of the table's rows from the baseline row.
+        single_runs: rows whose trials all start from the same pretraining run.
+        gates: comparisons of pretrained backbones with the baseline on validation.
+        verdicts: for each pretraining trial, its own verdict on validation.
+        costs: cost of each finished trial.
+        published: a paper's values; None if the recipe names no paper's table.
         notes: what could not be reported, and why.
     """
 
@@ -115,7 +115,7 @@ class Report:
         }
 
     def write(self, folder: Path) -> list[Path]:
-        """Write every file into a folder, made if needed, and return their paths."""
+        """Write every file into a folder, which is created if needed, and return their paths."""
         contents = self.files()
         for name, data in contents.items():
             files.replace(folder / name, data)
@@ -129,15 +129,15 @@ class Report:
             Paragraph(f"Launch {self.launch}, {when}: {done} of {self.trials} trials done."),
         ]
         if self.missing:
-            more = len(self.missing) - _MISSING_TOLD
-            told = ", ".join(self.missing[:_MISSING_TOLD]) + (f" and {more} more" * (more > 0))
-            blocks.append(Paragraph(f"Not done: {told}."))
+            more = len(self.missing) - _MISSING_SHOWN
+            names = ", ".join(self.missing[:_MISSING_SHOWN]) + (f" and {more} more" * (more > 0))
+            blocks.append(Paragraph(f"Not done: {names}."))
         if self.notes:
             blocks.append(Items(self.notes))
         if self.table:
             blocks += _table(self.table, self.computed)
             blocks += _differences(self.table, self.differences, self.single_runs)
-            caption = "Mean ± sample standard deviation; small dots are single trials."
+            caption = "Mean ± sample standard deviation; each small dot is one trial."
             blocks += [Picture(png, caption) for png in self.plots().values()]
             if self.published:
                 blocks += _published(self.table, self.published)
@@ -150,24 +150,24 @@ class Report:
 def build(launch: Launch, done: Sequence[Finished]) -> Report:
     """Return the report of a launch from its finished trials.
 
-    What is missing or does not fit is said in the report; it never fails for it.
+    Results that are missing or do not fit never make it fail; the report has a note on them.
 
     Args:
-        launch: what was asked for; its `report` names the table.
+        launch: record of the launch; its `report` names the table.
         done: the finished trials, in any order.
     """
     points = tables.read_points(launch.trials, done, launch.settings)
-    wanted = launch.report
-    baseline = str(wanted.get("baseline", "base"))
+    settings = launch.report
+    baseline = str(settings.get("baseline", "base"))
     notes: list[str] = []
     table, differences = None, tuple[Difference, ...]()
-    if wanted:
+    if settings:
         table, differences = tables.tabulate(
             points,
-            wanted["table"],
-            wanted["metric"],
-            wanted["rows"],
-            wanted["columns"],
+            settings["table"],
+            settings["metric"],
+            settings["rows"],
+            settings["columns"],
             baseline,
         )
         notes += _metric_note(points, table)
@@ -177,7 +177,7 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
             differences = ()
     notes += tables.same_trials(points)
     values = None
-    if name := wanted.get("compare"):
+    if name := settings.get("compare"):
         try:
             values = published.find(name)
         except RequestError as error:
@@ -193,7 +193,7 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         differences=differences,
         single_runs=tables.single_runs(points, table.rows) if table else (),
         gates=tuple(tables.gates(points, baseline)),
-        verdicts={p.name: said for p in points if p.finished and (said := _said(p.finished))},
+        verdicts={p.name: text for p in points if p.finished and (text := _verdict(p.finished))},
         costs=tuple(tables.costs([p.finished for p in points if p.finished])),
         published=values,
         notes=tuple(notes),
@@ -201,7 +201,7 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
 
 
 def _metric_note(points: Sequence[Point], table: Table) -> list[str]:
-    """Say so where finished trials lack the metric: their cells look as if nothing were done."""
+    """Return a note if finished trials lack the metric: their cells look as if not done."""
     ours = [point for point in points if point.stage == table.stage and point.finished]
     lacking = sum(point.value(table.metric) is None for point in ours)
     if not lacking:
@@ -220,35 +220,35 @@ def _table(table: Table, computed: Mapping[str, str]) -> list[Block]:
     rows = [[row, *(cells[row, column] for column in table.columns)] for row in table.rows]
     unit = f" in {scale.unit}" if scale.unit else ""
     over = " and ".join(table.over)
-    told = f"{table.metric}{unit}"
-    told += f", mean ± sample standard deviation over {over} (n trials)." if over else "."
+    text = f"{table.metric}{unit}"
+    text += f", mean ± sample standard deviation over {over} (n trials)." if over else "."
     if table.num_images and table.standard_error is not None:
-        told += (
-            f" The images add their own error: up to {scale.text(table.standard_error)}"
+        text += (
+            f" The number of images adds an error: up to {scale.text(table.standard_error)}"
             f"{scale.step} (standard error of one accuracy on {table.num_images:,} images)."
         )
-    read = _how_it_was_read(table.metric)
+    selection = _how_it_was_selected(table.metric)
     return [
         Heading(2, f"{table.stage}: {table.metric} by {table.rows_axis} and {table.columns_axis}"),
         Grid(header, rows),
-        Paragraph(f"{told} {read}"),
+        Paragraph(f"{text} {selection}"),
         *([Items(_how_it_was_computed(computed))] if computed else []),
     ]
 
 
 def _how_it_was_computed(computed: Mapping[str, str]) -> list[str]:
-    """Return a line for each way in which rows trained."""
+    """Return one line for each precision and memory format, with the rows that trained in it."""
     rows: dict[str, list[str]] = {}
     for row, numerics in computed.items():
         rows.setdefault(numerics, []).append(row)
     return [f"{', '.join(names)}: {numerics}" for numerics, names in rows.items()]
 
 
-def _how_it_was_read(metric: str) -> str:
+def _how_it_was_selected(metric: str) -> str:
     if metric.startswith("test/"):
-        return "Every choice was made on validation; each trial read test once."
+        return "Every choice was made on validation; each trial read the test split once."
     if metric.startswith("val/"):
-        return "Choices were made on these same validation images, so read it as optimistic."
+        return "Choices were made on these same validation images, so these values are optimistic."
     return ""
 
 
@@ -273,38 +273,44 @@ def _differences(
         if difference.column:
             place = f"{axis} {difference.column}"
         texts.append(f"{difference.row}, {place}: {difference.comparison.says}")
-    told = "Differences are paired by seed; ± is the 95 % t-interval over seeds, on these images."
+    text = "Differences are paired by seed; ± is the 95 % t-interval over seeds, on these images."
     judged = sum(difference.comparison.half_width is not None for difference in differences)
     if judged > 1:
-        told += f" Of {judged} such intervals, about {0.05 * judged:.2g} miss the truth by chance."
-    if any(difference.comparison.verdict == "no evidence" for difference in differences):
-        told += " What these seeds can show, they show four times in five."
-    for row in single_runs:
-        told += (
-            f" All trials of {row} start from one pretraining run: how much another run would "
-            "differ is not in ±."
+        text += (
+            f" Of {judged} such intervals, about {0.05 * judged:.2g} miss the true value by chance."
         )
-    return [Heading(3, f"Against {table.baseline}"), Items(texts), Paragraph(told)]
+    if any(difference.comparison.verdict == "no evidence" for difference in differences):
+        text += (
+            " A true difference of the size that these seeds can show is detected in four of "
+            "five experiments."
+        )
+    for row in single_runs:
+        text += (
+            f" All trials of {row} start from one pretraining run, so ± does not include the "
+            "variance between pretraining runs."
+        )
+    return [Heading(3, f"Against {table.baseline}"), Items(texts), Paragraph(text)]
 
 
-def _said(trial: Finished) -> str:
-    """Return a pretraining trial's verdict on itself; empty where it was not watched."""
+def _verdict(trial: Finished) -> str:
+    """Return a pretraining trial's verdict on itself; empty if it had no monitor."""
     details = trial.result.get("details", {})
-    says = str(details.get("gate", {}).get("says", ""))
+    text = str(details.get("gate", {}).get("says", ""))
     if collapsed := details.get("collapsed"):
-        says += "; " * bool(says) + f"its features have collapsed ({', '.join(collapsed)})"
-    return says
+        text += "; " * bool(text) + f"its features have collapsed ({', '.join(collapsed)})"
+    return text
 
 
 def _verdicts(verdicts: Mapping[str, str]) -> list[Block]:
     if not verdicts:
         return []
-    told = (
+    text = (
         "Judged during pretraining by nearest neighbours on validation, against the weights that "
-        "the stage started from; ± is the 95 % interval, paired by image, for all looks at once."
+        "the stage started from; ± is the 95 % interval, paired by image, which allows for "
+        "choosing among all checks."
     )
-    items = [f"{name}: {says}" for name, says in verdicts.items()]
-    return [Heading(2, "Pretraining: what each stage did"), Items(items), Paragraph(told)]
+    items = [f"{name}: {verdict}" for name, verdict in verdicts.items()]
+    return [Heading(2, "Pretraining: what each stage did"), Items(items), Paragraph(text)]
 
 
 def _gate(gate: Gate) -> list[Block]:
@@ -330,8 +336,8 @@ def _published(table: Table, paper: PublishedTable) -> list[Block]:
     heading = Heading(2, "The paper's values beside ours")
     axis = table.columns_axis
     if axis not in paper.axes:
-        told = f"{paper.source} has values by {' and by '.join(paper.axes)}, not by {axis}."
-        return [heading, Paragraph(told)]
+        text = f"{paper.source} has values by {' and by '.join(paper.axes)}, not by {axis}."
+        return [heading, Paragraph(text)]
     scale = scale_of(table.metric)
     columns = [str(value) for value in paper.axes[axis]]
     means = {(cell.row, cell.column): cell.mean for cell in table.cells}
@@ -340,12 +346,12 @@ def _published(table: Table, paper: PublishedTable) -> list[Block]:
         ours = [means.get((row, column)) for column in columns]
         rows.append([row, "ours", *("-" if v is None else scale.text(v) for v in ours)])
         rows.append([row, f"paper: {name}", *(f"{value:.2f}" for value in values)])
-    told = (
-        f"The rows marked paper are from {paper.source}, not measured here: {paper.task}, "
-        f"in {paper.unit}. Ours are comparable only where all of that is the same."
+    text = (
+        f"The rows marked paper are from {paper.source} and were not measured here: {paper.task}, "
+        f"in {paper.unit}. Ours can be compared with them only if all of that is the same."
     )
-    header = [table.rows_axis, "whose", *(f"{axis} {column}" for column in columns)]
-    return [heading, Grid(header, rows, num_left=2), Paragraph(told)]
+    header = [table.rows_axis, "from", *(f"{axis} {column}" for column in columns)]
+    return [heading, Grid(header, rows, num_left=2), Paragraph(text)]
 
 
 def _costs(costs: Sequence[Cost]) -> list[Block]:
@@ -361,8 +367,8 @@ def _costs(costs: Sequence[Cost]) -> list[Block]:
         Heading(2, "Cost"),
         Grid(["trial", "key", "seed", "images", "seconds", "images/s"], rows, num_left=2),
         Paragraph(
-            "Images are the views that training fed to the network; seconds are the whole "
-            "trial's, evaluation and the saved work of interrupted attempts included."
+            "images: image views that the network saw in training. seconds: the whole trial, "
+            "with evaluation and with the saved work of interrupted attempts."
         ),
     ]
 

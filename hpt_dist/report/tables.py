@@ -1,7 +1,7 @@
 """Finished trials as numbers: cells, differences from the baseline, the gate, the cost. Pure.
 
-A trial is read by its name in the launch (`stage/axis=value,...`), never by the axes in its result:
-another launch, with other sweeps, may have made that result under the same key.
+A trial's axes come from its name in the launch (`stage/axis=value,...`), never from its result:
+another launch, with other sweeps, may have produced that result under the same key.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from hpt_dist.evals.evidence import Axes, Comparison
 from hpt_dist.recipe import KINDS
 from hpt_dist.trial.records import Finished
 
-# (kind of stage, its numerics in words)
+# Pairs of (kind of stage, its numerics in words).
 Computed = frozenset[tuple[str, str]]
 
 _NUMERICS_AXES = ("precision", "memory_format")
 _NEXT_AXIS = re.compile(r",(?=[\w.-]+=)")
-_SAME = "nothing to compare: it reads the weights that {} reads, so its result is the same one"
+_SAME = "nothing to compare: it starts from the same weights as {}, so its result is the same"
 GATE_METRIC = "val/top1"
 
 
@@ -35,9 +35,9 @@ class Point:
         name: `stage/axis=value,...`.
         stage: name of its stage.
         axes: its settings as text.
-        finished: what it left; None while it is not done.
-        computed: how it and the trials that it starts from trained, by their stage's kind; nothing
-            of those that train nothing, or are not done.
+        finished: its record; None while it is not done.
+        computed: how it and the trials that it starts from trained, by their stage's kind; trials
+            that train nothing or are not done are left out.
     """
 
     name: str
@@ -58,10 +58,10 @@ class Cell:
     Args:
         row: its name.
         column: its name.
-        planned: how many trials there are in all.
-        values: the metric of each finished one, on the printed scale.
-        mean: of the values; None without one.
-        std: their sample standard deviation; None of fewer than two.
+        planned: number of its trials, done or not.
+        values: the metric of each finished trial, on the printed scale.
+        mean: mean of the values; None if there are none.
+        std: their sample standard deviation; None if there are fewer than two.
     """
 
     row: str
@@ -77,18 +77,18 @@ class Table:
     """The table of a launch.
 
     Args:
-        stage: whose trials fill it.
-        metric: in its cells.
-        rows_axis: the axis that makes rows.
-        columns_axis: the axis that makes columns.
+        stage: the stage that the trials belong to.
+        metric: the metric in the cells.
+        rows_axis: the axis with one row per value.
+        columns_axis: the axis with one column per value.
         baseline: the row that the others are compared with.
-        rows: names, in the recipe's order.
-        columns: names, in the recipe's order.
-        cells: row by row.
+        rows: names of the rows, in the recipe's order.
+        columns: names of the columns, in the recipe's order.
+        cells: the cells, row by row.
         over: the axes that a cell's mean is taken over.
-        num_images: of the split that the metric is of; None if unknown.
-        standard_error: the largest binomial standard error of a cell's accuracy that those images
-            give, on the printed scale; None if unknown.
+        num_images: number of images of the metric's split; None if unknown.
+        standard_error: the largest binomial standard error of a cell's accuracy on that many
+            images, on the printed scale; None if unknown.
     """
 
     stage: str
@@ -109,9 +109,9 @@ class Difference:
     """A row against the baseline row.
 
     Args:
-        row: its name.
-        column: its name; empty for the mean over `columns`.
-        columns: how many columns it covers.
+        row: name of the row.
+        column: name of the column; empty for the mean over `columns`.
+        columns: number of columns that it covers.
         comparison: the verdict.
     """
 
@@ -126,11 +126,11 @@ class Gate:
     """Pretrained backbones against the baseline's, by frozen features on validation.
 
     Args:
-        stage: the evaluation.
+        stage: the stage that evaluates.
         kind: knn or linear.
         baseline: the stage of the backbone to beat.
         cells: validation accuracy of each backbone.
-        differences: of each backbone but the baseline.
+        differences: the difference of each other backbone from the baseline.
     """
 
     stage: str
@@ -142,7 +142,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one trial took; `images` are image views fed to the network in training."""
+    """The cost of one trial; `images` are image views fed to the network in training."""
 
     trial: str
     key: str
@@ -157,13 +157,13 @@ class _Entry:
     """A trial in a table.
 
     Args:
-        row: its name.
-        column: its name.
-        axes: all but those that make its row.
-        value: of the table's metric; None while it is not done.
+        row: name of its row.
+        column: name of its column.
+        axes: its settings without those in the row's name.
+        value: the table's metric; None while the trial is not done.
         computed: see `Point`.
-        sweeps_numerics: whether numerics are among what is compared.
-        origin: the key of the trial that computed the value; empty while it is not done.
+        sweeps_numerics: whether the recipe sweeps over precision or memory format.
+        origin: key of the trial that computed the value; empty while it is not done.
     """
 
     row: str
@@ -184,8 +184,8 @@ def read_points(
 
     Args:
         trials: names to keys.
-        done: the finished ones, in any order.
-        documents: what was hashed for each trial, by its name; it names the trial's parent.
+        done: the finished trials, in any order.
+        documents: the document behind each trial's key, by its name; it names the trial's parent.
     """
     by_name = {finished.name: finished for finished in done}
     parents = {name: document.get("init", "") for name, document in (documents or {}).items()}
@@ -195,18 +195,18 @@ def read_points(
         stage, _, text = name.partition("/")
         pairs = (axis.partition("=") for axis in _NEXT_AXIS.split(text) if axis)
         axes = {axis: value for axis, _, value in pairs}
-        line = _line(name, names, parents)
-        computed = (_computed(by_name[one]) for one in line if one in by_name)
+        chain = _chain(name, names, parents)
+        computed = (_computed(by_name[one]) for one in chain if one in by_name)
         points.append(Point(name, stage, axes, by_name.get(name), frozenset().union(*computed)))
     return points
 
 
-def _line(name: str, names: Mapping[str, str], parents: Mapping[str, str]) -> list[str]:
-    """Return the names of a trial and of those that it starts from, one after the other."""
-    line = [name]
-    while (parent := names.get(parents.get(line[-1], ""), "")) and parent not in line:
-        line.append(parent)
-    return line
+def _chain(name: str, names: Mapping[str, str], parents: Mapping[str, str]) -> list[str]:
+    """Return the names of a trial, its parent, that one's parent, and so on."""
+    chain = [name]
+    while (parent := names.get(parents.get(chain[-1], ""), "")) and parent not in chain:
+        chain.append(parent)
+    return chain
 
 
 def _computed(finished: Finished) -> Computed:
@@ -215,24 +215,24 @@ def _computed(finished: Finished) -> Computed:
 
 
 def computed_by_row(table: Table, points: Sequence[Point]) -> dict[str, str]:
-    """Return how the trials of each row of a table trained, in words, those before them included.
+    """Return how the trials of each row, and the trials they start from, trained, in words.
 
     Args:
-        table: of a stage.
-        points: of the launch.
+        table: the table.
+        points: all trials of the launch.
     """
     entries = _entries(points, table.stage, table.metric, table.rows_axis, table.columns_axis)
-    told = {}
+    texts = {}
     for row in table.rows:
-        found = sorted(frozenset().union(*(e.computed for e in entries if e.row == row)))
-        told[row] = "; ".join(f"{kind} in {numerics}" for kind, numerics in found)
-    return {row: text for row, text in told.items() if text}
+        ways = sorted(frozenset().union(*(e.computed for e in entries if e.row == row)))
+        texts[row] = "; ".join(f"{kind} in {numerics}" for kind, numerics in ways)
+    return {row: text for row, text in texts.items() if text}
 
 
 def _mixed(entries: Iterable[_Entry]) -> str:
-    """Return why some trials must not be compared: one kind of stage computed in several ways.
+    """Return why trials must not be compared: one kind of stage trained in several precisions.
 
-    Where precision is what the recipe sweeps over, it is the question and no accident.
+    If the recipe sweeps over precision, that is the question, and comparing is right.
     """
     ways: dict[str, set[str]] = {}
     for kind, numerics in frozenset().union(
@@ -251,12 +251,12 @@ def tabulate(
     """Return the table of a stage, and each row's difference from the baseline row.
 
     Args:
-        points: of the launch.
-        stage: whose trials fill the table.
-        metric: in its cells.
-        rows: the axis that makes rows.
-        columns: the axis that makes columns.
-        baseline: a row.
+        points: all trials of the launch.
+        stage: the stage that the table's trials belong to.
+        metric: the metric in its cells.
+        rows: the axis with one row per value.
+        columns: the axis with one column per value.
+        baseline: name of the row to compare with.
     """
     entries = _entries(points, stage, metric, rows, columns)
     cells = _cells(entries, metric)
@@ -288,21 +288,21 @@ def gates(points: Sequence[Point], baseline: str) -> list[Gate]:
     """Return the step-0 gate of each evaluation of frozen features that has several backbones.
 
     Args:
-        points: of the launch.
-        baseline: the stage of the backbone to beat; where a gate lacks it, its first backbone.
+        points: all trials of the launch.
+        baseline: the stage of the backbone to beat; a gate without it takes its first backbone.
     """
-    found = []
+    result = []
     for stage in dict.fromkeys(point.stage for point in points):
         results = [p.finished.result for p in points if p.stage == stage and p.finished]
         kind = results[0]["kind"] if results else ""
         inits = [p.axes["init"] for p in points if p.stage == stage and "init" in p.axes]
         if kind and KINDS[kind].JUDGES and len(set(inits)) > 1:
-            found.append(_gate(points, stage, kind, baseline if baseline in inits else inits[0]))
-    return found
+            result.append(_gate(points, stage, kind, baseline if baseline in inits else inits[0]))
+    return result
 
 
 def single_runs(points: Sequence[Point], rows: Iterable[str]) -> tuple[str, ...]:
-    """Return the rows that are a pretraining stage of one trial: its own variance is unknown."""
+    """Return the rows that are a pretraining stage with one trial: its variance is unknown."""
     kinds = {p.stage: p.finished.result["kind"] for p in points if p.finished}
     trials = Counter(point.stage for point in points)
     return tuple(row for row in rows if _pretrains(kinds.get(row, "")) and trials[row] == 1)
@@ -313,7 +313,7 @@ def _pretrains(kind: str) -> bool:
 
 
 def costs(done: Sequence[Finished]) -> list[Cost]:
-    """Return what each finished trial took; trials of one key are one."""
+    """Return the cost of each finished trial; trials with the same key count once."""
     unique = {finished.key: finished for finished in reversed(done)}
     return [
         Cost(
@@ -342,7 +342,7 @@ def _gate(points: Sequence[Point], stage: str, kind: str, baseline: str) -> Gate
 def _features_compared(
     entries: Sequence[_Entry], row: str, baseline: str, num_images: int | None
 ) -> Comparison:
-    """Compare over seeds; where only one model stands on each side, by the images' error."""
+    """Compare over seeds; with one model on each side, by the error that the images give."""
     scale = evidence.scale_of(GATE_METRIC)
     if why := _mixed(entry for entry in entries if entry.row in (row, baseline)):
         return evidence.refused(why)
@@ -362,21 +362,21 @@ def _entries(
 ) -> list[_Entry]:
     """Place a stage's trials in rows and columns; only seeds are averaged.
 
-    Whatever else is swept over, by the stage or by the stages it starts from, makes rows of its
-    own: a mean over different settings would be nobody's result.
+    Every other swept setting, of the stage or of the stages it starts from, gets rows of its own:
+    a mean over different settings would describe no setting.
     """
     entries = []
     for point in points:
         if point.stage != stage:
             continue
         other = [a for a in point.axes if a not in (rows, columns) and not evidence.is_seed(a)]
-        told = ", ".join(f"{axis}={point.axes[axis]}" for axis in other)
+        settings = ", ".join(f"{axis}={point.axes[axis]}" for axis in other)
         row = point.axes.get(rows, "")
         kept = {axis: v for axis, v in point.axes.items() if axis not in (rows, *other)}
         column = point.axes.get(columns, "")
         entries.append(
             _Entry(
-                f"{row} ({told})" if told else row,
+                f"{row} ({settings})" if settings else row,
                 column,
                 kept,
                 point.value(metric),
@@ -410,8 +410,8 @@ def _differences(entries: Sequence[_Entry], baseline: str, metric: str) -> tuple
             return evidence.refused(why)
         if _are_the_same(here, row, baseline):
             return evidence.refused(_SAME.format(baseline))
-        found = evidence.seed_differences(_values(here, row), _values(here, baseline))
-        return evidence.paired([difference * scale.factor for difference in found], scale)
+        by_seed = evidence.seed_differences(_values(here, row), _values(here, baseline))
+        return evidence.paired([difference * scale.factor for difference in by_seed], scale)
 
     differences = []
     for row in _names(entry.row for entry in entries):
@@ -429,7 +429,7 @@ def _differences(entries: Sequence[_Entry], baseline: str, metric: str) -> tuple
 
 
 def _are_the_same(entries: Sequence[_Entry], row: str, baseline: str) -> bool:
-    """Return whether every finished trial of a row is one of the baseline's under another name."""
+    """Return whether each finished trial of a row is a trial of the baseline by another name."""
     ours, base = (
         {entry.origin for entry in entries if entry.row == name and entry.origin}
         for name in (row, baseline)
@@ -438,10 +438,11 @@ def _are_the_same(entries: Sequence[_Entry], row: str, baseline: str) -> bool:
 
 
 def same_trials(points: Sequence[Point]) -> list[str]:
-    """Return a line for each trial that took the result of another of this launch."""
+    """Return a line for each trial that reuses the result of another trial of this launch."""
     names = {point.finished.key: point.name for point in points if point.finished}
     return [
-        f"{point.name} reads what {names.get(origin, origin[:12])} has read: it is the same result."
+        f"{point.name} starts from the same weights as {names.get(origin, origin[:12])} and has "
+        "its result."
         for point in points
         if point.finished and (origin := point.finished.origin) != point.finished.key
     ]
@@ -452,12 +453,12 @@ def _values(entries: Sequence[_Entry], row: str) -> list[tuple[Axes, float]]:
 
 
 def _num_images(points: Sequence[Point], stage: str, metric: str) -> int | None:
-    """Return how many images the metric's split has, if every trial says the same."""
+    """Return the number of images of the metric's split, if all trials agree on it."""
     name = f"n_{metric.partition('/')[0]}"
-    told = {
+    counts = {
         p.finished.result["details"].get(name) for p in points if p.stage == stage and p.finished
     }
-    return int(told.pop()) if len(told) == 1 and None not in told else None
+    return int(counts.pop()) if len(counts) == 1 and None not in counts else None
 
 
 def _names(names: Iterable[str]) -> tuple[str, ...]:
