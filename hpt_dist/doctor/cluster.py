@@ -1,6 +1,6 @@
-"""Doctor's checks of a cluster: on the login node first, then by a job on the nodes.
+"""Doctor's checks of a cluster: first on the login node, then by a job on the nodes.
 
-No check ever raises, and the job is cancelled whatever happens.
+No check ever raises, and the job is always cancelled in the end.
 """
 
 from __future__ import annotations
@@ -25,66 +25,67 @@ from hpt_dist.slurm.commands import Step
 from hpt_dist.slurm.profile import Profile
 from hpt_dist.store import open_store
 
-_SLURM_AGAIN = "see whether Slurm is up: scontrol ping"
-_FOLDER_FIX = "name a folder that can be written as `shared_folder` in the profile, or by --work"
+_SLURM_FIX = "check whether Slurm is up: scontrol ping"
+_FOLDER_FIX = "set `shared_folder` in the profile, or --work, to a folder that you can write to"
 
 
 def load(path: str) -> tuple[Profile | None, list[Finding]]:
-    """Read a profile, and name its servers in the environment, as a launch does.
+    """Read a profile, and set the variables of its servers in the environment, as a launch does.
 
     Returns:
-        (the profile, or None if it cannot be used; what was found).
+        (the profile, or None if it cannot be used; the findings).
     """
     try:
-        found = profile.load(path)
-        os.environ.update(found.endpoints(os.environ))
-    except Exception as error:  # noqa: BLE001 - whatever it is, doctor reports it
-        fix = "see slurm/profiles/ for profiles that can be read"
+        loaded = profile.load(path)
+        os.environ.update(loaded.endpoints(os.environ))
+    except Exception as error:  # noqa: BLE001 - doctor reports any error
+        fix = "see the profiles in slurm/profiles/ for examples"
         return None, [error_finding("profile", error, fix)]
-    return found, [Finding("profile", True, f"{path} can be read")]
+    return loaded, [Finding("profile", True, f"{path} is valid")]
 
 
 def examine(
     cluster_profile: Profile, store_uri: str, work: str, report: Callable[[str], None]
 ) -> list[Finding]:
-    """Check a cluster, by a job on its nodes too.
+    """Check a cluster on this login node, then by a job on its nodes.
 
     Args:
         cluster_profile: from `load`.
-        store_uri: of the store that trials would use.
-        work: folder for logs and local metrics; empty for the store's own.
-        report: called with a line for people while the job waits.
+        store_uri: URI of the store that trials would use.
+        work: folder for logs and local metrics; empty for the default.
+        report: called with a line to print while the job waits.
     """
-    findings = guarded("slurm", _slurm, _SLURM_AGAIN)
+    findings = guarded("slurm", _slurm, _SLURM_FIX)
     try:
         site = _site(cluster_profile, store_uri, work)
-    except Exception as error:  # noqa: BLE001 - whatever it is, doctor reports it
-        return [*findings, error_finding("shared folder", error, _FOLDER_FIX), _not_tried()]
+    except Exception as error:  # noqa: BLE001 - doctor reports any error
+        return [*findings, error_finding("shared folder", error, _FOLDER_FIX), _no_job()]
     findings.append(Finding("shared folder", True, f"{site.folder} can be written"))
     if _any_failed(findings):
-        return [*findings, _not_tried()]
-    blocking = guarded("job", partial(_job, site), "see what sbatch --test-only says")
-    blocking += guarded("container", partial(_container, site.profile), "correct `container`")
+        return [*findings, _no_job()]
+    blocking = guarded("job", partial(_job, site), "see the error of sbatch --test-only")
+    fix = "correct `container` in the profile"
+    blocking += guarded("container", partial(_container, site.profile), fix)
     findings += blocking
-    findings += guarded("time limit", partial(_time_limit, site.profile), _SLURM_AGAIN)
-    findings += guarded("preemption", partial(_preemption, site.profile), _SLURM_AGAIN)
+    findings += guarded("time limit", partial(_time_limit, site.profile), _SLURM_FIX)
+    findings += guarded("preemption", partial(_preemption, site.profile), _SLURM_FIX)
     findings += guarded("mlflow", partial(_mlflow, site), "")
     if _any_failed(blocking):
-        return [*findings, _not_tried()]
-    return findings + guarded("start", partial(_nodes, site, store_uri, report), _SLURM_AGAIN)
+        return [*findings, _no_job()]
+    return findings + guarded("start", partial(_nodes, site, store_uri, report), _SLURM_FIX)
 
 
 def _any_failed(findings: Sequence[Finding]) -> bool:
     return any(finding.ok is False for finding in findings)
 
 
-def _not_tried() -> Finding:
-    fix = "fix what failed before it, and run doctor again"
-    return Finding("start", None, "no job was sent to the nodes", fix)
+def _no_job() -> Finding:
+    fix = "fix the faults above, and run doctor again"
+    return Finding("start", None, "no job was submitted, so the nodes are not checked", fix)
 
 
 def _site(cluster_profile: Profile, store_uri: str, work: str) -> Site:
-    """Return how the cluster is used, once scripts and logs can be written."""
+    """Return how the cluster is used; raise if scripts and logs cannot be written."""
     site = on_slurm.site(cluster_profile, open_store(store_uri), work)
     on_slurm.make_folders(site)
     with tempfile.NamedTemporaryFile(dir=site.folder, prefix="doctor-"):
@@ -96,30 +97,30 @@ def _nodes(site: Site, store_uri: str, report: Callable[[str], None]) -> Iterato
 
 
 def _slurm() -> Iterator[Finding]:
-    """See that Slurm's commands are here, and that its controller answers."""
+    """Check that Slurm's commands are installed and its controller answers."""
     commands = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
     missing = [name for name in commands if shutil.which(name) is None]
     if missing:
-        says = f"{', '.join(missing)} cannot be found"
-        yield failed("slurm", says, "run this where jobs are submitted, or load Slurm's module")
+        message = f"{', '.join(missing)} cannot be found"
+        yield failed("slurm", message, "run doctor on a login node, or load Slurm's module")
         return
     config = slurm.configuration()
-    version, name = config.get("SLURM_VERSION", "of no version"), config.get("ClusterName", "")
+    version, name = config.get("SLURM_VERSION", "(unknown version)"), config.get("ClusterName", "")
     yield Finding("slurm", True, f"Slurm {version} of the cluster {name} answers")
 
 
 _ASSOCIATIONS = ("sacctmgr", "--noheader", "--parsable2", "show", "assoc", "user={user}")
 _SINFO = ("sinfo", "--noheader")
-# Why sbatch refuses a job: what it says, the fix, and the command that lists the choice for that.
+# Why sbatch refuses a job: its error, the fix, and the command that lists the allowed values.
 _REFUSALS = (
     (
         "[Ii]nvalid account",
-        "set `account` in the profile to one of yours, or allow it there: {}",
+        "set `account` in the profile to one of your accounts: {}",
         (*_ASSOCIATIONS, "format=account"),
     ),
     (
         "[Ii]nvalid qos",
-        "set `qos` in the profile to one of yours: {}",
+        "set `qos` in the profile to a QOS that you may use: {}",
         (*_ASSOCIATIONS, "format=qos"),
     ),
     (
@@ -129,20 +130,19 @@ _REFUSALS = (
     ),
     (
         "[Ii]nvalid feature",
-        "set `constraint` in the profile to features that nodes have: {}",
+        "set `constraint` in the profile to features of the nodes: {}",
         (*_SINFO, "--format=%f"),
     ),
     (
         "node configuration is not available|[Nn]ode count|CPU count|[Mm]emory",
-        "ask for less by nodes, gpus_per_node, cpus_per_gpu or memory_gb in the profile; "
-        "nodes have {}",
+        "lower nodes, gpus_per_node, cpus_per_gpu or memory_gb in the profile; nodes have {}",
         (*_SINFO, "--format=%D of %c cores %m MB %G in %R"),
     ),
 )
 
 
 def _job(site: Site) -> Iterator[Finding]:
-    """Ask Slurm whether it would take the largest job that a trial may be."""
+    """Check that Slurm accepts the largest job that a trial may need."""
     largest = job.largest(site.profile)
     executor = slurm.executor(job.NAME, site.profile, Step(site.folder, largest))
     with tempfile.NamedTemporaryFile("w", suffix=".sh", encoding="utf-8") as script:
@@ -153,19 +153,19 @@ def _job(site: Site) -> Iterator[Finding]:
         except HptError as error:
             yield _refused(error.problem.what)
             return
-    yield Finding("job", True, f"Slurm takes the largest job that a trial may be: {largest}")
+    yield Finding("job", True, f"Slurm accepts the largest job that a trial may need: {largest}")
 
 
 def _refused(error: str) -> Finding:
-    says = error.replace("sbatch failed: ", "").replace("sbatch: error: ", "")
+    message = error.replace("sbatch failed: ", "").replace("sbatch: error: ", "")
     for pattern, fix, command in _REFUSALS:
-        if re.search(pattern, says):
-            return failed("job", says, fix.format(_known(command)))
-    return failed("job", says, "change what it names in the profile, or ask the administrators")
+        if re.search(pattern, message):
+            return failed("job", message, fix.format(_listed(command)))
+    return failed("job", message, "change that setting in the profile, or ask the administrators")
 
 
-def _known(command: tuple[str, ...]) -> str:
-    """Return what a command of Slurm's lists, in one line."""
+def _listed(command: tuple[str, ...]) -> str:
+    """Return the output of a Slurm command that lists something, in one line."""
     try:
         printed = slurm.call(*(part.format(user=getpass.getuser()) for part in command))
     except HptError:
@@ -178,36 +178,36 @@ def _partitions() -> dict[str, dict[str, str]]:
     return preemption.partitions_of(slurm.call("scontrol", "show", "partition", "--oneliner"))
 
 
-def _chosen(asked: Profile, partitions: dict[str, dict[str, str]]) -> list[str]:
+def _chosen(wanted: Profile, partitions: dict[str, dict[str, str]]) -> list[str]:
     """Return the names of the partitions that a profile's jobs may run in."""
-    if asked.partition:
-        return [name for name in asked.partition.split(",") if name in partitions]
+    if wanted.partition:
+        return [name for name in wanted.partition.split(",") if name in partitions]
     return [name for name, facts in partitions.items() if facts.get("Default") == "YES"]
 
 
-def _time_limit(asked: Profile) -> Iterator[Finding]:
-    """Compare limits: many a Slurm takes a job that is too long, and never starts it."""
+def _time_limit(wanted: Profile) -> Iterator[Finding]:
+    """Compare time limits: many clusters accept a job that is too long, and never start it."""
     partitions = _partitions()
-    limits = {name: partitions[name]["MaxTime"] for name in _chosen(asked, partitions)}
+    limits = {name: partitions[name]["MaxTime"] for name in _chosen(wanted, partitions)}
     if not limits:
-        return  # sbatch refuses it
+        return  # the check `job` reports a partition that does not exist
     name = max(limits, key=lambda name: preemption.minutes_of(limits[name]))
     limit = preemption.minutes_of(limits[name])
-    says = f"time_min is {asked.time_min}, and {name} allows {limits[name]}"
-    fix = f"set `time_min` in the profile to {limit:g} or less, or another partition"
-    yield judged("time limit", asked.time_min <= limit, says, fix)
+    message = f"time_min is {wanted.time_min}, and the partition {name} allows {limits[name]}"
+    fix = f"set `time_min` in the profile to {limit:g} or less, or use another partition"
+    yield judged("time limit", wanted.time_min <= limit, message, fix)
 
 
-def _preemption(asked: Profile) -> Iterator[Finding]:
+def _preemption(wanted: Profile) -> Iterator[Finding]:
     config = slurm.configuration()
     if config.get("PreemptType") == "preempt/qos":
         shown = "format=name,preempt,gracetime,preemptmode"
         text = slurm.call("sacctmgr", "--noheader", "--parsable2", "show", "qos", shown)
-        rule = preemption.qos_rule(asked.qos or "normal", text, config.get("PreemptMode", ""))
+        rule = preemption.qos_rule(wanted.qos or "normal", text, config.get("PreemptMode", ""))
         yield from preemption.judge(config, [rule])
         return
     partitions = _partitions()
-    chosen = _chosen(asked, partitions)
+    chosen = _chosen(wanted, partitions)
     nodes = preemption.nodes_of(slurm.call("sinfo", "--noheader", "--Node", "--format=%R %N"))
     rules = preemption.partition_rules(chosen, partitions, nodes)
     rest = [name for name in partitions if name not in chosen]
@@ -215,22 +215,22 @@ def _preemption(asked: Profile) -> Iterator[Finding]:
     yield from preemption.judge(config, rules, others)
 
 
-def _container(asked: Profile) -> Iterator[Finding]:
-    """See that the image is here, and what starts it."""
-    if asked.container is None:
-        yield Finding("container", None, "none: jobs run on the nodes as they are")
+def _container(wanted: Profile) -> Iterator[Finding]:
+    """Check that the image exists and that Slurm can start it."""
+    if wanted.container is None:
+        yield Finding("container", None, "none: jobs run on the nodes without a container")
         return
-    image, runtime = asked.container.image, asked.container.runtime
+    image, runtime = wanted.container.image, wanted.container.runtime
     if not image.startswith("/"):
-        fix = "a .sqsh file on a shared folder starts sooner"
-        yield Finding("container", None, f"{image} is fetched by the nodes", fix)
+        fix = "use a .sqsh file in a shared folder, which starts faster"
+        yield Finding("container", None, f"the nodes fetch {image} from a registry", fix)
     elif missing := _missing(Path(image), runtime):
-        fix = f"make it there by containers/, or correct `image` in the profile: {image}"
-        yield failed("container", f"{missing} is not there", fix)
+        fix = f"create it (docs/containers.md), or correct `image` in the profile: {image}"
+        yield failed("container", f"{missing} does not exist", fix)
         return
     option, fix = {
-        "pyxis": ("--container-image", "have the administrators install pyxis and enroot"),
-        "oci": ("--container", "Slurm has that from 21.08 on, with oci.conf beside slurm.conf"),
+        "pyxis": ("--container-image", "ask the administrators to install pyxis and enroot"),
+        "oci": ("--container", "use Slurm 21.08 or newer, with oci.conf beside slurm.conf"),
         "apptainer": ("", ""),
     }[runtime]
     if option and not re.search(rf"{option}\b(?!-)", slurm.call("srun", "--help")):
@@ -240,7 +240,7 @@ def _container(asked: Profile) -> Iterator[Finding]:
 
 
 def _missing(image: Path, runtime: str) -> str:
-    """Return what is missing of an image's files, or an empty text."""
+    """Return the first missing file of an image, or an empty string."""
     wanted = [image]
     if runtime == "oci":
         wanted = [image, image / "config.json", image / "rootfs"]
@@ -248,8 +248,12 @@ def _missing(image: Path, runtime: str) -> str:
 
 
 def _mlflow(site: Site) -> Iterator[Finding]:
-    """Note that a database in a file is for one machine."""
+    """Report a database in a file, which processes of one machine only can use."""
     uri = site.settings.tracking_uri
     if uri.startswith("sqlite:"):
-        fix = "run a server (mlflow server), and name its variable as `mlflow` in the profile"
-        yield Finding("mlflow", None, f"{uri} is a file: it serves processes of one machine", fix)
+        fix = (
+            "run a server (mlflow server), and set `mlflow` in the profile to the name of the "
+            "variable with its address"
+        )
+        message = f"{uri} is a file: only processes of one machine can use it"
+        yield Finding("mlflow", None, message, fix)

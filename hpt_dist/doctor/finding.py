@@ -1,4 +1,4 @@
-"""What one of doctor's checks found."""
+"""The findings of doctor's checks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Finding:
     """The outcome of one check.
 
     Args:
-        name: of the check; several findings may share it.
-        ok: False for a fault, None for a note.
-        says: what was found, in one line.
+        name: name of the check; several findings may share it.
+        ok: True for a pass, False for a fault, None for a note.
+        says: the message, in one line.
         fix: what to do; never empty for a fault.
     """
 
@@ -32,18 +32,18 @@ class Finding:
 Check = Callable[[], Iterable[Finding]]
 
 
-def failed(name: str, what: str, fix: str) -> Finding:
-    """Return a fault, in one line."""
-    return Finding(name, False, " ".join(what.split()), fix)
+def failed(name: str, message: str, fix: str) -> Finding:
+    """Return a fault; the message is joined to one line."""
+    return Finding(name, False, " ".join(message.split()), fix)
 
 
-def judged(name: str, ok: bool, says: str, fix: str) -> Finding:
-    """Return what is right, or else a fault with its fix."""
-    return Finding(name, ok, says, "" if ok else fix)
+def judged(name: str, ok: bool, message: str, fix: str) -> Finding:
+    """Return a pass, or a fault with its fix."""
+    return Finding(name, ok, message, "" if ok else fix)
 
 
 def error_finding(name: str, error: Exception, fix: str) -> Finding:
-    """Return an error as a fault; `fix` is for one that says none itself."""
+    """Return an error as a fault; `fix` is used if the error names no fix itself."""
     if isinstance(error, HptError):
         problem = error.problem
         known = problem.fix or (f"allowed: {problem.allowed}" if problem.allowed else "")
@@ -54,16 +54,16 @@ def error_finding(name: str, error: Exception, fix: str) -> Finding:
 
 
 def guarded(name: str, check: Check, fix: str) -> list[Finding]:
-    """Return what a check found; that it failed is a finding like any other.
+    """Return a check's findings; if the check raises, the error becomes a fault.
 
     Args:
-        name: of that finding.
-        check: yields findings, and may raise whatever it likes.
-        fix: of a failure that says none itself.
+        name: name of that fault.
+        check: yields findings, and may raise any exception.
+        fix: fix for an error that names none itself.
     """
     findings: list[Finding] = []
     try:
         findings += check()
-    except Exception as error:  # noqa: BLE001  a check that fails is a finding like any other
+    except Exception as error:  # noqa: BLE001  any error of a check is reported
         findings.append(error_finding(name, error, fix))
     return findings

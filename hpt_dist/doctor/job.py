@@ -1,4 +1,4 @@
-"""Doctor's job on a cluster's nodes: submitted as trials are, waited for, and cancelled."""
+"""Doctor's job on a cluster's nodes: it is submitted like a trial, watched, and cancelled."""
 
 from __future__ import annotations
 
@@ -33,30 +33,32 @@ _WAITS = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
 
 def run(site: Site, store: Store, report: Callable[[str], None]) -> tuple[Outcome, Probe]:
-    """Let the nodes look around, and wait for what they find; the job is always cancelled.
+    """Run the checks on nodes and wait for their reports; the job is always cancelled.
 
     Args:
         site: how the cluster is used.
-        store: that trials would use.
-        report: called with a line for people now and then.
+        store: the store that trials would use.
+        report: called with lines to print.
 
     Returns:
-        What came of the job, and what its processes ran.
+        The job's outcome, and the probe that its processes ran.
 
     Raises:
         RequestError: Slurm refuses the job.
         HptError: Slurm does not answer.
     """
-    part = _smallest(site.profile)
+    placement = _smallest(site.profile)
     folder = site.folder / f"doctor-{uuid.uuid4().hex[:12]}"
     folder.mkdir(parents=True)
     visible = [site.folder, site.settings.work, *([store.folder] if store.folder else [])]
-    probe = _probe(site, store, folder, part)
-    step = Step(folder, part, tuple(dict.fromkeys(map(str, visible))), probe.code)
+    probe = _probe(site, store, folder, placement)
+    step = Step(folder, placement, tuple(dict.fromkeys(map(str, visible))), probe.code)
     [job] = slurm.submit(slurm.executor(NAME, site.profile, step), [probe])
     try:
-        report(f"probe: job {job}, {part}; it may wait {_PENDING_S:.0f} s in the queue")
-        return _Watch(job, folder, part.ranks, report).outcome(), probe
+        report(
+            f"probe: job {job} on {placement}; doctor waits up to {_PENDING_S:.0f} s for its start"
+        )
+        return _Watch(job, folder, placement.ranks, report).outcome(), probe
     finally:
         with contextlib.suppress(HptError):
             slurm.cancel([job])
@@ -64,7 +66,7 @@ def run(site: Site, store: Store, report: Callable[[str], None]) -> tuple[Outcom
 
 
 def largest(profile: Profile) -> Placement:
-    """Return the largest part of a cluster that a trial may have."""
+    """Return the largest allocation that a trial may get."""
     return Placement(
         nodes=profile.nodes,
         ranks_per_node=profile.ranks_per_node,
@@ -76,9 +78,9 @@ def largest(profile: Profile) -> Placement:
 
 
 def _smallest(profile: Profile) -> Placement:
-    """Return the smallest part of a cluster on which two processes meet, if they can at all."""
+    """Return the smallest allocation with two processes, or with one if trials have only one."""
     per_node = 1 if profile.nodes > 1 else min(2, profile.ranks_per_node)
-    # Slurm sends the signal before the end at once if the job has less time than that.
+    # With less time than signal_lead_s Slurm would send the signal at once.
     wanted_min = _TIME_MIN + -(-profile.signal_lead_s // 60)
     return replace(
         largest(profile),
@@ -89,7 +91,7 @@ def _smallest(profile: Profile) -> Placement:
     )
 
 
-def _probe(site: Site, store: Store, folder: Path, part: Placement) -> Probe:
+def _probe(site: Site, store: Store, folder: Path, placement: Placement) -> Probe:
     profile = site.profile
     requirements: tuple[str, ...] = ()
     with contextlib.suppress(PackageNotFoundError):  # reported by the checks of this machine
@@ -104,8 +106,8 @@ def _probe(site: Site, store: Store, folder: Path, part: Placement) -> Probe:
         requirements=requirements,
         versions=machine.versions(requirements),
         withheld=_withheld(profile, os.environ),
-        ranks=part.ranks,
-        gpus=part.gpus_per_node if profile.accelerator == "nvidia" else 0,
+        ranks=placement.ranks,
+        gpus=placement.gpus_per_node if profile.accelerator == "nvidia" else 0,
         container=profile.container.image if profile.container else "",
         interpreter=profile.interpreter,
     )
@@ -118,7 +120,7 @@ def _withheld(profile: Profile, environment: Mapping[str, str]) -> tuple[str, ..
 
 @dataclass
 class _Watch:
-    """Looks at the job until it is over, or nothing more is to be expected."""
+    """Watches the job until it is complete, has ended, or takes too long."""
 
     job: str
     folder: Path
@@ -133,20 +135,20 @@ class _Watch:
         began = time.monotonic()
         state = reason = ""
         while True:
-            asked_s = time.time()
-            found = next((one for one in slurm.queue() if one.id == self.job), None)
-            self._read()  # what a job wrote before it was seen to be over is there
-            if self._is_complete() or found is None or found.state == "COMPLETING":
+            polled_s = time.time()
+            queued = next((one for one in slurm.queue() if one.id == self.job), None)
+            self._read()  # after the queue, so that reports of an ended job are not missed
+            if self._is_complete() or queued is None or queued.state == "COMPLETING":
                 break
-            state, reason = found.state, found.reason if found.reason != "None" else ""
+            state, reason = queued.state, queued.reason if queued.reason != "None" else ""
             waits = state in _WAITS
             if waits:
-                self.pending_until_s = asked_s
+                self.pending_until_s = polled_s
             if time.monotonic() - began > (_PENDING_S if waits else _PENDING_S + _RUNNING_S):
                 break
-            self._say(f"job {self.job} is {state.lower()}" + (f" ({reason})" if reason else ""))
+            self._print(f"job {self.job} is {state.lower()}" + (f" ({reason})" if reason else ""))
             time.sleep(_POLL_S)
-        if not self._is_complete() and (found is None or found.state == "COMPLETING"):
+        if not self._is_complete() and (queued is None or queued.state == "COMPLETING"):
             state = self._ending()
         return Outcome(
             job=self.job,
@@ -158,7 +160,8 @@ class _Watch:
             seen_s=self.seen_s,
         )
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
+        """Print a line, unless it is the same as the last."""
         if text != self.last:
             self.last = text
             self.report(f"probe: {text}")
@@ -168,8 +171,8 @@ class _Watch:
 
     def _read(self) -> None:
         for rank in range(self.ranks):
-            if found := NodeReport.read(self.folder, rank):
-                self.reports[rank] = found
+            if report := NodeReport.read(self.folder, rank):
+                self.reports[rank] = report
                 self.seen_s[rank] = time.time()
 
     def _ending(self) -> str:
@@ -183,7 +186,7 @@ class _Watch:
 
 
 def _log(folder: Path) -> list[str]:
-    """Return what the job printed, rank by rank, without empty lines."""
+    """Return the lines that the job printed, rank by rank, without empty ones."""
     lines: list[str] = []
     for file in sorted(folder.glob("*_log.out")):
         lines += file.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -1,7 +1,7 @@
-"""What doctor runs on a cluster's nodes: each process of its job makes checks, and writes a report.
+"""Doctor's checks on a cluster's nodes: each process of its job runs them and writes a report.
 
-They are the checks of a machine that doctor makes anywhere, and those that need nodes. The report
-is written before each check, so that one that ends this process, or hangs it, is known too.
+They are the checks that doctor makes on any machine, and some that only a job can make. The report
+is written before each check, so that it names a check that crashes or hangs the process.
 """
 
 from __future__ import annotations
@@ -29,42 +29,40 @@ from hpt_dist.store import files
 
 _LEAST_SCRATCH_GB = 2.0
 _LEAST_SHARED_GB = 1.0
-_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - no file of ours
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - only its size is read
 # Long enough for NCCL's first connections on a large cluster.
 _MEETING_S = 60.0
 _POLL_S = 0.25
-# What an image brings along, so that another image may be the fix.
+# Checks of what comes from the image, so that a new image may be the fix.
 _OF_IMAGE = ("python", "packages", "torch")
-# Prefixes of the variables by which services are reached.
+# For each check of a service, the prefix of the variables that it needs.
 _VARIABLES = {"store": "AWS_", "clock": "AWS_", "mlflow": "MLFLOW_"}
 _FIXES = {
-    "node folder": "name a folder that all nodes share by --work or HPT_WORK; a container needs it "
-    "among its mounts",
-    "scratch": "export HPT_CACHE=/a/local/disk in `setup`, or HPT_CACHE_GB=0 to keep none",
-    "names": "add the nodes to DNS or /etc/hosts, also to those of the image",
-    "all-reduce": "name the interface between the nodes: export GLOO_SOCKET_IFNAME, and with GPUs "
-    "NCCL_SOCKET_IFNAME, in `setup` (`ip -brief address` on a node lists them); let a firewall "
-    "pass the ports from 1024",
+    "node folder": "set --work or HPT_WORK to a folder that all nodes share; mount it into a "
+    "container",
+    "scratch": "export HPT_CACHE=/a/local/disk in `setup`, or HPT_CACHE_GB=0 to cache nothing",
+    "names": "add the nodes to DNS or /etc/hosts, in the image too",
+    "all-reduce": "set the network interface between the nodes: export GLOO_SOCKET_IFNAME, and "
+    "with GPUs NCCL_SOCKET_IFNAME, in `setup` (`ip -brief address` on a node lists them); open "
+    "the ports from 1024 in the firewall",
 }
-_SHARED_FIX = (
-    "use a folder that all nodes share, or S3; a container needs the folder among its mounts"
-)
+_SHARED_FIX = "use a folder that all nodes share, or S3; mount the folder into a container"
 _OTHER_FIX = "run `hpt-dist doctor` on that node by hand"
 
 
 @dataclass
 class NodeReport:
-    """What one process of the job found.
+    """The report of one process of the job.
 
     Args:
-        rank: of the process.
-        node: that it ran on.
-        began_s: unix time there when it began.
-        time_s: unix time there when this was written.
-        doing: the check that it was at; empty at the end.
+        rank: rank of the process.
+        node: name of its node.
+        began_s: unix time on the node when the process started.
+        time_s: unix time on the node when this report was written.
+        doing: the current check; empty at the end.
         code: the folder that hpt_dist was imported from.
-        versions: of Python and packages, by name.
-        findings: of the checks until then.
+        versions: versions of Python and packages, by name.
+        findings: findings of the checks so far.
     """
 
     rank: int
@@ -77,20 +75,20 @@ class NodeReport:
     findings: list[Finding] = field(default_factory=list)
 
     def write(self, folder: str | Path, doing: str) -> None:
-        """Write it down; whoever reads it meanwhile sees the one before."""
+        """Replace the report's file atomically."""
         self.doing, self.time_s = doing, time.time()
         file = _file(folder, self.rank)
-        if file.parent.is_dir():  # doctor removes the folder once it waits no longer
+        if file.parent.is_dir():  # doctor removes the folder when it stops waiting
             files.replace(file, json.dumps(asdict(self)).encode())
 
     @classmethod
     def read(cls, folder: str | Path, rank: int) -> NodeReport | None:
-        """Return the report of a process; None if it wrote none yet."""
+        """Return the report of a process; None if it has not written one yet."""
         try:
-            found = json.loads(_file(folder, rank).read_text(encoding="utf-8"))
+            fields = json.loads(_file(folder, rank).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        return cls(**found | {"findings": [Finding(**one) for one in found["findings"]]})
+        return cls(**fields | {"findings": [Finding(**one) for one in fields["findings"]]})
 
 
 def _file(folder: str | Path, rank: int) -> Path:
@@ -99,22 +97,22 @@ def _file(folder: str | Path, rank: int) -> Path:
 
 @dataclass(frozen=True)
 class Probe:
-    """What the job's processes check, and by what, as submitit carries it to the nodes.
+    """The checks of the job's processes and what they need; submitit sends it to the nodes.
 
     Args:
-        folder: where the reports go, absolute.
+        folder: folder for the reports, absolute.
         work: the trials' folder for logs and local metrics, absolute.
         store: URI of the store.
-        store_exists: whether a folder store is there where doctor was started; None for a remote
-            one.
-        tracking_uri: of MLflow; empty for none.
+        store_exists: whether the folder of the store exists on the machine where doctor was
+            started; None for a remote store.
+        tracking_uri: URI of MLflow; empty for none.
         code: folder of the copied package that jobs run.
-        requirements: of the package where doctor was started.
-        versions: of Python and packages there.
-        withheld: variables that are set there, and that the profile's `env` does not pass on.
-        ranks: processes in all.
-        gpus: of each node that torch has to use.
-        container: whether the job runs in one, and which.
+        requirements: requirements of the package on the machine where doctor was started.
+        versions: versions of Python and packages on that machine.
+        withheld: variables that are set on that machine but not passed on by the profile's `env`.
+        ranks: number of processes.
+        gpus: number of GPUs that torch must be able to use on each node.
+        container: the image that the job runs in; empty for none.
         interpreter: path of Python on the nodes.
     """
 
@@ -133,7 +131,7 @@ class Probe:
     interpreter: str
 
     def __call__(self) -> None:
-        """Be one of the processes."""
+        """Run the checks; submitit calls this in each process."""
         report = NodeReport(
             rank=int(os.environ.get("SLURM_PROCID", "0")),
             node=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
@@ -147,7 +145,7 @@ class Probe:
         report.write(self.folder, doing="")
 
     def _checks(self, report: NodeReport) -> list[tuple[str, Check]]:
-        everywhere: list[tuple[str, Check]] = [
+        general: list[tuple[str, Check]] = [
             ("python", machine.python),
             ("packages", lambda: [machine.installed(self.requirements)]),
             ("cpu", machine.cpu),
@@ -155,7 +153,7 @@ class Probe:
             ("store", partial(services.reach, self.store, self.tracking_uri)),
         ]
         return [
-            *((f"node {name}", partial(self._on_node, check)) for name, check in everywhere),
+            *((f"node {name}", partial(self._on_node, check)) for name, check in general),
             ("node folder", self._folder),
             ("scratch", self._scratch),
             ("shared memory", _shared_memory),
@@ -164,50 +162,50 @@ class Probe:
         ]
 
     def _on_node(self, check: Check) -> Iterator[Finding]:
-        """Let a check that is made anywhere speak of a node."""
+        """Run a general check; rename its findings and adapt their fixes to a node."""
         for finding in check():
             name = f"node {finding.name}"
             if finding.name == "store" and finding.ok is None and self.store_exists:
-                says = f"{finding.says}, though it is there where you submit"
-                yield failed(name, says, _SHARED_FIX)
+                message = f"{finding.says}, but it exists where doctor was started"
+                yield failed(name, message, _SHARED_FIX)
             else:
                 yield replace(finding, name=name, fix=self._fix(finding))
 
     def _fix(self, finding: Finding) -> str:
-        """Say what else may be why, on a node."""
+        """Return a finding's fix, with what may also help on a node."""
         if finding.ok is not False:
             return finding.fix
         if self.container and finding.name in _OF_IMAGE:
             image = f"build {self.container} again from this version (containers/build)"
-            return f"{image}, or inside it: {finding.fix}"
+            return f"{image}, or fix it in the image: {finding.fix}"
         prefix = _VARIABLES.get(finding.name, "")
         withheld = [name for name in self.withheld if prefix and name.startswith(prefix)]
         if withheld:
             return (
-                f"let jobs have {', '.join(withheld)}, set here: add them to `env` in the profile; "
-                f"else {finding.fix}"
+                f"pass {', '.join(withheld)} on to jobs: add them to `env` in the profile; or "
+                f"{finding.fix}"
             )
         return finding.fix
 
     def _folder(self) -> Iterator[Finding]:
         try:
             with tempfile.NamedTemporaryFile(dir=self.work, prefix="doctor-"):
-                says = "sees the folders of jobs and work, and writes there"
-                yield Finding("node folder", True, says)
+                message = "the folders of jobs and work can be written"
+                yield Finding("node folder", True, message)
         except OSError as error:
-            says = f"{self.work} cannot be written: {error.strerror}"
-            yield failed("node folder", says, _FIXES["node folder"])
+            message = f"{self.work} cannot be written: {error.strerror}"
+            yield failed("node folder", message, _FIXES["node folder"])
 
     def _scratch(self) -> Iterator[Finding]:
-        """Look at where shards of a remote store are kept."""
+        """Check the disk where shards of a remote store are cached."""
         if self.store_exists is None:
             yield _cache()
         else:
-            says = "shards are read from the store's folder, and not kept"
-            yield Finding("scratch", True, says)
+            message = "shards are read from the store's folder and are not cached"
+            yield Finding("scratch", True, message)
 
     def _names(self) -> Iterator[Finding]:
-        """Let the ranks find each other as those of a trial do."""
+        """Check that ranks can find each other, as those of a trial do."""
         if self.ranks == 1:
             return
         import submitit
@@ -223,40 +221,40 @@ class Probe:
             yield failed("names", error.problem.what, _FIXES["names"])
         except OSError:
             address = os.environ["MASTER_ADDR"]
-            says = f"{first} has no address here; trials use {address} instead"
-            yield Finding("names", None, says, _FIXES["names"])
+            message = f"{first} cannot be resolved here; trials use {address} instead"
+            yield Finding("names", None, message, _FIXES["names"])
         else:
-            yield Finding("names", True, f"the first node, {first}, is known by its name")
+            yield Finding("names", True, f"the name of the first node, {first}, can be resolved")
 
     def _all_reduce(self, report: NodeReport) -> Iterator[Finding]:
-        """Let the ranks add up by the backends that training uses on this device."""
+        """Check that ranks can exchange sums with the backends that training uses."""
         if self.ranks == 1:
-            says = "not tried: a trial of this profile has one process"
-            fix = "raise `nodes` or `gpus_per_node` for more"
-            yield Finding("all-reduce", None, says, fix)
+            message = "not checked: a trial of this profile has one process"
+            fix = "raise `nodes` or `gpus_per_node` for more processes"
+            yield Finding("all-reduce", None, message, fix)
             return
         if any(one.name == "names" and one.ok is False for one in report.findings):
-            yield Finding("all-reduce", None, "not tried: the first node has no address")
+            yield Finding("all-reduce", None, "not checked: the first node has no address")
             return
         ended = threading.Event()
         threading.Thread(target=self._give_up, args=(report, ended), daemon=True).start()
         try:
             backends = _add_up()
-            yield Finding("all-reduce", True, f"{self.ranks} processes add up by {backends}")
-        except Exception as error:  # noqa: BLE001 - torch has several
+            yield Finding("all-reduce", True, f"{self.ranks} processes exchange sums by {backends}")
+        except Exception as error:  # noqa: BLE001 - torch raises several kinds
             yield _not_reduced(error)
         finally:
             ended.set()
 
     def _give_up(self, report: NodeReport, ended: threading.Event) -> None:
-        """End this process if the others never come: no call of torch's would return."""
-        patience = time.monotonic() + _MEETING_S
+        """End this process if others do not join: torch's calls would never return."""
+        deadline = time.monotonic() + _MEETING_S
         while not ended.wait(_POLL_S):
             if self._has_failed_elsewhere(report.rank):
-                finding = Finding("all-reduce", None, "given up, since another process failed")
-            elif time.monotonic() > patience:
-                says = f"not over within {_MEETING_S:.0f} s"
-                finding = failed("all-reduce", says, _FIXES["all-reduce"])
+                finding = Finding("all-reduce", None, "stopped, because another process failed")
+            elif time.monotonic() > deadline:
+                message = f"not finished within {_MEETING_S:.0f} s"
+                finding = failed("all-reduce", message, _FIXES["all-reduce"])
             else:
                 continue
             report.findings.append(finding)
@@ -270,12 +268,12 @@ class Probe:
 
 
 def _add_up() -> str:
-    """Return the backends that work."""
+    """Sum over all ranks with each backend; return the backends in words."""
     import torch
     import torch.distributed as dist
 
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    # A process on a node with GPUs uses both: gradients go by NCCL, some facts by gloo.
+    # With GPUs training uses both: NCCL for gradients, gloo for some facts.
     backends = ["nccl", "gloo"] if torch.cuda.is_available() else ["gloo"]
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -286,7 +284,7 @@ def _add_up() -> str:
         total = torch.full((1024,), float(rank + 1), device=device)
         dist.all_reduce(total, group=group)
         if set(total.tolist()) != {ranks * (ranks + 1) / 2}:
-            raise RuntimeError(f"{backend} gave a wrong sum")
+            raise RuntimeError(f"{backend} returned a wrong sum")
     dist.destroy_process_group()
     return " and ".join(backends)
 
@@ -294,7 +292,7 @@ def _add_up() -> str:
 def _not_reduced(error: Exception) -> Finding:
     finding = error_finding("all-reduce", error, _FIXES["all-reduce"])
     if re.search("address already in use|EADDRINUSE", finding.says, re.IGNORECASE):
-        fix = "run doctor again: trials try another port by themselves"
+        fix = "run doctor again; trials try another port by themselves"
         return replace(finding, ok=None, fix=fix)
     return finding
 
@@ -304,26 +302,26 @@ def _cache() -> Finding:
 
     cache = node_cache.configured_cache()
     if cache is None:
-        fix = "a cache spares the store: export HPT_CACHE and HPT_CACHE_GB in `setup`"
-        return Finding("scratch", None, "shards are not kept on the node (HPT_CACHE_GB=0)", fix)
+        fix = "export HPT_CACHE and HPT_CACHE_GB in `setup`: a cache makes fewer requests to S3"
+        return Finding("scratch", None, "shards are not cached on the node (HPT_CACHE_GB=0)", fix)
     kept = sum(file.stat().st_size for file in cache.folder.iterdir() if file.is_file())
     free_gb, limit_gb = _free_gb(cache.folder) + kept / 1e9, cache.limit_bytes / 1e9
     if free_gb < min(_LEAST_SCRATCH_GB, limit_gb):
-        says = f"{cache.folder} has {free_gb:.2f} GB for shards"
-        fix = "export HPT_CACHE=/a/larger/local/disk in `setup`, or HPT_CACHE_GB=0 to keep none"
-        return failed("scratch", says, fix)
-    # Rounded coarsely, so that nodes alike say the same.
-    says = f"{cache.folder} has {free_gb:.0f} GB for shards, of which at most {limit_gb:g} are used"
+        message = f"{cache.folder} has {free_gb:.2f} GB for shards"
+        fix = "export HPT_CACHE=/a/larger/local/disk in `setup`, or HPT_CACHE_GB=0 to cache nothing"
+        return failed("scratch", message, fix)
+    # Whole GB, so that similar nodes report the same and are listed once.
+    message = f"{cache.folder} has {free_gb:.0f} GB for shards; at most {limit_gb:g} are used"
     if free_gb < limit_gb:
-        fix = f"export HPT_CACHE_GB={max(1, int(free_gb * 0.9))} in `setup`, or name a larger disk"
-        return Finding("scratch", None, says, fix)
-    return Finding("scratch", True, says)
+        fix = f"export HPT_CACHE_GB={max(1, int(free_gb * 0.9))} in `setup`, or use a larger disk"
+        return Finding("scratch", None, message, fix)
+    return Finding("scratch", True, message)
 
 
 def _shared_memory() -> Iterator[Finding]:
     free_gb = _free_gb(_SHARED_MEMORY)
     if free_gb < _LEAST_SHARED_GB:
-        fix = "give containers more of it, or NCCL may fail between GPUs of one node"
+        fix = "give containers more shared memory; NCCL may fail between GPUs of one node"
         yield Finding("shared memory", None, f"{_SHARED_MEMORY} has {free_gb:.2f} GB free", fix)
 
 

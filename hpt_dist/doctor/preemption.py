@@ -1,6 +1,6 @@
-"""Whether jobs of a partition or a quality of service are preempted, and how. Pure.
+"""Whether jobs of a partition or a quality of service (QOS) are preempted, and how. Pure.
 
-Texts come as Slurm's commands print them.
+Texts are what Slurm's commands print.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _NAME = "preemption"
 
 @dataclass(frozen=True)
 class Rule:
-    """What happens to jobs that others preempt.
+    """What happens to preempted jobs of a partition or QOS.
 
     Args:
-        where: the partition or the quality of service, in words.
-        by: names of those whose jobs preempt; empty for none.
-        mode: Slurm's word, such as REQUEUE or CANCEL.
-        grace_s: from the signal to save to the end.
+        where: the partition or QOS, in words.
+        by: names of the partitions or QOS that preempt its jobs; empty for none.
+        mode: Slurm's PreemptMode, such as REQUEUE or CANCEL.
+        grace_s: seconds from the signal to save until the end of the job.
     """
 
     where: str
@@ -33,18 +33,18 @@ class Rule:
 
 
 def partitions_of(text: str) -> dict[str, dict[str, str]]:
-    """Return what `scontrol show partition --oneliner` says, by name of the partition."""
+    """Return the facts of `scontrol show partition --oneliner`, by name of the partition."""
     lines = [dict(word.partition("=")[::2] for word in line.split()) for line in text.splitlines()]
     return {line["PartitionName"]: line for line in lines if "PartitionName" in line}
 
 
 def nodes_of(text: str) -> dict[str, set[str]]:
     """Return the nodes of each partition, from `sinfo --Node --format='%R %N'`."""
-    found: dict[str, set[str]] = {}
+    nodes: dict[str, set[str]] = {}
     for line in text.splitlines():
         partition, _, node = line.strip().partition(" ")
-        found.setdefault(partition, set()).add(node)
-    return found
+        nodes.setdefault(partition, set()).add(node)
+    return nodes
 
 
 def partition_rules(
@@ -52,10 +52,10 @@ def partition_rules(
     partitions: Mapping[str, Mapping[str, str]],
     nodes: Mapping[str, set[str]],
 ) -> list[Rule]:
-    """Return what partitions do to their jobs, where their tiers decide.
+    """Return the rules of partitions, on a cluster that preempts by partition.
 
     Args:
-        names: of the partitions to look at; those that do not exist are left out.
+        names: names of the partitions; those that do not exist are left out.
         partitions: see `partitions_of`.
         nodes: see `nodes_of`; only a partition that shares a node can preempt.
     """
@@ -76,12 +76,13 @@ def partition_rules(
 
 
 def qos_rule(name: str, text: str, mode: str) -> Rule:
-    """Return what a quality of service does to its jobs, where these decide.
+    """Return the rule of a QOS, on a cluster that preempts by QOS.
 
     Args:
-        name: of it.
-        text: of `sacctmgr --parsable2 show qos format=name,preempt,gracetime,preemptmode`.
-        mode: the cluster's PreemptMode, which a QOS may leave as it is.
+        name: name of the QOS.
+        text: the output of
+            `sacctmgr --parsable2 show qos format=name,preempt,gracetime,preemptmode`.
+        mode: the cluster's PreemptMode, used if the QOS sets none.
     """
     rows = [line.split("|") for line in text.splitlines() if line.count("|") == 3]
     by = tuple(other for other, preempts, *_ in rows if name in preempts.split(","))
@@ -93,12 +94,12 @@ def qos_rule(name: str, text: str, mode: str) -> Rule:
 def judge(
     config: Mapping[str, str], rules: Sequence[Rule], others: Sequence[Rule] = ()
 ) -> Iterator[Finding]:
-    """Say whether jobs under these rules can save before they end, and go on later.
+    """Return whether jobs under these rules can save before they end, and go on later.
 
     Args:
         config: see `commands.configuration`.
-        rules: of the profile's partitions, or its quality of service.
-        others: that the profile could choose instead.
+        rules: rules of the profile's partitions, or of its QOS.
+        others: rules that the profile could choose instead.
     """
     kind = config.get("PreemptType", "preempt/none")
     endangered = [rule for rule in rules if _is_endangered(rule)]
@@ -121,38 +122,41 @@ def _judged(rule: Rule, config: Mapping[str, str], graceful: Collection[str]) ->
     if "CANCEL" in rule.mode:
         fix = (
             f"{otherwise}ask the administrators for PreemptMode=REQUEUE; else launch again after "
-            "each preemption: it goes on from the last saved state"
+            "each preemption: trials resume from the last saved state"
         )
-        return Finding(_NAME, False, f"{who}, and then ended and not queued again", fix)
+        return Finding(_NAME, False, f"{who}: they end and are not queued again", fix)
     if "SUSPEND" in rule.mode:
-        fix = "a suspended trial renews no lease: do not launch it elsewhere meanwhile"
-        return Finding(_NAME, None, f"{who}, and then suspended", fix)
+        fix = "a suspended trial does not renew its lease: do not launch it elsewhere meanwhile"
+        return Finding(_NAME, None, f"{who}: they are suspended", fix)
     if not rule.grace_s:
         fix = (
-            f"{otherwise}ask the administrators for a GraceTime of {rule.where}; else a preempted "
-            "trial may have to go on from an earlier state: save more often (checkpoint_every)"
+            f"{otherwise}ask the administrators for a GraceTime of {rule.where}; else save more "
+            "often (checkpoint_every), since a preempted trial may resume from an older state"
         )
-        says = f"{who}, without time to save: GraceTime=0, then KillWait={kill_wait}"
-        return Finding(_NAME, False, says, fix)
+        message = f"{who} without time to save: GraceTime=0, then KillWait={kill_wait}"
+        return Finding(_NAME, False, message, fix)
     user_signal = "preempt_send_user_signal" in config.get("SlurmctldParameters", "")
     how = "USR2 (preempt_send_user_signal)" if user_signal else "TERM"
-    says = f"{who}: queued again, {rule.grace_s:g} s after {how} to save, KillWait={kill_wait}"
-    return Finding(_NAME, None, says)
+    message = (
+        f"{who}: they have {rule.grace_s:g} s to save after {how} and are queued again, "
+        f"KillWait={kill_wait}"
+    )
+    return Finding(_NAME, None, message)
 
 
 def minutes_of(text: str, *, bare_s: bool = False) -> float:
-    """Return a time of Slurm's, such as 1-12:00:00, 30:00, 90 or UNLIMITED, in minutes.
+    """Return a time as Slurm prints it (1-12:00:00, 30:00, 90 or UNLIMITED) in minutes.
 
     Args:
         text: the time.
         bare_s: whether a number alone means seconds; else it means minutes.
     """
-    found = re.fullmatch(r"(?:(\d+)-)?(?:(?:(\d+):)?(\d+):)?(\d+)", text.strip())
-    if not found:
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(?:(\d+):)?(\d+):)?(\d+)", text.strip())
+    if not match:
         return math.inf
-    days, hours, minutes, last = (int(part or 0) for part in found.groups())
-    if found[1] is not None and found[3] is None:  # days-hours
+    days, hours, minutes, last = (int(part or 0) for part in match.groups())
+    if match[1] is not None and match[3] is None:  # days-hours
         return days * 1440 + last * 60
-    if found[3] is None:
+    if match[3] is None:
         return last / 60 if bare_s else last
     return days * 1440 + hours * 60 + minutes + last / 60

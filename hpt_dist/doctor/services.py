@@ -1,4 +1,4 @@
-"""Checks of everything outside that a launch needs, each with its fix. No check ever raises."""
+"""Doctor's checks of a machine, a store and MLflow, each with a fix. No check ever raises."""
 
 from __future__ import annotations
 
@@ -32,21 +32,22 @@ T = TypeVar("T")
 _LEAST_FREE_GB = 2.0
 _TIMEOUT_S = 5.0
 _LOCK_TIMEOUT_S = 2.0
-# S3 refuses requests that are 15 minutes off; long before that, times in logs and MLflow mislead.
+# S3 refuses requests if the clock is 15 minutes off; a few seconds already make logs misleading.
 LARGEST_SKEW_S = 20.0
-_SHARDS_LOOKED_AT = 8  # of each split; `data verify` reads all
+_SHARDS_CHECKED = 8  # of each split; `data verify` reads all
 _SQLITE_MAGIC = b"SQLite format 3\0"
-# Of failures that nobody foresaw.
+# Fixes for errors that name none.
 _FIXES = {
     "python": "install Python 3.11 or newer",
     "packages": "install again: pip install --upgrade hpt-dist",
     "torch": "install torch and torchvision together: pip install --upgrade torch torchvision",
-    "cpu": "see what the message says; training needs to know the machine's cores and memory",
-    "store": "check the URI, the network, AWS_ENDPOINT_URL_S3, the credentials and the rights "
+    "cpu": "see the message; training has to read the machine's number of cores and its memory",
+    "store": "check the URI, the network, AWS_ENDPOINT_URL_S3, the credentials and the permissions "
     "to read, write, list and delete",
-    "disk": "name a store and a work folder on a disk that this user can read",
-    "clock": "check that AWS_ENDPOINT_URL_S3 is right and can be reached",
-    "datasets": "`hpt-dist data verify NAME` says what is damaged; shard it again",
+    "disk": "choose a store and a work folder on a disk that this user can read",
+    "clock": "check that AWS_ENDPOINT_URL_S3 is correct and can be reached",
+    "datasets": "run `hpt-dist data verify STORE/datasets/NAME` to see what is damaged; shard it "
+    "again",
     "mlflow": "check the tracking URI; training goes on without MLflow, and `hpt-dist sync` "
     "brings it up to date",
 }
@@ -56,11 +57,11 @@ def examine(store_uri: str, tracking_uri: str) -> list[Finding]:
     """Check this machine, a store and MLflow.
 
     Args:
-        store_uri: of the store; a probe object is written there and removed.
-        tracking_uri: of MLflow; empty for none.
+        store_uri: URI of the store; a test object is written there and removed.
+        tracking_uri: URI of MLflow; empty for none.
 
     Returns:
-        One finding or more for each check, always in the same order.
+        One or more findings for each check, always in the same order.
     """
     checks: dict[str, Check] = {
         "python": machine.python,
@@ -72,35 +73,35 @@ def examine(store_uri: str, tracking_uri: str) -> list[Finding]:
         "mlflow": partial(_mlflow, tracking_uri),
     }
     with ThreadPoolExecutor(len(checks)) as pool:
-        found = pool.map(_guarded, checks, checks.values())
-        return [finding for findings in found for finding in findings]
+        results = pool.map(_guarded, checks, checks.values())
+        return [finding for findings in results for finding in findings]
 
 
 def reach(store_uri: str, tracking_uri: str) -> list[Finding]:
-    """See whether a store and MLflow can be used from here, whatever is in them.
+    """Check whether a store and MLflow can be used from here; their contents are not checked.
 
     Args:
-        store_uri: of the store; a probe object is written there and removed.
-        tracking_uri: of MLflow; empty for none.
+        store_uri: URI of the store; a test object is written there and removed.
+        tracking_uri: URI of MLflow; empty for none.
     """
-    found = _guarded("store", lambda: _reached(open_store(store_uri)))
-    return found + _guarded("mlflow", partial(_mlflow, tracking_uri))
+    findings = _guarded("store", lambda: _reached(open_store(store_uri)))
+    return findings + _guarded("mlflow", partial(_mlflow, tracking_uri))
 
 
 def _guarded(name: str, check: Check) -> list[Finding]:
     return guarded(name, check, _FIXES[name])
 
 
-def _failed(name: str, what: str, fix: str = "") -> Finding:
-    return failed(name, what, fix or _FIXES[name])
+def _failed(name: str, message: str, fix: str = "") -> Finding:
+    return failed(name, message, fix or _FIXES[name])
 
 
 def _store(uri: str) -> Iterator[Finding]:
-    """Check a store, and what is in it if it can be used."""
+    """Check a store, and its datasets if it can be used."""
     store = open_store(uri)
-    found = list(_reached(store))
-    yield from found
-    if any(finding.ok for finding in found if finding.name == "store"):
+    findings = list(_reached(store))
+    yield from findings
+    if any(finding.ok for finding in findings if finding.name == "store"):
         yield from _guarded("datasets", partial(_datasets, store))
 
 
@@ -114,29 +115,29 @@ def _reached(store: Store) -> Iterator[Finding]:
     elif folder.exists():
         yield from _guarded("store", partial(_used, store))
     else:
-        yield _to_be_made("store", folder, "name another store with --store or HPT_STORE")
+        yield _missing("store", folder, "choose another store with --store or HPT_STORE")
 
 
-def _to_be_made(name: str, path: Path, otherwise: str) -> Finding:
-    """Judge a path that is not there by the nearest folder above it."""
+def _missing(name: str, path: Path, otherwise: str) -> Finding:
+    """Report a path that does not exist; it is a fault if it cannot be created."""
     above = _existing(path)
     if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
-        fix = "nothing if the name is right: it is made at first use"
+        fix = "nothing, if the path is correct: it is created at first use"
         return Finding(name, None, f"{path} does not exist yet", fix)
-    return _failed(name, f"{path} does not exist and cannot be made in {above}", otherwise)
+    return _failed(name, f"{path} does not exist and cannot be created in {above}", otherwise)
 
 
 def _used(store: Store) -> Iterator[Finding]:
-    """Write, read, list, swap and delete a probe, as launches do."""
+    """Write, read, list, swap and delete a test object, as launches do."""
     name = f"doctor/{uuid.uuid4().hex}"
     seconds: list[float] = []
     try:
         wrong = list(_probed(store.at(name), seconds))
     finally:
         left = store.at(name).folder
-        if left is not None:  # objects are gone, their folders are not
+        if left is not None:  # the objects are deleted, but their folders remain
             shutil.rmtree(left, ignore_errors=True)
-            with suppress(OSError):  # another doctor is at work there
+            with suppress(OSError):  # another doctor uses it at the same time
                 left.parent.rmdir()
     if wrong:
         yield _failed("store", f"{store.uri}: {'; '.join(wrong)}")
@@ -150,36 +151,36 @@ def _used(store: Store) -> Iterator[Finding]:
 
 
 def _probed(probe: Store, seconds: list[float]) -> Iterator[str]:
-    """Yield what each request did wrong; note how long each took."""
+    """Yield what each request did wrong; append the time of each to `seconds`."""
     data = bytes(range(256)) * 16
     try:
         _timed(seconds, lambda: probe.put("object", data))
         if _timed(seconds, lambda: probe.get("object")) != data:
-            yield "get returned other bytes than were put"
+            yield "get did not return the bytes that put wrote"
         if _timed(seconds, lambda: probe.get("object", 100, 50)) != data[100:150]:
             yield "a ranged get returned the wrong bytes"
         if [info.path for info in _timed(seconds, lambda: list(probe.list()))] != ["object"]:
-            yield "list does not show what was put"
+            yield "list does not show the object that put wrote"
         yield from _swapped(probe, seconds)
     finally:
         for name in ("object", "swapped"):
             probe.delete(name)
     if probe.stat("object") is not None:
-        yield "a deleted object is still there"
+        yield "a deleted object still exists"
 
 
 def _swapped(probe: Store, seconds: list[float]) -> Iterator[str]:
-    """Check that of two writers one is refused: leases depend on it."""
+    """Check that only one of two writers succeeds: leases depend on it."""
     first = _timed(seconds, lambda: probe.swap("swapped", b"first", None))
     if first is None:
         yield "swap could not create an object"
         return
     if probe.swap("swapped", b"second", None) is not None:
-        yield "swap overwrote an object that was to be absent"
+        yield "swap replaced an existing object although it expected none"
     if probe.swap("swapped", b"second", first) is None:
-        yield "swap refused the right expectation"
+        yield "swap refused to replace the version that it expected"
     if probe.swap("swapped", b"third", first) is not None:
-        yield "swap accepted a stale expectation, so that two machines could run one trial"
+        yield "swap replaced another version than expected, so two machines could run one trial"
 
 
 def _timed(seconds: list[float], request: Callable[[], T]) -> T:
@@ -190,7 +191,7 @@ def _timed(seconds: list[float], request: Callable[[], T]) -> T:
 
 
 def _disk(uri: str) -> Iterator[Finding]:
-    """Look at the free space of a folder store and of the work folder."""
+    """Check the free space of a folder store and of the work folder."""
     store = open_store(uri)
     root = store.folder
     folders = {"work folder": work_folder(store, os.environ.get("HPT_WORK", ""))}
@@ -198,13 +199,13 @@ def _disk(uri: str) -> Iterator[Finding]:
         folders = {"store": root, **folders}
     for what, folder in folders.items():
         free_gb = shutil.disk_usage(_existing(folder)).free / 1e9
-        says = f"{what} {folder}: {free_gb:,.1f} GB free"
+        message = f"{what} {folder}: {free_gb:,.1f} GB free"
         fix = f"free some space (at least {_LEAST_FREE_GB:g} GB), or use another disk"
-        yield judged("disk", free_gb >= _LEAST_FREE_GB, says, fix)
+        yield judged("disk", free_gb >= _LEAST_FREE_GB, message, fix)
 
 
 def _clock() -> Iterator[Finding]:
-    """See whether the S3 server can be reached, and compare this machine's clock with its own."""
+    """Check whether the S3 server can be reached, and compare its clock with this machine's."""
     from hpt_dist.store import s3
 
     endpoint = s3.endpoint()
@@ -214,17 +215,17 @@ def _clock() -> Iterator[Finding]:
         yield _failed(
             "store",
             f"{endpoint} cannot be reached: {getattr(error, 'reason', error)}",
-            "check AWS_ENDPOINT_URL_S3, the network and, over TLS, AWS_CA_BUNDLE",
+            "check AWS_ENDPOINT_URL_S3, the network and, for TLS, AWS_CA_BUNDLE",
         )
         return
     if not date:
         yield Finding("clock", None, f"{endpoint} sends no time", "compare the clocks by hand")
         return
-    # The header has whole seconds: the middle of one is nearest on average.
+    # The header has whole seconds; half a second more is right on average.
     skew_s = time.time() - (parsedate_to_datetime(date).timestamp() + 0.5)
-    says = f"this clock and that of {endpoint} differ by {abs(skew_s):.0f} s"
+    message = f"the clocks of this machine and of {endpoint} differ by {abs(skew_s):.0f} s"
     fix = "synchronise this machine's clock (chrony or ntpd)"
-    yield judged("clock", abs(skew_s) <= LARGEST_SKEW_S, says, fix)
+    yield judged("clock", abs(skew_s) <= LARGEST_SKEW_S, message, fix)
 
 
 def _date_header(endpoint: str) -> str:
@@ -238,7 +239,7 @@ def _date_header(endpoint: str) -> str:
 
 
 def _datasets(store: Store) -> Iterator[Finding]:
-    """Parse every manifest, and see whether the first shards are as long as it says."""
+    """Parse every manifest, and compare the sizes of the first shards with it."""
     names = dataset_names(store)
     if not names:
         fix = "hpt-dist shard SOURCE DEST"
@@ -255,27 +256,27 @@ def _datasets(store: Store) -> Iterator[Finding]:
         wrong = list(_wrong_shards(store, manifest))
         if wrong:
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-            yield _failed("datasets", f"{name}: {wrong[0]} is missing or cut{more}")
+            yield _failed("datasets", f"{name}: {wrong[0]} is missing or truncated{more}")
         else:
             good += 1
     if good:
-        yield Finding("datasets", True, f"{good} readable datasets, {shards} shards in all")
+        yield Finding("datasets", True, f"{good} readable datasets with {shards} shards")
 
 
 def _wrong_shards(store: Store, manifest: Manifest) -> Iterator[str]:
     for split in manifest.splits.values():
-        for shard in split.shards[:_SHARDS_LOOKED_AT]:
+        for shard in split.shards[:_SHARDS_CHECKED]:
             info = store.stat(f"datasets/{manifest.name}/{shard.path}")
             if info is None or info.bytes != shard.bytes:
                 yield shard.path
 
 
 def _mlflow(uri: str) -> Iterator[Finding]:
-    """See whether MLflow can take runs."""
+    """Check whether MLflow can record runs."""
     scheme = urlsplit(uri).scheme
     if not uri:
-        fix = "name one with MLFLOW_TRACKING_URI"
-        yield Finding("mlflow", None, "no MLflow is named; metrics stay in local files", fix)
+        fix = "set MLFLOW_TRACKING_URI"
+        yield Finding("mlflow", None, "no MLflow is set; metrics stay in local files", fix)
     elif scheme == "sqlite":
         yield _sqlite(uri)
     elif scheme in ("http", "https"):
@@ -283,22 +284,23 @@ def _mlflow(uri: str) -> Iterator[Finding]:
     elif scheme in ("", "file"):
         yield _failed(
             "mlflow",
-            f"{uri} is a folder, which MLflow no longer takes",
+            f"{uri} is a folder, which MLflow no longer supports",
             "use sqlite:////absolute/mlflow.db, or the address of a server",
         )
     else:
-        yield Finding("mlflow", None, f"{scheme} is not checked", "try `hpt-dist sync`")
+        fix = "run `hpt-dist sync` to see whether it works"
+        yield Finding("mlflow", None, f"doctor does not check {scheme} addresses", fix)
 
 
 def _sqlite(uri: str) -> Finding:
     path = Path(uri.removeprefix("sqlite:///"))
     if not path.exists():
-        return _to_be_made("mlflow", path, "name another file, or make that folder")
+        return _missing("mlflow", path, "choose another file, or create that folder")
     fix = f"move {path} away and run `hpt-dist sync`, which fills a new one from local files"
     with path.open("rb") as file:
         magic = file.read(len(_SQLITE_MAGIC))
     if magic and magic != _SQLITE_MAGIC:
-        return _failed("mlflow", f"{path} is no SQLite database", fix)
+        return _failed("mlflow", f"{path} is not an SQLite database", fix)
     try:
         address = f"{path.absolute().as_uri()}?mode=rw"
         with closing(sqlite3.connect(address, timeout=_LOCK_TIMEOUT_S, uri=True)) as database:
@@ -308,7 +310,7 @@ def _sqlite(uri: str) -> Finding:
         return _failed(
             "mlflow",
             f"{path} cannot be written: {error}",
-            "end the program that holds it, and check the file's and its folder's rights",
+            "stop the program that locks it; check the permissions of the file and its folder",
         )
     except sqlite3.DatabaseError as error:
         return _failed("mlflow", f"{path} is damaged: {error}", fix)
@@ -325,19 +327,19 @@ def _server(uri: str) -> Finding:
             return _failed(
                 "mlflow",
                 f"{uri}/health answers with HTTP {refusal.code}",
-                "see the server's log, and whether the address is that of an MLflow server",
+                "see the server's log; check that the address is that of an MLflow server",
             )
     except OSError as error:
         return _failed(
             "mlflow",
             f"{uri} does not answer: {getattr(error, 'reason', error)}",
-            "start the server (mlflow server), or correct the address and the certificate's path; "
+            "start the server (mlflow server), or correct the address or the certificate's path; "
             "training goes on without it, and `hpt-dist sync` brings it up to date",
         )
 
 
 def _open(request: urllib.request.Request, *bundles: str) -> urllib.request._UrlopenRet:
-    """Open a URL, trusting also the certificates of the first of these variables that is set."""
+    """Open a URL; also trust the certificates that the first set variable of `bundles` names."""
     context = ssl.create_default_context()
     named = [os.environ[name] for name in bundles if os.environ.get(name)]
     if named:
@@ -346,6 +348,6 @@ def _open(request: urllib.request.Request, *bundles: str) -> urllib.request._Url
 
 
 def _existing(path: Path) -> Path:
-    """Return the path, or the nearest of the folders above it that exists."""
+    """Return the path, or the nearest existing folder above it."""
     path = path.absolute()
     return next(p for p in (path, *path.parents) if p.exists())

@@ -441,8 +441,8 @@ def same_trials(points: Sequence[Point]) -> list[str]:
     """Return a line for each trial that reuses the result of another trial of this launch."""
     names = {point.finished.key: point.name for point in points if point.finished}
     return [
-        f"{point.name} starts from the same weights as {names.get(origin, origin[:12])} and has "
-        "its result."
+        f"{point.name} starts from the same weights as {names.get(origin, origin[:12])}, "
+        "so its result is the same."
         for point in points
         if point.finished and (origin := point.finished.origin) != point.finished.key
     ]

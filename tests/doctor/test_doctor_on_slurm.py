@@ -95,7 +95,7 @@ def test_a_sound_cluster(doctor):
     } <= good
     assert {f"node {name}" for name in ("python", "packages", "torch", "store", "clock")} <= good
     [reduced] = [one for one in found if one["name"] == "all-reduce"]
-    assert "n1, n2: 2 processes add up by gloo" in reduced["says"]
+    assert "n1, n2: 2 processes exchange sums by gloo" in reduced["says"]
     assert doctor.slurm.jobs().keys() <= doctor.ending()
 
 
@@ -107,7 +107,7 @@ def test_a_sound_cluster(doctor):
         ("qos: nothing", "job", "nvalid qos", "qos.*normal"),
         ("constraint: quantum", "job", "nvalid feature", "constraint"),
         ("nodes: 3", "job", "ode count|not available", "nodes.*2 of 4 cores"),
-        ("container: {runtime: oci, image: /none}", "container", "/none is not there", "image"),
+        ("container: {runtime: oci, image: /none}", "container", "/none does not exist", "image"),
         ("container: {runtime: pyxis, image: a/b}", "", "", ""),
         ("shared_folder: /proc/none", "shared folder", "proc", "shared_folder"),
         ("mlflow: NOT_SET", "profile", "NOT_SET", "export NOT_SET"),
@@ -154,7 +154,7 @@ def test_faults_that_only_the_nodes_see(doctor, ceph, tmp_path):
         "preemption": ("harsh.*GraceTime=0", "use partition main"),
         "mlflow": ("does not answer", "mlflow server"),
         "setup": ("module: command not found", "setup"),
-        "node packages": ("torch 1.0.0 is not", "pip install"),
+        "node packages": ("torch 1.0.0 does not satisfy", "pip install"),
         "node store": (".", "AWS_ACCESS_KEY_ID.*env"),
         "node mlflow": ("does not answer", "MLFLOW_TRACKING_URI.*env|mlflow server"),
         "scratch": ("0.00 GB for shards", "HPT_CACHE"),
@@ -260,7 +260,7 @@ def test_code_that_is_not_the_launchs():
     ("finding", "fix"),
     [
         (Finding("store", None, "/store does not exist yet"), "all nodes share"),
-        (Finding("store", False, "refused", "look"), "let jobs have AWS_SECRET_.*; else look"),
+        (Finding("store", False, "refused", "look"), "pass AWS_SECRET_.* on to jobs: .*; or look"),
         (Finding("packages", False, "old", "upgrade"), "build /image again.*: upgrade"),
     ],
 )
@@ -307,4 +307,4 @@ def test_doctor_needs_no_cluster_here(tmp_path):
     assert "sbatch, srun, squeue, scontrol, scancel, sinfo cannot be found" in " ".join(
         said.split()
     )
-    assert "run this where jobs are submitted" in said
+    assert "run doctor on a login node" in said

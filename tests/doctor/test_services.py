@@ -106,7 +106,7 @@ def test_a_store_to_be_made_is_a_note_and_is_not_made(tmp_path: Path) -> None:
 def test_a_store_that_cannot_be_made_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     found = fault(examine(str(tmp_path / "file" / "store"), ""), "store")
-    assert "cannot be made" in found.says
+    assert "cannot be created" in found.says
 
 
 def test_a_store_that_cannot_be_written_is_a_fault(tmp_path: Path) -> None:
@@ -136,9 +136,9 @@ def test_an_unknown_kind_of_store_is_a_fault() -> None:
     [
         ("get", lambda self, path, start=0, length=None: b"other", "ranged get"),
         ("list", lambda self, prefix="": iter(()), "list"),
-        ("swap", lambda self, path, data, expected: self.put(path, data).etag, "stale"),
+        ("swap", lambda self, path, data, expected: self.put(path, data).etag, "another version"),
         ("swap", lambda self, path, data, expected: None, "could not create"),
-        ("delete", lambda self, path: None, "still there"),
+        ("delete", lambda self, path: None, "still exists"),
     ],
 )
 def test_a_store_that_misbehaves_is_found(
@@ -362,7 +362,7 @@ def test_gpus_that_end_or_hang_torch(monkeypatch: pytest.MonkeyPatch, slow_torch
         raise subprocess.TimeoutExpired(words, 120, b'{"torch": "1", "torchvision": "1"}')
 
     monkeypatch.setattr(machine.subprocess, "run", hang)
-    assert "no end within 120 s" in fault(list(machine.torch(gpus=1)), "gpu").says
+    assert "no answer within 120 s" in fault(list(machine.torch(gpus=1)), "gpu").says
 
 
 def test_packages_that_are_missing_or_old_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,7 +378,7 @@ def test_packages_that_are_missing_or_old_are_reported(monkeypatch: pytest.Monke
     faulty, note = machine.packages()
     assert faulty.ok is False
     assert "not-there-at-all is missing" in faulty.says
-    assert "is not <1.0" in faulty.says
+    assert "does not satisfy <1.0" in faulty.says
     assert "nor" not in faulty.says
     assert (note.ok, "[demo]" in note.fix) == (None, True)
 
