@@ -5,10 +5,10 @@ HptError                 exit code 1: the work failed
 │   └── RecipeError      every problem of a recipe at once
 ├── DataError            an image, shard or manifest is damaged or missing
 │   └── DamagedImageError   one image that can be left out, unlike a whole shard
-├── StoreError           the object store refused, or an object is not there
+├── StoreError           the object store refused, or an object does not exist
 ├── WeightsError         weights do not fit the backbone
-├── TrainingError        training cannot go on (a non-finite loss, a damaged state)
-└── Interrupted          stopped on request after saving; the same command goes on
+├── TrainingError        training cannot continue (a non-finite loss, a damaged state)
+└── Interrupted          stopped on request after saving; the same command continues
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, in the words that its reader needs.
+    """One fault, described for the person who must fix it.
 
     Args:
         what: the fault, in one sentence.
         where: a file:line and key path, a URI or an option; empty when `what` says it.
-        allowed: the values or the range that would have been right.
+        allowed: the accepted values or range.
         fix: the next thing to do.
     """
 
@@ -79,23 +79,23 @@ class DataError(HptError):
 
 
 class DamagedImageError(DataError):
-    """One image is damaged: its bytes are not those that were written, or they do not decode."""
+    """One image is damaged: its bytes changed since they were written, or do not decode."""
 
 
 class StoreError(HptError):
-    """The object store refused a request, or an object is not there."""
+    """The object store refused a request, or an object does not exist."""
 
 
 class WeightsError(HptError):
-    """Weights do not fit the backbone they are meant for."""
+    """Weights do not fit the backbone."""
 
 
 class TrainingError(HptError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
-class Interrupted(HptError):  # noqa: N818 - no fault
-    """Stopped on request after the state was saved; the same command goes on from there."""
+class Interrupted(HptError):  # noqa: N818 - not a fault
+    """Stopped on request after the state was saved; the same command continues from it."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

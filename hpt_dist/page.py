@@ -42,7 +42,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG and the words below it; its name, if it has one, is read where it cannot be seen."""
+    """A PNG, the caption below it, and a name that screen readers read; it may be empty."""
 
     png: bytes
     caption: str
@@ -59,7 +59,7 @@ class Sheet:
 
 Block = Heading | Paragraph | Items | Grid | Picture | Sheet
 
-_WIDTH = 100  # of Markdown's lines; only tables are wider
+_WIDTH = 100  # of lines in Markdown; only tables are wider
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
@@ -79,7 +79,7 @@ body:has(.sheet) { max-width: none }
 def table_lines(
     header: Sequence[str], rows: Sequence[Sequence[str]], num_left: int = 1
 ) -> list[str]:
-    """Return a Markdown table whose columns are aligned also as plain text.
+    """Return a Markdown table with columns that are aligned in plain text too.
 
     Args:
         header: names of the columns.
@@ -121,7 +121,7 @@ def markdown(blocks: Sequence[Block]) -> str:
 
 
 def as_html(title: str, blocks: Sequence[Block]) -> str:
-    """Return the page, with a title for its window, as one HTML file that needs no other."""
+    """Return the page as one self-contained HTML file; `title` names its window."""
     body = "\n".join(map(_element, blocks))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -153,7 +153,7 @@ def _element(block: Block) -> str:
 def _figure(picture: Picture) -> str:
     data = base64.b64encode(picture.png).decode("ascii")
     name, caption = html.escape(picture.name), html.escape(picture.caption)
-    hint = f' title="{name}&#10;{caption}"' if name else ""  # a long caption is cut on the page
+    hint = f' title="{name}&#10;{caption}"' if name else ""  # the page cuts long captions
     return (
         f'<figure{hint}><img src="data:image/png;base64,{data}" alt="{name or caption}">'
         f"<figcaption>{caption}</figcaption></figure>"

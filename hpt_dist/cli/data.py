@@ -17,10 +17,10 @@ from hpt_dist.errors import RequestError
 from hpt_dist.store import files
 
 if TYPE_CHECKING:
-    from hpt_dist.datasets.inventory import Dataset
+    from hpt_dist.datasets.inventory import StoredDataset
     from hpt_dist.datasets.leaks import Findings, Pair
     from hpt_dist.datasets.manifest import Manifest, Split
-    from hpt_dist.datasets.subset import Kind, Rule
+    from hpt_dist.datasets.subset import Kind, SubsetRule
 
 data_app = typer.Typer(
     help="""Show, check and preview sharded datasets, find leaks, and choose subsets.
@@ -364,9 +364,9 @@ def data_subset(
         console.print_json(written)
 
 
-def _rules(name: str, amounts: dict[Kind, float | None], paper: bool) -> dict[str, Rule]:
+def _rules(name: str, amounts: dict[Kind, float | None], paper: bool) -> dict[str, SubsetRule]:
     """Return the one subset that the options ask for; nothing for the paper's."""
-    from hpt_dist.datasets.subset import Rule
+    from hpt_dist.datasets.subset import SubsetRule
 
     given = [(kind, amount) for kind, amount in amounts.items() if amount is not None]
     if len(given) + paper != 1:
@@ -379,7 +379,7 @@ def _rules(name: str, amounts: dict[Kind, float | None], paper: bool) -> dict[st
             "the paper's subsets have their own names" if paper else "the subset has no name",
             fix="leave NAME out" if paper else "hpt-dist data subset URI NAME ...",
         )
-    return {name: Rule.of(*given[0])} if given else {}
+    return {name: SubsetRule.from_number(*given[0])} if given else {}
 
 
 def _located(uri: str) -> tuple[Any, str]:
@@ -391,9 +391,9 @@ def _located(uri: str) -> tuple[Any, str]:
     return open_store(store), name
 
 
-def _opened(uri: str) -> Dataset:
-    from hpt_dist.datasets.inventory import Dataset
+def _opened(uri: str) -> StoredDataset:
+    from hpt_dist.datasets.inventory import StoredDataset
     from hpt_dist.datasets.manifest import read_manifest
 
     store, name = _located(uri)
-    return Dataset(store, read_manifest(store, name))
+    return StoredDataset(store, read_manifest(store, name))

@@ -1,4 +1,4 @@
-"""A dataset of a store, opened by name: what its manifest says, in plain values."""
+"""A dataset of a store, opened by name: the content of its manifest, in plain values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RGB = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is known of a dataset without reading an image.
+    """The facts about a dataset that are known without reading an image.
 
     Args:
         store: URI of its store.
@@ -25,7 +25,7 @@ class Dataset:
         splits: the number of images of each split.
         class_counts: of each split, the number of images of each class.
         mean: of the red, green and blue of all pixels of train (without it: of all), 0 to 1.
-        std: the standard deviation of the same.
+        std: the standard deviation of the same pixels.
         licence: of the images.
     """
 
@@ -42,14 +42,14 @@ class Dataset:
 
 
 def open_dataset(store: str, name: str) -> Dataset:
-    """Return what is known of a dataset.
+    """Return the facts about a dataset.
 
     Args:
         store: URI of the store: a folder or `s3://bucket/prefix`.
         name: such as `openmoji/line`.
 
     Raises:
-        RequestError: there is no such store or dataset.
+        RequestError: the store or the dataset does not exist.
         DataError: its manifest is damaged.
         StoreError: the store cannot be read.
     """

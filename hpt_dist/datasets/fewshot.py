@@ -1,7 +1,7 @@
-"""Which images of a dataset are the labelled ones, or the ones to train on: seeded, nested subsets.
+"""Choose the labelled images, or the images to train on: seeded, nested subsets.
 
-One seed ranks all images once; every subset takes the best ranked. So a smaller budget is always
-a part of a larger one, and the same on every machine and in every NumPy version.
+One seed ranks all images once, and every subset takes the first ranks. So a smaller subset is part
+of every larger one, and equal on every machine and in every NumPy version.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def k_shot(labels: Labels, num_classes: int, k: int, seed: int) -> Indices:
         DataError: if a label is out of range or a class has no image.
     """
     if k < 1:
-        raise RequestError(f"{k} shots are asked for", allowed="1 or more")
+        raise RequestError(f"cannot choose {k} images of each class", allowed="1 or more")
     ranking, ranks = _ranked_labelled(labels, num_classes, seed)
     return np.sort(ranking[ranks < k])
 
@@ -66,7 +66,7 @@ def n_labels(labels: Labels, num_classes: int, n: int, seed: int) -> Indices:
     fewest = max(1, len(ranking) - int(later.sum()))
     if not fewest <= n <= len(ranking):
         raise RequestError(
-            f"{n} labels are asked for",
+            f"cannot choose {n} labelled images",
             allowed=f"{fewest} (one of each class) to {len(ranking)} (all)",
         )
     first_of_each_class_first = np.argsort(later, kind="stable")
@@ -78,8 +78,8 @@ def spread(labels: Labels, num_classes: int, n: int, seed: int) -> Indices:
 
     Args:
         labels: see `k_shot`; images without a label come last.
-        num_classes: how many there are; some may have no image.
-        n: images in all, or all there are.
+        num_classes: number of classes; some may have no image.
+        n: images in all; all images if there are fewer.
         seed: chooses the ranking.
 
     Returns:
@@ -95,7 +95,7 @@ def spread(labels: Labels, num_classes: int, n: int, seed: int) -> Indices:
 def percent(keys: Sequence[str], share_percent: float, seed: int) -> Indices:
     """Return a share of all images, whatever their labels, ranked by a hash of seed and key.
 
-    So the choice does not depend on the order of the images, and hardly on which others there are.
+    So the choice does not depend on the order of the images, and hardly on the other images.
 
     Args:
         keys: [n] of the images, unique.
@@ -110,7 +110,8 @@ def percent(keys: Sequence[str], share_percent: float, seed: int) -> Indices:
     """
     if not 0 < share_percent <= 100:
         raise RequestError(
-            f"{share_percent:g} percent are asked for", allowed="more than 0, up to 100"
+            f"cannot choose {share_percent:g} percent of the images",
+            allowed="more than 0, up to 100",
         )
     hashes = [hashlib.sha256(f"{seed} {key}".encode()).digest() for key in keys]
     ranking = sorted(range(len(keys)), key=hashes.__getitem__)
@@ -119,7 +120,7 @@ def percent(keys: Sequence[str], share_percent: float, seed: int) -> Indices:
 
 
 def _ranked_labelled(labels: Labels, num_classes: int, seed: int) -> tuple[Indices, Indices]:
-    """Return what `_ranked` does, of the labelled images; refuse a class without any."""
+    """Return the result of `_ranked` for the labelled images; refuse a class without any."""
     labelled, _, classes = _columns(labels)
     empty = np.flatnonzero(np.bincount(classes, minlength=num_classes)[:num_classes] == 0)
     order, ranks = _ranked(labels, num_classes, seed)
@@ -140,9 +141,9 @@ def _ranked(labels: Labels, num_classes: int, seed: int) -> tuple[Indices, Indic
     _, images, classes = _columns(labels)
     if len(classes) and classes.max() >= num_classes:
         raise DataError(
-            f"there is a label {classes.max()}", allowed=f"-1 (none) to {num_classes - 1}"
+            f"no class has the id {classes.max()}", allowed=f"-1 (none) to {num_classes - 1}"
         )
-    # Raw words of a counter-based generator: NumPy keeps these streams for ever, unlike shuffles.
+    # Raw words of a counter-based generator: NumPy never changes these streams, unlike shuffles.
     order = np.argsort(np.random.Philox(key=seed).random_raw(len(labels)), kind="stable")
     places = np.empty_like(order)
     places[order] = np.arange(len(order))

@@ -24,14 +24,14 @@ _Result = TypeVar("_Result")
 _ROLES = {"test": 2, "val": 1}
 _READERS = 8
 _SPAN_BYTES = 8 * 2**20
-_GAP_BYTES = 2**18  # less than this is read along to spare a request
+_GAP_BYTES = 2**18  # smaller gaps are read along, which saves a request
 _PART_IMAGES = 512
-_PARTS_A_WORKER = 4  # fewer are done before another process has started
+_PARTS_A_WORKER = 4  # fewer are finished before another process has started
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """A dataset to look at: the root of its store, and its manifest."""
+class StoredDataset:
+    """A dataset in its store: the root of the store, and the manifest."""
 
     store: Store
     manifest: Manifest
@@ -43,8 +43,8 @@ class Dataset:
 
 
 @dataclass(frozen=True, order=True)
-class Place:
-    """A split of a dataset."""
+class SplitName:
+    """The name of a dataset's split."""
 
     dataset: str
     split: str
@@ -54,7 +54,7 @@ class Place:
 
     @property
     def role(self) -> int:
-        """2 for test, 1 for val, 0 for whatever is trained on."""
+        """2 for test, 1 for val, 0 for every split that is trained on."""
         return _ROLES.get(self.split, 0)
 
 
@@ -64,7 +64,7 @@ class Part:
 
     folder: Store
     shard: Shard
-    place: int
+    split_number: int
     keys: tuple[str, ...]
     offsets: Ints
     lengths: Ints
@@ -74,13 +74,13 @@ class Part:
         """Return the part with these rows alone, ascending."""
         keys = tuple(self.keys[row] for row in rows.tolist())
         columns = (self.offsets[rows], self.lengths[rows], self.crc32s[rows])
-        return Part(self.folder, self.shard, self.place, keys, *columns)
+        return Part(self.folder, self.shard, self.split_number, keys, *columns)
 
     def read(self) -> Iterator[bytes]:
-        """Yield each image; neighbours come in one request.
+        """Yield each image; one request reads neighbouring images.
 
         Raises:
-            DataError: an image is not the one that was written.
+            DataError: an image's bytes changed since they were written.
         """
         ends = self.offsets + self.lengths
         first = 0
@@ -106,11 +106,11 @@ class Part:
             yield image
 
     def damaged(self, row: int, why: str) -> DataError:
-        """Make the error of an image that cannot be used."""
+        """Return the error of an image that cannot be used."""
         return DataError(
             f"the image {self.keys[row]} is damaged: {why}",
             where=f"{self.folder.uri}/{self.shard.path}",
-            fix="hpt-dist data verify says what else is; shard the dataset again to mend it",
+            fix="hpt-dist data verify reports everything that is damaged; shard the dataset again",
         )
 
 
@@ -118,10 +118,10 @@ class Part:
 class Inventory:
     """All images of some datasets; an image's number counts through the parts in order."""
 
-    places: list[Place]
+    splits: list[SplitName]
     parts: list[Part]
     keys: list[str]
-    place_of: Ints  # [images] numbers of places
+    split_of: Ints  # [images] index into `splits`
 
     def parts_of(self, numbers: Ints) -> Iterator[Part]:
         """Yield these images, numbers ascending, as smaller parts."""
@@ -133,8 +133,8 @@ class Inventory:
                 yield part.take(rows[first : first + _PART_IMAGES])
 
 
-def listed(datasets: Sequence[Dataset], progress: Progress) -> Inventory:
-    """Read every index.
+def read_inventory(datasets: Sequence[StoredDataset], progress: Progress) -> Inventory:
+    """Read every index of some datasets.
 
     Raises:
         RequestError: a dataset is named twice.
@@ -145,30 +145,30 @@ def listed(datasets: Sequence[Dataset], progress: Progress) -> Inventory:
         raise RequestError("a dataset is named twice", where=twice[0])
     names = [dataset.manifest.name for dataset in datasets]
     total = sum(split.images for one in datasets for split in one.manifest.splits.values())
-    places: list[Place] = []
+    splits: list[SplitName] = []
     parts: list[Part] = []
     done = 0
     for dataset, uri in zip(datasets, uris, strict=True):
         name = dataset.manifest.name if names.count(dataset.manifest.name) == 1 else uri
         for split_name, split in dataset.manifest.splits.items():
-            for part in _parts(dataset.folder, split.shards, len(places)):
+            for part in _parts(dataset.folder, split.shards, len(splits)):
                 parts.append(part)
                 progress("read indexes", done := done + len(part.keys), total)
-            places.append(Place(name, split_name))
-    place_of = np.repeat([part.place for part in parts], [len(part.keys) for part in parts])
-    return Inventory(places, parts, [key for part in parts for key in part.keys], place_of)
+            splits.append(SplitName(name, split_name))
+    split_of = np.repeat([part.split_number for part in parts], [len(part.keys) for part in parts])
+    return Inventory(splits, parts, [key for part in parts for key in part.keys], split_of)
 
 
-def _parts(folder: Store, shards: Sequence[Shard], place: int) -> Iterator[Part]:
+def _parts(folder: Store, shards: Sequence[Shard], split_number: int) -> Iterator[Part]:
     with ThreadPoolExecutor(_READERS) as threads:
         indexes = threads.map(lambda shard: read_index(folder, shard), shards)
         for shard, index in zip(shards, indexes, strict=True):
             columns = (index.offsets, index.lengths, index.crc32s)
             arrays = [np.array(column, np.int64) for column in columns]
-            yield Part(folder, shard, place, index.keys, *arrays)
+            yield Part(folder, shard, split_number, index.keys, *arrays)
 
 
-def mapped(
+def map_parts(
     work: Callable[[Part], _Result], parts: Sequence[Part], workers: int
 ) -> Iterator[_Result]:
     """Yield the result of each part, in order.

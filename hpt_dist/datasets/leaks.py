@@ -1,11 +1,12 @@
-"""Images that are in two places: above all, images of a test split that are also trained on.
+"""Images that are in two splits: above all, images of a test split that are also trained on.
 
 Exact copies are found by the lengths and CRC-32s of the indexes, and confirmed by SHA-256: hardly
 an image is read. Look-alikes are found by `lookalikes`: every image is read and decoded once, by
 several processes.
 
-A pair is a *leak* where its sides have different roles, `test`, `val` or any other, as what is
-trained on (or chosen by) is then judged by. The side of the higher role stays, the other one goes.
+A pair is a *leak* if its sides have different roles (`test`, `val` or any other): a model is then
+judged by images that it was trained on or chosen by. The side of the higher role stays, the other
+one goes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,15 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from hpt_dist.datasets.inventory import Dataset, Inventory, Part, Place, Progress, listed, mapped
+from hpt_dist.datasets.inventory import (
+    Inventory,
+    Part,
+    Progress,
+    SplitName,
+    StoredDataset,
+    map_parts,
+    read_inventory,
+)
 from hpt_dist.errors import DamagedImageError, DataError
 from hpt_dist.images import lookalikes
 from hpt_dist.images.lookalikes import DISTANCE, Ints, Words, near_pairs
@@ -41,9 +50,9 @@ class Pair:
     """
 
     kind: Kind
-    a: Place
+    a: SplitName
     a_key: str
-    b: Place
+    b: SplitName
     b_key: str
     distance: int
 
@@ -55,12 +64,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found.
+    """The result of `find`.
 
     Args:
-        pairs: in order of places and keys.
+        pairs: in order of splits and keys.
         images: how many images were compared.
-        flat: how many of them show so little that only their bytes were compared.
+        flat: how many of them show too little contrast, so that only their bytes were compared.
     """
 
     pairs: tuple[Pair, ...]
@@ -72,21 +81,21 @@ class Findings:
         """The pairs that are leaks."""
         return [pair for pair in self.pairs if pair.leak]
 
-    def groups(self) -> dict[tuple[Place, Place, Kind], list[Pair]]:
-        """Return the pairs of each two places and kind, leaks first."""
+    def groups(self) -> dict[tuple[SplitName, SplitName, Kind], list[Pair]]:
+        """Return the pairs by their two splits and kind, leaks first."""
         groups = defaultdict(list)
         for pair in self.pairs:
             groups[pair.a, pair.b, pair.kind].append(pair)
         return dict(sorted(groups.items(), key=lambda item: (not item[1][0].leak, item[0])))
 
-    def leave_out(self) -> list[tuple[Place, str]]:
-        """Return the places and keys of the images to leave out so that there is no leak."""
+    def leave_out(self) -> list[tuple[SplitName, str]]:
+        """Return the splits and keys of the images to leave out, so that no leak remains."""
         return sorted({(pair.a, pair.a_key) for pair in self.leaks})
 
 
 def find(
-    datasets: Sequence[Dataset],
-    against: Sequence[Dataset] = (),
+    datasets: Sequence[StoredDataset],
+    against: Sequence[StoredDataset] = (),
     *,
     distance: int | None = DISTANCE,
     workers: int = 1,
@@ -99,22 +108,22 @@ def find(
         against: if there are any, the splits of `datasets` are compared with theirs alone.
         distance: look-alikes differ in at most so many of 64 bits; None finds exact copies only.
         workers: processes that decode.
-        progress: told of (what is done, images done, images to do).
+        progress: called with (name of the step, images done, images to do).
 
     Raises:
         RequestError: a dataset is named twice.
         DataError: an index or an image is damaged, or pairs are too many to list.
         StoreError: a store refused.
     """
-    images = listed([*datasets, *against], progress)
-    sides = [0] * _splits(datasets) + [1] * _splits(against) if against else None
+    images = read_inventory([*datasets, *against], progress)
+    sides = [0] * _count_splits(datasets) + [1] * _count_splits(against) if against else None
     contents = _contents(images, progress)
     matches = _Matches(images, contents, sides)
     matches.add_exact()
     flat = 0
     if distance is not None:
         numbers = np.unique(contents)
-        words, contrasts = _hashed(images, numbers, workers, progress)
+        words, contrasts = _hash_images(images, numbers, workers, progress)
         shown = contrasts >= lookalikes.MIN_CONTRAST
         flat = int(np.isin(contents, numbers[~shown]).sum())
         matches.add_near(numbers[shown], words[shown], distance)
@@ -122,7 +131,7 @@ def find(
     return Findings(tuple(pairs), len(images.keys), flat)
 
 
-def _splits(datasets: Sequence[Dataset]) -> int:
+def _count_splits(datasets: Sequence[StoredDataset]) -> int:
     return sum(len(dataset.manifest.splits) for dataset in datasets)
 
 
@@ -148,14 +157,14 @@ def _digests(part: Part) -> list[bytes]:
     return [hashlib.sha256(image).digest() for image in part.read()]
 
 
-def _hashed(
+def _hash_images(
     images: Inventory, numbers: Ints, workers: int, progress: Progress
 ) -> tuple[Words, npt.NDArray[np.float32]]:
     """Return the hash of each of these images, and how much contrast it shows."""
     words, contrasts = np.empty(len(numbers), np.uint64), np.empty(len(numbers), np.float32)
     parts = list(images.parts_of(numbers))
     done = 0
-    for part_words, part_contrasts in mapped(_hash_part, parts, workers):
+    for part_words, part_contrasts in map_parts(_hash_part, parts, workers):
         end = done + len(part_words)
         words[done:end], contrasts[done:end] = part_words, part_contrasts
         done = end
@@ -178,9 +187,9 @@ class _Matches:
     """Collects pairs.
 
     Args:
-        images: all of them.
+        images: all images.
         contents: for each image the lowest number of those with the same bytes.
-        sides: for each place, its side, if only pairs across two sides are wanted.
+        sides: the side of each split, to pair images across two sides only; None pairs all.
     """
 
     def __init__(self, images: Inventory, contents: Ints, sides: Sequence[int] | None) -> None:
@@ -214,32 +223,32 @@ class _Matches:
         for i, j in zip(*map(np.ndarray.tolist, near_pairs(unique, distance)), strict=True):
             left, right = self._with_copies(by_word[i]), self._with_copies(by_word[j])
             bits = int(unique[i] ^ unique[j]).bit_count()
-            for a, b in product(self._by_place(left).items(), self._by_place(right).items()):
-                self._pair_places("near", a, b, bits)
+            for a, b in product(self._by_split(left).items(), self._by_split(right).items()):
+                self._pair_splits("near", a, b, bits)
 
     def _with_copies(self, numbers: Ints) -> list[int]:
         return [copy for one in numbers.tolist() for copy in self._copies.get(one, [one])]
 
-    def _by_place(self, numbers: Sequence[int]) -> dict[int, list[int]]:
-        found = defaultdict(list)
+    def _by_split(self, numbers: Sequence[int]) -> dict[int, list[int]]:
+        grouped = defaultdict(list)
         for number in numbers:
-            found[int(self._images.place_of[number])].append(number)
-        return found
+            grouped[int(self._images.split_of[number])].append(number)
+        return grouped
 
     def _pair_within(self, kind: Kind, numbers: Sequence[int]) -> None:
-        by_place = self._by_place(numbers)
-        for place, (first, *others) in by_place.items():
+        by_split = self._by_split(numbers)
+        for split, (first, *others) in by_split.items():
             if others:
-                self._pair_places(kind, (place, [first]), (place, others), 0)
-        for a, b in combinations(by_place.items(), 2):
-            self._pair_places(kind, a, b, 0)
+                self._pair_splits(kind, (split, [first]), (split, others), 0)
+        for a, b in combinations(by_split.items(), 2):
+            self._pair_splits(kind, a, b, 0)
 
-    def _pair_places(
+    def _pair_splits(
         self, kind: Kind, a: tuple[int, list[int]], b: tuple[int, list[int]], distance: int
     ) -> None:
-        """Pair the images of two places so that each of them is in at least one pair."""
-        (place_a, left), (place_b, right) = a, b
-        if self._sides is not None and self._sides[place_a] == self._sides[place_b]:
+        """Pair the images of two splits so that each image is in at least one pair."""
+        (split_a, left), (split_b, right) = a, b
+        if self._sides is not None and self._sides[split_a] == self._sides[split_b]:
             return
         for one, other in [(left[0], r) for r in right] + [(x, right[0]) for x in left[1:]]:
             if kind == "exact" or self._contents[one] != self._contents[other]:
@@ -252,9 +261,9 @@ class _Matches:
                 fix="ask for a smaller --distance, or for exact copies only",
             )
 
-        def described(number: int) -> tuple[int, Place, str]:
-            place = self._images.places[self._images.place_of[number]]
-            return place.role, place, self._images.keys[number]
+        def side(number: int) -> tuple[int, SplitName, str]:
+            split = self._images.splits[self._images.split_of[number]]
+            return split.role, split, self._images.keys[number]
 
-        (_, a, a_key), (_, b, b_key) = sorted([described(one), described(other)])
+        (_, a, a_key), (_, b, b_key) = sorted([side(one), side(other)])
         self.pairs.append(Pair(kind, a, a_key, b, b_key, distance))

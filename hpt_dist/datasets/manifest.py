@@ -1,6 +1,6 @@
 """The JSON files that describe a dataset: its manifest, and the index of each shard.
 
-They are read and written here; `shards.py` makes them, `verify.py` checks the tars against them.
+This module reads and writes them; `shards.py` fills them, `verify.py` checks the tars against them.
 
 ```
 datasets/<name>/manifest.json                          counts, classes, mean and std, digests
@@ -8,8 +8,8 @@ datasets/<name>/<split>/<stem>-<split>-000000.tar      plain WebDataset, see bel
 datasets/<name>/<split>/<stem>-<split>-000000.index.json
 ```
 `<stem>` is the last part of the name. A tar holds KEY.jpg or KEY.png, then KEY.cls with the class
-id of a single label, or KEY.json with `{"labels": [ids], ...}` of several and with whatever else
-the source's annotation says (see `sources.sample.Sample`). Both JSON files are canonical, so that
+id of a single label, or KEY.json with `{"labels": [ids], ...}` of several and the rest of the
+source's annotation (see `sources.sample.Sample`). Both JSON files are canonical, so that
 equal contents are equal bytes and the digest of a manifest names a dataset.
 """
 
@@ -29,7 +29,7 @@ from hpt_dist.store import Store
 
 FORMAT: Final = 2
 NO_LABEL = -1
-_READS = 2  # of a file that comes damaged, perhaps by the network, before it is taken to be so
+_READS = 2  # a file may arrive damaged by the network: it counts as damaged after two reads
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -82,10 +82,10 @@ class Manifest:
         name: the dataset's name in its store.
         label: "single", one class for each image (-1 where it has none), "multi", any number of
             classes, or "none".
-        metric: what the dataset is judged by: "top1", "auroc", or nothing without labels.
+        metric: the metric of its evaluations: "top1", "auroc", or empty without labels.
         classes: class names in the order of their ids.
         mean: of the red, green and blue of all pixels of train (without it: of all), 0 to 1.
-        std: the standard deviation of the same.
+        std: the standard deviation of the same pixels.
         source: where the images come from.
         splits: by name.
         quarantined: images that do not decode, sorted.
@@ -104,7 +104,7 @@ class Manifest:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of manifest.json; `parse_manifest` has it from the bytes that it read."""
+        """SHA-256 of manifest.json; `parse_manifest` computes it from the bytes that it read."""
         return sha256(canonical_json(self))
 
     def as_json(self) -> Any:
@@ -156,9 +156,9 @@ _INDEX: TypeAdapter[Index] = TypeAdapter(Index)
 
 
 def canonical_json(value: Any) -> bytes:
-    """Return the one way to write a dataclass or a JSON value: sorted keys, no spaces."""
-    plain = to_jsonable_python(value)
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    """Return the canonical JSON of a dataclass or a JSON value: sorted keys, no spaces."""
+    json_value = to_jsonable_python(value)
+    return json.dumps(json_value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
@@ -183,7 +183,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
                     fix="update hpt-dist, or shard the dataset again",
                 ) from error
         raise DataError(f"damaged manifest: {_first(error)}", where=where) from error
-    vars(manifest)["digest"] = sha256(data)  # where `cached_property` keeps it
+    vars(manifest)["digest"] = sha256(data)  # `cached_property` keeps its value here
     return manifest
 
 
@@ -215,7 +215,7 @@ def read_manifest(store: Store, name: str) -> Manifest:
         known = dataset_names(store)
         raise RequestError(
             f"no dataset {name} in {store.uri}",
-            allowed=", ".join(known) or "nothing yet",
+            allowed=", ".join(known) or "none yet",
             fix=nearest(name, known) or "hpt-dist shard SOURCE DEST",
         )
     return parse_manifest(store.get(path), f"{store.uri}/{path}")
@@ -229,7 +229,7 @@ def read_index(store: Store, shard: Shard) -> Index:
         shard: from its manifest.
 
     Raises:
-        StoreError: it is not there.
+        StoreError: it does not exist.
         DataError: it is damaged.
     """
     where = f"{store.uri}/{shard.index}"
@@ -238,7 +238,7 @@ def read_index(store: Store, shard: Shard) -> Index:
         if sha256(data) == shard.index_sha256:
             return parse_index(data, where)
     raise DataError(
-        "its SHA-256 is not that of the manifest",
+        "its SHA-256 differs from that in the manifest",
         where=where,
         fix="delete it and run the same hpt-dist shard again",
     )

@@ -1,4 +1,4 @@
-"""A look at a dataset: a sheet of thumbnails with their class names, as PNG or as one HTML page."""
+"""A preview of a dataset: a sheet of thumbnails with class names, as PNG or as one HTML page."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _INK, _FAINT, _PAPER, _FRAME = "#1a1a1a", "#767676", "#ffffff", "#e4e4e4"
 _NO_LABEL = "no label"
 _GOLDEN_DEGREES = 137.508  # neighbouring class ids get colours far apart
 _READERS = 8
-_ANNOTATION_BYTES = 2**20  # read behind the last image of a shard, whose end no index tells
+_ANNOTATION_BYTES = 2**20  # read behind the last image of a shard: the index does not hold its end
 
 
 @dataclass(frozen=True)
-class _Place:
+class _ImagePlace:
     """Where one image lies; its label and annotation end at `end`."""
 
     shard: Shard
@@ -104,8 +104,8 @@ def preview(
     """
     images = manifest.images(split)
     dataset = store.at(f"datasets/{manifest.name}")
-    wanted = _class_id(manifest, class_name) if class_name else None
-    places, labels = _listed(dataset, manifest.splits[split].shards, wanted)
+    class_id = _class_id(manifest, class_name) if class_name else None
+    places, labels = _places_and_labels(dataset, manifest.splits[split].shards, class_id)
     if not places:
         raise RequestError(
             f"{split} of {manifest.name} has no image of class {class_name}",
@@ -143,11 +143,11 @@ def _classes_of(manifest: Manifest, split: str) -> list[str]:
 Label = int | tuple[int, ...]
 
 
-def _listed(
-    dataset: Store, shards: Sequence[Shard], wanted: int | None
-) -> tuple[list[_Place], list[Label]]:
+def _places_and_labels(
+    dataset: Store, shards: Sequence[Shard], class_id: int | None
+) -> tuple[list[_ImagePlace], list[Label]]:
     """Return the images of a split, or those of one class, and their labels."""
-    places: list[_Place] = []
+    places: list[_ImagePlace] = []
     labels: list[Label] = []
     with ThreadPoolExecutor(_READERS) as threads:
         for shard, index in zip(
@@ -160,8 +160,8 @@ def _listed(
             for key, offset, length, end, label in zip(
                 index.keys, index.offsets, index.lengths, ends, index.labels, strict=True
             ):
-                if wanted is None or wanted in _ids(label):
-                    places.append(_Place(shard, key, offset, length, end))
+                if class_id is None or class_id in _ids(label):
+                    places.append(_ImagePlace(shard, key, offset, length, end))
                     labels.append(label)
     return places, labels
 
@@ -176,7 +176,7 @@ def _sortable(label: Label) -> tuple[bool, tuple[int, ...]]:
     return not ids, ids
 
 
-def _thumbnail(dataset: Store, manifest: Manifest, place: _Place, label: Label) -> Thumbnail:
+def _thumbnail(dataset: Store, manifest: Manifest, place: _ImagePlace, label: Label) -> Thumbnail:
     data = dataset.get(place.shard.path, place.offset, place.end - place.offset)
     try:
         image = decode(data[: place.length])[0]
@@ -184,7 +184,7 @@ def _thumbnail(dataset: Store, manifest: Manifest, place: _Place, label: Label) 
         raise DataError(
             f"the image {place.key} is damaged: {error.problem.what}",
             where=f"{dataset.uri}/{place.shard.path}",
-            fix="hpt-dist data verify says what else is",
+            fix="hpt-dist data verify reports everything that is damaged",
         ) from error
     names = ", ".join(manifest.classes[one] for one in _ids(label))
     facts = _annotation(data[place.length + -place.length % tar.BLOCK_BYTES :], place.key)
@@ -196,7 +196,7 @@ def _thumbnail(dataset: Store, manifest: Manifest, place: _Place, label: Label) 
 
 
 def _annotation(members: bytes, key: str) -> dict[str, Any]:
-    """Return what KEY.json says, from the part of a tar that follows the image."""
+    """Return the content of KEY.json, from the part of a tar that follows the image."""
     try:
         with tarfile.open(fileobj=io.BytesIO(members), mode="r:") as archive:
             for member in archive:
@@ -207,12 +207,12 @@ def _annotation(members: bytes, key: str) -> dict[str, Any]:
                     facts = json.loads(file.read())
                     return facts if isinstance(facts, dict) else {}
     except (tarfile.TarError, ValueError):
-        pass  # nothing follows, or not all of it was read: a preview does without
+        pass  # nothing follows, or not all of it was read: the preview shows no boxes
     return {}
 
 
 def _draw_boxes(picture: Image.Image, facts: dict[str, Any]) -> None:
-    """Draw the boxes of an annotation, which are in pixels of a frame of its own."""
+    """Draw an annotation's boxes; they are in pixels of the annotation's own frame."""
     if not facts.get("objects") or not (facts.get("width") and facts.get("height")):
         return
     draw = ImageDraw.Draw(picture)
@@ -269,7 +269,7 @@ def _write_title(draw: ImageDraw.ImageDraw, shown: Preview, width: int) -> None:
 def truncated(
     text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_px: float
 ) -> str:
-    """Return a text, or as much of its beginning as fits with an ellipsis; empty if none does."""
+    """Return a text, cut and ended with an ellipsis if it is too wide; empty if nothing fits."""
     if font.getlength(text) <= width_px:
         return text
     for end in range(len(text) - 1, 0, -1):
@@ -280,5 +280,5 @@ def truncated(
 
 
 def default_name(manifest: Manifest, split: str) -> str:
-    """Return the name of the file that a preview is written to if nobody names one."""
+    """Return the default file name of a preview."""
     return f"{PurePosixPath(manifest.name).name}-{split}.png"

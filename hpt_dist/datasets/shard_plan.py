@@ -1,6 +1,6 @@
 """Which images share a shard, decided before any of them is read.
 
-So each shard can be written by itself, in any order and by any process, and comes out the same.
+So any process can write each shard on its own, in any order, with the same bytes.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from hpt_dist.errors import DataError
 from hpt_dist.images.formats import Encoding
 from hpt_dist.sources.sample import Sample, Source
 
-# Part of what went into a shard: raise it when the same images would become other tars.
+# Raise it when the same images become other tars: it is part of each shard's inputs.
 _WRITER = 2
 _MAX_KEY = tar.MAX_NAME_BYTES - len(".json")
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 
 @dataclass(frozen=True)
-class Task:
-    """One shard to be: its paths below the dataset's folder, and its samples."""
+class ShardToWrite:
+    """One planned shard: its paths below the dataset's folder, and its samples."""
 
     stem: str
     split: str
@@ -41,7 +41,7 @@ class Task:
 
     @property
     def record(self) -> str:
-        """The path of the record, which says that the shard is finished."""
+        """The path of the record; its existence marks the shard as finished."""
         return f"{self.stem}.done.json"
 
     def inputs(self, encoding: Encoding) -> str:
@@ -50,7 +50,7 @@ class Task:
         return sha256(canonical_json([_WRITER, encoding, facts]))
 
 
-def plan(source: Source, stem: str, shard_bytes: int) -> list[Task]:
+def plan(source: Source, stem: str, shard_bytes: int) -> list[ShardToWrite]:
     """Decide which samples share a shard.
 
     They are ordered by a hash, so that a reader that shuffles only within shards mixes classes.
@@ -78,7 +78,7 @@ def plan(source: Source, stem: str, shard_bytes: int) -> list[Task]:
         origins[sample.key] = sample.origin
         splits.setdefault(sample.split, []).append(sample)
     return [
-        Task(f"{split}/{stem}-{split}-{number:06d}", split, part)
+        ShardToWrite(f"{split}/{stem}-{split}-{number:06d}", split, part)
         for split, samples in sorted(splits.items())
         for number, part in enumerate(
             _parts(sorted(samples, key=lambda one: sha256(one.key.encode())), shard_bytes)

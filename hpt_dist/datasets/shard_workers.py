@@ -1,4 +1,4 @@
-"""Shards are written by several processes at once, or by this one alone."""
+"""Write shards in several processes at once, or in this one alone."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 from hpt_dist.datasets.manifest import Quarantined
-from hpt_dist.datasets.shard_plan import Task
-from hpt_dist.datasets.shard_writer import Record, write_shard
+from hpt_dist.datasets.shard_plan import ShardToWrite
+from hpt_dist.datasets.shard_writer import ShardRecord, write_shard
 from hpt_dist.errors import RequestError
 from hpt_dist.images.formats import Encoding
 from hpt_dist.processes.children import NotSentError
-from hpt_dist.processes.workers import Report, fed
+from hpt_dist.processes.workers import Report as ReportProgress
+from hpt_dist.processes.workers import fed
 from hpt_dist.store import Store
 
-Tell = Callable[[int, Sequence[Quarantined]], None]
-"""Called with the number of images done since the last call, and those of them left out."""
+Report = Callable[[int, Sequence[Quarantined]], None]
+"""Takes the number of images done since the last call, and those of them that were left out."""
 
-_TELL_EVERY_S = 0.1
+_REPORT_EVERY_S = 0.1
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # no numpy here needs more
 
 
@@ -32,8 +33,8 @@ def cores() -> int:
 
 
 def write_shards(
-    tasks: Sequence[Task], dataset: Store, encoding: Encoding, workers: int, tell: Tell
-) -> Generator[tuple[Task, Record], None, None]:
+    tasks: Sequence[ShardToWrite], dataset: Store, encoding: Encoding, workers: int, report: Report
+) -> Generator[tuple[ShardToWrite, ShardRecord], None, None]:
     """Write shards, and yield each as it is finished.
 
     Close it (`contextlib.closing`), so that no worker outlives an error of its caller.
@@ -43,7 +44,7 @@ def write_shards(
         dataset: the folder of the dataset in its store.
         encoding: how images are stored.
         workers: processes at once; with one, or one task, everything happens in this process.
-        tell: called as images are done.
+        report: called as images are done.
 
     Raises:
         RequestError: the samples cannot be sent to another process.
@@ -56,19 +57,19 @@ def write_shards(
             yield (
                 task,
                 write_shard(
-                    task, dataset, encoding, lambda bad: tell(1, [] if bad is None else [bad])
+                    task, dataset, encoding, lambda bad: report(1, [] if bad is None else [bad])
                 ),
             )
         return
-    wanted = [(task, dataset, encoding) for task in tasks]
-    answers = fed(_write, wanted, workers, _ONE_THREAD | dict(os.environ))
+    jobs = [(task, dataset, encoding) for task in tasks]
+    answers = fed(_write, jobs, workers, _ONE_THREAD | dict(os.environ))
     with contextlib.closing(answers):
         try:
             for answer in answers:
                 if answer.is_last:
                     yield tasks[answer.task], answer.value
                 else:
-                    tell(*answer.value)
+                    report(*answer.value)
         except NotSentError as error:
             why = error.problem.what
             raise RequestError(
@@ -77,25 +78,25 @@ def write_shards(
             ) from error
 
 
-def _write(wanted: tuple[Task, Store, Encoding], tell: Report) -> Record:
+def _write(job: tuple[ShardToWrite, Store, Encoding], tell: ReportProgress) -> ShardRecord:
     """Write one shard, in a worker."""
-    progress = _Progress(tell)
-    record = write_shard(*wanted, progress.after_each)
-    progress.report([])
+    reporter = _Reporter(tell)
+    record = write_shard(*job, reporter.after_each)
+    reporter.report([])
     return record
 
 
 @dataclass
-class _Progress:
+class _Reporter:
     """Reports images to the parent every so often, those left out at once."""
 
-    tell: Report
+    tell: ReportProgress
     images: int = 0
     reported_s: float = field(default_factory=time.monotonic)
 
     def after_each(self, bad: Quarantined | None) -> None:
         self.images += 1
-        if bad is not None or time.monotonic() - self.reported_s >= _TELL_EVERY_S:
+        if bad is not None or time.monotonic() - self.reported_s >= _REPORT_EVERY_S:
             self.report([] if bad is None else [bad])
 
     def report(self, bad: Sequence[Quarantined]) -> None:

@@ -1,8 +1,8 @@
 """Writing one shard: its images read, checked and encoded, then its tar, index and record.
 
-The record `.done.json` comes last: a shard is finished when it exists, and it holds the digest of
-what went in. The tar is not written by webdataset's `TarWriter`, whose headers carry the time and
-which does not say at what offset an image lies.
+The record `.done.json` is written last: a shard is finished when it exists, and it holds the digest
+of the shard's inputs. webdataset's `TarWriter` is not used: its headers carry the time, and it does
+not report the offset of an image.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from hpt_dist.datasets import tar
 from hpt_dist.datasets.manifest import NO_LABEL, Index, Quarantined, canonical_json, sha256
-from hpt_dist.datasets.shard_plan import Task
+from hpt_dist.datasets.shard_plan import ShardToWrite
 from hpt_dist.errors import DataError
 from hpt_dist.images.formats import Encoding, encode
 from hpt_dist.sources.sample import Sample
@@ -31,16 +31,16 @@ _Column = tuple[str, str, int, int, int, int | tuple[int, ...]]
 
 
 @checked_dataclass(frozen=True)
-class Record:
+class ShardRecord:
     """What is known of a finished shard.
 
     Args:
-        inputs: digest of what decided its bytes, see `Task.inputs`.
+        inputs: digest of everything that decides its bytes, see `ShardToWrite.inputs`.
         bytes: size of the tar.
         sha256: of the tar.
         index_sha256: of the index.
         quarantined: the reason for each image that was left out, by its key.
-        unread: keys of those of them that could not even be read; they may be readable one day.
+        unread: keys of the left-out images that could not even be read; they may become readable.
         pixels: of all images together.
         sums: of the red, green and blue of all pixels, 0 to 255 each, exact.
         squares: of the squares of the same.
@@ -57,11 +57,11 @@ class Record:
     squares: tuple[int, ...]
 
 
-_RECORD: TypeAdapter[Record] = TypeAdapter(Record)
+_RECORD: TypeAdapter[ShardRecord] = TypeAdapter(ShardRecord)
 
 
 @dataclass
-class _Contents:
+class _ShardContents:
     """The contents of a shard as they grow."""
 
     # `BytesIO.getvalue` gives its own buffer away, so that a shard is never in memory twice.
@@ -104,50 +104,52 @@ class _Contents:
 
 
 def finished_record(
-    task: Task, dataset: Store, there: Mapping[str, ObjectInfo], encoding: Encoding
-) -> Record | None:
-    """Return the record of a shard that is there and was made from the same inputs.
+    task: ShardToWrite, dataset: Store, listing: Mapping[str, ObjectInfo], encoding: Encoding
+) -> ShardRecord | None:
+    """Return the record of a shard that exists and was written from the same inputs, or None.
 
-    A shard with images that could not be read counts only while they still cannot.
+    A shard with unreadable images counts only while they are still unreadable.
 
     Args:
         task: the shard.
         dataset: the folder of the dataset in its store.
-        there: what that folder holds, by path.
+        listing: the objects in that folder, by path.
         encoding: how images are stored.
     """
-    if not {task.tar, task.index, task.record} <= there.keys():
+    if not {task.tar, task.index, task.record} <= listing.keys():
         return None
     try:
         record = _RECORD.validate_json(dataset.get(task.record))
-    except ValidationError:  # damaged, or of another version: the shard is made again
+    except ValidationError:  # damaged, or of another version: the shard is written again
         return None
-    sound = (
+    unchanged = (
         record.inputs == task.inputs(encoding)
-        and record.bytes == there[task.tar].bytes
+        and record.bytes == listing[task.tar].bytes
         and record.index_sha256 == sha256(dataset.get(task.index))
     )
     unread = set(record.unread)
-    if not sound or any(_readable(one) for one in task.samples if one.key in unread):
+    if not unchanged or any(_readable(one) for one in task.samples if one.key in unread):
         return None
     return record
 
 
-def write_shard(task: Task, dataset: Store, encoding: Encoding, after_each: AfterEach) -> Record:
+def write_shard(
+    task: ShardToWrite, dataset: Store, encoding: Encoding, after_each: AfterEach
+) -> ShardRecord:
     """Write one shard.
 
     Args:
         task: the shard.
         dataset: the folder of the dataset in its store.
         encoding: how images are stored.
-        after_each: called after each image, with what was left out or None.
+        after_each: called after each image, with the image that was left out or None.
 
     Raises:
         StoreError: the store refused.
     """
-    contents = _Contents()
+    contents = _ShardContents()
     with warnings.catch_warnings():
-        # What Pillow warns of is harmless, or the image is left out.
+        # An image that Pillow warns about is usable, or it is left out.
         warnings.filterwarnings("ignore", module="PIL")
         for sample in task.samples:
             reason = contents.take(sample, encoding)
@@ -157,7 +159,7 @@ def write_shard(task: Task, dataset: Store, encoding: Encoding, after_each: Afte
     columns = zip(*contents.columns, strict=True) if contents.columns else [()] * 6
     index = canonical_json(Index(*columns))
     values = np.arange(256)
-    record = Record(
+    record = ShardRecord(
         inputs=task.inputs(encoding),
         bytes=len(archive),
         sha256=sha256(archive),
@@ -177,9 +179,9 @@ def write_shard(task: Task, dataset: Store, encoding: Encoding, after_each: Afte
 def _read(sample: Sample) -> bytes:
     try:
         return sample.read()
-    except OSError as error:  # its text would name a path of this machine
-        said = error.strerror or str(error) or type(error).__name__
-        raise DataError(f"cannot be read: {said}") from error
+    except OSError as error:  # its text would show a path of this machine
+        reason = error.strerror or str(error) or type(error).__name__
+        raise DataError(f"cannot be read: {reason}") from error
 
 
 def _readable(sample: Sample) -> bool:

@@ -1,9 +1,9 @@
 """Sharding: images of a source become WebDataset tars, their indexes and a manifest.
 
-What shares a shard is planned before any image is read (`shard_plan`), each shard is written by
-itself (`shard_writer`) in one of any number of processes (`shard_workers`). The manifest is written
-last, and is not there while any of its shards is being replaced. Killed at any moment and run
-again, sharding goes on from the finished shards and ends with the same bytes.
+`shard_plan` decides which images share a shard before any of them is read. `shard_writer` writes
+one shard, and `shard_workers` runs it in any number of processes. The manifest is written last, and
+is absent while any of its shards is being replaced. Killed at any moment and run again, sharding
+continues from the finished shards and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from hpt_dist.datasets.manifest import (
     canonical_json,
     read_manifest,
 )
-from hpt_dist.datasets.shard_plan import Task, plan
+from hpt_dist.datasets.shard_plan import ShardToWrite, plan
 from hpt_dist.datasets.shard_workers import write_shards
-from hpt_dist.datasets.shard_writer import Record, finished_record
+from hpt_dist.datasets.shard_writer import ShardRecord, finished_record
 from hpt_dist.datasets.verify import verify
 from hpt_dist.errors import DataError, RequestError
 from hpt_dist.images.formats import AS_IT_IS, Encoding
@@ -43,7 +43,7 @@ MAX_BAD = 10
 _MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _BAD_SHOWN = 5
-_LOOKS_AT_ONCE = 16
+_RECORDS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,15 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class _Finished:
-    """A shard that is written, now or by an earlier run."""
+class _WrittenShard:
+    """A shard that this run or an earlier one wrote."""
 
-    task: Task
-    record: Record
+    task: ShardToWrite
+    record: ShardRecord
 
     @property
     def labels(self) -> list[int]:
-        """The labels of its images, all of them of an image with several."""
+        """The labels of its images; an image with several labels contributes each."""
         bad = self.record.quarantined
         return [
             label
@@ -87,7 +87,7 @@ class _Finished:
         return [Quarantined(one.origin, reasons[one.key]) for one in samples]
 
     @property
-    def described(self) -> Shard:
+    def manifest_entry(self) -> Shard:
         """Its part of the manifest."""
         return Shard(
             path=self.task.tar,
@@ -100,23 +100,23 @@ class _Finished:
 
 
 class _Account:
-    """What is done so far: images are counted, and left out up to a limit.
+    """Counts finished images, and refuses to leave out more than a limit.
 
     Args:
-        total: images there are.
+        total: number of images.
         max_bad: how many may be left out.
         reused: shards that an earlier run finished.
-        progress: told of every change.
+        progress: called after every change.
 
     Raises:
-        DataError: more are left out than may be.
+        DataError: more than `max_bad` are left out.
     """
 
     def __init__(
         self,
         total: int,
         max_bad: int,
-        reused: Sequence[_Finished],
+        reused: Sequence[_WrittenShard],
         progress: Callable[[Progress], None],
     ) -> None:
         self._total = total
@@ -134,7 +134,7 @@ class _Account:
             shown = [f"{one.origin}: {one.reason}" for one in _sorted(self._bad)[:_BAD_SHOWN]]
             raise DataError(
                 "\n".join([f"more than {self._max_bad} images cannot be used, among them", *shown]),
-                fix="mend or remove them, or raise --max-bad",
+                fix="repair or remove them, or raise --max-bad",
             )
         self._done += images
         self._progress(Progress(self._done, self._total, self._reused))
@@ -151,11 +151,11 @@ def write_dataset(
     workers: int = 1,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Manifest:
-    """Write the images of a source as a dataset, or the part of it that is not there yet.
+    """Write the images of a source as a dataset, or the part of it that is still missing.
 
     The same images give the same bytes, by any number of workers. Shards that an earlier run
-    finished from the same inputs are kept, so running again after a stop goes on, and after the
-    end only looks.
+    finished from the same inputs are kept: running again after a stop continues, and running again
+    after the end writes nothing.
 
     Args:
         source: the images.
@@ -174,12 +174,12 @@ def write_dataset(
     """
     tasks = plan(source, stem_of(name), shard_bytes)
     dataset = store.at(f"datasets/{name}")
-    there = {info.path: info for info in dataset.list()}
-    shards = _write(tasks, dataset, there, encoding, workers, max_bad, progress)
+    listing = {info.path: info for info in dataset.list()}
+    shards = _write(tasks, dataset, listing, encoding, workers, max_bad, progress)
     data = canonical_json(manifest := _describe(source, name, shards, encoding))
     if dataset.stat(_MANIFEST) is None or dataset.get(_MANIFEST) != data:
         dataset.put(_MANIFEST, data)
-    _delete_stale(dataset, tasks, there)
+    _delete_stale(dataset, tasks, listing)
     return manifest
 
 
@@ -202,16 +202,16 @@ def write_part(
     with the same arguments finds all shards finished and writes the manifest.
 
     Args:
-        source: see `write_dataset`, as for all that is not told here.
+        source: see `write_dataset`, as for all arguments that are not listed here.
         store: the root of the store.
         name: of the dataset.
         part: 0 to `parts` - 1.
-        parts: how many parts there are.
+        parts: number of parts.
         shard_bytes: the same for all parts.
         max_bad: how many images of this part may be left out.
         encoding: the same for all parts.
         workers: processes at once.
-        progress: told of the images of this part.
+        progress: called as images of this part are done.
 
     Returns:
         How many images of the source this part covers, those left out included.
@@ -225,8 +225,8 @@ def write_part(
         raise RequestError(f"there is no part {part} of {parts}", allowed=f"0 to {parts - 1}")
     tasks = plan(source, stem_of(name), shard_bytes)[part::parts]
     dataset = store.at(f"datasets/{name}")
-    there = {info.path: info for info in dataset.list()}
-    _write(tasks, dataset, there, encoding, workers, max_bad, progress)
+    listing = {info.path: info for info in dataset.list()}
+    _write(tasks, dataset, listing, encoding, workers, max_bad, progress)
     return sum(len(task.samples) for task in tasks)
 
 
@@ -241,33 +241,33 @@ def stem_of(name: str) -> str:
 
 
 def _write(
-    tasks: Sequence[Task],
+    tasks: Sequence[ShardToWrite],
     dataset: Store,
-    there: dict[str, ObjectInfo],
+    listing: dict[str, ObjectInfo],
     encoding: Encoding,
     workers: int,
     max_bad: int,
     progress: Callable[[Progress], None],
-) -> list[_Finished]:
+) -> list[_WrittenShard]:
     """Write the shards that are not finished; return all of them."""
-    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as threads:
-        records = threads.map(lambda task: finished_record(task, dataset, there, encoding), tasks)
-        found = list(zip(tasks, records, strict=True))
-    shards = [_Finished(task, record) for task, record in found if record]
-    pending = [task for task, record in found if not record]
+    with ThreadPoolExecutor(_RECORDS_AT_ONCE) as threads:
+        records = threads.map(lambda task: finished_record(task, dataset, listing, encoding), tasks)
+        states = list(zip(tasks, records, strict=True))
+    shards = [_WrittenShard(task, record) for task, record in states if record]
+    pending = [task for task, record in states if not record]
     account = _Account(sum(len(task.samples) for task in tasks), max_bad, shards, progress)
     outdated = {task.record for task in pending} | ({_MANIFEST} if pending else set())
-    for path in sorted(outdated & there.keys()):
+    for path in sorted(outdated & listing.keys()):
         dataset.delete(path)
     with closing(write_shards(pending, dataset, encoding, workers, account.add)) as written:
-        shards += [_Finished(task, record) for task, record in written]
+        shards += [_WrittenShard(task, record) for task, record in written]
     return shards
 
 
 def _describe(
-    source: Source, name: str, shards: Sequence[_Finished], encoding: Encoding
+    source: Source, name: str, shards: Sequence[_WrittenShard], encoding: Encoding
 ) -> Manifest:
-    by_split: dict[str, list[_Finished]] = {}
+    by_split: dict[str, list[_WrittenShard]] = {}
     for shard in sorted(shards, key=lambda shard: shard.task.stem):
         by_split.setdefault(shard.task.split, []).append(shard)
     splits = {split: _split(those, len(source.classes)) for split, those in by_split.items()}
@@ -294,13 +294,13 @@ def _sorted(bad: Sequence[Quarantined]) -> list[Quarantined]:
     return sorted(bad, key=lambda one: (one.origin, one.reason))
 
 
-def _split(shards: Sequence[_Finished], classes: int) -> Split:
-    described = tuple(shard.described for shard in shards)
+def _split(shards: Sequence[_WrittenShard], classes: int) -> Split:
+    entries = tuple(shard.manifest_entry for shard in shards)
     counts = Counter(label for shard in shards for label in shard.labels)
     return Split(
-        images=sum(shard.images for shard in described),
+        images=sum(shard.images for shard in entries),
         class_counts=tuple(counts[label] for label in range(classes)),
-        shards=described,
+        shards=entries,
     )
 
 
@@ -311,7 +311,7 @@ def _labels(sample: Sample) -> tuple[int, ...]:
 
 
 def _moments(
-    records: Sequence[Record],
+    records: Sequence[ShardRecord],
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Return mean and standard deviation of each channel, 0 to 1, from exact sums."""
     pixels = sum(record.pixels for record in records)
@@ -326,10 +326,12 @@ def _moments(
     return (r, g, b), (r_std, g_std, b_std)
 
 
-def _delete_stale(dataset: Store, tasks: Sequence[Task], there: dict[str, ObjectInfo]) -> None:
+def _delete_stale(
+    dataset: Store, tasks: Sequence[ShardToWrite], listing: dict[str, ObjectInfo]
+) -> None:
     """Delete shards that an earlier, larger version of the dataset left behind."""
-    wanted = {path for task in tasks for path in (task.tar, task.index, task.record)}
-    ours = re.compile(r"[^/]+/[^/]+-\d{6}\.(tar|index\.json|done\.json)")
-    for path in sorted(there.keys() - wanted):
-        if ours.fullmatch(path):
+    current = {path for task in tasks for path in (task.tar, task.index, task.record)}
+    shard_file = re.compile(r"[^/]+/[^/]+-\d{6}\.(tar|index\.json|done\.json)")
+    for path in sorted(listing.keys() - current):
+        if shard_file.fullmatch(path):
             dataset.delete(path)

@@ -42,15 +42,15 @@ Kind = Literal["labels", "percent", "shots"]
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Rule:
+class SubsetRule:
     """How many images are chosen: `labels` in all, `percent` of all, or `shots` of each class."""
 
     kind: Kind
     amount: int | float
 
     @classmethod
-    def of(cls, kind: Kind, amount: float) -> Rule:
-        """Make a rule; 10.0 is written as 10."""
+    def from_number(cls, kind: Kind, amount: float) -> SubsetRule:
+        """Return a rule with whole amounts as integers: 10.0 is stored as 10."""
         return cls(kind, int(amount) if float(amount).is_integer() else amount)
 
     def __str__(self) -> str:
@@ -58,13 +58,13 @@ class Rule:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class _File:
-    """What the file of a subset holds."""
+class _SubsetFile:
+    """The content of a subset's file."""
 
     format: Literal[1]
     dataset: str
     split: str
-    rule: Rule
+    rule: SubsetRule
     seed: int
     keys: tuple[str, ...]
 
@@ -77,7 +77,7 @@ class Subset:
         name: of the subset.
         dataset: digest of the dataset's manifest.
         split: of the dataset.
-        rule: how many images were asked for.
+        rule: how many images were requested.
         seed: chose them.
         keys: of the images, ascending.
     """
@@ -85,7 +85,7 @@ class Subset:
     name: str
     dataset: str
     split: str
-    rule: Rule
+    rule: SubsetRule
     seed: int
     keys: tuple[str, ...]
 
@@ -93,7 +93,7 @@ class Subset:
     def content(self) -> bytes:
         """The bytes of its file."""
         return canonical_json(
-            _File(FORMAT, self.dataset, self.split, self.rule, self.seed, self.keys)
+            _SubsetFile(FORMAT, self.dataset, self.split, self.rule, self.seed, self.keys)
         )
 
     @cached_property
@@ -102,18 +102,18 @@ class Subset:
         return sha256(self.content)
 
 
-_SUBSET: TypeAdapter[_File] = TypeAdapter(_File)
+_SUBSET: TypeAdapter[_SubsetFile] = TypeAdapter(_SubsetFile)
 
 
 class Chooser:
-    """Chooses subsets of one split, whose indexes it reads once.
+    """Chooses subsets of one split. It reads the split's indexes once.
 
     Args:
         store: the root of the store.
         manifest: of the dataset.
         split: its name, such as `train`.
         seed: of two subsets of one seed and kind the smaller one is a part of the larger one.
-        progress: told of (shards read, shards).
+        progress: called with (shards read, shards).
 
     Raises:
         RequestError: there is no such split.
@@ -141,11 +141,11 @@ class Chooser:
                 self._labels += index.labels
                 progress(done, len(shards))
 
-    def choose(self, name: str, rule: Rule) -> Subset:
+    def choose(self, name: str, rule: SubsetRule) -> Subset:
         """Choose a subset; nothing is written.
 
         Raises:
-            RequestError: the name cannot be used, or the rule asks for what is not there.
+            RequestError: the name cannot be used, or the dataset cannot satisfy the rule.
         """
         if not _NAME.fullmatch(name):
             raise RequestError(
@@ -155,7 +155,7 @@ class Chooser:
         keys = tuple(sorted(self._keys[row] for row in self._rows(rule).tolist()))
         return Subset(name, self._manifest.digest, self._split, rule, self._seed, keys)
 
-    def _rows(self, rule: Rule) -> fewshot.Indices:
+    def _rows(self, rule: SubsetRule) -> fewshot.Indices:
         if rule.kind == "percent":
             return fewshot.percent(self._keys, rule.amount, self._seed)
         if self._manifest.label == "none":
@@ -171,29 +171,29 @@ class Chooser:
 
 
 def write_subset(store: Store, name: str, subset: Subset) -> str:
-    """Write a subset beside its dataset, unless it is there.
+    """Write a subset beside its dataset, unless it already exists.
 
-    One of the same name that belongs to an earlier version of the dataset is replaced.
+    A subset of the same name that belongs to an earlier version of the dataset is replaced.
 
     Args:
         store: the root of the store.
         name: of the dataset.
-        subset: as `Chooser.choose` made it.
+        subset: from `Chooser.choose`.
 
     Returns:
         The path in the store.
 
     Raises:
-        RequestError: the name belongs to another choice.
+        RequestError: another subset has this name.
     """
     path = _path(name, subset.name)
     if store.stat(path) is not None:
-        there = _parse(store.get(path), f"{store.uri}/{path}", subset.name)
-        if there == subset:
+        existing = _parse(store.get(path), f"{store.uri}/{path}", subset.name)
+        if existing == subset:
             return path
-        if there.dataset == subset.dataset:
+        if existing.dataset == subset.dataset:
             raise RequestError(
-                f"the subset {subset.name} is there, chosen otherwise: {describe(there)}",
+                f"another subset {subset.name} exists: {describe(existing)}",
                 where=f"{store.uri}/{path}",
                 fix="choose another name, or delete that file",
             )
@@ -221,7 +221,7 @@ def read_subset(store: Store, name: str, subset_name: str) -> Subset:
             f"the dataset {name} has no subset {subset_name}",
             where=store.uri,
             allowed=", ".join(known) or "none yet",
-            fix=nearest(subset_name, known) or "hpt-dist data subset URI NAME makes one",
+            fix=nearest(subset_name, known) or "hpt-dist data subset URI NAME creates one",
         )
     where = f"{store.uri}/{path}"
     subset = _parse(store.get(path), where, subset_name)
@@ -244,20 +244,20 @@ def subset_names(store: Store, name: str) -> list[str]:
     return [name for name in names if _NAME.fullmatch(name)]
 
 
-def paper_rules(manifest: Manifest) -> dict[str, Rule]:
+def paper_rules(manifest: Manifest) -> dict[str, SubsetRule]:
     """Return the subsets that the paper draws from a dataset, by name.
 
     1,000 labels need labels, and the seven budgets the 345 classes of a domain of DomainNet.
     """
-    rules = {f"percent-{share}": Rule("percent", share) for share in PAPER_PERCENTS}
+    rules = {f"percent-{share}": SubsetRule("percent", share) for share in PAPER_PERCENTS}
     budgets: tuple[int, ...] = (PAPER_LABELS,) if manifest.label != "none" else ()
     if manifest.label == "single" and len(manifest.classes) == _DOMAINNET_CLASSES:
         budgets += PAPER_BUDGETS
-    return rules | {f"labels-{count}": Rule("labels", count) for count in sorted(budgets)}
+    return rules | {f"labels-{count}": SubsetRule("labels", count) for count in sorted(budgets)}
 
 
 def describe(subset: Subset) -> str:
-    """Say in words what a subset is."""
+    """Describe a subset in words."""
     return f"{subset.rule} of {subset.split}, seed {subset.seed}, {len(subset.keys):,} images"
 
 

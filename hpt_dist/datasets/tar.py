@@ -25,7 +25,7 @@ def add(tar: BinaryIO, name: str, data: bytes) -> int:
     """Append one file, without time and owner.
 
     Args:
-        tar: an archive to which `END` is still to be written.
+        tar: an archive without `END`; the caller writes it last.
         name: ASCII, of at most `MAX_NAME_BYTES`.
         data: the whole file.
 
@@ -33,7 +33,7 @@ def add(tar: BinaryIO, name: str, data: bytes) -> int:
         The offset of the data.
 
     Raises:
-        DataError: the data are 8 GiB or more, which USTAR cannot say.
+        DataError: the data are 8 GiB or more, beyond the limit of USTAR.
     """
     if len(data) > _MAX_DATA_BYTES:
         raise DataError(f"{len(data):,} bytes are too many for one file of a tar")

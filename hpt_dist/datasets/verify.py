@@ -48,8 +48,8 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass
-class _Looked:
-    """What was found in one shard; without `keys` its index could not be used."""
+class _ShardCheck:
+    """The result for one shard; `keys` is None if its index could not be used."""
 
     problems: list[Problem] = field(default_factory=list)
     keys: npt.NDArray[np.uint64] | None = None
@@ -64,10 +64,10 @@ def verify(
     Args:
         store: the root of the store.
         name: of the dataset.
-        progress: told of (images checked, images).
+        progress: called with (images checked, images).
 
     Returns:
-        What is wrong; nothing for a sound dataset.
+        The problems; none for an intact dataset.
 
     Raises:
         RequestError: the store has no such dataset.
@@ -79,20 +79,20 @@ def verify(
     shards = [(name, shard) for name, split in manifest.splits.items() for shard in split.shards]
     total = sum(split.images for split in manifest.splits.values())
     problems: list[Problem] = []
-    looked: dict[str, list[_Looked]] = {split: [] for split in manifest.splits}
+    checks: dict[str, list[_ShardCheck]] = {split: [] for split in manifest.splits}
     done = 0
     with ThreadPoolExecutor(_SHARDS_AT_ONCE) as threads:
         for start in range(0, len(shards), _SHARDS_QUEUED):
             some = shards[start : start + _SHARDS_QUEUED]
-            results = threads.map(lambda pair: _look(dataset, pair[1], manifest), some)
+            results = threads.map(lambda pair: _check_shard(dataset, pair[1], manifest), some)
             for (split, shard), result in zip(some, results, strict=True):
-                looked[split].append(result)
+                checks[split].append(result)
                 problems += result.problems
                 result.problems = []
                 progress(done := done + shard.images, total)
-    for split, results_of_split in looked.items():
-        problems += _miscounted(dataset, manifest, split, results_of_split)
-    problems += _repeated(dataset, shards, [one for some in looked.values() for one in some])
+    for split, results_of_split in checks.items():
+        problems += _count_problems(dataset, manifest, split, results_of_split)
+    problems += _repeated_keys(dataset, shards, [one for some in checks.values() for one in some])
     problems += _subset_problems(store, name)
     return problems
 
@@ -104,35 +104,35 @@ def strays(store: Store, name: str) -> list[str]:
     known = {_MANIFEST} | {shard.path for shard in shards} | {shard.index for shard in shards}
     known |= {f"{shard.path.removesuffix('.tar')}.done.json" for shard in shards}
     known |= {f"{FOLDER}/{subset}.json" for subset in subset_names(store, name)}
-    there = [info.path for info in store.at(f"datasets/{name}").list()]
+    paths = [info.path for info in store.at(f"datasets/{name}").list()]
     # A dataset may lie below another one: `birds/photos` and `birds`.
-    inner = {path.removesuffix(_MANIFEST) for path in there if path.endswith(f"/{_MANIFEST}")}
-    return [path for path in there if path not in known and not path.startswith(tuple(inner))]
+    inner = {path.removesuffix(_MANIFEST) for path in paths if path.endswith(f"/{_MANIFEST}")}
+    return [path for path in paths if path not in known and not path.startswith(tuple(inner))]
 
 
-def _look(dataset: Store, shard: Shard, manifest: Manifest) -> _Looked:
+def _check_shard(dataset: Store, shard: Shard, manifest: Manifest) -> _ShardCheck:
     """Check one shard and its index."""
-    looked = _Looked()
+    check = _ShardCheck()
     index = None
     try:
         index = _checked_index(dataset, shard)
     except (DataError, StoreError) as error:
-        looked.problems.append(_problem(dataset, error))
+        check.problems.append(_problem(dataset, error))
     try:
-        looked.problems += _tar_problems(dataset, shard, index)
+        check.problems += _tar_problems(dataset, shard, index)
     except (DataError, StoreError) as error:
-        looked.problems.append(_problem(dataset, error))
+        check.problems.append(_problem(dataset, error))
     if index:
-        looked.problems += _index_problems(dataset, shard, index, manifest)
-        looked.keys = _hashed(index.keys)
+        check.problems += _index_problems(dataset, shard, index, manifest)
+        check.keys = _key_hashes(index.keys)
         for label in index.labels:
-            looked.counts.update(label if isinstance(label, tuple) else [label])
-    return looked
+            check.counts.update(label if isinstance(label, tuple) else [label])
+    return check
 
 
 def _problem(dataset: Store, error: DataError | StoreError) -> Problem:
     if isinstance(error, StoreError):
-        dataset.stat(_MANIFEST)  # raises where it is not this object but the whole store
+        dataset.stat(_MANIFEST)  # raises if the whole store fails, and not only this object
     return error.problem
 
 
@@ -142,7 +142,7 @@ def _checked_index(dataset: Store, shard: Shard) -> Index:
         raise DataError("missing", where=where, fix=_FIX)
     data = dataset.get(shard.index)
     if sha256(data) != shard.index_sha256:
-        raise DataError("its SHA-256 is not that of the manifest", where=where, fix=_FIX)
+        raise DataError("its SHA-256 differs from that in the manifest", where=where, fix=_FIX)
     return parse_index(data, where)
 
 
@@ -167,7 +167,7 @@ def _index_problems(
             )
 
 
-class _Hashed(io.RawIOBase):
+class _HashedStream(io.RawIOBase):
     """A stored object as a file that is read once, front to back, and hashed on the way."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
@@ -177,11 +177,11 @@ class _Hashed(io.RawIOBase):
         self.size_bytes = 0
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def readinto(self, target: Buffer, /) -> int:
-        """Fill a buffer with what comes next, or a part of it; return how many bytes."""
+        """Fill a buffer, or its beginning, with the next bytes; return their number."""
         if not self._left and (piece := next(self._pieces, b"")):
             self.digest.update(piece)
             self.size_bytes += len(piece)
@@ -198,23 +198,23 @@ def _tar_problems(dataset: Store, shard: Shard, index: Index | None) -> list[Pro
     info = dataset.stat(shard.path)
     if info is None:
         raise DataError("missing", where=where, fix=_FIX)
-    content = _Hashed(dataset.stream(info))
+    content = _HashedStream(dataset.stream(info))
     file = io.BufferedReader(content, PIECE_BYTES)
     inside = [Problem(what, where) for what in _member_problems(file, index)] if index else []
     while file.read(PIECE_BYTES):
         pass
     if (content.size_bytes, content.digest.hexdigest()) == (shard.bytes, shard.sha256):
         return inside
-    what = "its SHA-256 is not that of the manifest"
+    what = "its SHA-256 differs from that in the manifest"
     if content.size_bytes != shard.bytes:
-        what += f", nor its size: {content.size_bytes:,} bytes, not {shard.bytes:,}"
+        what += f", and so does its size: {content.size_bytes:,} bytes, not {shard.bytes:,}"
     return [Problem(what, where, fix=_FIX), *inside]
 
 
 def _member_problems(file: io.BufferedIOBase, index: Index) -> Iterator[str]:
-    """Say what in a tar is not as its index says."""
+    """Yield each difference between a tar and its index."""
     rows = {key: row for row, key in enumerate(index.keys)}
-    found, labelled = set(), set()
+    present, labelled = set(), set()
     try:
         with tarfile.open(fileobj=file, mode="r|") as archive:
             for member in archive:
@@ -224,21 +224,22 @@ def _member_problems(file: io.BufferedIOBase, index: Index) -> Iterator[str]:
                 if row is None:
                     yield f"{member.name} belongs to no image of the index"
                 elif extension == index.extensions[row]:
-                    found.add(key)
+                    present.add(key)
                     yield from _image_problems(archive, member, index, row)
                 elif extension in ("cls", "json"):
-                    said = _label_in(archive, member, extension)
-                    if extension == "cls" or said is not None:
+                    written = _label_in(archive, member, extension)
+                    if extension == "cls" or written is not None:
                         labelled.add(key)
-                        if said != index.labels[row]:
-                            yield f"{member.name} says label {said}; the index {index.labels[row]}"
+                        if written != index.labels[row]:
+                            expected = index.labels[row]
+                            yield f"{member.name} says label {written}; the index {expected}"
                 else:
                     yield f"{member.name} is no image of the index, label or annotation"
     except tarfile.TarError as error:
-        yield f"not a sound tar: {error}"
-    yield from (f"the image {key} of the index is not in it" for key in rows if key not in found)
+        yield f"not an intact tar: {error}"
+    yield from (f"the image {key} of the index is not in it" for key in rows if key not in present)
     for key, label in zip(index.keys, index.labels, strict=True):
-        if key in found and label != NO_LABEL and key not in labelled:
+        if key in present and label != NO_LABEL and key not in labelled:
             yield f"{key} has label {label} in the index and none in the tar"
 
 
@@ -248,7 +249,7 @@ def _image_problems(
     if (member.offset_data, member.size) != (index.offsets[row], index.lengths[row]):
         yield f"the image {index.keys[row]} is not where the index says"
     elif zlib.crc32(_data(archive, member)) != index.crc32s[row]:
-        yield f"the image {index.keys[row]} is damaged: its CRC-32 is not that of the index"
+        yield f"the image {index.keys[row]} is damaged: its CRC-32 differs from that in the index"
 
 
 def _label_in(archive: tarfile.TarFile, member: tarfile.TarInfo, extension: str) -> Label | None:
@@ -260,7 +261,7 @@ def _label_in(archive: tarfile.TarFile, member: tarfile.TarInfo, extension: str)
         labels = json.loads(data).get("labels")
         return None if labels is None else tuple(map(int, labels))
     except (ValueError, TypeError, AttributeError):
-        return NO_LABEL  # whatever it says is no label
+        return NO_LABEL  # the content is no label
 
 
 def _data(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -268,15 +269,15 @@ def _data(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return file.read() if file else b""
 
 
-def _miscounted(
-    dataset: Store, manifest: Manifest, name: str, looked: list[_Looked]
+def _count_problems(
+    dataset: Store, manifest: Manifest, name: str, checks: list[_ShardCheck]
 ) -> list[Problem]:
     """Compare a split's counts with those of its indexes, if all of them could be read."""
-    keys = [one.keys for one in looked if one.keys is not None]
-    if len(keys) < len(looked):
+    keys = [one.keys for one in checks if one.keys is not None]
+    if len(keys) < len(checks):
         return []
     split, where = manifest.splits[name], f"{dataset.uri}/{name}"
-    counts = sum((one.counts for one in looked), Counter[int]())
+    counts = sum((one.counts for one in checks), Counter[int]())
     problems = []
     if (images := sum(map(len, keys))) != split.images:
         problems.append(
@@ -284,9 +285,9 @@ def _miscounted(
         )
     pairs = zip(manifest.classes, split.class_counts, strict=False)
     wrong = [
-        f"{class_name} {counts[number]}, not {said}"
-        for number, (class_name, said) in enumerate(pairs)
-        if counts[number] != said
+        f"{class_name} {counts[number]}, not {count}"
+        for number, (class_name, count) in enumerate(pairs)
+        if counts[number] != count
     ]
     if wrong or len(split.class_counts) != len(manifest.classes):
         shown = ", ".join(wrong[:_CLASSES_SHOWN])
@@ -295,17 +296,17 @@ def _miscounted(
     return problems
 
 
-def _hashed(keys: tuple[str, ...]) -> npt.NDArray[np.uint64]:
+def _key_hashes(keys: tuple[str, ...]) -> npt.NDArray[np.uint64]:
     """Return 8 bytes for each key: the keys themselves may be too many for memory."""
     digests = b"".join(blake2b(key.encode(), digest_size=8).digest() for key in keys)
     return np.frombuffer(digests, np.uint64)
 
 
-def _repeated(
-    dataset: Store, shards: list[tuple[str, Shard]], looked: list[_Looked]
+def _repeated_keys(
+    dataset: Store, shards: list[tuple[str, Shard]], checks: list[_ShardCheck]
 ) -> Iterator[Problem]:
     """Name the keys that occur more than once in a dataset."""
-    hashes = [np.empty(0, np.uint64) if one.keys is None else one.keys for one in looked]
+    hashes = [np.empty(0, np.uint64) if one.keys is None else one.keys for one in checks]
     values, counts = np.unique(
         np.concatenate([np.empty(0, np.uint64), *hashes]), return_counts=True
     )
@@ -313,8 +314,8 @@ def _repeated(
     if not len(doubtful):
         return
     seen: set[str] = set()
-    for (_, shard), those in zip(shards, hashes, strict=True):
-        rows = np.flatnonzero(np.isin(those, doubtful))
+    for (_, shard), key_hashes in zip(shards, hashes, strict=True):
+        rows = np.flatnonzero(np.isin(key_hashes, doubtful))
         if not len(rows):
             continue
         index = _checked_index(dataset, shard)

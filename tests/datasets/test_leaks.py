@@ -16,7 +16,7 @@ from small import environment, hpt
 
 from hpt_dist.cli.main import app
 from hpt_dist.datasets import inventory, leaks
-from hpt_dist.datasets.inventory import Dataset, Place
+from hpt_dist.datasets.inventory import SplitName, StoredDataset
 from hpt_dist.datasets.leaks import find
 from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.errors import DataError, RequestError
@@ -111,7 +111,7 @@ def test_the_hash_is_the_signs_of_low_frequencies():
     assert int(lookalikes.hashes(grey[None])[0]) == int(signs, 2)
 
 
-def two_datasets(store) -> tuple[Dataset, Dataset]:
+def two_datasets(store) -> tuple[StoredDataset, StoredDataset]:
     """A pool, and a target some of whose test and val images are in it."""
     shots = [picture(number) for number in range(12)]
     raw = [encoded(shot, quality=90) for shot in shots]
@@ -130,11 +130,11 @@ def two_datasets(store) -> tuple[Dataset, Dataset]:
     ]
     for name, samples, classes in [("pool", pool, ""), ("target", target, "abc")]:
         write(store, name, samples, classes=classes, shard_bytes=10_000)
-    return tuple(Dataset(store, read_manifest(store, name)) for name in ("pool", "target"))
+    return tuple(StoredDataset(store, read_manifest(store, name)) for name in ("pool", "target"))
 
 
-POOL, TRAIN = Place("pool", "train"), Place("target", "train")
-VAL, TEST = Place("target", "val"), Place("target", "test")
+POOL, TRAIN = SplitName("pool", "train"), SplitName("target", "train")
+VAL, TEST = SplitName("target", "val"), SplitName("target", "test")
 
 
 def simple(pairs) -> set:
@@ -191,7 +191,7 @@ def test_every_image_of_many_copies_is_in_a_pair_but_not_in_all(tmp_path):
     samples += [sample(f"n{i}", other, "train", 0) for i in range(5)]
     samples += [sample(f"t{i}", data, "test", 0) for i in range(20)]
     store = open_store(str(tmp_path))
-    found = find([Dataset(store, write(store, "many", samples, classes="a"))])
+    found = find([StoredDataset(store, write(store, "many", samples, classes="a"))])
     assert {key for _, key in found.leave_out()} == {one.key for one in samples[:35]}
     assert {pair.b_key for pair in found.leaks} == {one.key for one in samples[35:]}
     assert len(found.pairs) < 200  # of 1,485

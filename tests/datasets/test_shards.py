@@ -730,7 +730,7 @@ def test_verify_names_false_counts_and_repeated_keys(store):
 
 
 def test_an_absent_dataset_is_refused_with_the_ones_that_exist(store):
-    with pytest.raises(RequestError, match="nothing yet"):
+    with pytest.raises(RequestError, match="none yet"):
         read_manifest(store, NAME)
     shard(store)
     with pytest.raises(RequestError, match=r"did you mean birds/photos\?") as caught:

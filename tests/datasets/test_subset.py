@@ -12,7 +12,7 @@ from small import hpt
 from hpt_dist.cli.main import app
 from hpt_dist.datasets import subset
 from hpt_dist.datasets.manifest import read_manifest
-from hpt_dist.datasets.subset import Chooser, Rule, read_subset, subset_names, write_subset
+from hpt_dist.datasets.subset import Chooser, SubsetRule, read_subset, subset_names, write_subset
 from hpt_dist.errors import DataError, RequestError
 from hpt_dist.store import open_store
 
@@ -51,52 +51,55 @@ def test_subsets_are_nested_and_show_every_class(store, seed, count, data):
         ("percent", count, larger),
         ("shots", count // 3, larger // 3),
     ]:
-        one, other = choose("one", Rule(kind, small)), choose("other", Rule(kind, large))
+        one, other = (
+            choose("one", SubsetRule(kind, small)),
+            choose("other", SubsetRule(kind, large)),
+        )
         assert set(one.keys) <= set(other.keys) <= set(labels)
         assert list(one.keys) == sorted(one.keys)
         if kind != "percent":
             assert {labels[key] for key in one.keys} == {0, 1, 2}
-    assert len(choose("n", Rule("labels", count)).keys) == count
-    assert len(choose("p", Rule("percent", count)).keys) == max(1, round(COUNT * count / 100))
+    assert len(choose("n", SubsetRule("labels", count)).keys) == count
+    assert len(choose("p", SubsetRule("percent", count)).keys) == max(1, round(COUNT * count / 100))
 
 
 def test_images_of_several_classes_count_for_each(store):
     labels = labels_of(store, "many")
     for seed in range(20):
         choose = chooser(store, "many", seed).choose
-        chosen = choose("few", Rule("labels", 4)).keys
+        chosen = choose("few", SubsetRule("labels", 4)).keys
         assert {one for key in chosen for one in labels[key]} == {0, 1, 2}
-        shots = choose("shots", Rule("shots", 5)).keys
+        shots = choose("shots", SubsetRule("shots", 5)).keys
         for number in range(3):
             assert sum(number in labels[key] for key in shots) >= 5
-        assert set(choose("shots", Rule("shots", 2)).keys) <= set(shots)
+        assert set(choose("shots", SubsetRule("shots", 2)).keys) <= set(shots)
 
 
 def test_a_share_does_not_depend_on_the_shards(store, tmp_path):
     other = open_store(str(tmp_path))
     write(other, "birds", list(reversed(labelled(COUNT))), shard_bytes=5_000)
-    rule = Rule("percent", 25)
+    rule = SubsetRule("percent", 25)
     assert chooser(store, "birds").choose("x", rule).keys == (
         chooser(other, "birds").choose("x", rule).keys
     )
 
 
 def test_a_dataset_without_labels_has_shares_alone(store):
-    assert len(chooser(store, "bare").choose("tenth", Rule("percent", 10)).keys) == 4
+    assert len(chooser(store, "bare").choose("tenth", SubsetRule("percent", 10)).keys) == 4
     for kind in ("labels", "shots"):
         with pytest.raises(RequestError, match="bare has no labels"):
-            chooser(store, "bare").choose("x", Rule(kind, 5))
+            chooser(store, "bare").choose("x", SubsetRule(kind, 5))
 
 
 @pytest.mark.parametrize("share", [0.0, -1.0, 100.1, float("nan"), float("inf")])
 def test_impossible_shares_are_refused(store, share):
-    with pytest.raises(RequestError, match="percent are asked for"):
-        chooser(store, "birds").choose("x", Rule.of("percent", share))
+    with pytest.raises(RequestError, match=r"cannot choose \S+ percent"):
+        chooser(store, "birds").choose("x", SubsetRule.from_number("percent", share))
 
 
 def round_trip(store) -> None:
     write(store, "birds", labelled(COUNT))
-    chosen = chooser(store, "birds", 3).choose("ten", Rule("labels", 10))
+    chosen = chooser(store, "birds", 3).choose("ten", SubsetRule("labels", 10))
     path = write_subset(store, "birds", chosen)
     assert write_subset(store, "birds", chosen) == path
     assert read_subset(store, "birds", "ten") == chosen
@@ -121,13 +124,13 @@ def test_written_is_read_from_s3(ceph, monkeypatch):
 def test_a_subset_of_another_version_of_the_dataset_is_refused(tmp_path):
     store = open_store(str(tmp_path))
     write(store, "birds", labelled(COUNT))
-    chosen = chooser(store, "birds").choose("ten", Rule("labels", 10))
+    chosen = chooser(store, "birds").choose("ten", SubsetRule("labels", 10))
     write_subset(store, "birds", chosen)
     write(store, "birds", labelled(COUNT - 1))
     with pytest.raises(DataError, match="another version of birds") as error:
         read_subset(store, "birds", "ten")
     assert "ten --labels 10 --split train --seed 0" in error.value.problem.fix
-    again = chooser(store, "birds").choose("ten", Rule("labels", 10))
+    again = chooser(store, "birds").choose("ten", SubsetRule("labels", 10))
     write_subset(store, "birds", again)
     assert read_subset(store, "birds", "ten") == again
 
@@ -136,12 +139,12 @@ def test_a_name_keeps_its_meaning(tmp_path):
     store = open_store(str(tmp_path))
     write(store, "birds", labelled(COUNT))
     choose = chooser(store, "birds").choose
-    write_subset(store, "birds", choose("ten", Rule("labels", 10)))
-    with pytest.raises(RequestError, match="the subset ten is there, chosen otherwise: 10 labels"):
-        write_subset(store, "birds", choose("ten", Rule("labels", 11)))
+    write_subset(store, "birds", choose("ten", SubsetRule("labels", 10)))
+    with pytest.raises(RequestError, match="another subset ten exists: 10 labels"):
+        write_subset(store, "birds", choose("ten", SubsetRule("labels", 11)))
     for name in ("", "a/b", "../x", "manifest", "a b", ".x"):
         with pytest.raises(RequestError, match="cannot name a subset"):
-            choose(name, Rule("labels", 10))
+            choose(name, SubsetRule("labels", 10))
         with pytest.raises(RequestError, match="has no subset"):
             read_subset(store, "birds", name)
     with pytest.raises(RequestError, match="did you mean ten") as error:
@@ -161,7 +164,7 @@ def test_a_name_keeps_its_meaning(tmp_path):
 def test_a_damaged_subset_is_named(tmp_path, harm):
     store = open_store(str(tmp_path))
     write(store, "birds", labelled(COUNT))
-    path = write_subset(store, "birds", chooser(store, "birds").choose("x", Rule("shots", 3)))
+    path = write_subset(store, "birds", chooser(store, "birds").choose("x", SubsetRule("shots", 3)))
     store.put(path, harm(store.get(path)))
     with pytest.raises(DataError, match="damaged subset") as error:
         read_subset(store, "birds", "x")
@@ -189,7 +192,7 @@ def test_the_papers_sets(tmp_path):
     assert names[3:] == [f"labels-{budget}" for budget in budgets]
     said = hpt("data", "subset", f"{tmp_path}/datasets/domainnet/real", "--paper", store="")
     assert "labels-345: 345 labels of train, seed 0, 345 images" in said
-    assert "no labels-1000: 1000 labels are asked for" in said
+    assert "no labels-1000: cannot choose 1000 labelled images" in said
     assert len(read_subset(store, "domainnet/real", "percent-10").keys) == 40
 
 

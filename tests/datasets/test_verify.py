@@ -11,7 +11,7 @@ from pictures import encoded, labelled, picture, sample, write
 from small import hpt
 
 from hpt_dist.datasets.manifest import canonical_json, read_manifest, sha256
-from hpt_dist.datasets.subset import Chooser, Rule, write_subset
+from hpt_dist.datasets.subset import Chooser, SubsetRule, write_subset
 from hpt_dist.datasets.verify import strays, verify
 from hpt_dist.store import open_store
 
@@ -86,18 +86,18 @@ def test_a_dataset_on_s3(ceph, monkeypatch):
     write(store, "birds", labelled(20), shard_bytes=5_000)
     assert verify(store, "birds") == []
     store.put(f"{FOLDER}/{TAR}", store.get(f"{FOLDER}/{TAR}")[:-512])
-    assert "nor its size" in said(store)
+    assert "and so does its size" in said(store)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (changed_member(".png", b"\x00"), "is damaged: its CRC-32 is not that of the index"),
+        (changed_member(".png", b"\x00"), "is damaged: its CRC-32 differs from that in the index"),
         (changed_member(".cls", b"9"), "says label 9; the index"),
         (changed_member(".cls", b"x"), "says label -1; the index"),
         (without_the_first_label, "is not where the index says"),
         (lambda data: data[: 512 * 4], "of the index is not in it"),
-        (lambda data: b"x" * len(data), "not a sound tar"),
+        (lambda data: b"x" * len(data), "not an intact tar"),
     ],
 )
 def test_a_tar_that_is_not_as_its_index_says(store, change, words):
@@ -152,7 +152,7 @@ def test_all_problems_are_listed(store):
     problems = verify(store, "birds")
     text = "\n".join(map(str, problems))
     assert [problem.what for problem in problems].count("missing") == 2
-    assert text.count("its SHA-256 is not that of the manifest") == 2
+    assert text.count("its SHA-256 differs from that in the manifest") == 2
     assert text.count("is damaged: its CRC-32") == 2
     assert all(shard.path.removesuffix(".tar") in text for shard in shards[:4])
 
@@ -160,7 +160,7 @@ def test_all_problems_are_listed(store):
 def test_subsets_are_checked_and_strangers_noted(store):
     manifest = write(store, "birds", labelled(20))
     chooser = Chooser(store, manifest, "train")
-    write_subset(store, "birds", chooser.choose("five", Rule("labels", 5)))
+    write_subset(store, "birds", chooser.choose("five", SubsetRule("labels", 5)))
     write(store, "birds/photos", labelled(4))  # a dataset below another one
     assert verify(store, "birds") == []
     assert strays(store, "birds") == []

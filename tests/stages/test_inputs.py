@@ -9,7 +9,7 @@ from birds import COUNT, encoded, write
 
 from hpt_dist.datasets.fewshot import k_shot, n_labels
 from hpt_dist.datasets.manifest import read_manifest
-from hpt_dist.datasets.subset import Chooser, Rule, write_subset
+from hpt_dist.datasets.subset import Chooser, SubsetRule, write_subset
 from hpt_dist.errors import DataError, RecipeError
 from hpt_dist.launch import survey
 from hpt_dist.reading.stream import Pool, open_split
@@ -40,7 +40,7 @@ def store(tmp_path):
 
 def choose(store, percent, seed=0, name="tenth"):
     subset = Chooser(store, read_manifest(store, "birds"), "train", seed).choose(
-        name, Rule("percent", percent)
+        name, SubsetRule("percent", percent)
     )
     store.delete(f"datasets/birds/subsets/{name}.json")
     write_subset(store, "birds", subset)
@@ -78,7 +78,7 @@ def test_a_subset_of_labels_is_what_a_stage_with_that_budget_and_seed_uses(store
     manifest = read_manifest(store, "birds")
     pool = Pool([open_split(store, "birds", "train")])
     for kind, choose_rows in (("labels", n_labels), ("shots", k_shot)):
-        subset = Chooser(store, manifest, "train", 3).choose("few", Rule(kind, 4))
+        subset = Chooser(store, manifest, "train", 3).choose("few", SubsetRule(kind, 4))
         rows = choose_rows(pool.labels, len(manifest.classes), 4, 3)
         assert sorted(pool.subset(rows).keys) == list(subset.keys)
 
