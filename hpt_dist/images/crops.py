@@ -1,4 +1,4 @@
-"""Where crops lie: pure functions of the image's size and of uniform numbers."""
+"""The boxes of crops: pure functions of the image's size and of uniform numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 CROP_TRIES = 10
 CROP_DRAWS = 2 * CROP_TRIES + 2  # uniform numbers that each crop consumes
-_LOG_RATIO = math.log(4 / 3)  # of the most that a crop's sides may differ
+_LOG_RATIO = math.log(4 / 3)  # the largest ratio of a crop's sides, 4/3
 _CENTER = 224 / 256  # side of the centre crop as a share of the image's short side
 
 Floats = npt.NDArray[np.float64]
@@ -58,7 +58,7 @@ def random_box(
 
 
 def center_box(_: int, width: int, height: int) -> Box:
-    """Return the central square whose side is 224/256 of the image's short side."""
+    """Return the central square; its side is 224/256 of the image's short side."""
     side = _CENTER * min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
     return left, top, left + side, top + side

@@ -1,4 +1,4 @@
-"""Encoded images: which formats are read, how any of them becomes RGB, and how it is stored."""
+"""Encoded images: the formats that are read, their conversion to RGB, and how they are stored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ORIENTATION = 0x0112  # EXIF tag
 _ORIENTATIONS = range(1, 9)
 _FIRST_TURNED = 5
 # A JPEG is decoded at a half, a quarter or an eighth of its size where that leaves twice the
-# pixels that are wanted: 2 to 4 times as fast for photographs of 12 megapixels.
+# requested pixels: 2 to 4 times as fast for photographs of 12 megapixels.
 _SPARE = 2
 
 
@@ -31,11 +31,11 @@ class Encoding:
 
     An image that is encoded anew is upright, 8-bit RGB on white, and has no EXIF or other
     metadata. One that keeps its bytes keeps its EXIF too, and readers turn it upright. Boxes need
-    no scaling: an annotation says the size of the frame that they refer to (`Sample.annotation`).
+    no scaling: an annotation holds the size of the frame that they refer to (`Sample.annotation`).
 
     Args:
-        resize: the short side of larger images becomes this many pixels, of smaller ones nothing
-            changes. JPEG stays JPEG, and PNG stays PNG unless there is a `quality`.
+        resize: the short side of larger images becomes this many pixels; smaller images stay as
+            they are. JPEG stays JPEG, and PNG stays PNG unless there is a `quality`.
         quality: every image becomes a JPEG of this quality, 1 to 100; without it, resized JPEGs
             have `DEFAULT_QUALITY`.
 
@@ -57,7 +57,7 @@ class Encoding:
             )
 
     def __str__(self) -> str:
-        """Return in words what is not the default; an empty text for the default."""
+        """Return the settings that differ from the default in words; empty for the default."""
         words = []
         if self.resize:
             words.append(f"short sides of more than {self.resize} pixels resized to that")
@@ -81,7 +81,7 @@ def decode(data: bytes) -> tuple[Image.Image, str]:
         The image as RGB, upright by its EXIF orientation, and the name of its format.
 
     Raises:
-        DamagedImageError: the bytes are no such image, are cut or damaged, or hold more pixels
+        DamagedImageError: the bytes are not such an image, are cut or damaged, or hold more pixels
             than Pillow's limit against decompression bombs.
     """
     image, kind, _ = _decode(data, None)
@@ -138,8 +138,8 @@ def _decode(data: bytes, short_side: int | None) -> tuple[Image.Image, str, tupl
     except UnidentifiedImageError as error:
         raise DamagedImageError(f"none of the formats {', '.join(FORMATS)}") from error
     except Exception as error:  # decoders raise almost anything on damaged bytes
-        said = str(error) or type(error).__name__
-        raise DamagedImageError(f"does not decode: {said}") from error
+        reason = str(error) or type(error).__name__
+        raise DamagedImageError(f"does not decode: {reason}") from error
 
 
 def _draft(image: Image.Image, short_side: int) -> tuple[int, int]:
@@ -153,8 +153,8 @@ def _draft(image: Image.Image, short_side: int) -> tuple[int, int]:
 
 def orientation_of(image: Image.Image) -> int:
     """Return the EXIF orientation of an opened image, 1 to 8; 1 for none and for nonsense."""
-    found = image.getexif().get(_ORIENTATION, 1)
-    return found if isinstance(found, int) and found in _ORIENTATIONS else 1
+    value = image.getexif().get(_ORIENTATION, 1)
+    return value if isinstance(value, int) and value in _ORIENTATIONS else 1
 
 
 def is_turned(orientation: int) -> bool:
@@ -172,8 +172,7 @@ def _refuse_bomb(image: Image.Image) -> None:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return an image as RGB, itself if it is: transparency on white, 16 bits scaled to 8.
 
-    Pillow's own conversion drops transparency, which uncovers whatever colour lies below it, and
-    clips 16 bits.
+    Pillow's own conversion drops transparency, which uncovers hidden colours, and clips 16 bits.
 
     Raises:
         ValueError: the pixels are floats, which have no defined white.

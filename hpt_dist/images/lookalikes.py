@@ -1,8 +1,8 @@
-"""Images that look alike: a 64-bit hash of what is seen, and all pairs of hashes that are close.
+"""Images that look alike: a 64-bit perceptual hash, and all pairs of close hashes.
 
 The hash is pHash (Zauner 2010), bit for bit that of `imagehash.phash` but for rounding: the signs
-of the 8 x 8 lowest frequencies of the picture in 32 x 32 greys, about their median. Copies that
-were resized, recompressed, or made brighter differ in few bits.
+of the 8 x 8 lowest frequencies of the picture in 32 x 32 greys, about their median. Resized,
+recompressed or brightened copies differ in few bits.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def greys(data: bytes) -> Greys:
             jpeg.draft("L", (_DECODED_SIDE, _DECODED_SIDE))
             image: Image.Image = jpeg.convert("L")
             ImageOps.exif_transpose(image, in_place=True)
-    except Exception:  # noqa: BLE001 - no JPEG, or one that `decode` says is damaged
+    except Exception:  # noqa: BLE001 - no JPEG, or a damaged one, which `decode` reports
         image = formats.decode(data)[0].convert("L")
     return np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS), np.float32)
 
@@ -82,7 +82,7 @@ def near_pairs(words: Words, distance: int) -> tuple[Ints, Ints]:
     """Return all pairs of hashes that differ in at most `distance` bits.
 
     Not all pairs are compared. The 64 bits are cut into blocks; two hashes that differ in few bits
-    agree in some blocks altogether, and so lie side by side where hashes are sorted by those.
+    agree in some whole blocks, and so are neighbours when hashes are sorted by these blocks.
 
     Args:
         words: uint64 [n], each value once.
@@ -113,7 +113,7 @@ def _masks(distance: int, count: int) -> Iterator[np.uint64]:
     """Yield sets of bits such that any two hashes within the distance agree in one of them.
 
     Of `distance` + a blocks at least `a` agree. More blocks that must agree make more sets, of
-    more bits, in which fewer hashes agree by chance; the sum of both works is what is chosen.
+    more bits, in which fewer hashes agree by chance; the cheapest sum of both costs is chosen.
     """
     if distance == 0:
         return

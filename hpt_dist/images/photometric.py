@@ -3,8 +3,8 @@
 The policy is MoCo v2's (arXiv 2003.04297) and BYOL's (arXiv 2006.07733): colour jitter, gray,
 Gaussian blur, solarizing, flip, normalise; each operation equals torchvision's on float images, and
 every image has its own parameters. These come from uniform numbers that the caller gives, so that
-they belong to the sample and not to the process. Drawing them on the host also tells which rows an
-operation concerns without a question to the device. A GPU works on a whole batch at once, a CPU on
+they belong to the sample and not to the process. As the host draws them, it knows which rows an
+operation changes without waiting for the device. A GPU works on a whole batch at once, a CPU on
 a few images at a time, which stay in its cache from the first operation to the last.
 """
 
@@ -39,8 +39,8 @@ _LUMA = (0.2989, 0.587, 0.114)
 _CACHE_BYTES = 1 << 19  # of images that a CPU works on at a time; half of a usual L2 cache
 _WHITE = 255.0  # images stay in 0..255 until they are normalised
 _SOLAR = 128.0  # solarizing inverts what is at least as bright
-_TINY = 1e-12  # a chroma in 0..255 that only gray pixels fall below
-# Red, green and blue over the hue: where its symmetry lies, the slope from there, its value there.
+_TINY = 1e-12  # only gray pixels have a smaller chroma in 0..255
+# Red, green and blue over the hue: the axis of symmetry, the slope beside it, the value on it.
 _WAVES = torch.tensor([[1 / 2, 1 / 3, 2 / 3], [6, -6, -6], [-1, 2, 2]]).view(3, 1, 3, 1, 1)
 
 
@@ -95,7 +95,7 @@ class Normalize:
     Args:
         mean: of each channel, in 0..1.
         std: of each channel, in 0..1.
-        device: where the work is done and the result is wanted.
+        device: computes the result and holds it.
     """
 
     def __init__(self, mean: RGB, std: RGB, device: torch.device | str = "cpu") -> None:
@@ -123,7 +123,7 @@ class Photometric:
         policy: probabilities and ranges; its crop is not used here.
         mean: of each channel, in 0..1.
         std: of each channel, in 0..1.
-        device: where the work is done and the result is wanted.
+        device: computes the result and holds it.
     """
 
     def __init__(
@@ -150,9 +150,9 @@ class Photometric:
             count = max(1, _CACHE_BYTES // (4 * x[:1].numel()))
         for start in range(0, len(x), count):
             rows = slice(start, start + count)
-            done = self._normalize.in_place(transform(x[rows], parameters[rows]))
-            for channel in range(done.shape[1]):  # half the time of one copy between the layouts
-                views[rows, channel] = done[:, channel]
+            part = self._normalize.in_place(transform(x[rows], parameters[rows]))
+            for channel in range(part.shape[1]):  # half the time of one copy between the layouts
+                views[rows, channel] = part[:, channel]
         return views
 
 

@@ -1,8 +1,8 @@
 """From encoded images to crops: the host's share of every view.
 
 Baseline and progressive JPEGs go the fast way, through libjpeg-turbo and torch's resampling of
-bytes; whatever that way does not take goes through `formats.decode`, which alone says what is no
-image. Nothing here starts threads, and the work is done without Python's lock.
+bytes. All other files go through `formats.decode`, which alone decides what is no image. No function
+here starts threads, and the work runs without Python's lock.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def size_of(data: bytes) -> tuple[int, int]:
         data: a file of one of `formats.FORMATS`.
 
     Raises:
-        DataError: the bytes are no such image. Damage behind the header is not seen.
+        DataError: the bytes are not such an image. Damage behind the header is not detected.
     """
     header = _jpeg_header(data)
     if header:
@@ -45,7 +45,7 @@ def size_of(data: bytes) -> tuple[int, int]:
         return (height, width) if formats.is_turned(orientation) else (width, height)
     try:
         with Image.open(io.BytesIO(data), formats=formats.FORMATS) as image:
-            if image.format != "TIFF":  # whose header Pillow turns, or not, by its version
+            if image.format != "TIFF":  # some versions of Pillow turn its header, others do not
                 width, height = image.size
                 # Pillow would decode a whole PNG in search of an orientation behind its pixels.
                 marked = image.format != "PNG" or any(mark in data for mark in _PNG_MARKS)
@@ -61,9 +61,9 @@ def decode(data: bytes, shrink: float = 1.0) -> Tensor:
 
     Args:
         data: a file of one of `formats.FORMATS`.
-        shrink: at least 1. Whatever is made of the image reduces its sides by this factor or
-            more, so that it may be decoded smaller: a JPEG then has 1/2, 1/4 or 1/8 of its
-            sides, rounded up and never less than 1/shrink.
+        shrink: at least 1. The caller will reduce the sides by this factor or more, so the image
+            may be decoded smaller: a JPEG then has 1/2, 1/4 or 1/8 of its sides, rounded up and
+            never less than 1/shrink.
 
     Returns:
         uint8 [h, w, 3], RGB, upright by its EXIF orientation, contiguous.
@@ -80,8 +80,8 @@ def decode(data: bytes, shrink: float = 1.0) -> Tensor:
 def crop_resize(image: Tensor, box: Box, out: Tensor) -> None:
     """Cut a box out of an image and resize it: torchvision's `resized_crop` with antialias.
 
-    Bilinear; what lies outside of the box has no influence. Corners are moved to the nearest
-    pixels: `random_box` puts them on pixels, and only in a reduced image they lie between two.
+    Bilinear; pixels outside of the box have no influence. Corners are moved to the nearest pixels:
+    `random_box` returns corners on pixels, and only in a reduced image they lie between two.
 
     Args:
         image: uint8 [h, w, 3], contiguous.
@@ -91,8 +91,8 @@ def crop_resize(image: Tensor, box: Box, out: Tensor) -> None:
     height, width = image.shape[:2]
     left, top = min(round(box[0]), width - 1), min(round(box[1]), height - 1)
     right, bottom = max(round(box[2]), left + 1), max(round(box[3]), top + 1)
-    # NumPy copies on this thread alone, and so works torch, fastest where both sides are dense and
-    # channels-last. Other layouts are a risk: with a planar input and this output torch 2.15
+    # NumPy copies on this thread alone, and so does torch; it is fastest where both sides are dense
+    # and channels-last. Other layouts are a risk: with a planar input and this output torch 2.15
     # once crashed.
     crop = np.ascontiguousarray(image.numpy()[top:bottom, left:right])
     torch.ops.aten._upsample_bilinear2d_aa.out(
@@ -108,8 +108,8 @@ def crop_resize(image: Tensor, box: Box, out: Tensor) -> None:
 def resize_box(image: Tensor, box: Box, out: Tensor) -> None:
     """Resize a part of an image: Pillow's `resize(box=box)`.
 
-    Bilinear and antialiased; corners may lie between pixels, and near its edges the result takes
-    in what lies around the box, as if the whole image had been resized and then cut. A fifth of
+    Bilinear and antialiased; corners may lie between pixels. Near its edges the result includes
+    pixels around the box, as if the whole image had been resized and then cut. A fifth of
     the speed of `crop_resize`.
 
     Args:
@@ -130,7 +130,7 @@ def resize_box(image: Tensor, box: Box, out: Tensor) -> None:
 
 
 def _decode_jpeg(data: bytes, shrink: float) -> Bytes3 | None:
-    """Return the pixels of a JPEG, or None if Pillow is to decode it, or to say why not."""
+    """Return the pixels of a JPEG, or None if Pillow must decode it or report its damage."""
     header = _jpeg_header(data)
     if header is None:
         return None
@@ -149,7 +149,7 @@ def _decode_jpeg(data: bytes, shrink: float) -> Bytes3 | None:
 
 
 def _jpeg_header(data: bytes) -> tuple[int, int, int] | None:
-    """Return width, height and EXIF orientation of a JPEG, or None if Pillow is to read it."""
+    """Return width, height and EXIF orientation of a JPEG, or None if Pillow must read it."""
     if not data.startswith(_JPEG):
         return None
     try:
@@ -166,7 +166,7 @@ def _jpeg_header(data: bytes) -> tuple[int, int, int] | None:
 
 
 def _may_be_turned(data: bytes) -> bool:
-    """Return False if the segments of a JPEG hold no orientation; Pillow knows the others."""
+    """Return False if the segments of a JPEG hold no orientation; otherwise ask Pillow."""
     place = 2
     while data[place] == 0xFF and data[place + 1] not in (_APP1, 0xFF):
         if data[place + 1] == _SOS:

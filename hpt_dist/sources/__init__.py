@@ -18,7 +18,7 @@ _FILES: dict[str, Callable[[Path, Path | None], Source]] = {
     ".jsonl": listing.open_list,
     ".parquet": listing.open_list,
 }
-# How a user's folder is read: by the first that knows its layout.
+# How a user's folder is read: the first entry that recognises the layout opens it.
 _FOLDERS: list[tuple[Callable[[Path], bool], Callable[[Path], Source]]] = [
     (voc.is_voc, voc.open_folder),
     (coco.has_splits, coco.open_splits),
@@ -36,11 +36,11 @@ def open_source(text: str, root: Path | None = None) -> Source:
 
     Args:
         text: a built-in name such as `openmoji/line` or `resisc45`, a folder or a file.
-        root: where a dataset of the paper was unpacked, or where the paths in a file start, unless
-            the file says it by its place.
+        root: the folder that a dataset of the paper was unpacked to, or the folder that the paths
+            in a file start from; by default it follows from the place of the file.
 
     Raises:
-        RequestError: nothing is there, its layout is not known, or all mistakes in a file.
+        RequestError: nothing exists there, its layout is unknown, or all mistakes in a file.
     """
     if text in openmoji.NAMES:
         return openmoji.open_domain(text)

@@ -1,4 +1,4 @@
-"""What annotation files have in common: objects in boxes, and the labels that follow from them."""
+"""The common part of annotation files: objects in boxes, and the labels that follow from them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def has_area(box: Sequence[float], width: int, height: int) -> bool:
 
 def labels_of(objects: Iterable[Mapping[str, Any]]) -> tuple[int, ...]:
     """Return the classes of objects that are neither a crowd nor difficult, ascending."""
-    sure = (one for one in objects if not one["crowd"] and not one.get("difficult"))
-    return tuple(sorted({one["class"] for one in sure}))
+    counted = (one for one in objects if not one["crowd"] and not one.get("difficult"))
+    return tuple(sorted({one["class"] for one in counted}))
 
 
-def told(rule: str, dropped: int) -> str:
-    """Return the rule of a source, with what was left out of it."""
+def rule_in_words(rule: str, dropped: int) -> str:
+    """Return the rule of a source in words, with the number of boxes that were left out."""
     boxes = f"{dropped:,} box{'es' if dropped != 1 else ''} without area left out"
     return "; ".join([rule, LABEL_RULE, *([boxes] if dropped else [])])

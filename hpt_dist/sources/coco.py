@@ -39,14 +39,14 @@ from hpt_dist.sources.sample import (
 
 _ROBOFLOW = "_annotations.coco.json"
 _BOM = b"\xef\xbb\xbf"
-# What COCO holds beside these, such as areas and licences, is passed over.
+# Other fields of COCO, such as areas and licences, are ignored.
 _STRICT = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
 _Polygons = list[list[float]]
 _RunLengths = dict[Literal["counts", "size"], str | list[int]]
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
-class _Image:
+class _CocoImage:
     id: int | str
     file_name: str
     width: PositiveInt
@@ -54,13 +54,13 @@ class _Image:
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
-class _Category:
+class _CocoCategory:
     id: int
     name: str
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
-class _Box:
+class _CocoBox:
     image_id: int | str
     category_id: int
     bbox: Annotated[list[float], Field(min_length=4, max_length=4)]
@@ -70,13 +70,13 @@ class _Box:
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
-class _Contents:
-    images: list[_Image]
-    categories: list[_Category]
-    annotations: list[_Box] | None = None
+class _CocoFile:
+    images: list[_CocoImage]
+    categories: list[_CocoCategory]
+    annotations: list[_CocoBox] | None = None
 
 
-_CONTENTS: TypeAdapter[_Contents] = TypeAdapter(_Contents)
+_COCO_FILE: TypeAdapter[_CocoFile] = TypeAdapter(_CocoFile)
 
 
 @contextlib.contextmanager
@@ -114,7 +114,7 @@ def open_coco(
     Raises:
         RequestError: a file cannot be read, is no COCO file, or all mistakes in it.
     """
-    listing = _Listing(root)
+    listing = _CocoListing(root)
     for split, (file, folder) in splits.items():
         listing.add(file, _read(file), folder, split)
     return listing.source(name, rule, licence, credit)
@@ -133,7 +133,7 @@ def open_file(file: Path, root: Path | None = None) -> FileSource:
     """
     contents = _read(file)
     folder = root or _folder_of(file, contents)
-    listing = _Listing(folder)
+    listing = _CocoListing(folder)
     listing.add(file, contents, folder, None)
     return listing.source(file.name, HASH_SPLIT_RULE)
 
@@ -153,7 +153,7 @@ def open_splits(folder: Path) -> FileSource:
     splits = {SPLITS[one.name]: (one / _ROBOFLOW, one) for one in folders}
     if len(splits) < len(folders):
         names = ", ".join(one.name for one in folders)
-        raise RequestError(f"of {names}, two name the same split", where=str(folder))
+        raise RequestError(f"two of {names} name the same split", where=str(folder))
     name = folder.resolve().name
     return open_coco(splits, name=name, rule="splits by the top folders", root=folder)
 
@@ -162,7 +162,7 @@ def _split_folders(folder: Path) -> list[Path]:
     return [folder / name for name in SPLITS if (folder / name / _ROBOFLOW).is_file()]
 
 
-def _folder_of(file: Path, contents: _Contents) -> Path:
+def _folder_of(file: Path, contents: _CocoFile) -> Path:
     """Return the first of the usual folders in which the first image is."""
     beside = file.parent
     usual = [beside, beside / "images", beside.parent / "images"]
@@ -178,7 +178,7 @@ def _folder_of(file: Path, contents: _Contents) -> Path:
     )
 
 
-class _Listing:
+class _CocoListing:
     """The samples of annotation files with the same categories, and the mistakes in them.
 
     Args:
@@ -194,7 +194,7 @@ class _Listing:
         self._samples: dict[str, Sample] = {}
         self._dropped = 0
 
-    def add(self, file: Path, contents: _Contents, folder: Path, split: str | None) -> None:
+    def add(self, file: Path, contents: _CocoFile, folder: Path, split: str | None) -> None:
         """Add the images of a file.
 
         Args:
@@ -228,11 +228,11 @@ class _Listing:
     def source(
         self, name: str, rule: str, licence: str = "not stated", credit: str = "not stated"
     ) -> FileSource:
-        """Return what was added, or raise the mistakes."""
+        """Return the source of the added images, or raise the mistakes."""
         self._problems.refuse(", ".join(map(str, self._files)))
         return FileSource(
             name=name,
-            rule=annotated.told(rule, self._dropped),
+            rule=annotated.rule_in_words(rule, self._dropped),
             classes=list(self._names.values()),
             files=list(self._samples.values()),
             licence=licence,
@@ -240,25 +240,25 @@ class _Listing:
             multi_label=True,
         )
 
-    def _take_categories(self, file: Path, categories: list[_Category]) -> None:
+    def _take_categories(self, file: Path, categories: list[_CocoCategory]) -> None:
         names = {one.id: one.name for one in sorted(categories, key=lambda one: one.id)}
         if len(set(names.values())) < len(categories):
-            said = ", ".join(f"{one.id} {one.name}" for one in categories)
-            self._problems.add(str(file), f"two categories have the same id or name: {said}")
+            listed = ", ".join(f"{one.id} {one.name}" for one in categories)
+            self._problems.add(str(file), f"two categories have the same id or name: {listed}")
         if self._files and names != self._names:
-            unlike = sorted(names.items() ^ self._names.items())
-            said = ", ".join(f"{number} {name}" for number, name in unlike)
+            different = sorted(names.items() ^ self._names.items())
+            listed = ", ".join(f"{number} {name}" for number, name in different)
             raise RequestError(
-                f"its categories are not those of {self._files[0]}: {said}", where=str(file)
+                f"its categories differ from those of {self._files[0]}: {listed}", where=str(file)
             )
         self._files.append(file)
         self._names = names
         self._ids = {category: i for i, category in enumerate(names)}
 
     def _objects(
-        self, file: Path, contents: _Contents
+        self, file: Path, contents: _CocoFile
     ) -> dict[int | str, list[dict[str, Any]]] | None:
-        """Return the objects of each image by its id, or None where the file tells of none."""
+        """Return the objects of each image by its id, or None if the file has no annotations."""
         frames = {image.id: (image.width, image.height) for image in contents.images}
         if len(frames) < len(contents.images):
             self._problems.add(str(file), "two images have the same id")
@@ -276,25 +276,25 @@ class _Listing:
                 self._dropped += 1
         return objects
 
-    def _unknown(self, file: Path, box: _Box, what: str) -> None:
+    def _unknown(self, file: Path, box: _CocoBox, what: str) -> None:
         self._problems.add(f"{file}: annotation {box.id}", what)
 
-    def _object(self, box: _Box) -> dict[str, Any]:
-        found = {
+    def _object(self, box: _CocoBox) -> dict[str, Any]:
+        entry = {
             "class": self._ids[box.category_id],
             "box": box.bbox,
             "crowd": bool(box.iscrowd),
         }
-        return found | {"segmentation": box.segmentation} if box.segmentation else found
+        return entry | {"segmentation": box.segmentation} if box.segmentation else entry
 
 
-def _read(file: Path) -> _Contents:
+def _read(file: Path) -> _CocoFile:
     try:
         data = file.read_bytes().removeprefix(_BOM)
     except OSError as error:
         raise RequestError(f"cannot be read: {error.strerror}", where=str(file)) from error
     try:
-        return _CONTENTS.validate_json(data)
+        return _COCO_FILE.validate_json(data)
     except ValidationError as error:
         problems = Problems()
         for detail in error.errors(include_url=False, include_input=False):

@@ -3,8 +3,8 @@
 The top folders decide: where they are names of splits, the layout is by split, and a split holds
 folders of classes or, unlabelled, the images themselves. Otherwise they are the classes, and each
 file's path decides its split (`HASH_SPLIT_RULE`). Folders below a class belong to that class.
-Every file counts as an image unless its name starts with a dot: what is none is reported when it
-is read. Files beside the top folders, such as a licence, are no part of the layout.
+Every file counts as an image unless its name starts with a dot; a file that is no image is reported
+when it is read. Files beside the top folders, such as a licence, are ignored.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def open_folder(root: Path) -> FileSource:
     if not files:
         raise RequestError("no images in folders", where=str(root), allowed=_LAYOUTS)
     class_level = 1 if named else 0
-    # The last part is the file itself, so a shorter path has no folder that is its class.
+    # The last part is the file itself: a shorter path has no class folder.
     classes = sorted({f.parts[class_level] for f in files if len(f.parts) > class_level + 1})
     ids = {name: i for i, name in enumerate(classes)}
 
@@ -74,7 +74,7 @@ def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
     real = folder.resolve()
     if real in above:
         raise RequestError(
-            "this link leads to a folder that it lies in, so its images would never end",
+            "this link leads to a folder above it, so its images would never end",
             where=str(folder),
             fix="remove the link",
         )

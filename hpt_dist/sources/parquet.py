@@ -1,9 +1,8 @@
 """Lists in Parquet: `path,label[,split]` as in CSV, or with the images inside as on Hugging Face.
 
 Images inside are a column `image`, binary or a struct of `bytes` and `path`. Only the columns of
-names and labels are read for the list; how large its images are follows from the sizes of its
-row groups. `ClassLabel`s in the metadata name the classes; -1 is no label there. Other columns are
-passed over.
+names and labels are read for the list; the sizes of its images follow from the sizes of its row
+groups. `ClassLabel`s in the metadata name the classes; -1 is no label. Other columns are ignored.
 
 An image is read with its whole row group, and a shard has images from all over the file: row groups
 of about 100 images, as Hugging Face writes them, keep that cheap. Files below `_HELD_BYTES` stay in
@@ -54,8 +53,8 @@ def _rows(file: Path, opened: Any) -> Rows:
     column = _check_columns(file, schema)
     has_images = "image" in schema.names
     leaves = {opened.schema.column(i).path for i in range(len(opened.schema))}
-    wanted = [*(set(schema.names) & set(FIELDS)), *({"image.path"} & leaves)]
-    table = opened.read(columns=wanted, use_threads=False)
+    columns = [*(set(schema.names) & set(FIELDS)), *({"image.path"} & leaves)]
+    table = opened.read(columns=columns, use_threads=False)
     nothing: list[Any] = [None] * opened.metadata.num_rows
     if "path" in table.column_names:
         paths = _texts(file, "path", table["path"])
@@ -77,11 +76,11 @@ def _rows(file: Path, opened: Any) -> Rows:
 
 
 def _check_columns(file: Path, schema: Any) -> str | None:
-    """Return the name of the column of labels, if there is one."""
+    """Return the name of the column of labels, or None without one."""
     names = set(schema.names)
-    said = f"its columns are {', '.join(schema.names)}"
+    columns = f"its columns are {', '.join(schema.names)}"
     if not names & {"path", "image"}:
-        raise RequestError(f"no column path or image; {said}", where=str(file))
+        raise RequestError(f"no column path or image; {columns}", where=str(file))
     image = schema.field("image").type if "image" in names else None
     if image and pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
         image = image.field("bytes").type
@@ -89,14 +88,14 @@ def _check_columns(file: Path, schema: Any) -> str | None:
         what = f"the column image is of the type {image}"
         allowed = "binary, or a struct of bytes and path"
         raise RequestError(what, where=str(file), allowed=allowed)
-    found = sorted(names & {"label", "labels"})
-    if len(found) == 2:
+    label_columns = sorted(names & {"label", "labels"})
+    if len(label_columns) == 2:
         raise RequestError("label and labels in one list", where=str(file))
-    # Without labels is legal, but not by mistake.
-    if not found and (near := nearest("label", names - {*FIELDS, "image"})):
-        what = f"no column label or labels; {said}"
+    # A list may have no labels, but not because of a misspelt column.
+    if not label_columns and (near := nearest("label", names - {*FIELDS, "image"})):
+        what = f"no column label or labels; {columns}"
         raise RequestError(what, where=str(file), fix=near)
-    return found[0] if found else None
+    return label_columns[0] if label_columns else None
 
 
 def _texts(file: Path, name: str, column: Any) -> list[Any]:
@@ -159,14 +158,14 @@ def _lists(file: Path, column: Any) -> Iterator[list[Any] | None]:
 def _class_names(schema: Any, column: str) -> list[str] | None:
     """Return the names of Hugging Face's `ClassLabel`, if the column is one or a list of it."""
     try:
-        told = json.loads((schema.metadata or {})[b"huggingface"])
-        feature = told["info"]["features"][column]
+        metadata = json.loads((schema.metadata or {})[b"huggingface"])
+        feature = metadata["info"]["features"][column]
         if isinstance(feature, list):
             feature = feature[0]
         feature = feature.get("feature", feature)
         return [str(name) for name in feature["names"]]
     except (KeyError, IndexError, TypeError, AttributeError, ValueError):
-        return None  # others may write this key too, or tell of no names
+        return None  # other programs may write this key too, or without names
 
 
 def _images(file: Path, opened: Any) -> list[Embedded | None]:
@@ -185,12 +184,12 @@ def _images(file: Path, opened: Any) -> list[Embedded | None]:
 
 def _sizes(opened: Any, group: int) -> list[int | None]:
     """Return the sizes of a group's images: their mean, unless some rows have none."""
-    described = opened.metadata.row_group(group)
-    rows = described.num_rows
-    columns = (described.column(i) for i in range(described.num_columns))
+    metadata = opened.metadata.row_group(group)
+    rows = metadata.num_rows
+    columns = (metadata.column(i) for i in range(metadata.num_columns))
     column = next(one for one in columns if one.path_in_schema in {"image", "image.bytes"})
-    known = column.statistics is not None and column.statistics.has_null_count
-    if known and not column.statistics.null_count:
+    has_null_count = column.statistics is not None and column.statistics.has_null_count
+    if has_null_count and not column.statistics.null_count:
         return [column.total_uncompressed_size // max(rows, 1)] * rows
     return cast("list[int | None]", pc.binary_length(_column(opened, group)).to_pylist())
 
@@ -204,7 +203,7 @@ def _column(opened: Any, group: int) -> Any:
 
 
 class _Groups:
-    """The row groups that this process read last, up to `_HELD_BYTES` or one."""
+    """The row groups that this process read last: one at least, `_HELD_BYTES` at most."""
 
     def __init__(self) -> None:
         self._held: OrderedDict[tuple[Path, int, int], Any] = OrderedDict()
@@ -241,7 +240,7 @@ def read_image(file: Path, group: int, row: int) -> bytes:
         row: in the group.
 
     Raises:
-        DataError: the file is damaged, or another one than when it was listed.
+        DataError: the file is damaged, or changed since it was listed.
     """
     try:
         image = _GROUPS.images(file, group)[row].as_py()

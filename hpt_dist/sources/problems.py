@@ -1,4 +1,4 @@
-"""Every mistake of a list or of an annotation file, told at once."""
+"""All mistakes of a list or of an annotation file, reported at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SHOWN = 10
 
 
 class Problems:
-    """Mistakes as they are found; only those that will be shown are kept."""
+    """Collects mistakes; it keeps only those that the report will show."""
 
     def __init__(self) -> None:
         self._shown: list[str] = []
@@ -20,17 +20,17 @@ class Problems:
         """Note a mistake.
 
         Args:
-            where: a file:line, or a file and the id of what is wrong in it.
+            where: a file:line, or a file and the id of the wrong entry.
             what: the mistake, in one sentence.
-            name: a name that is not known.
-            known: the names that are; the nearest is shown.
+            name: an unknown name.
+            known: the known names; the report shows the nearest.
         """
         self._count += 1
-        if self._count <= _SHOWN:  # looking for the nearest of many names takes long
+        if self._count <= _SHOWN:  # finding the nearest of many names takes long
             self._shown.append(f"{where}: {what} {nearest(name, known)}".rstrip())
 
     def refuse(self, of: str, fix: str = "") -> None:
-        """Raise what was found, if anything was.
+        """Raise the mistakes, if there are any.
 
         Args:
             of: the list or the file.

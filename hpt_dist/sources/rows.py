@@ -25,7 +25,7 @@ _HEADERS = [
 
 
 class Embedded(NamedTuple):
-    """An image that lies in the list itself; see `Sample`."""
+    """An image that the list itself contains; see `Sample`."""
 
     read: Callable[[], bytes]
     version: str
@@ -38,7 +38,7 @@ class Row(NamedTuple):
     Args:
         file: the list.
         line: of a text from 1, or the row of a Parquet file from 0.
-        path: of the image's file, or what to call an embedded image.
+        path: of the image's file, or the name of an embedded image.
         labels: names of its classes, one at most in a list of single labels; None without a label.
         split: as written, or an empty text.
         embedded: the image, unless it is a file.
@@ -59,12 +59,12 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """What a list says.
+    """The content of a list.
 
     Args:
         rows: in its order.
         multi_label: the column is `labels`.
-        classes: in the order of their ids, where the list itself says which there are.
+        classes: in the order of their ids, if the list itself declares them.
     """
 
     rows: list[Row]
@@ -148,7 +148,7 @@ def read_jsonl(path: Path) -> Rows:
 
 
 class _MistakeError(Exception):
-    """What is wrong with a line, as `Problems.add` takes it."""
+    """A mistake in a line: the arguments of `Problems.add`."""
 
 
 def _fields(text: str) -> dict[str, Any]:
@@ -169,10 +169,10 @@ def _fields(text: str) -> dict[str, Any]:
 def _jsonl_row(path: Path, line: int, fields: dict[str, Any]) -> Row:
     labels: tuple[str, ...] | None
     if "labels" in fields:
-        said = fields["labels"]
-        if not isinstance(said, list | None):
+        values = fields["labels"]
+        if not isinstance(values, list | None):
             raise _MistakeError("labels must be a list of texts or whole numbers")
-        labels = None if said is None else tuple(_text("each of labels", one) for one in said)
+        labels = None if values is None else tuple(_text("each of labels", one) for one in values)
     else:
         label = _text("label", fields.get("label"))
         labels = (label,) if label else None

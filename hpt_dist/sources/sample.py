@@ -1,4 +1,4 @@
-"""What a source is: a named list of labelled images, each with the split it belongs to."""
+"""A source: a named list of labelled images, each with its split."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Sample:
         label: class id, or the ascending ids of a multi-label image, or None without a label.
         origin: how messages and reports name it.
         version: changes whenever the bytes that `read` returns may have changed.
-        size_bytes: about how much `read` returns; decides only where a shard ends.
+        size_bytes: approximate size of the encoded image; decides only where a shard ends.
         read: returns the encoded image; it can be pickled.
-        annotation: what else is known of the image, as JSON: `width` and `height` of the frame,
+        annotation: further facts about the image, as JSON: `width` and `height` of the frame,
             pixels, and `objects`, each with `class` (id), `box` [left, top, width, height] in
             pixels of that frame, `crowd` and, where there is one, `segmentation` as COCO writes it.
     """
@@ -83,7 +83,7 @@ class Source(Protocol):
 
     @property
     def metric(self) -> str:
-        """What the dataset is judged by: `top1`, `auroc`, or nothing without labels."""
+        """The metric of its evaluations: `top1`, `auroc`, or empty without labels."""
 
     @property
     def classes(self) -> list[str]:
@@ -95,7 +95,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class FileSource:
-    """Images whose listing is complete: what a folder, a list or an annotation file becomes."""
+    """A source with a complete list of images, from a folder, a list or an annotation file."""
 
     name: str
     rule: str
@@ -136,7 +136,7 @@ def file_sample(
         label: see `Sample`.
         annotation: see `Sample`.
 
-    A file that cannot be looked at is described all the same: reading it will say why.
+    A file whose status cannot be read gets a sample too: reading it reports the reason.
     """
     try:
         status = path.stat()
@@ -156,7 +156,7 @@ def file_sample(
 
 
 def read_file(path: Path) -> bytes:
-    """Return the bytes of a file; others than regular ones could keep a reader waiting for ever.
+    """Return the bytes of a regular file; another kind could block the reader for ever.
 
     Raises:
         OSError: it cannot be read.
@@ -167,14 +167,14 @@ def read_file(path: Path) -> bytes:
 
 
 def key_of(relative: str) -> str:
-    """Return a readable key without dots; the hash keeps apart what the readable part does not."""
+    """Return a readable key without dots; its hash part keeps it unique."""
     readable = re.sub(r"[^A-Za-z0-9_-]+", "_", relative.rpartition(".")[0] or relative)
     digest = hashlib.sha256(relative.encode("utf-8", "surrogateescape")).hexdigest()
     return f"{readable[-60:].lstrip('-') or '_'}-{digest[:12]}"
 
 
 def hash_split(relative: str) -> str:
-    """Return the split of a file whose source has none, by `HASH_SPLIT_RULE`."""
+    """Return the split of a file in a source without splits, by `HASH_SPLIT_RULE`."""
     digest = hashlib.sha256(relative.encode("utf-8", "surrogateescape")).digest()
     share = int.from_bytes(digest[:8], "big") / 2**64
     return "train" if share < 0.70 else "val" if share < 0.85 else "test"

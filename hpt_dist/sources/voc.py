@@ -33,8 +33,8 @@ from hpt_dist.sources.sample import (
 )
 
 
-class _Plain(ElementTree.TreeBuilder):
-    """Refuses declarations, which are where entities come from that expand to gigabytes."""
+class _NoDoctype(ElementTree.TreeBuilder):
+    """Refuses declarations: the entities that they declare can expand to gigabytes."""
 
     def doctype(self, *_: object) -> None:
         """Called at `<!DOCTYPE`, before any entity is declared."""
@@ -64,9 +64,9 @@ def open_voc(
         root: a folder above those of the images; keys come from the paths below it.
 
     Raises:
-        RequestError: an image set is not there, or all mistakes in the annotations.
+        RequestError: an image set does not exist, or all mistakes in the annotations.
     """
-    listing = _Listing(root)
+    listing = _VocListing(root)
     for split, sets in splits.items():
         for folder, image_set in sets:
             images = _images(folder)
@@ -87,15 +87,15 @@ def open_folder(folder: Path) -> FileSource:
         RequestError: see `open_voc`; or there are no images.
     """
     name = folder.resolve().name
-    there = {one.stem for one in (folder / "ImageSets" / "Main").glob("*.txt")}
+    names = {one.stem for one in (folder / "ImageSets" / "Main").glob("*.txt")}
     sets: dict[str, list[tuple[Path, str]]] = {}
-    for one in sorted(there & SPLITS.keys()):
+    for one in sorted(names & SPLITS.keys()):
         sets.setdefault(SPLITS[one], []).append((folder, one))
-    if "train" not in sets and "trainval" in there:
+    if "train" not in sets and "trainval" in names:
         sets["train"] = [(folder, "trainval")]
     if sets:
         return open_voc(sets, name=name, rule="splits by ImageSets/Main", root=folder)
-    listing = _Listing(folder)
+    listing = _VocListing(folder)
     images = _images(folder)
     annotations = _stems(folder / "Annotations")
     for one in sorted(images.keys() | annotations.keys()):
@@ -109,9 +109,9 @@ def _members(folder: Path, image_set: str, images: Mapping[str, Path]) -> list[s
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        there = sorted(one.stem for one in path.parent.glob("*.txt"))
+        names = sorted(one.stem for one in path.parent.glob("*.txt"))
         raise RequestError(
-            f"cannot be read: {error.strerror}", where=str(path), allowed=", ".join(there)
+            f"cannot be read: {error.strerror}", where=str(path), allowed=", ".join(names)
         ) from error
     names = [line.strip() for line in lines if line.strip()]
     return [one if one in images else one.split()[0] for one in names]
@@ -123,17 +123,17 @@ def _images(folder: Path) -> dict[str, Path]:
 
 def _stems(folder: Path) -> dict[str, Path]:
     """Return the files below a folder by their paths without the extension."""
-    found = {}
+    files = {}
     for parent, _, names in os.walk(folder, followlinks=True):
         for name in sorted(names):
             path = Path(parent, name)
             if not name.startswith("."):
-                found[path.relative_to(folder).with_suffix("").as_posix()] = path
-    return found
+                files[path.relative_to(folder).with_suffix("").as_posix()] = path
+    return files
 
 
 @dataclass(frozen=True)
-class _Listed:
+class _VocImage:
     """An image before all classes are known; without annotation `objects` is None."""
 
     where: str
@@ -143,7 +143,7 @@ class _Listed:
     objects: list[dict[str, Any]] | None
 
 
-class _Listing:
+class _VocListing:
     """The images of any number of folders, and the mistakes in them.
 
     Args:
@@ -153,7 +153,7 @@ class _Listing:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._problems = Problems()
-        self._listed: dict[str, _Listed] = {}
+        self._listed: dict[str, _VocImage] = {}
         self._dropped = 0
 
     def add(self, folder: Path, image: str, path: Path | None, split: str | None) -> None:
@@ -163,7 +163,7 @@ class _Listing:
             folder: such as `VOCdevkit/VOC2007`.
             image: its name in the image sets.
             path: its file, if there is one.
-            split: what it belongs to, or None where its path decides.
+            split: its split, or None where its path decides.
         """
         xml = folder / "Annotations" / f"{image}.xml"
         where = str(xml)
@@ -179,10 +179,12 @@ class _Listing:
             try:
                 frame, objects = self._parsed(xml)
             except (OSError, ValueError, ElementTree.ParseError) as error:
-                said = error.strerror if isinstance(error, OSError) else error
-                self._problems.add(where, str(said))
+                what = error.strerror if isinstance(error, OSError) else error
+                self._problems.add(where, str(what))
                 return
-        self._listed[relative] = _Listed(where, path, split or hash_split(relative), frame, objects)
+        self._listed[relative] = _VocImage(
+            where, path, split or hash_split(relative), frame, objects
+        )
 
     def source(
         self,
@@ -192,7 +194,7 @@ class _Listing:
         licence: str = "not stated",
         credit: str = "not stated",
     ) -> FileSource:
-        """Return what was added, or raise the mistakes."""
+        """Return the source of the added images, or raise the mistakes."""
         boxes = [(one, box) for one in self._listed.values() for box in one.objects or ()]
         names = list(classes or sorted({box["class"] for _, box in boxes}))
         ids = {one: i for i, one in enumerate(names)}
@@ -205,7 +207,7 @@ class _Listing:
             raise RequestError("no images", where=str(self._root), allowed="JPEGImages/*.jpg")
         return FileSource(
             name=name,
-            rule=annotated.told(rule, self._dropped),
+            rule=annotated.rule_in_words(rule, self._dropped),
             classes=names,
             files=[_sample(relative, one, ids) for relative, one in self._listed.items()],
             licence=licence,
@@ -218,10 +220,10 @@ class _Listing:
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: something is missing or no number; the text says what.
+            ValueError: something is missing or no number; the text describes it.
             xml.etree.ElementTree.ParseError: it is no XML.
         """
-        parser = ElementTree.XMLParser(target=_Plain())  # noqa: S314 - `_Plain` has no entities
+        parser = ElementTree.XMLParser(target=_NoDoctype())  # noqa: S314 - `_NoDoctype` has no entities
         parser.feed(xml.read_bytes())
         tree = parser.close()
         width, height = (int(_number(tree, f"size/{side}")) for side in ("width", "height"))
@@ -229,9 +231,9 @@ class _Listing:
             raise ValueError(f"the size is {width} x {height}")
         objects = []
         for element in tree.iterfind("object"):
-            found = _object(element)
-            if annotated.has_area(found["box"], width, height):
-                objects.append(found)
+            entry = _object(element)
+            if annotated.has_area(entry["box"], width, height):
+                objects.append(entry)
             else:
                 self._dropped += 1
         return (width, height), objects
@@ -243,13 +245,13 @@ def _object(element: ElementTree.Element) -> dict[str, Any]:
         raise ValueError("an object has no name")
     corners = ("xmin", "ymin", "xmax", "ymax")
     left, top, right, bottom = (_number(element, f"bndbox/{corner}") for corner in corners)
-    found = {
+    entry = {
         "class": name,
         "box": [left - 1, top - 1, right - left + 1, bottom - top + 1],
         "crowd": False,
     }
     difficult = (element.findtext("difficult") or "").strip() == "1"
-    return found | {"difficult": True} if difficult else found
+    return entry | {"difficult": True} if difficult else entry
 
 
 def _number(element: ElementTree.Element, path: str) -> float:
@@ -265,7 +267,7 @@ def _number(element: ElementTree.Element, path: str) -> float:
     return number
 
 
-def _sample(relative: str, listed: _Listed, ids: Mapping[str, int]) -> Sample:
+def _sample(relative: str, listed: _VocImage, ids: Mapping[str, int]) -> Sample:
     if listed.objects is None:
         return file_sample(listed.path, relative, listed.split, None)
     objects = [one | {"class": ids[one["class"]]} for one in listed.objects]

@@ -1,7 +1,7 @@
 """The datasets of the paper by name, each read from what its own archives unpack to.
 
-The paper is HPT (arXiv 2103.12718), table 5. docs/datasets.md tells of each where it comes from,
-how it is split, and where the paper and the public data do not agree.
+The paper is HPT (arXiv 2103.12718), table 5. docs/datasets.md describes for each its
+origin, its splits, and where the paper and the public data differ.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Named:
         home: where it comes from.
         licence: of the images, as far as it could be confirmed.
         credit: whom to credit.
-        images: how many the paper's release has, for splits or for several joined by `+`; empty
-            where that is not known.
-        note: what else may be at hand, told where the numbers differ.
+        images: numbers of images in the paper's release, by split or by several splits joined by
+            `+`; empty if unknown.
+        note: which other release a user may have; reported where the numbers differ.
     """
 
     open: Callable[[Path], FileSource]
@@ -142,14 +142,14 @@ NAMES = tuple(DATASETS)
 
 
 def open_named(name: str, root: Path | None) -> FileSource:
-    """Open one of `NAMES`, and warn where it does not hold as many images as in the paper.
+    """Open one of `NAMES`, and warn where its number of images differs from the paper's.
 
     Args:
         name: of the dataset.
         root: the folder that its archives were unpacked to.
 
     Raises:
-        RequestError: there is no such folder, its layout is another one, or all mistakes in it.
+        RequestError: the folder does not exist, has another layout, or all mistakes in it.
     """
     named = DATASETS[name]
     if root is None:
@@ -158,27 +158,27 @@ def open_named(name: str, root: Path | None) -> FileSource:
             where="--root",
             fix=f"download it from {named.home} and name its folder; see docs/datasets.md",
         )
-    found = named.open(root)
-    source = dataclasses.replace(found, name=name, licence=named.licence, credit=named.credit)
+    opened = named.open(root)
+    source = dataclasses.replace(opened, name=name, licence=named.licence, credit=named.credit)
     counts = Counter(one.split for one in source.files)
     empty = [split for split in _SPLITS if not counts[split]]
     if empty:
         raise RequestError(f"no images for {', '.join(empty)} of {name}", where=str(root))
-    if told := differences(named, counts):
-        log.warning("%s in %s: %s", name, root, told)
+    if words := differences(named, counts):
+        log.warning("%s in %s: %s", name, root, words)
     return source
 
 
 def differences(named: Named, counts: Mapping[str, int]) -> str:
-    """Return in words where the numbers of images are not those of the paper's release.
+    """Return in words how the numbers of images differ from those of the paper's release.
 
     Args:
         named: the dataset.
         counts: images by split.
     """
-    told = []
+    words = []
     for splits, expected in named.images.items():
-        found = sum(counts.get(split, 0) for split in splits.split("+"))
-        if found != expected:
-            told.append(f"{splits} has {found:,} images, not {expected:,}")
-    return "; ".join([*told, *([named.note] if told and named.note else [])])
+        images = sum(counts.get(split, 0) for split in splits.split("+"))
+        if images != expected:
+            words.append(f"{splits} has {images:,} images, not {expected:,}")
+    return "; ".join([*words, *([named.note] if words and named.note else [])])

@@ -59,7 +59,7 @@ def open_kids(root: Path) -> FileSource:
     A `val` folder, which the copy on Kaggle has, counts as train.
 
     Raises:
-        RequestError: the layout is another one, or names that tell no kind of pneumonia.
+        RequestError: the layout is another one, or a file name without a kind of pneumonia.
     """
     folder = unpacked.find(root, ["train/NORMAL", "train/PNEUMONIA", "test/NORMAL"], ["chest_xray"])
     problems = Problems()
@@ -116,8 +116,8 @@ def _patient(sample: Sample) -> str:
 def _kind(name: str, folder: str) -> int | None:
     if folder == "NORMAL":
         return KIDS_CLASSES.index("normal")
-    found = [i for i, one in enumerate(KIDS_CLASSES) if one in name.lower()]
-    return found[0] if len(found) == 1 else None
+    classes = [i for i, one in enumerate(KIDS_CLASSES) if one in name.lower()]
+    return classes[0] if len(classes) == 1 else None
 
 
 def _child(sample: Sample) -> str:

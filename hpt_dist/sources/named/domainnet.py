@@ -57,7 +57,7 @@ def open_domain(domain: str, root: Path) -> FileSource:
     """List the images of one domain.
 
     Raises:
-        RequestError: a list is not there, or all mistakes in the lists.
+        RequestError: a list does not exist, or all mistakes in the lists.
     """
     lists = {split: f"{domain}_{split}.txt" for split in ("train", "test")}
     folder = unpacked.find(root, [domain, *lists.values()])

@@ -1,4 +1,4 @@
-"""Driving scenes: the weather of BDD100K, and what is to be seen in VIPER."""
+"""Driving scenes: the weather in BDD100K, and the objects in VIPER."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def open_bdd_weather(root: Path) -> FileSource:
 
 
 def _weather_labels(folder: Path, split: str, problems: Problems) -> dict[str, int]:
-    """Return the weather of the images where it is known, by file name."""
+    """Return the known weather of the images, by file name."""
     files = [folder / one.format(split) for one in _BDD_LABELS]
     file = next((one for one in files if one.is_file()), None)
     if file is None:
@@ -109,11 +109,11 @@ def _weather_labels(folder: Path, split: str, problems: Problems) -> dict[str, i
             allowed=" or ".join(one.format(split) for one in _BDD_LABELS),
             fix="unpack the detection labels of 2020, or the labels of 2018, too",
         )
-    there = set(unpacked.visible(folder / "images/100k" / split))
+    images = set(unpacked.visible(folder / "images/100k" / split))
     known = {}
     for frame in unpacked.read_json(file, _FRAMES):
         weather = frame.attributes.weather
-        if frame.name not in there:
+        if frame.name not in images:
             problems.add(str(file), f"no such image: 'images/100k/{split}/{frame.name}'")
         elif weather in WEATHER:
             known[frame.name] = WEATHER.index(weather)
@@ -135,8 +135,8 @@ def open_viper(root: Path) -> FileSource:
     Raises:
         RequestError: the layout is another one, or label maps that are missing or damaged.
     """
-    wanted = [f"{split}/{kind}" for split in ("train", "val") for kind in ("img", "cls")]
-    folder = unpacked.find(root, wanted, ["viper", "VIPER"])
+    required = [f"{split}/{kind}" for split in ("train", "val") for kind in ("img", "cls")]
+    folder = unpacked.find(root, required, ["viper", "VIPER"])
     frames = [
         (f"{official}/img/{frame}", f"{official}/cls/{Path(frame).with_suffix('.png')}", split)
         for official, split in (("train", "train"), ("val", "test"))

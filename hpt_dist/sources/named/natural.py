@@ -71,8 +71,8 @@ def open_pascal_voc(root: Path) -> FileSource:
         RequestError: the layout is another one; see also `voc.open_voc`.
     """
     sets = [("VOC2007", "trainval"), ("VOC2012", "trainval"), ("VOC2007", "test")]
-    wanted = [f"{year}/ImageSets/Main/{one}.txt" for year, one in sets]
-    folder = unpacked.find(root, wanted, ["VOCdevkit"])
+    required = [f"{year}/ImageSets/Main/{one}.txt" for year, one in sets]
+    folder = unpacked.find(root, required, ["VOCdevkit"])
     train, more, test = ((folder / year, one) for year, one in sets)
     source = voc.open_voc(
         {"train": [train, more], "test": [test]},
@@ -126,6 +126,6 @@ def _arrays(file: Path, names: list[str]) -> list[list[int]]:
         raise RequestError(f"no MATLAB file that can be read: {error}", where=str(file)) from error
     missing = [name for name in names if name not in contents]
     if missing:
-        there = ", ".join(name for name in contents if not name.startswith("__"))
-        raise RequestError(f"no {', '.join(missing)}", where=str(file), allowed=there)
+        known = ", ".join(name for name in contents if not name.startswith("__"))
+        raise RequestError(f"no {', '.join(missing)}", where=str(file), allowed=known)
     return [[int(one) for one in contents[name].ravel()] for name in names]

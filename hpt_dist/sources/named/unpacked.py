@@ -1,4 +1,4 @@
-"""Where a dataset was unpacked, and what is missing there."""
+"""Find the folder of an unpacked dataset, and report missing files."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ _SHOWN = 8
 MORE_TO_UNPACK = "unpack the whole archive again, or download what is missing"
 
 
-def find(root: Path, wanted: Sequence[str], inside: Sequence[str] = ()) -> Path:
-    """Return the folder that holds what an archive unpacks to.
+def find(root: Path, required: Sequence[str], inside: Sequence[str] = ()) -> Path:
+    """Return the folder that holds the content of an archive.
 
     Args:
         root: `--root`.
-        wanted: files and folders that must be there, relative to the folder.
-        inside: folders of `root` that archives make; the first that is right is taken.
+        required: files and folders that must exist in it, by relative path.
+        inside: subfolders of `root` that archives create; the first complete one is taken.
 
     Raises:
         RequestError: neither `root` nor one of them holds everything.
     """
     folders = [root, *(root / name for name in inside)]
     for folder in folders:
-        if all((folder / one).exists() for one in wanted):
+        if all((folder / one).exists() for one in required):
             return folder
-    nearest = max(folders, key=lambda folder: sum((folder / one).exists() for one in wanted))
-    missing = [one for one in wanted if not (nearest / one).exists()]
+    nearest = max(folders, key=lambda folder: sum((folder / one).exists() for one in required))
+    missing = [one for one in required if not (nearest / one).exists()]
     raise RequestError(
         f"no {', '.join(missing)} in {nearest}, which holds {_contents(nearest)}",
         where="--root",
-        allowed=f"a folder with {', '.join(wanted)}"
+        allowed=f"a folder with {', '.join(required)}"
         + (f", or with {' or '.join(inside)} around them" if inside else ""),
         fix="name the folder that the dataset was unpacked to; see docs/datasets.md",
     )
@@ -54,11 +54,11 @@ def add_image(
     label: Label,
     where: str,
 ) -> None:
-    """Add an image that a list names to the samples, or a mistake if it is not there.
+    """Add an image that a list names to the samples, or a mistake if the file does not exist.
 
     Args:
-        samples: what to add to.
-        problems: where to note mistakes.
+        samples: receives the image.
+        problems: receives the mistake.
         folder: of the dataset.
         relative: path of the image below it, with `/`.
         split: see `Sample`.

@@ -100,7 +100,7 @@ _PASSED_OVER = ConfigDict(extra="ignore")
 
 
 @dataclass(frozen=True, slots=True, config=_PASSED_OVER)
-class _Box:
+class _XviewBox:
     image_id: str
     type_id: int
     bounds_imcoords: str
@@ -108,7 +108,7 @@ class _Box:
 
 @dataclass(frozen=True, slots=True, config=_PASSED_OVER)
 class _Feature:
-    properties: _Box
+    properties: _XviewBox
 
 
 @dataclass(frozen=True, slots=True, config=_PASSED_OVER)
