@@ -1,8 +1,8 @@
 """From encoded images to crops: the host's share of every view.
 
 Baseline and progressive JPEGs go the fast way, through libjpeg-turbo and torch's resampling of
-bytes. All other files go through `formats.decode`, which alone decides what is no image. No function
-here starts threads, and the work runs without Python's lock.
+bytes. All other files go through `formats.decode`, which alone decides what is no image. No
+function here starts threads, and the work runs without Python's lock.
 """
 
 from __future__ import annotations
