@@ -102,8 +102,8 @@ def test_every_kind_has_its_code():
         file = spec.__module__.rpartition(".")[2]
         assert RUNNERS[name].__module__ == f"hpt_dist.stages.{file}"
         assert RUNNERS[name].__annotations__["spec"] == spec.__name__
-    methods = recipe.Pretrain.model_fields["method"].annotation.__args__
-    assert set(methods) <= set(METHODS)
+    assert set(recipe.METHOD_SETTINGS) <= set(METHODS)
+    assert recipe.Pretrain.model_fields["method"].default in METHODS
 
 
 def test_files_and_functions_stay_small():

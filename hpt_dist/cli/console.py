@@ -85,7 +85,7 @@ def print_plan(trials: Sequence[Trial], states: Mapping[str, State], facts: Fact
     print_line(f"{len(trials)} trials: {summary}; {views:,} image views to train on")
     for line in dict.fromkeys(filter(None, map(_remark, trials))):
         print_line(line)
-    for line in _numerics(trials, facts.device):
+    for line in (*_numerics(trials, facts.device), *_origins(trials)):
         print_line(line)
 
 
@@ -100,6 +100,18 @@ def _numerics(trials: Sequence[Trial], device: Device) -> list[str]:
         f"{', '.join(names)}: computes in {numerics}, on {kind} of {device.name}"
         for numerics, names in stages.items()
     ]
+
+
+def _origins(trials: Sequence[Trial]) -> list[str]:
+    """Return which methods and backbones come from other packages, a line for each."""
+    return list(
+        dict.fromkeys(
+            f"{kind} {name}: from {origin['distribution']} {origin['version']}"
+            for trial in trials
+            for kind, origin in trial.document.get("plugins", {}).items()
+            for name in [trial.backbone if kind == "backbone" else trial.document["spec"][kind]]
+        )
+    )
 
 
 def _remark(trial: Trial) -> str:

@@ -199,6 +199,7 @@ def plan(
                     "views": t.images,
                     "settings": t.document["spec"],
                     "device": t.device,
+                    "plugins": t.document.get("plugins", {}),
                 }
                 | survey.as_json(prepared.states[t.key])
                 for t in prepared.trials

@@ -41,7 +41,9 @@ def work(pipe: Connection, order: TrialOrder) -> None:
     try:
         outcome = run(order, lambda facts: _send(pipe, facts))
     except BaseException:
-        _send(pipe, Outcome("failed", f"a bug in hpt-dist:\n{traceback.format_exc()}"))
+        origins = job.trial.document.get("plugins", {}).values()
+        whose = " or in ".join(["hpt-dist", *(" ".join(origin.values()) for origin in origins)])
+        _send(pipe, Outcome("failed", f"a bug in {whose}:\n{traceback.format_exc()}"))
         raise
     _send(pipe, outcome)
 

@@ -29,6 +29,20 @@ class Method(nn.Module, ABC):
     One training step is, for each phase in turn, a forward pass, a backward pass and an optimizer
     step; then one `after_step`.
 
+    Another distribution offers a method for pretraining as an entry point of the group
+    `hpt_dist.methods`: a subclass, or a function that returns an instance. It is called as
+    `NAME(backbone, feature_dim, seed=seed, **method_settings)` with a recipe's settings, when the
+    backbone has its weights and what does not learn is frozen, on the CPU. What it returns
+
+    - keeps the backbone it was given as `backbone`, and has `phases = 1`;
+    - gets two views of the same images, each [b, 3, h, w], as `inputs` of `forward`;
+    - draws its initial weights from `seed` alone, and nothing from torch's own generators, so that
+      ranks and resumed runs agree (`seeded_linear`);
+    - keeps what must survive a restart in parameters and buffers, and uses every parameter that
+      learns in each forward pass;
+    - returns metrics of the same names in each step; runs under autocast, so what needs float32
+      switches that off.
+
     Args:
         backbone: the module that the training is for, images [b, 3, h, w] -> [b, feature_dim].
         phases: number of optimizer steps in one training step.

@@ -1,7 +1,8 @@
 """Backbones by name: the modules of torchvision and timm, without their classifiers.
 
-A name is `torchvision/NAME`, `timm/NAME`, or plain `NAME`, which means torchvision's model where
-torchvision has one and timm's otherwise. The parameters keep the names that the library gave
+A name is `torchvision/NAME`, `timm/NAME`, `plugin/NAME`, or plain `NAME`, which means what another
+installed distribution offers (an entry point of the group `hpt_dist.backbones`), else torchvision's
+model where torchvision has one, else timm's. The parameters keep the names that the library gave
 them, so weights go in and out without translation.
 """
 
@@ -19,7 +20,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from torchvision import models
 from torchvision.ops import StochasticDepth
 
-from hpt_dist.errors import RequestError, nearest
+from hpt_dist.errors import HptError, RequestError, nearest
+from hpt_dist.recipe import plugins
 
 LIBRARIES = ("torchvision", "timm")
 
@@ -32,9 +34,15 @@ class Backbone(nn.Module):
 
     `forward(images)` takes float images [b, 3, height, width] and returns [b, feature_dim].
 
+    Another distribution offers one as an entry point of the group `hpt_dist.backbones`: a function
+    without arguments that returns such a module, any `nn.Module` with the attribute `feature_dim`.
+    It draws its initial weights from torch's generator, keeps in its state dict all that it learns,
+    and draws nothing in `forward`; dropout and stochastic depth are switched off.
+
     Attributes:
         feature_dim: length of the pooled features.
-        classifier_names: the removed classifier's module names, such as `("fc",)`.
+        classifier_names: the removed classifier's module names, such as `("fc",)`, which files of
+            weights may have; another distribution's backbone may do without it.
     """
 
     feature_dim: int
@@ -42,11 +50,14 @@ class Backbone(nn.Module):
 
 
 def resolve(name: str) -> str:
-    """Return the full name, `torchvision/NAME` or `timm/NAME`.
+    """Return the full name: `torchvision/NAME`, `timm/NAME` or `plugin/NAME`.
 
     Raises:
-        RequestError: neither library, or not the one that was named, has such a model.
+        RequestError: nobody, or not the library that was named, has such a model; or several
+            distributions offer it.
     """
+    if plugin := plugins.find("backbone", name):
+        return f"{plugins.LIBRARY}/{plugin.name}"
     library, _, model = name.rpartition("/")
     if library not in ("", *LIBRARIES):
         raise RequestError(
@@ -75,9 +86,11 @@ def create(name: str) -> Backbone:
 
     Raises:
         RequestError: there is no such model.
+        HptError: another distribution's cannot be imported, fails, or is no backbone.
     """
     library, model = resolve(name).split("/")
-    backbone = _from_torchvision(model) if library == "torchvision" else _from_timm(model)
+    build = {"torchvision": _from_torchvision, "timm": _from_timm, plugins.LIBRARY: _from_plugin}
+    backbone = build[library](model)
     for module in backbone.modules():
         if isinstance(module, _DropoutNd | StochasticDepth):
             module.p = 0.0
@@ -171,6 +184,21 @@ def _from_timm(model: str) -> Backbone:
     module.feature_dim = module.head_hidden_size
     module.classifier_names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     return cast("Backbone", module)
+
+
+def _from_plugin(model: str) -> Backbone:
+    module = plugins.make("backbone", model)
+    if not isinstance(module, nn.Module) or not isinstance(
+        getattr(module, "feature_dim", None), int
+    ):
+        raise HptError(
+            f"it is a {type(module).__name__}, not a module with a feature_dim",
+            where=f"{plugins.LIBRARY}/{model}",
+            fix="see hpt_dist.networks.backbones.Backbone",
+        )
+    backbone = cast("Backbone", module)
+    backbone.classifier_names = getattr(module, "classifier_names", ())
+    return backbone
 
 
 def _timm_module(model: str) -> Any:

@@ -7,15 +7,17 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_origin
 
 from pydantic import Field
 
-from hpt_dist.errors import Problem, RecipeError, nearest
+from hpt_dist.errors import Problem, RecipeError, RequestError, nearest
+from hpt_dist.recipe import plugins
 from hpt_dist.recipe.kinds import KINDS
 from hpt_dist.recipe.kinds.stage import StageSpec
+from hpt_dist.recipe.plugins import Kind, Plugin
 from hpt_dist.recipe.presets import filled
 from hpt_dist.recipe.settings import Image, Report, Spec
 from hpt_dist.recipe.yaml_document import (
@@ -54,11 +56,12 @@ class Recipe:
         name: also the name of the MLflow experiment.
         store: URI of the store.
         datasets: the recipe's short names to dataset names in the store, or full URIs.
-        backbone: a torchvision or timm model name.
+        backbone: a torchvision or timm model name, or what an installed package offers.
         image: how images enter the network.
         stages: the points of each stage, parents before children.
         report: the table to end with, if any.
-        where: `file:line key` of key paths, for problems found later.
+        document: tells `file:line key` of key paths, for problems found later.
+        plugins: what other distributions offer of what it names, by kind and name.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Recipe:
     stages: Mapping[str, tuple[Point, ...]]
     report: Report | None
     document: Document
+    plugins: Mapping[tuple[Kind, str], Plugin] = field(default_factory=dict)
 
     def where(self, *path: str | int) -> str:
         """Return `file:line key.path` of a key."""
@@ -127,6 +131,7 @@ def validate(document: Document) -> Recipe:
     head = validated(document, _Head, document.tree, ())
     raw_stages = document.tree.get("stages") if isinstance(document.tree, dict) else None
     points: dict[str, tuple[Point, ...]] = {}
+    plugged: dict[tuple[Kind, str], Plugin] = {}
     if isinstance(raw_stages, dict):
         for name, raw in raw_stages.items():
             points[name] = _stage(document, str(name), raw)
@@ -134,6 +139,7 @@ def validate(document: Document) -> Recipe:
         _check_names(document)
         _check_references(document)
         _check_report(document)
+        plugged = _plugged(document)
     if not document.problems and (stage := _cycle(points)):
         document.problem(("stages", stage), f"{stage} starts, in the end, from itself")
     if head is None or document.problems:
@@ -147,6 +153,7 @@ def validate(document: Document) -> Recipe:
         stages={name: points[name] for name in _parents_first(points)},
         report=head.report,
         document=document,
+        plugins=plugged,
     )
 
 
@@ -226,6 +233,8 @@ def _check_axis(
     known = [name for name in spec.model_fields if name != "kind"]
     if dot and outer in known and (nested := fields_at(spec, [outer])) != list(spec.model_fields):
         known = [f"{outer}.{name}" for name in nested]
+    elif dot and outer in known and get_origin(spec.model_fields[outer].annotation) is dict:
+        known = [key]  # whatever it is called: a method of somebody else's knows
     if key not in known:
         close = nearest(key, known)
         document.problem(path, f"cannot sweep over {key}", ", ".join(known), close)
@@ -288,13 +297,40 @@ def _references(raw: Any) -> list[tuple[str, str]]:
     kind = KINDS.get(str(_at(raw, "kind")))
     if kind is None:
         return found
-    swept = raw.get("sweep") if isinstance(raw.get("sweep"), dict) else {}
     for path in ("init", *kind.DATA):
-        for value in (_at(raw, path), swept.get(path)):
-            values = value if isinstance(value, list) else [value]
-            setting = path.partition(".")[0]
-            found += [(setting, v) for v in values if isinstance(v, str)]
+        found += [(path.partition(".")[0], name) for name in _written(raw, path)]
     return list(dict.fromkeys(found))
+
+
+def _plugged(document: Document) -> dict[tuple[Kind, str], Plugin]:
+    """Return what other distributions offer of the methods and the backbone that are named."""
+    named: list[tuple[Kind, KeyPath, str]] = []
+    if isinstance(backbone := document.tree.get("backbone"), str):
+        named.append(("backbone", ("backbone",), backbone))
+    for stage, raw in _mapping(document, "stages").items():
+        kind = KINDS.get(str(_at(raw, "kind")))
+        if kind and "method" in kind.model_fields:
+            names = _written(raw, "method") or [kind.model_fields["method"].default]
+            named += [("method", ("stages", stage, "method"), name) for name in names]
+    found = {}
+    for what, path, name in dict.fromkeys(named):
+        try:
+            plugin = plugins.find(what, name)
+        except RequestError as error:
+            document.problem(path, error.problem.what, error.problem.allowed, error.problem.fix)
+        else:
+            if plugin:
+                found[what, name] = plugin
+    return found
+
+
+def _written(raw: Any, path: str) -> list[str]:
+    """Return the words that a stage's plain data has for a setting, in its sweep too."""
+    swept = raw.get("sweep") if isinstance(raw.get("sweep"), dict) else {}
+    values: list[Any] = []
+    for value in (_at(raw, path), swept.get(path)):
+        values += value if isinstance(value, list) else [value]
+    return [value for value in values if isinstance(value, str)]
 
 
 def _at(raw: Any, path: str) -> Any:

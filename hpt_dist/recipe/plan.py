@@ -1,7 +1,8 @@
 """A recipe becomes a graph of trials, each under the key of what determines its result. Pure.
 
 The key is the SHA-256 of a trial's document: its resolved settings, the keys of its parents, the
-digests of its datasets, the fingerprint of imported weights and the version of the stage's code.
+digests of its datasets, the fingerprint of imported weights, the version of the stage's code and
+those of other distributions whose method or backbone it uses.
 Where things lie, which machine runs them and how often states are saved are not in it.
 """
 
@@ -18,6 +19,7 @@ from hpt_dist.recipe.facts import DatasetFacts, Facts
 from hpt_dist.recipe.file import Axis, Recipe
 from hpt_dist.recipe.kinds.stage import Fault, Read, StageSpec
 from hpt_dist.recipe.numerics import DeviceKind, Numerics
+from hpt_dist.recipe.plugins import Kind
 from hpt_dist.recipe.settings import result_fields
 
 
@@ -205,6 +207,8 @@ def _trial(
     }
     if subsets := _subsets(spec, datasets):
         document["subsets"] = subsets
+    if plugged := _plugged(recipe, spec):
+        document["plugins"] = plugged
     # Written and read back, so that a stored document equals this one (tuples become lists).
     document = json.loads(json.dumps(document))
     inherited = _inherited(parent, axes) if parent else {}
@@ -233,6 +237,13 @@ def _subsets(spec: StageSpec, datasets: Mapping[str, DatasetFacts]) -> dict[str,
         for alias, _, split in references
         if split in datasets[alias].subsets
     }
+
+
+def _plugged(recipe: Recipe, spec: StageSpec) -> dict[str, dict[str, str]]:
+    """Return whose method and backbone a spec uses, where they are other distributions'."""
+    named: dict[Kind, str] = {"method": getattr(spec, "method", ""), "backbone": recipe.backbone}
+    used = {kind: recipe.plugins.get((kind, name)) for kind, name in named.items()}
+    return {kind: plugin.origin for kind, plugin in used.items() if plugin}
 
 
 def _unfed(recipe: Recipe, stage: str, spec: StageSpec, facts: Facts) -> list[Problem]:

@@ -17,6 +17,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 # Fields marked so do not change a trial's result and are left out of its key.
 OPERATIONAL: dict[str, Any] = {"operational": True}
+# Fields that came after keys were made are left out of them at their default: keys stay.
+LATER: dict[str, Any] = {"later": True}
 
 
 class Spec(BaseModel):
@@ -121,7 +123,8 @@ def result_fields(spec: Spec) -> dict[str, Any]:
     fields = type(spec).model_fields
     kept = {}
     for name, value in spec:
-        if (fields[name].json_schema_extra or {}) == OPERATIONAL:
+        mark = fields[name].json_schema_extra
+        if mark == OPERATIONAL or (mark == LATER and value == fields[name].get_default()):
             continue
         kept[name] = result_fields(value) if isinstance(value, Spec) else value
     return kept

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
+from hpt_dist.errors import HptError
 from hpt_dist.methods import METHODS, Method
 from hpt_dist.networks import backbones
 from hpt_dist.networks.backbones import Backbone
 from hpt_dist.reading.stream import Batch, Pool, View, batch_keys, network_views
-from hpt_dist.recipe import METHOD_SETTINGS, SCALING_BATCH, Pretrain
+from hpt_dist.recipe import METHOD_SETTINGS, SCALING_BATCH, Pretrain, plugins
 from hpt_dist.stages import monitor
 from hpt_dist.stages.inputs import ahead, photometric_of, pool_of, stream_of
 from hpt_dist.stages.trained import Training, begin_training
@@ -61,10 +62,26 @@ def run(context: Context, spec: Pretrain) -> Result:
 
 
 def _method(spec: Pretrain, backbone: Backbone) -> Method:
+    if spec.method not in METHOD_SETTINGS:
+        return _plugged(spec, backbone)
     settings: dict[str, Any] = getattr(spec, METHOD_SETTINGS[spec.method]).model_dump()
     if spec.method == "byol":
         settings["steps"] = spec.steps  # over which the target's momentum rises
     return METHODS[spec.method](backbone, backbone.feature_dim, **settings, seed=spec.seed)
+
+
+def _plugged(spec: Pretrain, backbone: Backbone) -> Method:
+    """Return the method that another distribution offers; see `Method`."""
+    arguments = (backbone, backbone.feature_dim)
+    made = plugins.make("method", spec.method, *arguments, **spec.method_settings, seed=spec.seed)
+    kept, phases = (getattr(made, name, None) for name in ("backbone", "phases"))
+    if not isinstance(made, Method) or kept is not backbone or phases != 1:
+        raise HptError(
+            "it is no hpt_dist.methods.Method with one phase that trains the backbone it was given",
+            where=f"method {spec.method}",
+            fix="see hpt_dist.methods.Method",
+        )
+    return made
 
 
 def _feed(training: Training, spec: Pretrain, pool: Pool) -> Feed:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpt_dist import __version__
 from hpt_dist.errors import Interrupted, StoreError, TrainingError
+from hpt_dist.recipe import plugins
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store, lease, open_store
 from hpt_dist.store.committed import MODEL, WEIGHTS, is_done
@@ -202,6 +203,7 @@ def run(
         try:
             begun = starts.note(root, resume_step, order.scheduled, order.requeue_limit)
             _check_parent(store, order.trial)
+            plugins.check(order.trial.document)
             inputs = alike.inputs_of(store, order.trial)
             twin = alike.find(store, inputs)
             if twin:
@@ -250,6 +252,7 @@ def _check_parent(store: Store, trial: Trial) -> None:
 
 def follow(order: TrialOrder, runner: Runner, interrupt: Interrupt) -> None:
     """Take part in a trial as a rank that writes nothing."""
+    plugins.check(order.trial.document)
     store = open_store(order.store)
     context = Context(order, store, store.at(stage_prefix(order.trial.key)), interrupt)
     runner(context, order.trial.spec)

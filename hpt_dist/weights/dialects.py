@@ -19,7 +19,9 @@ from functools import cache
 
 import torch
 
+from hpt_dist.errors import HptError
 from hpt_dist.networks import backbones
+from hpt_dist.recipe import plugins
 
 # The backbone's entry -> the file's entries, which are joined along their first dimension.
 Names = dict[str, tuple[str, ...]]
@@ -50,6 +52,7 @@ _VITS_OF_TORCHVISION = {
 _VITS = re.compile(r"(?:vit|deit)_(?:tiny|small|base|large)_patch(?:8|16|32)_(?:224|384)")
 
 LABELS = {
+    plugins.LIBRARY: "the backbone's own names",
     "torchvision": "torchvision's names",
     "timm": "timm's names",
     "detectron2": "detectron2's names",
@@ -71,6 +74,8 @@ def model_in(library: str, full_name: str) -> str:
     own, model = full_name.split("/")
     if own == library:
         return model
+    if own not in backbones.LIBRARIES:
+        return ""  # a name that it shares with theirs says nothing
     model = model.split(".")[0]  # without the tag of timm's weights
     pairs = _IN_ORDER | _VITS_OF_TORCHVISION
     if own == "timm":
@@ -90,7 +95,7 @@ def shapes(full_name: str) -> Mapping[str, tuple[int, ...]]:
     try:
         with torch.device("meta"):  # no memory and no initial values
             state = backbones.create(full_name).state_dict()
-    except (RuntimeError, NotImplementedError):  # some networks compute while they are built
+    except (RuntimeError, NotImplementedError, HptError):  # some compute while they are built
         with torch.random.fork_rng(devices=[]):
             state = backbones.create(full_name).state_dict()
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -104,10 +109,12 @@ def of(full_name: str) -> dict[str, Names]:
     """
     entries = list(shapes(full_name))
     library, model = full_name.split("/")
-    other = "timm" if library == "torchvision" else "torchvision"
-    model = model.split(".")[0]
     own: Names = {name: (name,) for name in entries}
     found = {library: own}
+    if library not in backbones.LIBRARIES:
+        return found
+    other = "timm" if library == "torchvision" else "torchvision"
+    model = model.split(".")[0]
     if model in RESNETS | _DENSENETS:
         found[other] = own
     if model in RESNETS:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from hpt_dist.recipe.facts import DatasetFacts
 from hpt_dist.recipe.kinds.stage import Fault, Read, Trained
 from hpt_dist.recipe.settings import (
+    LATER,
     PRESET,
     Augment,
     Fraction,
@@ -92,10 +93,20 @@ class Pretrain(Trained):
     kind: Literal["pretrain"]
     preset: Preset = PRESET
     data: tuple[str, ...] = Field(min_length=1, description="dataset/split, ...")
-    method: Literal["moco_v2", "byol", "simclr"] = "moco_v2"
+    # Names are checked with the recipe, which knows what other distributions offer.
+    method: str = Field(
+        "moco_v2",
+        description="moco_v2, byol or simclr, or what an installed package offers",
+        json_schema_extra={"examples": list(METHOD_SETTINGS)},
+    )
     moco: MoCo = MoCo()
     byol: Byol = Byol()
     simclr: SimClr = SimClr()
+    method_settings: dict[str, JsonValue] = Field(
+        {},
+        description="of a method that an installed package offers, as its keyword arguments",
+        json_schema_extra=LATER,
+    )
     steps: Positive = 5000
     batch: Annotated[int, Field(ge=2)] = Field(256, description="images a step over all ranks")
     bn_group: Annotated[int, Field(ge=2)] | None = Field(
@@ -220,6 +231,11 @@ class Pretrain(Trained):
         for method, group in METHOD_SETTINGS.items():
             if method != self.method and getattr(self, group) != type(getattr(self, group))():
                 raise ValueError(f"{group} is of method {method}, and method is {self.method}")
+        if self.method_settings and self.method in METHOD_SETTINGS:
+            group = METHOD_SETTINGS[self.method]
+            raise ValueError(f"method_settings is not of {self.method}, whose settings are {group}")
+        if "seed" in self.method_settings:
+            raise ValueError("seed is a setting of the stage, which its method gets")
         if self.keep == "best" and not self.keeps_best:
             raise ValueError("keep: best needs monitor.data, a dataset with labelled train and val")
         return self
