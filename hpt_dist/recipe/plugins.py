@@ -108,7 +108,7 @@ def make(kind: Kind, name: str, /, *arguments: Any, **settings: Any) -> Any:
 
     Raises:
         RequestError: nobody offers it, or several do.
-        HptError: it cannot be imported, or fails; with its traceback.
+        HptError: it cannot be imported, or fails; with the lines that it failed in.
     """
     plugin = find(kind, name)
     if plugin is None:
@@ -118,11 +118,9 @@ def make(kind: Kind, name: str, /, *arguments: Any, **settings: Any) -> Any:
     except HptError:
         raise
     except Exception as error:
-        raise HptError(
-            f"the {kind} {plugin.name} of {plugin} failed: {type(error).__name__}: {error}\n"
-            f"{traceback.format_exc()}",
-            where=plugin.entry.value,
-        ) from error
+        frames = "".join(traceback.format_tb(error.__traceback__)[1:])  # theirs
+        what = f"the {kind} {plugin.name} of {plugin} failed: {type(error).__name__}: {error}"
+        raise HptError(f"{what}\n{frames}".rstrip(), where=plugin.entry.value) from error
 
 
 def _offering(kind: Kind, name: str) -> list[Plugin]:
