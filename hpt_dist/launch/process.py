@@ -41,7 +41,7 @@ def work(pipe: Connection, order: TrialOrder) -> None:
     try:
         outcome = run(order, lambda facts: _send(pipe, facts))
     except BaseException:
-        origins = job.trial.document.get("plugins", {}).values()
+        origins = order.trial.document.get("plugins", {}).values()
         whose = " or in ".join(["hpt-dist", *(" ".join(origin.values()) for origin in origins)])
         _send(pipe, Outcome("failed", f"a bug in {whose}:\n{traceback.format_exc()}"))
         raise
