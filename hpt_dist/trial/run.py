@@ -193,7 +193,6 @@ def run(
         if interrupt:
             raise Interrupted(f"stopped by {interrupt.cause} before it began")
         root.delete(FAILURE)
-        began = time.perf_counter()
         root.put("spec.json", _json(order.trial.document))
         resume_step = max(Checkpoints(root).steps(), default=0)
         tracker = Tracker(
@@ -201,20 +200,7 @@ def run(
         )
         context = Context(order, store, root, interrupt, held, tracker, tell)
         try:
-            begun = starts.note(root, resume_step, order.scheduled, order.requeue_limit)
-            _check_parent(store, order.trial)
-            plugins.check(order.trial.document)
-            inputs = alike.inputs_of(store, order.trial)
-            twin = alike.find(store, inputs)
-            if twin:
-                result = _result_of(twin)
-            else:
-                with together():
-                    result = runner(context, order.trial.spec)
-            seconds = time.perf_counter() - began
-            _commit(context, tracker, result, begun.count - 1, seconds, twin.key if twin else "")
-            if not twin:
-                alike.note(store, inputs, order.trial.key)
+            _perform(context, tracker, runner, together, resume_step)
         except lease.LeaseLostError:
             tracker.leave()
             raise
@@ -226,6 +212,27 @@ def run(
             tracker.finish("FAILED")
             raise
         tracker.finish("FINISHED")
+
+
+def _perform(
+    context: Context, tracker: Tracker, runner: Runner, together: Together, resume_step: int
+) -> None:
+    """Compute a trial's result, or take that of a trial which read the same, and commit it."""
+    order, store, began = context.order, context.store, time.perf_counter()
+    start = starts.note(context.root, resume_step, order.scheduled, order.requeue_limit)
+    _check_parent(store, order.trial)
+    plugins.check(order.trial.document)
+    inputs = alike.inputs_of(store, order.trial)
+    twin = alike.find(store, inputs)
+    if twin:
+        result = _result_of(twin)
+    else:
+        with together():
+            result = runner(context, order.trial.spec)
+    seconds = time.perf_counter() - began
+    _commit(context, tracker, result, start.count - 1, seconds, twin.key if twin else "")
+    if not twin:
+        alike.note(store, inputs, order.trial.key)
 
 
 def _result_of(twin: alike.Alike) -> Result:
