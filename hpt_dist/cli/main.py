@@ -15,9 +15,14 @@ from hpt_dist.cli import console, runs
 from hpt_dist.cli.data import data_app
 from hpt_dist.cli.options import (
     DEFAULT_STORE,
+    ClusterOption,
     FreshOption,
     JsonOption,
+    QualityOption,
     RanksOption,
+    ResizeOption,
+    RootOption,
+    SourceArgument,
     StoreOption,
     TrackingOption,
     WorkOption,
@@ -75,49 +80,23 @@ def _top(
 
 @app.command()
 def shard(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="A folder, a list, an annotation file (docs/own_images.md), or a dataset's name "
-            "(docs/datasets.md).",
-        ),
-    ],
+    source: SourceArgument,
     destination: Annotated[
         str, typer.Argument(metavar="DEST", help="The dataset to write: STORE/datasets/NAME.")
     ],
-    root: Annotated[
-        Path | None,
-        typer.Option(help="Folder of a named dataset; for a list, the folder its paths start at."),
-    ] = None,
+    root: RootOption = None,
     max_bad: Annotated[
         int,
         typer.Option(help="Number of unreadable or damaged images that may be left out.", min=0),
     ] = 10,
     shard_mb: Annotated[float, typer.Option(help="Size of one tar, MB.", min=0.001)] = 256,
-    resize: Annotated[
-        int | None,
-        typer.Option(
-            help="Shrink larger images to this short side, in pixels. JPEG stays JPEG (quality 90 "
-            "unless --quality is given), PNG stays PNG unless --quality is given.",
-            min=1,
-        ),
-    ] = None,
-    quality: Annotated[
-        int | None,
-        typer.Option(help="Write every image, PNG too, as JPEG of this quality.", min=1, max=100),
-    ] = None,
+    resize: ResizeOption = None,
+    quality: QualityOption = None,
     workers: Annotated[
         int | None,
         typer.Option(help="Number of processes; by default one for each usable core.", min=1),
     ] = None,
-    on: Annotated[
-        str,
-        typer.Option(
-            metavar="PROFILE",
-            help="Profile of a Slurm cluster to work on: a YAML file, or a name in the package.",
-        ),
-    ] = "",
+    on: ClusterOption = "",
     jobs: Annotated[
         int | None, typer.Option(help="Number of Slurm jobs that share the work.", min=1)
     ] = None,

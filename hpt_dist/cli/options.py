@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -50,5 +51,36 @@ FreshOption = Annotated[
         "--fresh",
         help="Start each trial as a new interpreter; by default trials are forked from a process "
         "that has imported torch already, which saves seconds and gives the same results.",
+    ),
+]
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A folder, a list, an annotation file (docs/own_images.md), or a dataset's name "
+        "(docs/datasets.md).",
+    ),
+]
+RootOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder of a named dataset; for a list, the folder its paths start at."),
+]
+ResizeOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Shrink larger images to this short side, in pixels. JPEG stays JPEG (quality 90 "
+        "unless --quality is given), PNG stays PNG unless --quality is given.",
+        min=1,
+    ),
+]
+QualityOption = Annotated[
+    int | None,
+    typer.Option(help="Write every image, PNG too, as JPEG of this quality.", min=1, max=100),
+]
+ClusterOption = Annotated[
+    str,
+    typer.Option(
+        metavar="PROFILE",
+        help="Profile of a Slurm cluster to work on: a YAML file, or a name in the package.",
     ),
 ]
