@@ -16,8 +16,10 @@ from hpt_dist.cli.data import data_app
 from hpt_dist.cli.options import (
     DEFAULT_STORE,
     ClusterOption,
+    CoresOption,
     FreshOption,
     JsonOption,
+    OnlyOption,
     QualityOption,
     RanksOption,
     ResizeOption,
@@ -25,6 +27,7 @@ from hpt_dist.cli.options import (
     SourceArgument,
     StoreOption,
     TrackingOption,
+    WhereOption,
     WorkOption,
 )
 from hpt_dist.errors import HptError, RequestError
@@ -191,30 +194,10 @@ def plan(
 @app.command()
 def launch(
     recipe: RecipeArgument,
-    on: Annotated[
-        str,
-        typer.Option(
-            metavar="WHERE",
-            help="local: in processes on this machine; inline: in this process; else the profile "
-            "of a Slurm cluster: a YAML file, or the name of a profile in the package.",
-        ),
-    ] = "local",
+    on: WhereOption = "local",
     set_: SetOption = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="STAGE",
-            help="Run only this stage and the stages that it starts from; may be repeated.",
-        ),
-    ] = None,
-    cores: Annotated[
-        int | None,
-        typer.Option(
-            help="Number of CPU cores that trials share; by default all.",
-            min=1,
-            envvar="HPT_CORES",
-        ),
-    ] = None,
+    only: OnlyOption = None,
+    cores: CoresOption = None,
     ranks: RanksOption = None,
     fresh: FreshOption = False,
     dry_run: Annotated[

@@ -84,3 +84,26 @@ ClusterOption = Annotated[
         help="Profile of a Slurm cluster to work on: a YAML file, or a name in the package.",
     ),
 ]
+WhereOption = Annotated[
+    str,
+    typer.Option(
+        metavar="WHERE",
+        help="local: in processes on this machine; inline: in this process; else the profile "
+        "of a Slurm cluster: a YAML file, or the name of a profile in the package.",
+    ),
+]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="STAGE",
+        help="Run only this stage and the stages that it starts from; may be repeated.",
+    ),
+]
+CoresOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Number of CPU cores that trials share; by default all.",
+        min=1,
+        envvar="HPT_CORES",
+    ),
+]

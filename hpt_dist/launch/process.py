@@ -42,8 +42,9 @@ def work(pipe: Connection, order: TrialOrder) -> None:
         outcome = run(order, lambda facts: _send(pipe, facts))
     except BaseException:
         origins = order.trial.document.get("plugins", {}).values()
-        whose = " or in ".join(["hpt-dist", *(" ".join(origin.values()) for origin in origins)])
-        _send(pipe, Outcome("failed", f"a bug in {whose}:\n{traceback.format_exc()}"))
+        whose = dict.fromkeys(["hpt-dist", *(" ".join(origin.values()) for origin in origins)])
+        what = f"a bug in {' or in '.join(whose)}:\n{traceback.format_exc()}"
+        _send(pipe, Outcome("failed", what))
         raise
     _send(pipe, outcome)
 

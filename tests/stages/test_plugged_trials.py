@@ -2,6 +2,9 @@
 
 import json
 import logging
+import re
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +15,11 @@ from small import fill, hpt, write_recipe
 from hpt_dist import load_backbone
 from hpt_dist.errors import HptError
 from hpt_dist.launch import here, survey
+from hpt_dist.methods import Method
 from hpt_dist.networks import backbones
+from hpt_dist.recipe import plugins
 
+PAGE = (Path(__file__).parents[2] / "docs/training.md").read_text()
 MODULE = """\
 import torch
 from torch import nn
@@ -172,3 +178,22 @@ def test_a_backbone_that_shares_a_name_with_a_librarys_shares_no_dialect_with_it
     assert exports.formats("resnet18") == ("safetensors",)
     torch.save(backbones.create("resnet18").state_dict(), tmp_path / "small.pth")
     assert load_backbone("resnet18", "small.pth", store=str(tmp_path)).feature_dim == 8
+
+
+def test_the_package_of_the_docs_is_a_method_and_a_backbone(site):
+    section = PAGE.partition("## A method of your own")[2].partition("\n## ")[0]
+    toml, warm, networks = re.findall(r"```(?:toml|python)\n(.*?)```", section, re.DOTALL)
+    project = tomllib.loads(toml)["project"]
+    offered = {
+        kind: project["entry-points"][f"hpt_dist.{kind}"] for kind in ("methods", "backbones")
+    }
+    install(site, project["name"].replace("-", "_"), project["version"], **offered)
+    (site / "my_methods").mkdir()
+    (site / "my_methods/warm.py").write_text(warm)
+    (site / "my_methods/networks.py").write_text(networks)
+    install(site, "warmth", "1.0")  # which offers the same names
+    backbone = backbones.create("small_net")
+    method = plugins.make("method", "warm", backbone, backbone.feature_dim, queue=8, seed=0)
+    assert isinstance(method, Method)
+    views = torch.rand(2, 4, 3, 32, 32)
+    assert method(tuple(views)).total.isfinite()
