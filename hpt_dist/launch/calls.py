@@ -83,7 +83,7 @@ def run(
         cores: CPU cores to share out; None is all that this process may use.
         ranks: processes, and GPUs, that share the training of each trial.
         work: folder for logs and local metrics; HPT_WORK, or else one in the store, without.
-        watcher: is told how trials go; without one the log is (`logging`, level INFO).
+        watcher: receives the progress of trials; without one the log does (`logging`, level INFO).
 
     Returns:
         The finished trials with their results, parents first.
@@ -150,7 +150,7 @@ class _Logged:
         log.info("started %s", trial.name)
 
     def moved(self, trial: Trial, facts: Mapping[str, Any]) -> None:
-        """A running trial said how far it is."""
+        """A running trial reported its progress."""
         log.debug("%s: %s", trial.name, facts)
 
     def ended(self, trial: Trial, error: str) -> None:

@@ -130,7 +130,7 @@ def find(store: Store, name: str = "") -> Launch:
 
 
 def has_ended(store: Store, launch: Launch) -> bool:
-    """Return whether a launch has said its last word."""
+    """Return whether a launch has ended."""
     return store.stat(f"{LAUNCHES}/{launch.id}.end") is not None
 
 
@@ -150,7 +150,7 @@ def cancel(store: Store, launch: Launch) -> list[str]:
     store.put(f"{LAUNCHES}/{launch.id}.cancel", b"")
     asked: list[str] = []
     if launch.where == "slurm":
-        return asked  # its jobs are told through Slurm
+        return asked  # its jobs are signalled through Slurm
     for name, key in launch.trials.items():
         holder = lease.read(store.at(stage_prefix(key)), LEASE)
         if holder and holder.on_this_host and not holder.died:

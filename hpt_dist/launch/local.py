@@ -27,7 +27,7 @@ from hpt_dist.trial.records import Launch
 from hpt_dist.trial.run import TrialOrder
 
 POLL_S = 0.2
-# How often the store is asked about what no process of ours tells: a cancel; trials of others.
+# How often the store is asked about what no process of ours reports: a cancel; trials of others.
 _LOOK_S = 2.0
 _GRACE_S = 60.0  # in which ranks notice by themselves that another one has died
 _LEAVE_S = 10.0  # in which a rank ends after rank 0
@@ -41,7 +41,7 @@ class Watcher(Protocol):
         """A trial has a process now."""
 
     def moved(self, trial: Trial, facts: Mapping[str, Any]) -> None:
-        """A running trial said how far it is."""
+        """A running trial reported its progress."""
 
     def ended(self, trial: Trial, error: str) -> None:
         """A trial ended; `error` is empty when it is done."""
@@ -78,7 +78,7 @@ class _Work:
         store: where results go.
         settings: how this machine is used.
         launch: the record.
-        watcher: is told what happens.
+        watcher: receives the progress.
         pending: neither done nor running here.
         free_cores: not given to a trial.
         free_gpus: GPUs not given to a trial.
@@ -135,7 +135,7 @@ def work_through(
         trials: what to run of it, with its ancestors.
         settings: how this machine is used.
         launch: the record.
-        watcher: is told what happens.
+        watcher: receives the progress.
 
     Returns:
         The errors by trial name; empty when all is done.

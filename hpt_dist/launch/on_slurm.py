@@ -157,7 +157,7 @@ def groups(
 
 
 def submit(
-    prepared: Planned, trials: Sequence[Trial], site: Site, tell: Callable[[str], None]
+    prepared: Planned, trials: Sequence[Trial], site: Site, report: Callable[[str], None]
 ) -> Submission:
     """Submit every trial that is neither done nor in the queue.
 
@@ -165,7 +165,7 @@ def submit(
         prepared: the whole plan.
         trials: what to run of it, with its ancestors.
         site: how the cluster is used.
-        tell: called with a line for each array.
+        report: called with a line for each array.
 
     Raises:
         RequestError: Slurm refuses a job; those submitted before it stay, and count next time.
@@ -191,7 +191,7 @@ def submit(
             made.append(_submit(prepared, record, group, array, site, code, jobs))
             slurm_jobs.write(store, record.id, made)
             jobs |= {key: made[-1].job_of(key) for key in made[-1].keys}
-            tell(f"job {made[-1].id}  {_summary(group)}")
+            report(f"job {made[-1].id}  {_summary(group)}")
         return Submission(record, made, queued)
 
 

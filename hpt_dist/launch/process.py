@@ -50,32 +50,32 @@ def work(pipe: Connection, order: TrialOrder) -> None:
 
 
 def follow(_pipe: Connection, order: TrialOrder) -> None:
-    """Be another rank, which rank 0 tells whether to begin; exit 1 where it fails."""
+    """Be another rank, which rank 0 informs whether to begin; exit 1 where it fails."""
     try:
         with listening_process() as interrupt:
             if ranks.is_begun():
-                # Rank 0 tells of an interruption.
+                # Rank 0 reports an interruption.
                 with contextlib.suppress(Interrupted), ranks.noticing_losses():
                     take_part(order, interrupt)
     except HptError as error:
-        # Where rank 0 has the same error it tells of it; else, as of an image in this rank's
-        # share, this log does, and the exit code says why nobody answers.
+        # Where rank 0 has the same error, it reports it. Else, as for an image in this rank's
+        # share, this log has it, and the exit code shows that this rank failed.
         log.error("%s", error)  # noqa: TRY400 - no bug, so no traceback
         sys.exit(1)
     ranks.leave()
 
 
-def run(order: TrialOrder, tell: Callable[[Mapping[str, Any]], None]) -> Outcome:
+def run(order: TrialOrder, report: Callable[[Mapping[str, Any]], None]) -> Outcome:
     """Run one trial in this process, as its only one or as rank 0 of several.
 
     Args:
         order: what to run.
-        tell: called with the facts of its progress.
+        report: called with the facts of its progress.
     """
     with listening_process() as interrupt:
         try:
             with ranks.hosting(order.ranks) as together:
-                _run(order, interrupt, together, tell)
+                _run(order, interrupt, together, report)
         except ranks.PortTakenError as error:
             return Outcome("again", str(error))
         except ranks.ProcessLostError as error:
@@ -95,7 +95,7 @@ def _run(
     order: TrialOrder,
     interrupt: Interrupt,
     together: Together,
-    tell: Callable[[Mapping[str, Any]], None],
+    report: Callable[[Mapping[str, Any]], None],
 ) -> None:
     import torch
 
@@ -104,7 +104,7 @@ def _run(
 
     # A process that was forked has loaded torch with another number.
     torch.set_num_threads(order.threads)
-    trial.run(order, RUNNERS[order.trial.spec.kind], interrupt, together, tell)
+    trial.run(order, RUNNERS[order.trial.spec.kind], interrupt, together, report)
 
 
 def take_part(order: TrialOrder, interrupt: Interrupt) -> None:

@@ -361,12 +361,12 @@ def _submit(sharding: Sharding, site: Site, workers: int | None) -> Sharding:
     return sharding
 
 
-def wait(sharding: Sharding, tell: Callable[[int, int], None]) -> None:
+def wait(sharding: Sharding, report: Callable[[int, int], None]) -> None:
     """Return once the dataset is written.
 
     Args:
         sharding: from `submit`.
-        tell: called with (images done, images in all) from time to time.
+        report: called with (images done, images in all) from time to time.
 
     Raises:
         HptError: a job failed, or Slurm or the store no longer answers.
@@ -385,7 +385,7 @@ def wait(sharding: Sharding, tell: Callable[[int, int], None]) -> None:
         except HptError:
             if now_s - answered_s > _PATIENCE_S:
                 raise
-        tell(done, total)
+        report(done, total)
         time.sleep(min(longest_s, max(shortest_s, (now_s - began_s) / 20)))
     sharding.check()
-    tell(total, total)
+    report(total, total)

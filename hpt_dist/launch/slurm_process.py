@@ -2,7 +2,7 @@
 
 Slurm starts one process for each rank. Rank 0 holds the trial's lease and decides: whether there is
 anything to do, and, when the processes were asked to stop, whether the job is to be queued again.
-It says so by a file that the job's script reads after them all: in a container there may be no
+It notes that in a file that the job's script reads after them all: in a container there may be no
 Slurm to ask, and a program started from here would get Slurm's signals too.
 """
 
@@ -81,7 +81,7 @@ def _going_on_after_losses() -> Iterator[None]:
     try:
         yield
     except ranks.ProcessLostError as error:
-        # The one that failed has said so; one that was killed is worth another start.
+        # The one that failed has reported it; one that was killed is worth another start.
         log.error("%s", error)  # noqa: TRY400 - no bug, so no traceback
         slurm.go_on()
         sys.exit(AGAIN)
@@ -113,7 +113,7 @@ def _follow(order: TrialOrder) -> None:
     """Be another rank."""
     with process.listening_process() as interrupt:
         if ranks.is_begun():
-            # Rank 0 tells of an interruption.
+            # Rank 0 reports an interruption.
             with contextlib.suppress(Interrupted), ranks.noticing_losses():
                 process.take_part(order, interrupt)
     ranks.leave()

@@ -1,4 +1,4 @@
-"""What the world outside says about a recipe: its datasets, its weights, and each trial's state."""
+"""A recipe against the store: its datasets, its weights, and the state of each trial."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class State:
 
     Args:
         name: cached (its `DONE` is there), running (somebody holds its lease), queued (a job of it
-            is in Slurm's queue), failed (its last process said why), resumes (a saved state is
+            is in Slurm's queue), failed (its last process noted why), resumes (a saved state is
             there) or runs (from its start). A launch runs those that are not cached: a failed one
             too.
         why: in words.
@@ -199,7 +199,7 @@ def states_of(
 
 
 def looked_up(look: Callable[[T], R], things: Iterable[T]) -> list[R]:
-    """Return what a function that asks the store says of each thing; many are asked at a time."""
+    """Return what a function that asks the store returns for each thing; many run at a time."""
     with ThreadPoolExecutor(_LOOKS) as pool:
         return list(pool.map(look, things))
 

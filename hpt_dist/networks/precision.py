@@ -39,7 +39,7 @@ def in_words(numerics: Numerics, kind: DeviceKind) -> str:
 def require(kind: DeviceKind, numerics: Numerics | None = None) -> None:
     """Refuse a trial that was planned for another device than this process has.
 
-    Its key says how it computes; a device that emulates that, or another kind, would give another
+    Its key holds how it computes; a device that emulates that, or another kind, would give another
     result under the same key.
 
     Args:

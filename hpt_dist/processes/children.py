@@ -68,7 +68,7 @@ class Child:
         """Whether the process is over; what it sent before can still be received."""
         if isinstance(self.process, subprocess.Popen):
             return self.process.poll() is not None
-        # The server of warm children tells of their ends; without it, the kernel does.
+        # The server of warm children reports their ends; without it, the kernel does.
         return self.process.exitcode is not None and not _is_running(self.pid)
 
     @property
@@ -210,7 +210,7 @@ def _born_silent() -> Iterator[None]:
 def _born_deaf() -> Iterator[None]:
     """Let processes be born with Ctrl-C ignored, which reaches the whole process group.
 
-    One that is to answer it says so by a handler of its own.
+    One that is to answer it sets a handler of its own.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,7 +1,7 @@
 """Which variables a trial's process gets: those that somebody needs, and none that change results.
 
 Libraries read switches from the environment: accelerate its precision, torch its kernels, MPI's
-starters who belongs together. A trial's key says nothing of them, so they end here.
+starters who belongs together. A trial's key does not hold them, so they end here.
 """
 
 from __future__ import annotations

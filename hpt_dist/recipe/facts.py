@@ -39,7 +39,7 @@ class DatasetFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the world outside says.
+    """What the plan needs of datasets, weights and the device.
 
     Args:
         datasets: by the recipe's names.

@@ -60,7 +60,7 @@ class Recipe:
         image: how images enter the network.
         stages: the points of each stage, parents before children.
         report: the table to end with, if any.
-        document: tells `file:line key` of key paths, for problems found later.
+        document: gives `file:line key` of key paths, for problems found later.
         plugins: what other distributions offer of what it names, by kind and name.
     """
 

@@ -120,7 +120,7 @@ def check_ranks(recipe: Recipe, trials: Sequence[Trial], ranks: int) -> None:
     """Refuse a number of ranks over which a trial's batches cannot be shared out.
 
     Args:
-        recipe: says where its stages stand.
+        recipe: gives file and line of its stages.
         trials: those that are to run.
         ranks: processes that share the training of each.
 

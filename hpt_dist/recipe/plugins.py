@@ -40,7 +40,7 @@ class Plugin:
 
     @property
     def origin(self) -> dict[str, str]:
-        """Where it comes from: what a trial's key says of it."""
+        """Where it comes from, as in a trial's key."""
         return {"distribution": self.distribution, "version": self.version}
 
     def __str__(self) -> str:

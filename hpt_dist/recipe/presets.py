@@ -4,7 +4,7 @@
 the kinds' settings are part of it. `authors-code` is what its authors' public code does where
 that differs. The values are plain settings of a stage, so a recipe overrides any single one of
 them, and a sweep over `preset` attributes a difference of results to all of them at once.
-`docs/presets.md` tells the two apart, point by point.
+`docs/presets.md` compares the two, point by point.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def filled(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
 
     What the recipe wrote stays, inside groups too. Where it names another optimizer, the preset's
     optimizer goes as a whole; where it gives a learning rate, that is the rate and is not scaled;
-    what it says of `augment` counts for both views, unless `augment_other` says otherwise. A
+    its `augment` counts for both views, unless `augment_other` says otherwise. A
     preset's warm-up goes where it is no shorter than the training.
 
     Args:

@@ -96,7 +96,7 @@ PRESET: Any = Field(
 
 
 class Resources(Spec):
-    """What a trial would like of a cluster; a profile says what it gets."""
+    """What a trial would like of a cluster; a profile decides what it gets."""
 
     gpus: Positive = Field(
         1, description="processes that share its training, each with a GPU where there are any"

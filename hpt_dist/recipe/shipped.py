@@ -31,7 +31,7 @@ def located(name: Path | str, folder: Path, kind: str, others: Sequence[str] = (
     """
     path = Path(name)
     if len(path.parts) != 1 or (path.exists() and not path.is_dir()):
-        return path  # who reads it says what is wrong with it
+        return path  # its reader reports what is wrong with it
     names = sorted(file.stem for file in folder.glob("*.yaml"))
     if path.name not in names:
         raise RequestError(

@@ -138,7 +138,7 @@ def queue() -> list[Queued]:
 
 
 def configuration() -> dict[str, str]:
-    """Return what `scontrol show config` says, by name.
+    """Return the settings of `scontrol show config`, by name.
 
     Raises:
         HptError: Slurm is not here, or does not answer.
@@ -148,7 +148,7 @@ def configuration() -> dict[str, str]:
 
 
 def cancel(job_ids: Sequence[str], *options: str) -> None:
-    """End jobs, or with `--signal` tell them something; one that is over is fine.
+    """End jobs, or with `--signal` send them a signal; one that is over is fine.
 
     Raises:
         HptError: Slurm does not answer.
@@ -174,14 +174,14 @@ def call(*arguments: str) -> str:
     except subprocess.TimeoutExpired as error:
         raise HptError(f"{arguments[0]} does not answer", fix="see whether Slurm is up") from error
     if done.returncode:
-        said = " ".join(done.stderr.split())
-        raise HptError(f"{arguments[0]} failed: {said}", fix="see whether Slurm is up")
+        reason = " ".join(done.stderr.split())
+        raise HptError(f"{arguments[0]} failed: {reason}", fix="see whether Slurm is up")
     return done.stdout
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one kind of job needs beside what its profile says.
+    """What one kind of job needs beside its profile.
 
     Args:
         folder: of its script, pickles and logs.
@@ -314,7 +314,8 @@ def submit(executor: submitit.SlurmExecutor, tasks: Sequence[Any]) -> list[str]:
                 fix="launch again when jobs have ended; what was submitted until now counts",
             ) from error
         raise RequestError(
-            f"sbatch refused the jobs: {error}", fix="mend the profile; hpt-dist doctor PROFILE"
+            f"sbatch refused the jobs: {error}",
+            fix="fix the profile; hpt-dist doctor PROFILE checks it",
         ) from error
 
 

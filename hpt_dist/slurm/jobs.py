@@ -1,4 +1,4 @@
-"""The Slurm jobs of launches: which trial is which job, where each stands, what it said.
+"""The Slurm jobs of launches: which trial is which job, its state, its output.
 
 A launch notes its arrays before it submits them, under names that occur once: `<launch>.<number>`.
 So whoever reads Slurm's queue, from any node, knows the trial of each job in it, even if the launch
@@ -102,10 +102,10 @@ def lives(holder: LeaseInfo, key: str, queue: Mapping[str, Queued] | None) -> bo
     """Return whether the holder of a trial's lease lives, as far as a single look can tell.
 
     A process of this host can be seen, and a job of Slurm's is in its queue. Any other counts as
-    living: only watching its lease would tell.
+    living: only watching its lease would show it.
 
     Args:
-        holder: what the lease says.
+        holder: of the lease.
         key: of the trial.
         queue: see `known_queue`.
     """
@@ -127,7 +127,7 @@ def log_files(store: Store, launch: str, key: str) -> list[Path]:
 
 
 def cancel(store: Store, keys: Sequence[str]) -> tuple[list[str], list[str]]:
-    """End the jobs of trials: those that run are told to save, the others are dropped.
+    """End the jobs of trials: running jobs save first, waiting ones are dropped.
 
     Returns:
         The keys of (the former, the latter).

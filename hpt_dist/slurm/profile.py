@@ -1,4 +1,4 @@
-"""A profile: how one Slurm cluster is used, read from YAML with every problem told at once.
+"""A profile: how one Slurm cluster is used, read from YAML; all problems are reported at once.
 
 What a profile names ends in a batch script, so each value is checked for what could end there as
 something else than the name it is. `setup` alone is shell, and meant to be.
@@ -72,7 +72,7 @@ class Profile(Spec):
     )
     # How a trial is stopped and goes on.
     signal_lead_s: Annotated[int, Field(ge=30, le=3600)] = Field(
-        120, description="how long before its limit a job is told to save, seconds"
+        120, description="how long before its time limit a job gets the signal to save, seconds"
     )
     requeue_limit: Annotated[int, Field(ge=0)] = Field(
         5, description="restarts in a row that save no progress before a trial is given up"

@@ -147,7 +147,7 @@ def stream_of(context: Context, pool: Pool, accelerator: Accelerator, **settings
 
 
 def _nodes(accelerator: Accelerator) -> int:
-    """Return over how many machines the ranks are spread, as the launcher tells them."""
+    """Return over how many machines the ranks are spread, as the environment has it."""
     ranks = int(accelerator.num_processes)
     return max(1, ranks // int(os.environ.get("LOCAL_WORLD_SIZE", ranks)))
 
@@ -158,7 +158,7 @@ def ahead(batches: Iterator[T], device: torch.device) -> Iterator[Iterator[T]]:
     if device.type != "cpu":
         yield batches
         return
-    # By one core alone, which the setting of a thread says for itself: beside another team of
+    # By one core alone, which each thread sets for itself: beside another team of
     # threads, training waits for whichever of its own has to wait (153 images/s instead of 189).
     with ThreadPoolExecutor(
         1, thread_name_prefix="views", initializer=torch.set_num_threads, initargs=(1,)

@@ -1,7 +1,7 @@
 """What is watched during pretraining, and the gate: did the stage do good, and what is kept.
 
 Before the first step, every so often and after the last one: nearest neighbours classify
-validation images by the backbone's features, and two numbers tell of collapse, the spread of the
+validation images by the backbone's features, and two numbers show collapse, the spread of the
 features and their effective rank. No label and no test image reaches the training.
 """
 

@@ -1,6 +1,6 @@
 """Several processes that train one trial together, on this machine or on the nodes of a job.
 
-Rank 0 is the trial's own process: it holds the lease, saves, and tells the tracker. The others
+Rank 0 is the trial's own process: it holds the lease, saves, and logs to the tracker. The others
 compute the same with their shares of each batch, and end with it. A launch on this machine, or a
 scheduler, starts them all; those that are there before rank 0 wait to hear whether to begin.
 """
@@ -26,7 +26,7 @@ _COMING_S = 600.0
 PORTS = range(16_384, 32_768)
 _FOR_EVER = timedelta(days=365)
 _BEGUN, _HERE = "hpt/begun", "hpt/here"
-# What torch says when a process at the other end has gone; no error of its own.
+# Texts of torch when a process at the other end has gone; it has no error class for that.
 _BROKEN = re.compile(r"onnection (was )?(closed|reset|refused)|gloo|NCCL", re.IGNORECASE)
 
 
@@ -77,7 +77,7 @@ def noticing_losses() -> Iterator[None]:
     """Tell the end of another process from a fault of this one.
 
     Raises:
-        ProcessLostError: torch says that the connection to another process broke.
+        ProcessLostError: torch reports that the connection to another process broke.
     """
     try:
         yield
@@ -109,7 +109,7 @@ def is_begun() -> bool:
         store.wait([_BEGUN], _FOR_EVER)
         return bool(store.get(_BEGUN) == b"yes")
     except RuntimeError:
-        return False  # rank 0 has gone; its log, or Slurm, says why
+        return False  # rank 0 has gone; its log, or Slurm, has the reason
 
 
 class ProcessLostError(TrainingError):

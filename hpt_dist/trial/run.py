@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Tell = Callable[[Mapping[str, Any]], None]
+ReportProgress = Callable[[Mapping[str, Any]], None]
 
 
-def _tell_nobody(_facts: Mapping[str, Any]) -> None:
+def _report_nowhere(_facts: Mapping[str, Any]) -> None:
     """Nobody waits for progress: the lease and the tracker show it."""
 
 
@@ -119,7 +119,7 @@ class Context:
         interrupt: set when somebody asks the process to stop.
         lease: proof that this process is the only writer; None on a rank that writes nothing.
         tracker: takes metrics and artifacts; None on a rank that writes nothing.
-        tell: called with the facts of its progress, for who started this process.
+        report: called with the facts of its progress, for who started this process.
     """
 
     order: TrialOrder
@@ -128,7 +128,7 @@ class Context:
     interrupt: Interrupt
     lease: lease.Lease | None = None
     tracker: Tracker | None = None
-    tell: Tell = _tell_nobody
+    report: ReportProgress = _report_nowhere
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Note metrics after `step` steps."""
@@ -141,7 +141,7 @@ class Context:
             return
         facts = {"step": step, "steps": steps, "images_per_second": round(images_per_second, 1)}
         self.lease.beat(**facts)
-        self.tell(facts)
+        self.report(facts)
         log.info("step %d/%d  %.0f images/s", step, steps, images_per_second)
 
     def check(self) -> None:
@@ -160,7 +160,7 @@ def run(
     runner: Runner,
     interrupt: Interrupt,
     together: Together,
-    tell: Tell = _tell_nobody,
+    report: ReportProgress = _report_nowhere,
 ) -> None:
     """Run a trial to its `DONE`; return at once if it is done already.
 
@@ -169,13 +169,13 @@ def run(
         runner: the code of its kind.
         interrupt: set when somebody asks the process to stop.
         together: makes the context in which its other ranks take part.
-        tell: called with the facts of its progress.
+        report: called with the facts of its progress.
 
     Raises:
         lease.LeaseTakenError: another process is at it.
         lease.LeaseLostError: another process has taken it over.
         Interrupted: asked to stop; the state is saved.
-        HptError: the work failed; MLflow's run says so.
+        HptError: the work failed; MLflow's run is marked failed.
     """
     store = open_store(order.store)
     root = store.at(stage_prefix(order.trial.key))
@@ -198,7 +198,7 @@ def run(
         tracker = Tracker(
             order.folder, _identity(order), order.tracking_uri or None, resume_step=resume_step
         )
-        context = Context(order, store, root, interrupt, held, tracker, tell)
+        context = Context(order, store, root, interrupt, held, tracker, report)
         try:
             _perform(context, tracker, runner, together, resume_step)
         except lease.LeaseLostError:

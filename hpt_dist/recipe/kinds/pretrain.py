@@ -237,7 +237,7 @@ class Pretrain(Trained):
             raise ValueError(f"method_settings is not of {self.method}, whose settings are {group}")
         if "seed" in self.method_settings:
             raise ValueError("seed is a setting of the stage, which its method gets")
-        json.dumps(self.method_settings, allow_nan=False)  # raises a ValueError that says it all
+        json.dumps(self.method_settings, allow_nan=False)  # raises a ValueError
         if self.keep == "best" and not self.keeps_best:
             raise ValueError("keep: best needs monitor.data, a dataset with labelled train and val")
         return self

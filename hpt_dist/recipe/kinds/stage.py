@@ -1,4 +1,4 @@
-"""What every kind of stage says of itself; a kind is one file of this package."""
+"""What every kind of stage declares; a kind is one file of this package."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Fault:
     Args:
         setting: the one to change.
         what: the fault.
-        allowed: what would be right; empty if that says nothing.
+        allowed: what would be right; empty if that does not help.
         fix: what to do; empty if that is plain.
     """
 
@@ -60,7 +60,7 @@ class StageSpec(Spec):
     LEAVES: ClassVar[Literal["weights", "model", ""]] = ""
     # Whether it trains the network step by step, by as many ranks as it is given.
     TRAINS: ClassVar[bool] = False
-    # Whether it judges frozen features, so that its results tell what a backbone is worth.
+    # Whether it judges frozen features, so that its results show what a backbone is worth.
     JUDGES: ClassVar[bool] = False
     USES_GPU: ClassVar[bool] = True
     # The settings that name a dataset or dataset/split.
@@ -93,7 +93,7 @@ class StageSpec(Spec):
         return None
 
     def decided(self, backbone: str, device: Device) -> Self:  # noqa: ARG002 - for who trains
-        """Return this spec with its numerics decided: its document then says how it computes.
+        """Return this spec with its numerics decided: its document then holds how it computes.
 
         Raises:
             RequestError: the device cannot compute so.
@@ -148,7 +148,7 @@ class Trained(StageSpec):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="of the network's passes; auto is float32 on a CPU and bfloat16 on a GPU, or "
-        "what the profile says",
+        "what the profile sets",
     )
     memory_format: Literal["auto", "channels_last", "contiguous"] = Field(
         "auto",
