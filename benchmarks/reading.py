@@ -23,7 +23,7 @@ from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.datasets.shards import write_dataset
 from hpt_dist.reading.node_cache import NodeCache
 from hpt_dist.reading.order import Order
-from hpt_dist.reading.pool import Pool, Split
+from hpt_dist.reading.pool import Pool, ReadableSplit
 from hpt_dist.reading.stream import open_split
 from hpt_dist.sources.sample import FileSource, file_sample
 from hpt_dist.store import Store, open_store
@@ -121,7 +121,7 @@ def ours_remote(store: Store, folder: Path) -> Callable[[], int]:
     def epoch() -> int:
         number = next(epochs)
         cache = NodeCache(folder / str(number), limit_bytes=1 << 30)
-        split = Split(dataset, manifest, "train", node_cache=cache)
+        split = ReadableSplit(dataset, manifest, "train", node_cache=cache)
         order = Order(split.digest, 0, split.sizes, window=WINDOW)
         samples, _ = order.at(number * len(split) + np.arange(len(split)))
         for start in range(0, len(split), BATCH):

@@ -104,7 +104,7 @@ def pillow_decode(count: int) -> Iterator[Image.Image]:
 
 
 def own_decode(count: int) -> Iterator[Tensor]:
-    return map(pixels.decode, photos(IMAGES)[:count])
+    return (pixels.EncodedImage(data).decode() for data in photos(IMAGES)[:count])
 
 
 def work(make: Callable[[int], Iterator[object]], count: int) -> Callable[[], int]:

@@ -21,6 +21,7 @@ from hpt_dist.images import formats
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 Bytes3 = npt.NDArray[np.uint8]  # [h, w, 3]
+JpegHeader = tuple[int, int, int]  # width, height, EXIF orientation
 
 _JPEG = b"\xff\xd8\xff"
 _COLOURS = ("YCbCr", "RGB", "Gray")
@@ -30,51 +31,56 @@ _APP1, _SOS = 0xE1, 0xDA  # JPEG markers: EXIF or XMP; the pixels
 _PNG_MARKS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
-def size_of(data: bytes) -> tuple[int, int]:
-    """Return width and height of the upright image in an encoded file, from its header.
+class EncodedImage:
+    """An image as the bytes of its file. A JPEG's header is parsed once.
 
     Args:
         data: a file of one of `formats.FORMATS`.
-
-    Raises:
-        DataError: the bytes are not such an image. Damage behind the header is not detected.
     """
-    header = _jpeg_header(data)
-    if header:
-        width, height, orientation = header
-        return (height, width) if formats.is_turned(orientation) else (width, height)
-    try:
-        with Image.open(io.BytesIO(data), formats=formats.FORMATS) as image:
-            if image.format != "TIFF":  # some versions of Pillow turn its header, others do not
-                width, height = image.size
-                # Pillow would decode a whole PNG in search of an orientation behind its pixels.
-                marked = image.format != "PNG" or any(mark in data for mark in _PNG_MARKS)
-                turned = marked and formats.is_turned(formats.orientation_of(image))
-                return (height, width) if turned else (width, height)
-    except Exception:  # noqa: BLE001, S110 - decoders raise almost anything on damaged bytes
-        pass
-    return formats.decode(data)[0].size
 
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._header = _jpeg_header(data)
 
-def decode(data: bytes, shrink: float = 1.0) -> Tensor:
-    """Decode an image. Equal to `formats.decode`, but for a reduced JPEG.
+    def size(self) -> tuple[int, int]:
+        """Return width and height of the upright image, from its header.
 
-    Args:
-        data: a file of one of `formats.FORMATS`.
-        shrink: at least 1. The caller will reduce the sides by this factor or more, so the image
-            may be decoded smaller: a JPEG then has 1/2, 1/4 or 1/8 of its sides, rounded up and
-            never less than 1/shrink.
+        Raises:
+            DataError: the bytes are not such an image. Damage behind the header is not detected.
+        """
+        if self._header:
+            width, height, orientation = self._header
+            return (height, width) if formats.is_turned(orientation) else (width, height)
+        try:
+            with Image.open(io.BytesIO(self._data), formats=formats.FORMATS) as image:
+                if image.format != "TIFF":  # some versions of Pillow turn its header, others do not
+                    width, height = image.size
+                    # Pillow would decode a whole PNG in search of an orientation behind its pixels.
+                    marked = image.format != "PNG" or any(mark in self._data for mark in _PNG_MARKS)
+                    turned = marked and formats.is_turned(formats.orientation_of(image))
+                    return (height, width) if turned else (width, height)
+        except Exception:  # noqa: BLE001, S110 - decoders raise almost anything on damaged bytes
+            pass
+        return formats.decode(self._data)[0].size
 
-    Returns:
-        uint8 [h, w, 3], RGB, upright by its EXIF orientation, contiguous.
+    def decode(self, shrink: float = 1.0) -> Tensor:
+        """Decode the image. Equal to `formats.decode`, but for a reduced JPEG.
 
-    Raises:
-        DataError: as `formats.decode`.
-    """
-    pixels = _decode_jpeg(data, shrink)
-    if pixels is None:
-        pixels = np.array(formats.decode(data)[0])
-    return torch.from_numpy(pixels)
+        Args:
+            shrink: at least 1. The caller will reduce the sides by this factor or more, so the
+                image may be decoded smaller: a JPEG then has 1/2, 1/4 or 1/8 of its sides, rounded
+                up and never less than 1/shrink.
+
+        Returns:
+            uint8 [h, w, 3], RGB, upright by its EXIF orientation, contiguous.
+
+        Raises:
+            DataError: as `formats.decode`.
+        """
+        pixels = _decode_jpeg(self._data, self._header, shrink)
+        if pixels is None:
+            pixels = np.array(formats.decode(self._data)[0])
+        return torch.from_numpy(pixels)
 
 
 def crop_resize(image: Tensor, box: Box, out: Tensor) -> None:
@@ -129,9 +135,8 @@ def resize_box(image: Tensor, box: Box, out: Tensor) -> None:
     np.copyto(out.numpy(), np.asarray(resized))  # torch would start threads to copy
 
 
-def _decode_jpeg(data: bytes, shrink: float) -> Bytes3 | None:
+def _decode_jpeg(data: bytes, header: JpegHeader | None, shrink: float) -> Bytes3 | None:
     """Return the pixels of a JPEG, or None if Pillow must decode it or report its damage."""
-    header = _jpeg_header(data)
     if header is None:
         return None
     width, height, orientation = header
@@ -148,7 +153,7 @@ def _decode_jpeg(data: bytes, shrink: float) -> Bytes3 | None:
     return _upright(pixels, orientation)
 
 
-def _jpeg_header(data: bytes) -> tuple[int, int, int] | None:
+def _jpeg_header(data: bytes) -> JpegHeader | None:
     """Return width, height and EXIF orientation of a JPEG, or None if Pillow must read it."""
     if not data.startswith(_JPEG):
         return None

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 _READERS = 16  # threads that wait for a remote store
 _BAD_SHOWN = 5
-_HALF = 2.0  # crops that shrink so much are cut from an image decoded at half its size
+_HALF = 2.0  # crops that shrink by this factor are cut from an image decoded at half its size
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Crop:
 
     Args:
         size: side after resizing, pixels.
-        box_of: what is cut out, of (row of the batch, image width, image height).
+        box_of: returns the box of (row of the batch, image width, image height).
     """
 
     size: int
@@ -62,8 +62,8 @@ class Replacements:
     """The damaged images that a stream has met, up to a limit. Threads share it.
 
     Args:
-        pool: that they are in.
-        max_bad: how many are replaced.
+        pool: holds the images.
+        max_bad: how many may be replaced.
     """
 
     def __init__(self, pool: Pool, max_bad: int) -> None:
@@ -76,8 +76,8 @@ class Replacements:
         """Return the sample that stands in for sample i: the next one.
 
         Raises:
-            DamagedImageError: none may be replaced.
-            DataError: this one is one too many.
+            DamagedImageError: no image may be replaced.
+            DataError: more than `max_bad` images are damaged.
         """
         if not self._max_bad:
             raise error
@@ -108,7 +108,7 @@ class Decoder:
 
     Args:
         pool: the images.
-        workers: how many share the rows of each batch; 0 fills a batch when it is asked for.
+        workers: threads that share the rows of each batch; 0 fills a batch on demand.
         replacements: what to do with damaged images; None raises.
         whole: resize as if the whole image were resized and then cut, which evaluations do;
             else cut first, as training does.
@@ -160,7 +160,7 @@ class Decoder:
         )
 
     def close(self) -> None:
-        """Stop the threads; batches that are not finished never will be."""
+        """Stop the threads; unfinished batches stay unfinished."""
         if self._readers:
             self._readers.shutdown(wait=False, cancel_futures=True)
         self._executor.shutdown(cancel_futures=True)
@@ -168,11 +168,11 @@ class Decoder:
             self._readers.shutdown()
 
     def _read(self, indices: Ints) -> Sequence[Future[bytes] | None]:
-        """Ask a remote store for everything at once; a local one is read when it is needed."""
+        """Request all images of a remote store at once; a local store is read on demand."""
         if self._readers is None:
             return [None] * len(indices)
         return [
-            None if self._pool.kept(i) else self._readers.submit(self._pool.read, i)
+            None if self._pool.is_cached(i) else self._readers.submit(self._pool.read, i)
             for i in indices.tolist()
         ]
 
@@ -192,26 +192,26 @@ class Decoder:
 
     def _fill_row(self, filling: _Filling, row: int, i: int, read: Future[bytes] | None) -> None:
         split, k = self._pool.locate(i)
-        image, data = split.kept(k), None
+        image, encoded = split.cached_image(k), None
         if image is None:
-            data = read.result() if read else split.read(k)
-            width, height = split.sized(k, data)
+            encoded = pixels.EncodedImage(read.result()) if read else split.encoded(k)
+            width, height = split.size(k, encoded)
         else:
             height, width = image.shape[:2]
         boxes = [crop.box_of(row, width, height) for crop in filling.crops]
         views = [torch.from_numpy(view[row]) for view in filling.views]
         if self._whole:
-            image = split.image(k, data)
+            image = split.image(k, encoded)
             for view, box in zip(views, boxes, strict=True):
                 pixels.resize_box(image, box, view)
             return
-        # How far an image is reduced must not depend on what happens to be remembered.
+        # The reduction of an image must not depend on the content of the cache.
         sides = [min(box[2] - box[0], box[3] - box[1]) for box in boxes]
         shrink = min(side / crop.size for side, crop in zip(sides, filling.crops, strict=True))
         if shrink >= _HALF:
-            image = split.decoded(k, split.read(k) if data is None else data, shrink)
+            image = split.decode(k, split.encoded(k) if encoded is None else encoded, shrink)
         elif image is None:
-            image = split.image(k, data)
+            image = split.image(k, encoded)
         x, y = image.shape[1] / width, image.shape[0] / height
         for view, (left, top, right, bottom) in zip(views, boxes, strict=True):
             pixels.crop_resize(image, (left * x, top * y, right * x, bottom * y), view)
@@ -219,7 +219,7 @@ class Decoder:
 
 @dataclass(frozen=True)
 class _Filling:
-    """A batch while threads fill it: arrays, since a tensor made in inference mode stays there.
+    """A batch while threads fill it. Arrays, as a tensor from inference mode cannot leave it.
 
     Args:
         indices: int64 [b], of the samples; those of damaged images change.
@@ -238,7 +238,7 @@ class _Filling:
 
 @dataclass(frozen=True)
 class Pending:
-    """A batch that threads are filling, or that `fill` fills when it is asked for."""
+    """A batch that threads are filling, or that `fill` fills on demand."""
 
     batch: Batch
     fillings: list[Future[None]]
@@ -252,6 +252,6 @@ class Pending:
         return self.batch
 
     def cancel(self) -> None:
-        """Leave out what no thread has begun."""
+        """Cancel the parts that no thread has started."""
         for filling in self.fillings:
             filling.cancel()

@@ -1,7 +1,7 @@
 """Batches for a loop of one's own, where a torch DataLoader would go.
 
 A loader's position is its whole state: `load_state_dict` in a new process, on any number of ranks,
-goes on with the batches that would have come.
+continues with the batches that would have followed.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ Batches = Generator[ImageBatch, None, None]
 class Loader:
     """An iterable of batches: each `for` is the next epoch, `len` the batches of one.
 
-    A loop that is left before its end leaves its epoch: the next one begins another. After
-    `load_state_dict` the next loop goes on in the middle of the epoch. One loop at a time: a new
-    one ends the one before.
+    A loop that ends early also ends its epoch: the next loop starts another one. After
+    `load_state_dict` the next loop continues in the middle of the epoch. Only one loop runs at a
+    time: a new one ends the previous one.
 
     Args:
         batches: the batches from a step on, which counts over all epochs.
         steps: batches of an epoch.
-        identity: what a state must agree with.
-        close: lets go of threads and files.
+        identity: the values that a loaded state must have too.
+        close: stops threads and closes files.
     """
 
     def __init__(
@@ -83,10 +83,10 @@ class Loader:
         return self._steps
 
     def __iter__(self) -> Iterator[ImageBatch]:
-        """Yield the batches of the next epoch, or what is left of the one that was loaded.
+        """Yield the batches of the next epoch, or the rest of the loaded one.
 
         Raises:
-            StoreError: a shard is not there.
+            StoreError: a shard does not exist.
             DataError: a shard or too many images are damaged.
         """
         if self._steps and not self._goes_on:
@@ -96,31 +96,33 @@ class Loader:
         return self._loop(self._loops)
 
     def _loop(self, number: int) -> Iterator[ImageBatch]:
-        left = self._steps - self._step % self._steps if self._steps else 0
+        remaining = self._steps - self._step % self._steps if self._steps else 0
         with closing(self._batches(self._step)) as batches:
-            for batch in itertools.islice(batches, left):
+            for batch in itertools.islice(batches, remaining):
                 self._step += 1
                 yield batch
                 if self._loops != number:
                     return
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` needs: plain values, of a few bytes."""
+        """Return the state for `load_state_dict`: plain values of a few bytes."""
         return {**self._identity, "step": self._step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to where a loader of the same batches was; the number of ranks may be another.
+        """Go to the position of a loader of the same batches; the number of ranks may differ.
 
         Raises:
             RequestError: it is the state of other batches.
         """
-        ours = {**self._identity, "step": state.get("step")}
-        other = [name for name in {**ours, **state} if ours.get(name) != state.get(name)]
-        if other or not isinstance(state.get("step"), int):
-            told = [f"{name}: {state.get(name)!r}" for name in other or ["step"]]
+        expected = {**self._identity, "step": state.get("step")}
+        different = [
+            name for name in {**expected, **state} if expected.get(name) != state.get(name)
+        ]
+        if different or not isinstance(state.get("step"), int):
+            values = [f"{name}: {state.get(name)!r}" for name in different or ["step"]]
             raise RequestError(
-                f"this is not a state of this loader: {', '.join(told)}",
-                allowed=", ".join(f"{name}: {ours.get(name)!r}" for name in other),
+                f"this is not a state of this loader: {', '.join(values)}",
+                allowed=", ".join(f"{name}: {expected.get(name)!r}" for name in different),
             )
         self._step = state["step"]
         self._goes_on = True
@@ -151,8 +153,9 @@ def train_loader(
 ) -> Loader:
     """Return shuffled batches of random views, float32 and channels last, ready for a network.
 
-    In an epoch each image comes at most once: those that fill no batch, which are others each time,
-    are left out. Order, crops and colours follow from the data, the seed and the position alone.
+    In an epoch each image comes at most once. The images that fill no batch are left out; they
+    change from epoch to epoch. Order, crops and colours follow from the data, the seed and the
+    position alone.
 
     Args:
         dataset: from `open_dataset`.
@@ -162,12 +165,12 @@ def train_loader(
         views: random views of each image.
         seed: of the order, the crops and the colours.
         augment: crops and colours; None is MoCo v2's, the recipes' default.
-        normalize: whose mean and standard deviation the pixels get.
+        normalize: the statistics that pixels are normalised with.
         raw: yield the crops as uint8, without flips, colours and normalisation.
-        device: where colours and normalisation are computed, and all is wanted.
+        device: computes colours and normalisation, and holds the batches.
         rank: of this process.
         world_size: processes that share each batch.
-        workers: threads that read and decode; 0 does it when a batch is asked for.
+        workers: threads that read and decode; 0 does it on demand.
 
     Raises:
         RequestError: an argument is out of its range, or there is no such dataset or split.
@@ -190,9 +193,9 @@ def train_loader(
     def batches(step: int) -> Batches:
         if stream.position != step:
             stream.load_state_dict({"step": step})
-        for found in stream:
-            images = found.images if raw else network_views(found, colours, seed)
-            yield _batch(pool, found, images, device)
+        for one in stream:
+            images = one.images if raw else network_views(one, colours, seed)
+            yield _batch(pool, one, images, device)
 
     identity = {"data": pool.digest, "batch": batch, "seed": seed}
     return Loader(batches, len(pool) // batch, identity, stream.close)
@@ -213,8 +216,8 @@ def eval_loader(
 ) -> Loader:
     """Return every image of a split once and in order, cut out of its middle.
 
-    As if its short side were resized to size * 256 / 224 first. The last batch holds what is left;
-    of it the last ranks may have no share, and so one batch less.
+    As if its short side were resized to size * 256 / 224 first. The last batch holds the remaining
+    images; the last ranks may have no share of it, and so one batch less.
 
     Args: as of `train_loader`; `raw` yields uint8 without normalisation.
 
@@ -229,21 +232,21 @@ def eval_loader(
     steps = math.ceil(len(mine) / share)
 
     def batches(step: int) -> Batches:
-        left = pool.subset(mine[step % steps * share :])
-        for found in center_batches(left, batch=share, size=size, workers=workers):
-            images = found.images if raw else [normalized(view) for view in found.images]
-            yield _batch(left, found, images, device)
+        remaining = pool.subset(mine[step % steps * share :])
+        for one in center_batches(remaining, batch=share, size=size, workers=workers):
+            images = one.images if raw else [normalized(view) for view in one.images]
+            yield _batch(remaining, one, images, device)
 
     identity = {"data": pool.digest, "batch": batch}
     return Loader(batches, steps, identity, pool.close)
 
 
 def _batch(
-    pool: Pool, found: Batch, images: list[Tensor], device: torch.device | str
+    pool: Pool, batch: Batch, images: list[Tensor], device: torch.device | str
 ) -> ImageBatch:
-    keys = [pool.key(i) for i in found.indices.tolist()]
+    keys = [pool.key(i) for i in batch.indices.tolist()]
     views = tuple(view.to(device, non_blocking=True) for view in images)
-    return ImageBatch(views, found.labels.to(device, non_blocking=True), keys)
+    return ImageBatch(views, batch.labels.to(device, non_blocking=True), keys)
 
 
 def _pool(dataset: Dataset, split: str) -> Pool:
@@ -264,7 +267,7 @@ def _statistics(dataset: Dataset, name: str) -> tuple[RGB, RGB]:
 
 def _check_ranks(batch: int, rank: int, world_size: int) -> None:
     if world_size < 1 or not 0 <= rank < world_size:
-        raise RequestError(f"rank {rank} is none of {world_size} ranks", where="rank")
+        raise RequestError(f"rank {rank} is not one of {world_size} ranks", where="rank")
     if batch < 1 or batch % world_size:
         raise RequestError(
             f"a batch of {batch} images cannot be shared out evenly over {world_size} ranks",

@@ -2,8 +2,8 @@
 
 ```
 <folder>/<sha256>          a finished shard, verified; its modification time is its last use
-<folder>/<sha256>.part     one that is being downloaded, as long as it will be; locked by who does
-<folder>/lock              held while room is made
+<folder>/<sha256>.part     a download in its final length, locked by the process that downloads
+<folder>/lock              held while files are evicted
 ```
 The locks are flocks, which the kernel releases when their holder dies. A file is named by its
 content, so no two processes can disagree about it.
@@ -33,10 +33,10 @@ from hpt_dist.store import PIECE_BYTES, Store, absent
 DEFAULT_LIMIT_GB = 20.0
 
 _PART = ".part"
-_OURS = re.compile(r"[0-9a-f]{64}(\.part)?")
+_CACHE_FILE = re.compile(r"[0-9a-f]{64}(\.part)?")
 _LOCK = "lock"
 _POLL_S = 0.02
-_STUCK_S = 60.0  # a download that has not grown for so long is not waited for
+_STUCK_S = 60.0  # a download that did not grow for this long counts as stuck
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +45,11 @@ log = logging.getLogger(__name__)
 class NodeCache:
     """A folder that holds finished and unfinished shards up to a number of bytes.
 
-    Threads and processes may share the folder. Whoever has a file open can read it to its end
-    even if it is evicted meanwhile.
+    Threads and processes may share the folder. An open file can be read to its end even if it is
+    evicted meanwhile.
 
     Args:
-        folder: of this user alone; it is made if it is not there.
+        folder: of this user alone; created if missing.
         limit_bytes: of all files together.
 
     Raises:
@@ -78,8 +78,8 @@ class NodeCache:
         """Return the finished file of this content, marked as used now; None if it is absent."""
         file = self.folder / sha256
         try:
-            # A file is not forced to disk, so what was written before a crash of the machine may
-            # be in part lost. Its last use, of which the kernel keeps the time, tells.
+            # Files are not forced to disk, so a crash of the machine may lose a part of one. A file
+            # that was last used before the boot is therefore checked.
             if file.stat().st_ctime < _booted_at_s() and _digest(file) != sha256:
                 file.unlink()
                 return None
@@ -104,18 +104,17 @@ class NodeCache:
             path: of the shard in the store.
             size_bytes: of the shard, as its manifest says.
             sha256: of the shard, as its manifest says.
-            intact: says whether what was downloaded is right, for those who know a faster way than
-                to hash all of it.
+            intact: checks the downloaded content, if the caller has a faster way than its SHA-256.
             give_up: ends the download soon once it is set.
 
         Returns:
-            The file; None if the shard cannot be kept, so is to be read by ranges: it has no room
-            beside what is being downloaded, the disk is full, another's download hangs, or it was
-            given up.
+            The file; None if the shard cannot be cached and must be read by ranges: there is no
+            room beside the running downloads, the disk is full, another process's download hangs,
+            or it was given up.
 
         Raises:
             StoreError: the shard is not in the store, or the store cannot be read.
-            DataError: the shard is not the one that the manifest describes, read twice.
+            DataError: the shard differs from its manifest, in two downloads.
         """
         if size_bytes > self.limit_bytes:
             return None
@@ -123,15 +122,15 @@ class NodeCache:
         check = intact or (lambda content: hashlib.sha256(content).hexdigest() == sha256)
         try:
             while True:
-                found = self._finished(sha256, size_bytes)
-                if found:
-                    return found
+                finished = self._finished_file(sha256, size_bytes)
+                if finished:
+                    return finished
                 with _claimed(part) as claim:
                     if claim.is_stuck:
                         return None
-                    # Else another process has finished, or cleared what a dead one had left.
+                    # Else another process has finished it, or removed a dead process's part.
                     if claim.is_valid:
-                        if not self._finished(sha256, size_bytes):
+                        if not self._finished_file(sha256, size_bytes):
                             copy = partial(
                                 _copy, store, path, size_bytes, claim.descriptor, check, give_up
                             )
@@ -143,7 +142,7 @@ class NodeCache:
             _warn(f"shards are not kept in {self.folder}: {error.strerror or error}")
             return None
 
-    def _finished(self, sha256: str, size_bytes: int) -> Path | None:
+    def _finished_file(self, sha256: str, size_bytes: int) -> Path | None:
         file = self.path(sha256)
         with suppress(FileNotFoundError):  # evicted meanwhile
             if file and file.stat().st_size != size_bytes:
@@ -154,7 +153,7 @@ class NodeCache:
     def _download(
         self, copy: Callable[[], None], size_bytes: int, sha256: str, descriptor: int
     ) -> Path | None:
-        """Fill the claimed part, and give it its name once it is right."""
+        """Fill the claimed part, check it and give it its final name."""
         part, finished = self.folder / f"{sha256}{_PART}", self.folder / sha256
         try:
             if not self._reserve(part, descriptor, size_bytes):
@@ -162,7 +161,7 @@ class NodeCache:
                 return None
             try:
                 copy()
-            except DataError:  # damaged on its way, or there
+            except DataError:  # damaged in transfer, or in the store
                 copy()
             part.rename(finished)
         except BaseException:
@@ -171,12 +170,12 @@ class NodeCache:
         return finished
 
     def _reserve(self, part: Path, descriptor: int, size_bytes: int) -> bool:
-        """Make room, and make the part as long as it will be; False if there is no room."""
+        """Evict files and allocate the part's full length; return False if there is no room."""
         with self._locked():
             finished, others_bytes = [], 0
             for file in self.folder.iterdir():
-                if not _OURS.fullmatch(file.name):
-                    continue  # whatever it is, it is not ours to remove
+                if not _CACHE_FILE.fullmatch(file.name):
+                    continue  # the cache did not create it, so it may not remove it
                 if file.suffix != _PART:
                     with suppress(FileNotFoundError):
                         finished.append((file.stat().st_mtime_ns, file.stat().st_size, file))
@@ -204,7 +203,7 @@ class NodeCache:
 
 
 def default_cache() -> NodeCache | None:
-    """Return `configured_cache`, or none, with a warning, if its folder cannot be used.
+    """Return `configured_cache`; warn and return None if its folder cannot be used.
 
     Raises:
         RequestError: HPT_CACHE_GB is no size.
@@ -218,7 +217,7 @@ def default_cache() -> NodeCache | None:
 
 
 def configured_cache() -> NodeCache | None:
-    """Return the cache that HPT_CACHE (a folder) and HPT_CACHE_GB (0 is none) ask for.
+    """Return the cache that HPT_CACHE (a folder) and HPT_CACHE_GB (0 is none) configure.
 
     The folder is `hpt-dist-UID` in HPT_CACHE, or `hpt-dist/shards` in the user's cache folder.
 
@@ -242,24 +241,24 @@ def _limit_gb() -> float:
 
 def _default_folder() -> Path:
     named = os.environ.get("HPT_CACHE")
-    if named:  # perhaps a node's scratch folder, which others use, too
+    if named:  # perhaps a node's scratch folder, which other users share
         return Path(named).expanduser().absolute() / f"hpt-dist-{os.geteuid()}"
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     return base.expanduser() / "hpt-dist" / "shards"
 
 
 class _GivenUpError(Exception):
-    """Nobody wants the shard any more."""
+    """No reader needs the shard any more."""
 
 
 @dataclass(frozen=True)
 class _Claim:
-    """What came of waiting for a part.
+    """The result of waiting for a part.
 
     Args:
         descriptor: of the part, open.
-        is_valid: it is ours, and still the one of that name.
-        is_stuck: somebody else's, and does not grow.
+        is_valid: this process holds its lock, and the file still has its name.
+        is_stuck: another process holds its lock, and the file does not grow.
     """
 
     descriptor: int
@@ -284,7 +283,7 @@ def _claimed(part: Path) -> Iterator[_Claim]:
         try:
             yield _Claim(descriptor, is_valid)
         finally:
-            # A child that was forked meanwhile shares the lock: closing alone would leave it held.
+            # A child forked meanwhile shares the lock: closing alone would not release it.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
@@ -305,7 +304,7 @@ def _clear_abandoned(part: Path) -> bool:
     except FileNotFoundError:
         return True
     try:
-        # Under the lock, so that who opened it a moment ago sees that it is gone.
+        # Under the lock, so that a process that opened it a moment ago sees that it is gone.
         is_abandoned = _try_lock(descriptor)
         if is_abandoned:
             part.unlink(missing_ok=True)
@@ -322,13 +321,13 @@ def _copy(
     intact: Callable[[mmap.mmap], bool],
     give_up: threading.Event | None,
 ) -> None:
-    """Write an object to the beginning of a file, and check what was written."""
+    """Write an object to the beginning of a file, and check the file's content."""
     where = f"{store.uri}/{path}"
     info = store.stat(path)
     if info is None:
         raise absent(where)
     if info.bytes != size_bytes:
-        raise _unlike(f"it has {info.bytes} bytes; its manifest says {size_bytes}", where)
+        raise _wrong_shard(f"it has {info.bytes} bytes; its manifest says {size_bytes}", where)
     position = 0
     for piece in store.stream(info):
         if give_up and give_up.is_set():
@@ -340,12 +339,12 @@ def _copy(
             position += count
     with mmap.mmap(descriptor, size_bytes, access=mmap.ACCESS_READ) as content:
         if not intact(content):
-            raise _unlike("its content is another", where)
+            raise _wrong_shard("its content differs", where)
 
 
-def _unlike(what: str, where: str) -> DataError:
+def _wrong_shard(what: str, where: str) -> DataError:
     return DataError(
-        f"the shard is not the one of the manifest: {what}",
+        f"the shard differs from its manifest: {what}",
         where=where,
         fix="delete it and run the same hpt-dist shard again",
     )

@@ -1,11 +1,11 @@
-"""Which sample stands at which position of training, and its random numbers: pure functions.
+"""The sample at each position of training, and its random numbers: pure functions.
 
 An epoch is laid out as a line: the shards one behind the other, shuffled anew each epoch, cut into
 a fixed number of equal *streams*, and each stream into *windows* in which the samples are
 shuffled. A global batch takes equally many samples of every stream, and a rank takes the streams
 one after the other. So a node reads few shards at a time, and its own, however many nodes there
-are, and what a batch holds depends on none of them. Where one window holds the whole epoch, the
-order is one permutation of all samples.
+are, and the content of a batch does not depend on ranks or nodes. Where one window holds the whole
+epoch, the order is one permutation of all samples.
 
 The permutations are keyed and computed position by position, so that any position is reached
 without the ones before it. One lays 0..n-1 out row by row on a grid of about sqrt(n) x sqrt(n)
@@ -33,7 +33,7 @@ _WINDOWS_A_STREAM = 8
 
 _ROUNDS = 16  # 8 scatter large n well; 16 make the orders of tiny n equally likely, too
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # splitmix64's increment: 2^64 / golden ratio, odd
-# What a window's key is made of, in one word: epoch, window in its stream, stream.
+# The bits of a window's key in one word: epoch, window in its stream, stream.
 _WINDOW_BIT, _STREAM_BIT = 32, 52
 
 
@@ -73,8 +73,8 @@ class Order:
         self._starts = np.cumsum(self.sizes) - self.sizes
         self._word = _word("order", digest, seed, self.samples)
         self._shards_word = _word("shards", digest, seed, self.samples)
-        # A stream has the same number of samples as any other; the last few of an epoch, fewer
-        # than there are streams, belong to none.
+        # All streams have the same number of samples; the last few of an epoch, fewer than the
+        # number of streams, belong to none.
         self._rows = self.samples // streams
         self._line = lru_cache(maxsize=4)(self._line_of)
 
@@ -90,8 +90,8 @@ class Order:
             batch: samples of a global batch, a multiple of `streams` and of `world`.
             rank: 0 to world - 1.
             world: number of ranks.
-            whole_epochs: whether each epoch begins a batch, and leaves out the samples that fill
-                none, which are others each time; else batches go on over the ends of epochs.
+            whole_epochs: whether each epoch begins with a new batch and leaves out the samples
+                that fill none (they change from epoch to epoch); else batches span epochs.
 
         Returns:
             Sample indices and epochs, int64[batch // world] each.
@@ -157,10 +157,10 @@ class Order:
 
 
 def streams_for(samples: int, batch: int, window: int = WINDOW) -> int:
-    """Return how many streams to draw batches from where nobody says.
+    """Return the default number of streams to draw batches from.
 
-    As many as the data has for each to be several windows long, so that an epoch's shuffled
-    shards mix: a power of two that divides the batch, at most `MAX_STREAMS`.
+    The most that leave each stream several windows long, so that an epoch's shuffled shards mix: a
+    power of two that divides the batch, at most `MAX_STREAMS`.
     """
     streams = 1
     while (
@@ -211,13 +211,13 @@ def _permute(places: Ints, keys: Words, key_rows: Ints, lengths: Ints) -> Ints:
         np.broadcast_to(column, places.shape)
         for column in (widths, _ceil_div(lengths, widths), lengths.astype(np.uint64))
     ]
-    found = places.astype(np.uint64)
-    left = np.arange(len(places))
-    while left.size:
-        width, height, length = (column[left] for column in grids)
-        found[left] = _shuffle_grid(found[left], keys, key_rows[left], width, height)
-        left = left[found[left] >= length]
-    return found.astype(np.int64)
+    permuted = places.astype(np.uint64)
+    outside = np.arange(len(places))
+    while outside.size:
+        width, height, length = (column[outside] for column in grids)
+        permuted[outside] = _shuffle_grid(permuted[outside], keys, key_rows[outside], width, height)
+        outside = outside[permuted[outside] >= length]
+    return permuted.astype(np.int64)
 
 
 def _shuffle_grid(

@@ -1,4 +1,4 @@
-"""The images of datasets: read from their shards, decoded, and remembered while memory lasts."""
+"""The images of datasets: read from their shards, decoded, and cached up to a memory limit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from hpt_dist.datasets.manifest import NO_LABEL, Index, Manifest, read_index, read_manifest
 from hpt_dist.datasets.manifest import sha256 as sha256_of
 from hpt_dist.errors import DamagedImageError, DataError, RequestError
-from hpt_dist.images import pixels
+from hpt_dist.images.pixels import EncodedImage
 from hpt_dist.reading.node_cache import NodeCache, default_cache
 from hpt_dist.reading.order import Ints
 from hpt_dist.reading.shard_reader import ShardReader
@@ -30,7 +30,7 @@ from hpt_dist.store import Store
 
 CACHE_BYTES = 256 * 2**20  # of decoded images, for each open split
 _INDEX_READERS = 8
-# Of how many images a split remembers what the indexes say, at most: about 256 MB each.
+# How many images' index entries a split caches at most: about 256 MB each.
 _INDEXED_IMAGES = 2**23
 _NAMED_IMAGES = 2**21
 
@@ -38,8 +38,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class _Places:
-    """Where the images of one shard are: columns of its index without the keys."""
+class _ImagePlaces:
+    """The places of one shard's images: columns of its index without the keys."""
 
     offsets: Ints
     lengths: Ints
@@ -47,16 +47,16 @@ class _Places:
     labels: Ints  # -1 for none, and for several
 
     @classmethod
-    def of(cls, index: Index) -> _Places:
+    def from_index(cls, index: Index) -> _ImagePlaces:
         labels = [label if isinstance(label, int) else NO_LABEL for label in index.labels]
         columns = (index.offsets, index.lengths, index.crc32s, labels)
         return cls(*(np.array(column, np.int64) for column in columns))
 
 
-class Split:
+class ReadableSplit:
     """The images of one split of a dataset. Threads may share it.
 
-    Opening reads the manifest alone; the index of a shard is read when one of its images is.
+    Opening reads the manifest alone; a shard's index is read with the first of its images.
 
     Args:
         store: the folder of the dataset in its store.
@@ -88,9 +88,9 @@ class Split:
         self.node_cache = node_cache
         self._store = store
         self._ends = np.cumsum(self.sizes).tolist()  # bisect is faster than NumPy for one value
-        self._places = _Remembered(self.sizes, _INDEXED_IMAGES, self._read_places)
-        self._keys = _Remembered(self.sizes, _NAMED_IMAGES, self._read_keys)
-        self._cache = _Cache(cache_bytes)
+        self._places = _IndexCache(self.sizes, _INDEXED_IMAGES, self._read_places)
+        self._keys = _IndexCache(self.sizes, _NAMED_IMAGES, self._read_keys)
+        self._cache = _ImageCache(cache_bytes)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -101,7 +101,7 @@ class Split:
 
         Raises:
             DataError: an index is damaged.
-            StoreError: an index is not there.
+            StoreError: an index does not exist.
         """
         with ThreadPoolExecutor(_INDEX_READERS) as executor:
             columns = executor.map(lambda shard: self._places[shard].labels, self._numbers)
@@ -132,80 +132,84 @@ class Split:
         """Return the encoded image of sample i.
 
         Raises:
-            StoreError: its shard is not there.
-            DataError: its shard is cut or another one.
-            DamagedImageError: its bytes are not those that were written.
+            StoreError: its shard does not exist.
+            DataError: its shard is cut, or differs from its manifest.
+            DamagedImageError: its bytes changed since they were written.
         """
         shard, row = self.locate(i)
         places = self._places[shard]
         length = int(places.lengths[row])
-        # What comes damaged from a network or its cache is asked for once more, of the store.
+        # Retry a damaged read once, straight from the remote store.
         for anew in (False, True) if self.reader.is_remote else (False,):
             data = self.reader.read(self.shards[shard], int(places.offsets[row]), length, anew=anew)
             if crc32(data) == int(places.crc32s[row]):
                 return data
         raise self._damaged(i, "its bytes are not those that were written")
 
-    def image(self, i: int, data: bytes | None = None) -> Tensor:
-        """Return sample i decoded: uint8 [h, w, 3], upright RGB; shared, so leave it as it is.
+    def encoded(self, i: int) -> EncodedImage:
+        """Return sample i before it is decoded; raises as `read`."""
+        return EncodedImage(self.read(i))
+
+    def image(self, i: int, encoded: EncodedImage | None = None) -> Tensor:
+        """Return sample i decoded: uint8 [h, w, 3], upright RGB. It is shared: do not change it.
 
         Args:
-            i: which.
-            data: its encoded bytes, where they have been read before.
+            i: which sample.
+            encoded: the sample's encoded image, if the caller has read it already.
 
         Raises:
-            StoreError: its shard is not there.
-            DataError: its shard is cut or another one.
-            DamagedImageError: its bytes are not those that were written, or are no image.
+            StoreError: its shard does not exist.
+            DataError: its shard is cut, or differs from its manifest.
+            DamagedImageError: its bytes changed since they were written, or are no image.
         """
         image = self._cache.get(i)
         if image is None:
-            image = self.decoded(i, self.read(i) if data is None else data)
+            image = self.decode(i, self.encoded(i) if encoded is None else encoded)
             self._cache.add(i, image)
         return image
 
-    def decoded(self, i: int, data: bytes, shrink: float = 1.0) -> Tensor:
-        """Decode bytes of sample i; see `pixels.decode`.
+    def decode(self, i: int, encoded: EncodedImage, shrink: float = 1.0) -> Tensor:
+        """Decode sample i; see `EncodedImage.decode`.
 
         Raises:
-            DamagedImageError: they are no image.
+            DamagedImageError: it is no image.
         """
         try:
-            return pixels.decode(data, shrink)
+            return encoded.decode(shrink)
         except DataError as error:
             raise self._damaged(i, error.problem.what) from error
 
-    def sized(self, i: int, data: bytes) -> tuple[int, int]:
-        """Return width and height of sample i, upright, from its encoded bytes.
+    def size(self, i: int, encoded: EncodedImage) -> tuple[int, int]:
+        """Return width and height of sample i, upright.
 
         Raises:
-            DamagedImageError: they are no image.
+            DamagedImageError: it is no image.
         """
         try:
-            return pixels.size_of(data)
+            return encoded.size()
         except DataError as error:
             raise self._damaged(i, error.problem.what) from error
 
-    def kept(self, i: int) -> Tensor | None:
-        """Return sample i decoded if it is remembered."""
+    def cached_image(self, i: int) -> Tensor | None:
+        """Return sample i decoded if the cache holds it."""
         return self._cache.get(i)
 
     def prefetch(self, indices: Ints) -> None:
-        """Begin to bring the shards of these samples to the node's cache, if there is one."""
+        """Start to download the shards of these samples to the node's cache, if there is one."""
         numbers = np.unique(np.searchsorted(self._ends, indices, side="right"))
         self.reader.prefetch(
             (self.shards[number], partial(self._intact, number)) for number in numbers.tolist()
         )
 
     def close(self) -> None:
-        """Let go of files and connections; reading opens them again."""
+        """Close files and connections; reading opens them again."""
         self.reader.close()
 
     def _intact(self, number: int, content: mmap.mmap) -> bool:
-        """Return whether a shard holds the images that its index says.
+        """Return whether a shard holds the images of its index.
 
-        Their CRCs, from an index whose SHA-256 the manifest gives, are all that reading relies on,
-        and cost an eighth of the SHA-256 of the whole shard.
+        Reading relies on their CRCs alone. These come from the index, which the manifest's SHA-256
+        covers, and cost an eighth of the SHA-256 of the whole shard.
         """
         places = self._places[number]
         rows = zip(places.offsets.tolist(), places.lengths.tolist(), places.crc32s, strict=True)
@@ -216,8 +220,8 @@ class Split:
     def _numbers(self) -> range:
         return range(len(self.shards))
 
-    def _read_places(self, number: int) -> _Places:
-        return _Places.of(read_index(self._store, self.shards[number]))
+    def _read_places(self, number: int) -> _ImagePlaces:
+        return _ImagePlaces.from_index(read_index(self._store, self.shards[number]))
 
     def _read_keys(self, number: int) -> tuple[str, ...]:
         return read_index(self._store, self.shards[number]).keys
@@ -232,7 +236,9 @@ class Split:
         )
 
 
-def open_split(store: Store, dataset: str, split: str, *, cache_bytes: int = CACHE_BYTES) -> Split:
+def open_split(
+    store: Store, dataset: str, split: str, *, cache_bytes: int = CACHE_BYTES
+) -> ReadableSplit:
     """Open one split of a dataset for reading; shards of a remote store go to the node's cache.
 
     Args:
@@ -247,7 +253,7 @@ def open_split(store: Store, dataset: str, split: str, *, cache_bytes: int = CAC
     """
     manifest = read_manifest(store, dataset)
     folder = store.at(f"datasets/{dataset}")
-    return Split(
+    return ReadableSplit(
         folder,
         manifest,
         split,
@@ -267,7 +273,7 @@ class Pool:
         RequestError: it holds no image.
     """
 
-    def __init__(self, splits: Sequence[Split], indices: Ints | None = None) -> None:
+    def __init__(self, splits: Sequence[ReadableSplit], indices: Ints | None = None) -> None:
         self.splits = tuple(splits)
         self._ends = list(accumulate(len(split) for split in self.splits))
         self._indices = indices
@@ -283,7 +289,7 @@ class Pool:
 
     @property
     def shard_sizes(self) -> Ints:
-        """int64, how many neighbours in the sequence come from one shard, again and again."""
+        """int64, the length of each run of neighbours from one shard, in order."""
         if self._indices is None:
             return np.concatenate([split.sizes for split in self.splits])
         shard_ends = np.cumsum(np.concatenate([split.sizes for split in self.splits]))
@@ -299,7 +305,7 @@ class Pool:
 
     @property
     def labels(self) -> Ints:
-        """int64 [n], class ids; -1 is none, as are all if the splits do not share classes."""
+        """int64 [n], class ids; -1 is none. If the splits do not share classes, all are -1."""
         if not self.classes:
             return np.full(len(self), NO_LABEL)
         labels = np.concatenate([split.labels for split in self.splits])
@@ -322,17 +328,17 @@ class Pool:
         return split.label(i) if self.classes else NO_LABEL
 
     def read(self, i: int) -> bytes:
-        """Return the encoded image of sample i; raises as `Split.read`."""
+        """Return the encoded image of sample i; raises as `ReadableSplit.read`."""
         split, i = self.locate(i)
         return split.read(i)
 
     def image(self, i: int) -> Tensor:
-        """Return sample i decoded; raises as `Split.image`."""
+        """Return sample i decoded; raises as `ReadableSplit.image`."""
         split, i = self.locate(i)
         return split.image(i)
 
     def prefetch(self, indices: Ints) -> None:
-        """Begin to bring the shards of these samples to the node's cache, if there is one."""
+        """Start to download the shards of these samples to the node's cache, if there is one."""
         places = indices if self._indices is None else self._indices[indices]
         first = 0
         for split in self.splits:
@@ -340,17 +346,17 @@ class Pool:
             split.prefetch(inside)
             first += len(split)
 
-    def kept(self, i: int) -> bool:
-        """Return whether sample i is remembered, so that nothing needs to be read."""
+    def is_cached(self, i: int) -> bool:
+        """Return whether the cache holds sample i, so that it need not be read."""
         split, i = self.locate(i)
-        return split.kept(i) is not None
+        return split.cached_image(i) is not None
 
     def subset(self, indices: npt.ArrayLike) -> Pool:
         """Return the samples with these indices, in their order."""
-        chosen = np.asarray(indices, dtype=np.int64)
-        return Pool(self.splits, chosen if self._indices is None else self._indices[chosen])
+        selected = np.asarray(indices, dtype=np.int64)
+        return Pool(self.splits, selected if self._indices is None else self._indices[selected])
 
-    def locate(self, i: int) -> tuple[Split, int]:
+    def locate(self, i: int) -> tuple[ReadableSplit, int]:
         """Return the split that holds sample i, and its index there."""
         index = i if self._indices is None else int(self._indices[i])
         number = bisect_right(self._ends, index)
@@ -358,46 +364,46 @@ class Pool:
         return split, index - self._ends[number] + len(split)
 
     def close(self) -> None:
-        """Let go of files and connections; reading opens them again."""
+        """Close files and connections; reading opens them again."""
         for split in self.splits:
             split.close()
 
 
-class _Remembered(Generic[T]):
-    """What the indexes of shards say, read when it is asked for; the oldest of too much goes.
+class _IndexCache(Generic[T]):
+    """Values from the indexes of shards, read on demand; beyond a limit the oldest are dropped.
 
     Args:
         sizes: int64, the images of each shard.
-        images: of how many it is remembered, if they are of more than one shard.
-        read: what a shard's index says, by the shard's number.
+        images: how many images' values are kept; those of one shard are always kept.
+        read: returns the value of a shard, given its number.
     """
 
     def __init__(self, sizes: Ints, images: int, read: Callable[[int], T]) -> None:
         self._sizes = sizes
         self._images = images
         self._read = read
-        self._found: OrderedDict[int, T] = OrderedDict()
+        self._by_shard: OrderedDict[int, T] = OrderedDict()
         self._lock = threading.Lock()
 
     def __getitem__(self, number: int) -> T:
-        value = self._found.get(number)
+        value = self._by_shard.get(number)
         if value is None:
             value = self._read(number)
             with self._lock:
-                self._found[number] = value
-                while len(self._found) > 1 and self._count() > self._images:
-                    self._found.popitem(last=False)
+                self._by_shard[number] = value
+                while len(self._by_shard) > 1 and self._count() > self._images:
+                    self._by_shard.popitem(last=False)
         return value
 
     def _count(self) -> int:
-        return int(self._sizes[list(self._found)].sum())
+        return int(self._sizes[list(self._by_shard)].sum())
 
 
-class _Cache:
+class _ImageCache:
     """Decoded images by index, up to a number of bytes.
 
-    Nothing is evicted: an epoch visits every sample once, so the one that was used last is the
-    one that is needed latest, and making room would turn every read into a miss.
+    Nothing is evicted: an epoch visits every sample once, so the last used image is needed again
+    latest, and evicting would turn every read into a miss.
     """
 
     def __init__(self, limit_bytes: int) -> None:

@@ -22,7 +22,7 @@ _PATIENCE_S = 0.5
 
 Intact = Callable[[mmap.mmap], bool]
 
-_FIX = "hpt-dist data verify says what else is wrong; shard the dataset again to mend it"
+_FIX = "hpt-dist data verify reports everything that is damaged; shard the dataset again"
 
 
 class ShardReader:
@@ -36,12 +36,12 @@ class ShardReader:
     """
 
     def __init__(self, store: Store, cache: NodeCache | None = None) -> None:
-        # Where reading waits for a network, and many reads at a time are faster.
+        # Reading then waits for a network, and many reads at a time are faster.
         self.is_remote = store.folder is None
         self._store = store
         self._cache = cache
         self._lock = threading.Lock()
-        self._open: OrderedDict[str, _File] = OrderedDict()
+        self._open: OrderedDict[str, _OpenFile] = OrderedDict()
         self._remote: dict[str, ObjectInfo] = {}
         self._downloads: dict[str, Future[Path | None]] = {}
         self._executor: ThreadPoolExecutor | None = None
@@ -55,28 +55,28 @@ class ShardReader:
             shard: of the dataset.
             start: position of the first byte.
             length: number of bytes.
-            anew: from a remote store itself, whatever this node's cache holds.
+            anew: read from the remote store itself, not from this node's cache.
 
         Raises:
-            StoreError: the shard is not there.
-            DataError: it is cut, or not the one that the manifest describes.
+            StoreError: the shard does not exist.
+            DataError: it is cut, or differs from its manifest.
         """
         file = None
         if not (anew and self.is_remote):
             file = self._open.get(shard.path) or self._open_file(shard)
         if file is None:
-            data = self._store.get(shard.path, start, length, self._described(shard).etag)
+            data = self._store.get(shard.path, start, length, self._remote_info(shard).etag)
         else:
             data = os.pread(file.descriptor, length, start)
         if len(data) != length:
-            raise self._cut(shard, start + len(data))
+            raise self._wrong_length(shard, start + len(data))
         return data
 
     def prefetch(self, shards: Iterable[tuple[Shard, Intact]]) -> None:
-        """Begin to bring shards to this node's cache, those that are not there or on their way.
+        """Start to download shards to this node's cache, unless they are there or on their way.
 
         Args:
-            shards: each with a function that says whether its downloaded content is right.
+            shards: each with a function that checks its downloaded content.
         """
         if self._cache is None or not self.is_remote:
             return
@@ -107,25 +107,25 @@ class ShardReader:
         self._downloads.clear()
         self._open.clear()
 
-    def _open_file(self, shard: Shard) -> _File | None:
-        """Return the file that holds a shard, opened; None where there is none on this node."""
+    def _open_file(self, shard: Shard) -> _OpenFile | None:
+        """Return the file that holds a shard, opened; None if this node has none."""
         path = self._store.local(shard.path)
         if path is None:
             path = self._downloaded(shard)
             if path is None:
                 return None
         try:
-            file = _File(path)
+            file = _OpenFile(path)
         except FileNotFoundError as error:
             if self.is_remote:  # evicted a moment ago
                 return None
-            raise StoreError("the shard is not there", where=str(path), fix=_FIX) from error
+            raise StoreError("the shard does not exist", where=str(path), fix=_FIX) from error
         except OSError as error:
             raise StoreError(error.strerror or str(error), where=str(path)) from error
         if file.size_bytes != shard.bytes:
-            raise self._cut(shard, file.size_bytes)
+            raise self._wrong_length(shard, file.size_bytes)
         with self._lock:
-            if self.is_remote:  # what the cache evicted takes room on the disk while it is open
+            if self.is_remote:  # an evicted file takes room on the disk while it is open
                 for other in [name for name, one in self._open.items() if one.is_deleted()]:
                     del self._open[other]
             self._open[shard.path] = file
@@ -139,7 +139,7 @@ class ShardReader:
             return None
         download = self._downloads.get(shard.path)
         if download is not None and not download.done():
-            # One that is under way is worth a moment, once; one that waits for its turn is not.
+            # Wait a moment, once, for a running download; do not wait for a queued one.
             if download.running():
                 now = time.monotonic()
                 end = self._patience_ends.setdefault(shard.path, now + _PATIENCE_S)
@@ -153,29 +153,29 @@ class ShardReader:
             download.result()
         return path
 
-    def _described(self, shard: Shard) -> ObjectInfo:
-        """Return what the store knows of a shard, looked up once: what later reads must match."""
+    def _remote_info(self, shard: Shard) -> ObjectInfo:
+        """Return the store's description of a shard, read once: later reads must match it."""
         info = self._remote.get(shard.path)
         if info is None:
             info = self._store.stat(shard.path)
             if info is None:
                 where = f"{self._store.uri}/{shard.path}"
-                raise StoreError("the shard is not there", where=where, fix=_FIX)
+                raise StoreError("the shard does not exist", where=where, fix=_FIX)
             if info.bytes != shard.bytes:
-                raise self._cut(shard, info.bytes)
+                raise self._wrong_length(shard, info.bytes)
             self._remote[shard.path] = info
         return info
 
-    def _cut(self, shard: Shard, found_bytes: int) -> DataError:
+    def _wrong_length(self, shard: Shard, actual_bytes: int) -> DataError:
         return DataError(
-            f"the shard ends after {found_bytes} bytes; its manifest says {shard.bytes}",
+            f"the shard ends after {actual_bytes} bytes; its manifest says {shard.bytes}",
             where=f"{self._store.uri}/{shard.path}",
             fix=_FIX,
         )
 
 
-class _File:
-    """An open file that closes itself when nobody reads it any more."""
+class _OpenFile:
+    """An open file that closes itself when its last reader drops it."""
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -20,12 +20,12 @@ from hpt_dist.images.crops import CROP_DRAWS, View, center_box, random_box
 from hpt_dist.images.photometric import DRAWS, Photometric
 from hpt_dist.reading.decoder import Batch, Crop, Decoder, Pending, Replacements
 from hpt_dist.reading.order import WINDOW, Ints, Order, streams_for, uniforms
-from hpt_dist.reading.pool import Pool, Split, open_split
+from hpt_dist.reading.pool import Pool, ReadableSplit, open_split
 
 __all__ = [
     "Batch",
     "Pool",
-    "Split",
+    "ReadableSplit",
     "Stream",
     "View",
     "batch_keys",
@@ -43,7 +43,7 @@ _AHEAD_IMAGES = 4096  # the same where images are read in order
 class Stream:
     """An endless stream of batches of random crops.
 
-    A damaged image is replaced by the next one of its pool, is named in the log, and counts
+    A damaged image is replaced by the next one of its pool. The log names it, and it counts
     against `max_bad`.
 
     Args:
@@ -55,9 +55,9 @@ class Stream:
         window: samples of a stream that are shuffled together.
         rank: whose contiguous share of each global batch it yields.
         world: number of ranks; it divides the batch.
-        nodes: over how many machines the ranks are spread; says what a node's cache must hold.
-        workers: threads that read and decode; 0 does it when the batch is asked for.
-        prefetch: batches that are made ahead of their use.
+        nodes: number of machines; decides how much a node's cache must hold.
+        workers: threads that read and decode; 0 does it on demand.
+        prefetch: batches that are prepared ahead of their use.
         max_bad: how many images may be replaced because they are damaged.
         whole_epochs: whether each epoch begins a batch, and leaves out the images that fill none.
 
@@ -102,7 +102,7 @@ class Stream:
         self._whole_epochs = whole_epochs
         self._order = _order(pool, batch, seed, streams, window)
         self._prefetch = prefetch if workers else 0
-        # Not further ahead than a window, so that two windows of each stream are all there is.
+        # At most a window ahead, so that at most two windows of each stream are in use.
         self._ahead = max(1, min(_AHEAD_BATCHES, streams * window // batch))
         self._downloads = _fits_the_cache(pool, 2 * math.ceil(streams / nodes) * window)
         self._decoder = Decoder(pool, workers, Replacements(pool, max_bad))
@@ -115,9 +115,9 @@ class Stream:
         """Return the batch at `position`, and go on to the next.
 
         Raises:
-            StoreError: a shard is not there.
-            DataError: a shard is not what its manifest says, or too many images are damaged;
-                the position stays where it is.
+            StoreError: a shard does not exist.
+            DataError: a shard differs from its manifest, or too many images are damaged; the
+                position does not change.
         """
         while len(self._pending) <= self._prefetch:
             self._pending.append(self._start(self.position + len(self._pending)))
@@ -201,11 +201,11 @@ def center_batches(pool: Pool, *, batch: int, size: int, workers: int = 2) -> It
         pool: the images.
         batch: images of a batch; the last one holds what is left.
         size: side of the result, pixels.
-        workers: threads that read and decode; 0 does it when the batch is asked for.
+        workers: threads that read and decode; 0 does it on demand.
 
     Raises:
-        StoreError: a shard is not there.
-        DataError: an image cannot be used; an evaluation leaves none out.
+        StoreError: a shard does not exist.
+        DataError: an image is damaged; an evaluation leaves none out.
     """
     crop = Crop(size, center_box)
     return _in_order(pool, batch, Decoder(pool, workers, whole=True), 0, lambda _: crop)
@@ -228,11 +228,11 @@ def crop_batches(
         view: the crops.
         seed: of the crops.
         epoch: which copy; another epoch has other crops.
-        workers: threads that read and decode; 0 does it when the batch is asked for.
+        workers: threads that read and decode; 0 does it on demand.
 
     Raises:
-        StoreError: a shard is not there.
-        DataError: an image cannot be used; an evaluation leaves none out.
+        StoreError: a shard does not exist.
+        DataError: an image is damaged; an evaluation leaves none out.
     """
 
     def crop_of(indices: Ints) -> Crop:
@@ -246,7 +246,7 @@ def network_views(batch: Batch, photometrics: Sequence[Photometric], seed: int) 
 
     Args:
         batch: of a stream.
-        photometrics: the policy of each view, on the device where it is wanted.
+        photometrics: the policy of each view, on the device of the result.
         seed: with epoch, sample and view it determines every random parameter.
 
     Returns:
@@ -295,8 +295,8 @@ def _in_order(
 def _fits_the_cache(pool: Pool, active_images: int) -> bool:
     """Return whether this node's cache can hold the shards that are read at the same time.
 
-    Where it cannot, a shard would be gone before all of its images are read and be fetched again
-    and again; then images are fetched one by one.
+    If it cannot, a shard would be evicted before all of its images are read, and be downloaded
+    again and again; images are then read one by one.
     """
     if not len(pool):
         return False

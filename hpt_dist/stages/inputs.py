@@ -20,7 +20,7 @@ from hpt_dist.networks.backbones import Backbone
 from hpt_dist.reading.order import Ints
 from hpt_dist.reading.stream import (
     Pool,
-    Split,
+    ReadableSplit,
     Stream,
     open_split,
 )
@@ -76,7 +76,7 @@ def _split_of(reference: str) -> str:
     return reference.partition("/")[2].partition("@")[0]
 
 
-def _rows(context: Context, reference: str, split: Split) -> Ints:
+def _rows(context: Context, reference: str, split: ReadableSplit) -> Ints:
     """Return which samples of a split a reference means, ascending."""
     alias, _, split_of = reference.partition("/")
     subset_name = split_of.partition("@")[2]

@@ -201,7 +201,7 @@ def test_a_state_of_other_batches_is_refused(birds):
     [
         ({"batch": 64}, "37 images do not fill a batch of 64"),
         ({"world_size": 3}, "cannot be shared out evenly over 3 ranks"),
-        ({"rank": 2, "world_size": 2}, "rank 2 is none of 2 ranks"),
+        ({"rank": 2, "world_size": 2}, "rank 2 is not one of 2 ranks"),
         ({"normalize": "imagnet"}, "did you mean imagenet"),
         ({"split": "trian"}, "did you mean train"),
     ],

@@ -334,7 +334,7 @@ def test_another_object_than_the_manifest_says(shards: Shards, cache: NodeCache)
     wrong = bytearray(content)
     wrong[1000] ^= 1
     shards.store.put("s0.tar", bytes(wrong))
-    with pytest.raises(DataError, match=r"s0\.tar: the shard is not the one of the manifest"):
+    with pytest.raises(DataError, match=r"s0\.tar: the shard differs from its manifest"):
         shards.fetch(cache, "s0.tar")
     assert shards.downloads == ["s0.tar", "s0.tar"]
     shards.store.put("s0.tar", content[:-1])
@@ -356,7 +356,7 @@ def test_damage_in_transfer_is_mended_by_another_download(
         server: S3Server = request.getfixturevalue("ceph").http
         with FaultyProxy(server.endpoint, [Every(1, Damage(), "GET")]) as proxy:
             patch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
-            with pytest.raises(DataError, match="its content is another"):
+            with pytest.raises(DataError, match="its content differs"):
                 shards.fetch(cache, "s0.tar")
             proxy.faults = [Every(2, Damage(), "GET", seen=1)]  # the next, not the one after
             assert shards.fetch(cache, "s0.tar").read_bytes() == shards.contents["s0.tar"]

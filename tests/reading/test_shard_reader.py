@@ -15,7 +15,7 @@ from birds import encoded, write
 
 from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.reading.node_cache import NodeCache
-from hpt_dist.reading.pool import Split
+from hpt_dist.reading.pool import ReadableSplit
 from hpt_dist.store import FolderStore, ObjectInfo, open_store
 
 
@@ -41,14 +41,14 @@ class Remote(FolderStore):
             yield self.get(info.path, start, self.piece_bytes)
 
 
-def opened(tmp_path, limit_shards: int, **slowness) -> Split:
+def opened(tmp_path, limit_shards: int, **slowness) -> ReadableSplit:
     store = open_store(str(tmp_path / "store"))
     write(store, "birds", [encoded(n, "PNG", (60, 50)) for n in range(40)], shard_bytes=60_000)
     manifest = read_manifest(store, "birds")
     largest = max(shard.bytes for shard in manifest.splits["train"].shards)
     cache = NodeCache(tmp_path / "cache", limit_shards * largest)
     remote = Remote(tmp_path / "store" / "datasets" / "birds", **slowness)
-    return Split(remote, manifest, "train", cache_bytes=0, node_cache=cache)
+    return ReadableSplit(remote, manifest, "train", cache_bytes=0, node_cache=cache)
 
 
 def deleted_files() -> int:
@@ -101,7 +101,7 @@ def test_a_slow_download_is_waited_for_once_and_given_up_on_closing(tmp_path):
 @pytest.mark.parametrize("limit_shards", [1, 9])
 def test_what_is_read_is_the_same_with_any_cache(tmp_path, limit_shards):
     split = opened(tmp_path, limit_shards)
-    local = Split(
+    local = ReadableSplit(
         open_store(str(tmp_path / "store" / "datasets" / "birds")),
         read_manifest(open_store(str(tmp_path / "store")), "birds"),
         "train",

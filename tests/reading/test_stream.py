@@ -20,7 +20,7 @@ from hpt_dist.images.photometric import Photometric
 from hpt_dist.reading.order import uniforms
 from hpt_dist.reading.stream import (
     Pool,
-    Split,
+    ReadableSplit,
     Stream,
     View,
     batch_keys,
@@ -145,9 +145,9 @@ def test_ranks_and_workers_may_change_in_the_middle_of_an_epoch(store, streams):
 
 
 def test_a_late_position_is_reached_without_reading_what_is_before(store, monkeypatch):
-    reads, read = [], Split.read
+    reads, read = [], ReadableSplit.read
     fresh = Pool([open_split(store, "birds", "train")])
-    monkeypatch.setattr(Split, "read", lambda split, i: reads.append(i) or read(split, i))
+    monkeypatch.setattr(ReadableSplit, "read", lambda split, i: reads.append(i) or read(split, i))
     with Stream(fresh, **SETTINGS, prefetch=0) as stream:
         stream.load_state_dict({"step": 10**9})
         batch = next(stream)
@@ -173,7 +173,7 @@ def test_decoded_images_are_kept_up_to_a_number_of_bytes(store):
     for split in (everything, nothing, some):
         for i in range(len(split)):
             split.image(i)
-    kept = [image for i in range(COUNT) if (image := some.kept(i)) is not None]
+    kept = [image for i in range(COUNT) if (image := some.cached_image(i)) is not None]
     assert 0 < len(kept) < COUNT
     assert sum(image.nbytes for image in kept) <= 40_000
     assert all(everything.image(i) is everything.image(i) for i in range(COUNT))
