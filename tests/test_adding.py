@@ -26,9 +26,8 @@ def copy(tmp_path):
     """A copy of the package with the page's additions and their tests."""
     without = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "hpt_dist", tmp_path / "hpt_dist", ignore=without)
-    (tmp_path / "docs").mkdir()
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
     (tmp_path / "tests").mkdir()
-    shutil.copy(ROOT / "docs/architecture.md", tmp_path / "docs")
     # The rules hold for what is added, too.
     shutil.copy(ROOT / "tests/test_architecture.py", tmp_path / "tests")
     shutil.copy(ROOT / "tests/fixtures/additions.py", tmp_path / "tests/test_additions.py")

@@ -1,6 +1,8 @@
-"""The packages' rows, their adapters, and the specs' entries in the dicts."""
+"""The packages' rows, their adapters, the kinds' entries in the dicts, and the page about them."""
 
 import ast
+import functools
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -8,6 +10,7 @@ from hpt_dist import recipe
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "hpt_dist"
+PAGE = (ROOT / "docs/architecture.md").read_text()
 
 
 # Each package imports from the rows above its own.
@@ -29,6 +32,8 @@ doctor
 cli
 """
 ROW = {name: row for row, names in enumerate(ROWS.split("\n")) for name in names.split()}
+# What plans, starts, looks and prints: importing it imports no torch.
+LIGHT = "cli doctor launch report slurm trial datasets sources recipe tracking store"
 
 
 def module_of(path):
@@ -38,9 +43,15 @@ def module_of(path):
 MODULES = {module_of(path): path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE}
 
 
-def imported(path):
-    """Yield the modules of this package that a file imports, at its top or in functions."""
-    for node in ast.walk(ast.parse(path.read_text())):
+@functools.cache
+def tree_of(path):
+    return ast.parse(path.read_text())
+
+
+def imported(path, everywhere=True):
+    """Yield the modules of this package that a file imports, at its top or in functions too."""
+    tree = tree_of(path)
+    for node in ast.walk(tree) if everywhere else tree.body:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -81,7 +92,7 @@ def test_outside_systems_have_one_adapter():
         "multiprocessing": {"processes.children", "processes.workers", "launch.process"},
     }
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree_of(path)):
             names = []
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
@@ -110,7 +121,71 @@ def test_files_and_functions_stay_small():
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text()
         assert text.count("\n") <= 600, path
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.FunctionDef):
                 length = (node.end_lineno or 0) - node.lineno + 1
                 assert length <= 70, f"{path}:{node.lineno} {node.name} has {length} lines"
+
+
+def top_level_names(path):
+    """Return the names that a module defines, those inside its classes as `Class.name`."""
+    names = set()
+    for node in tree_of(path).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            inside = [one for one in node.body if isinstance(one, ast.FunctionDef)]
+            names |= {f"{node.name}.{one.name}" for one in inside}
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
+
+
+def test_light_packages_import_no_torch():
+    left = [module for module in MODULES if module.split(".")[0] in LIGHT.split()]
+    seen = set()
+    while left:
+        module = left.pop()
+        seen.add(module)
+        for node in tree_of(MODULES[module]).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                named = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+                tops = {name.split(".")[0] for name in [*named, getattr(node, "module", "")]}
+                assert not tops & {"torch", "torchvision", "timm", "mlflow"}, module
+        left += {m for m in imported(MODULES[module], everywhere=False) if m in MODULES} - seen
+
+
+def test_the_page_shows_the_rows_and_the_imports():
+    listed = re.findall(r"^\| (\d+) \| `(\w+)` \|", PAGE, re.MULTILINE)
+    assert {(name, int(row)) for row, name in listed} == set(ROW.items())
+    assert [int(row) for row, _ in listed] == sorted(ROW.values())
+    arrows = re.findall(r"^ +(\w+) --> ([\w &]+)$", PAGE, re.MULTILINE)
+    reached = {}
+    for name, to in sorted(arrows, key=lambda arrow: ROW[arrow[0]]):
+        found = to.split(" & ")
+        reached[name] = {*found, *(far for near in found for far in reached.get(near, ()))}
+    there = {
+        (module.split(".")[0], other.split(".")[0])
+        for module, path in MODULES.items()
+        for other in imported(path)
+    }
+    drawn = {(name, one) for name, to in arrows for one in to.split(" & ")}
+    assert drawn <= there
+    left_out = {"errors", "page"}
+    assert {
+        (name, one)
+        for name, one in there
+        if one not in {name, *left_out} and one not in reached.get(name, ())
+    } == set()
+
+
+def test_the_page_names_what_there_is():
+    pages = PAGE + (ROOT / "docs/adding.md").read_text()
+    for name in re.findall(r"`([a-z_0-9]+(?:\.\w+)+)`", pages):
+        if name.split(".")[0] not in ROW:
+            continue
+        parts = name.split(".")
+        heads = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+        module = next(head for head in heads if head in MODULES)
+        rest = name.removeprefix(module).removeprefix(".")
+        assert not rest or rest in top_level_names(MODULES[module]), name
