@@ -228,7 +228,7 @@ def test_a_shard_that_is_too_large_is_not_kept(shards: Shards, tmp_path: Path) -
 def held_by_another(cache: NodeCache, content: bytes, size_bytes: int) -> Iterator[None]:
     """Let another process download a shard, or rather hold its part, until it is killed."""
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom hpt_dist import node_cache\n"
+        "import sys, time\nfrom pathlib import Path\nfrom hpt_dist.reading import node_cache\n"
         "with node_cache._claimed(Path(sys.argv[1])) as claim:\n"
         "    import os\n    os.posix_fallocate(claim.descriptor, 0, int(sys.argv[2]))\n"
         "    print('held', flush=True)\n    time.sleep(60)\n"
