@@ -229,7 +229,7 @@ def test_the_command(tmp_path, capsys):
     command = ["data", "leaks", pool, "--against", target]
     said = hpt(*command, "--workers", "1", "--write-list", str(listed), store="", code=1)
     assert "3 images to leave out" in said
-    assert "2 of them, nearly blank" in said
+    assert "2 are nearly blank" in said
     rows = list(csv.DictReader(io.StringIO(listed.read_text())))
     assert [(row["dataset"], row["split"], row["key"]) for row in rows] == [
         ("pool", "train", f"p{i}") for i in range(3)

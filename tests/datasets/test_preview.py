@@ -166,7 +166,7 @@ def test_the_command_writes_a_file_whole(store, tmp_path, monkeypatch):
         assert sheet.width > 3 * THUMBNAIL_PX
     app(["data", "preview", uri, "--out", "new/x.html"], standalone_mode=False)
     assert (tmp_path / "new/x.html").read_bytes() == looked(store, "birds").html()
-    with pytest.raises(RequestError, match="no kind of preview"):
+    with pytest.raises(RequestError, match="wrong ending for a preview"):
         app(["data", "preview", uri, "--out", "x.jpg"], standalone_mode=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["birds-train.png", "new"]
 

@@ -207,8 +207,8 @@ def test_the_command_and_its_mistakes(tmp_path):
     told = json.loads(hpt("data", "subset", uri, "five", "--shots", "5", "--json", store=""))
     assert told == [{"name": "five", "images": 15, "digest": chosen.digest}]
     for arguments, words in [
-        (["x"], "a subset has one"),
-        (["x", "--labels", "5", "--percent", "5"], "a subset has one"),
+        (["x"], "a subset needs exactly one"),
+        (["x", "--labels", "5", "--percent", "5"], "a subset needs exactly one"),
         (["x", "--paper"], "have their own names"),
         (["--labels", "5"], "the subset has no name"),
         (["x", "--labels", "41"], "3 (one of each class) to 40 (all)"),
