@@ -44,14 +44,15 @@ MODULES = {module_of(path): path for path in PACKAGE.rglob("*.py") if path.paren
 
 
 @functools.cache
-def tree_of(path):
-    return ast.parse(path.read_text())
+def nodes_of(path):
+    """Return all nodes of a file, its module first."""
+    return list(ast.walk(ast.parse(path.read_text())))
 
 
 def imported(path, everywhere=True):
     """Yield the modules of this package that a file imports, at its top or in functions too."""
-    tree = tree_of(path)
-    for node in ast.walk(tree) if everywhere else tree.body:
+    nodes = nodes_of(path)
+    for node in nodes if everywhere else nodes[0].body:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -92,7 +93,7 @@ def test_outside_systems_have_one_adapter():
         "multiprocessing": {"processes.children", "processes.workers", "launch.process"},
     }
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(tree_of(path)):
+        for node in nodes_of(path):
             names = []
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
@@ -121,7 +122,7 @@ def test_files_and_functions_stay_small():
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text()
         assert text.count("\n") <= 600, path
-        for node in ast.walk(tree_of(path)):
+        for node in nodes_of(path):
             if isinstance(node, ast.FunctionDef):
                 length = (node.end_lineno or 0) - node.lineno + 1
                 assert length <= 70, f"{path}:{node.lineno} {node.name} has {length} lines"
@@ -130,7 +131,7 @@ def test_files_and_functions_stay_small():
 def top_level_names(path):
     """Return the names that a module defines, those inside its classes as `Class.name`."""
     names = set()
-    for node in tree_of(path).body:
+    for node in nodes_of(path)[0].body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.add(node.name)
         if isinstance(node, ast.ClassDef):
@@ -147,7 +148,7 @@ def test_light_packages_import_no_torch():
     while left:
         module = left.pop()
         seen.add(module)
-        for node in tree_of(MODULES[module]).body:
+        for node in nodes_of(MODULES[module])[0].body:
             if isinstance(node, ast.Import | ast.ImportFrom):
                 named = [a.name for a in node.names] if isinstance(node, ast.Import) else []
                 tops = {name.split(".")[0] for name in [*named, getattr(node, "module", "")]}
