@@ -106,7 +106,7 @@ class _Work:
     done: set[str] = field(default_factory=set)
     stopping: bool = False
     look_s: float = 0.0
-    leases: lease.Watch = field(default_factory=lease.Watch)
+    leases: lease.LeaseWatch = field(default_factory=lease.LeaseWatch)
 
     def is_done(self, key: str) -> bool:
         if key not in self.done and is_done(self.store, key):

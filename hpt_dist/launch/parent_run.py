@@ -47,7 +47,7 @@ def opened_once(store: Store, launch: Launch, artifact_location: str) -> str:
         Its id; empty without MLflow, or where it is out of reach: `sync` then brings it later.
     """
     path, opening = f"{LAUNCHES}/{launch.id}.parent", f"{LAUNCHES}/{launch.id}.opening"
-    watch = lease.Watch()
+    watch = lease.LeaseWatch()
     patience = time.monotonic() + _PATIENCE_S
     while launch.tracking_uri and time.monotonic() < patience:
         if store.stat(path):

@@ -156,7 +156,7 @@ class ShardingPart:
             if held.is_lost:
                 held.check()
 
-        with lease.hold(root, LEASE, job=job, term=term, patience_s=math.inf) as held:
+        with lease.hold(root, LEASE, job=job, restarts=term, patience_s=math.inf) as held:
             root.delete(FAILURE)
             try:
                 self.request.write(self.workers, note, self.part, self.parts)

@@ -125,7 +125,7 @@ def _run(order: TrialOrder, interrupt: Interrupt, together: Together) -> None:
     from hpt_dist.trial import run as trial
 
     root = open_store(order.store).at(stage_prefix(order.trial.key))
-    watch, silent = lease.Watch(), ""
+    watch, silent = lease.LeaseWatch(), ""
     while True:
         order = dataclasses.replace(order, silent=silent)
         try:

@@ -247,7 +247,7 @@ def _running(holder: lease.LeaseInfo, seen: bool) -> State:
     step, steps = (int(holder.facts.get(name, 0)) for name in ("step", "steps"))
     at = (f", step {step}" if step else "") + (f" of {steps}" if step and steps else "")
     doubt = "" if seen else "; if it died there, launch takes over"
-    times = f", restarted {holder.term} times" if holder.term else ""
+    times = f", restarted {holder.restarts} times" if holder.restarts else ""
     who = f"job {holder.job}{times}" if holder.job else f"process {holder.pid}"
     return State("running", f"on {holder.host}, {who}{at}{doubt}", step)
 

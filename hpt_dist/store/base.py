@@ -1,4 +1,4 @@
-"""What every store does, and the errors that they share."""
+"""The protocol of a store, and the errors that all stores share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hpt_dist.errors import DataError, StoreError
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """What a store knows of one object without reading it.
+    """The description of an object, known without reading it.
 
     Args:
         path: relative to the store, parts separated by "/".
@@ -47,7 +47,7 @@ class Store(Protocol):
 
     @property
     def folder(self) -> Path | None:
-        """The folder that holds the objects, there or not yet; None where they are no files."""
+        """The folder of the objects, which may not exist yet; None if objects are no files."""
 
     def put(self, path: str, data: Content) -> ObjectInfo:
         """Write an object atomically, replacing any other; a Path uploads that file's content."""
@@ -59,7 +59,7 @@ class Store(Protocol):
             path: of the object.
             start: position of the first byte.
             length: bytes to read at most; None is all up to the end.
-            etag: of the object that is meant; empty for the one that is there.
+            etag: that the object must have; empty for any.
 
         Raises:
             StoreError: also if there is no such object.
@@ -69,7 +69,7 @@ class Store(Protocol):
     def stream(self, info: ObjectInfo) -> Iterator[bytes]:
         """Yield a whole object in order, in pieces of at most 1 MB.
 
-        Over a network several parts are on their way at a time: about 50 MB of memory.
+        Over a network several parts are read at a time, in about 50 MB of memory.
 
         Args:
             info: the object, as `stat` described it.
@@ -92,17 +92,17 @@ class Store(Protocol):
         """Write an object only if its etag still is `expected` (None: if it is absent).
 
         Of any number of callers that expect the same, in any processes, exactly one wins. This
-        holds between swaps only: `put` and `delete` ask nobody.
+        holds between swaps only: `put` and `delete` check nothing.
 
         Returns:
-            The new etag, or None if somebody else was first.
+            The new etag, or None if another caller was first.
         """
 
     def at(self, prefix: str) -> Store:
         """Return the same store seen from the folder `prefix`."""
 
     def local(self, path: str) -> Path | None:
-        """Return the object's file, there or not, its path checked; None where `folder` is."""
+        """Return the object's file, which may not exist; None if `folder` is None."""
 
 
 def checked(path: str, uri: str) -> str:
@@ -118,16 +118,16 @@ def checked(path: str, uri: str) -> str:
 
 
 def absent(where: str) -> StoreError:
-    """Make the error of a read that found nothing."""
+    """Return the error of a read whose object does not exist."""
     return StoreError("there is no such object", where=where)
 
 
 def changed(where: str) -> DataError:
-    """Make the error of a read that met another object than the one that was meant."""
+    """Return the error of a read whose object has another etag than expected."""
     return DataError(
         "the object changed while it was read",
         where=where,
-        fix="start again; and let nobody write it while others read it",
+        fix="start again, and do not write the object while others read it",
     )
 
 

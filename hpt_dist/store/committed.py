@@ -1,4 +1,4 @@
-"""What a finished trial has committed: the objects that its `DONE` names, digests checked."""
+"""The objects of a finished trial: those that its `DONE` names, with their digests checked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def is_done(store: Store, key: str) -> bool:
         key: of the trial.
 
     Raises:
-        StoreError: the store cannot be asked.
+        StoreError: the store cannot be reached.
     """
     return store.at(stage_prefix(key)).stat(DONE) is not None
 
@@ -30,7 +30,7 @@ def digests(store: Store, key: str) -> dict[str, str]:
     """Return the SHA-256 of each object of a finished trial, by name.
 
     Raises:
-        StoreError: its `DONE` is damaged, or not there.
+        StoreError: its `DONE` is damaged, or does not exist.
     """
     root = store.at(stage_prefix(key))
     try:
@@ -44,12 +44,12 @@ def read(store: Store, key: str, name: str) -> bytes:
     """Return an object of a finished trial.
 
     Raises:
-        StoreError: it is not there, or not what was committed.
+        StoreError: it does not exist, or differs from what was committed.
     """
     root = store.at(stage_prefix(key))
     expected = digests(store, key).get(name)
     if expected is None:
-        raise StoreError(f"{root.uri} holds no {name}", fix="launch the recipe that makes it")
+        raise StoreError(f"{root.uri} holds no {name}", fix="launch the recipe that creates it")
     data = root.get(name)
     if hashlib.sha256(data).hexdigest() != expected:
         raise damaged(store, key, name, "is not what was committed: its SHA-256 differs")
@@ -57,6 +57,6 @@ def read(store: Store, key: str, name: str) -> bytes:
 
 
 def damaged(store: Store, key: str, name: str, what: str) -> StoreError:
-    """Make the error of an object that cannot be used."""
+    """Return the error of an object that cannot be used."""
     root = store.at(stage_prefix(key))
     return StoreError(f"{root.uri}/{name} {what}", fix=f"delete {root.uri}/{DONE} and launch again")

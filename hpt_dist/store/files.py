@@ -11,7 +11,7 @@ from hpt_dist.store.base import PIECE_BYTES, Content
 
 
 def partial(path: Path) -> Path:
-    """Return where `replace` writes a file before it takes its name."""
+    """Return the draft of `replace`: the file that it writes first and then renames."""
     return path.with_name(f".{path.name}.part")
 
 
@@ -22,15 +22,15 @@ def replace(path: Path, data: Content, draft: Path | None = None) -> os.stat_res
     writes could look like one.
 
     Args:
-        path: of the file; its folder is made if needed.
+        path: of the file; its folder is created if needed.
         data: its content; a Path is a file to copy.
-        draft: where it is written first, on the same file system; by default beside it.
+        draft: the file to write first, on the same file system; by default beside it.
 
     Returns:
-        What the system knows of the new file.
+        The status of the new file.
 
     Raises:
-        OSError: the file is the old one, and no draft is left.
+        OSError: the old file is unchanged, and no draft is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = draft or partial(path)

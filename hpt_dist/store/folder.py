@@ -105,11 +105,11 @@ class FolderStore:
                 file.unlink(missing_ok=True)
 
     def swap(self, path: str, data: bytes, expected: str | None) -> str | None:
-        """Write an object if nobody else did; see `Store.swap`."""
+        """Write an object if its etag is the expected one; see `Store.swap`."""
         file = self._file(path)
         with os_errors(file), _locked(file.parent):
-            found = self.stat(path)
-            if (found.etag if found else None) != expected:
+            current = self.stat(path)
+            if (current.etag if current else None) != expected:
                 return None
             return _describe(path, _replace(file, data)).etag
 
@@ -152,7 +152,7 @@ def _replace(file: Path, data: Content) -> os.stat_result:
 
 
 def _scratch(folder: Path) -> Path:
-    """Return the place for a folder's unfinished files, cleared of those of dead writers."""
+    """Return the folder for unfinished files, after deleting those of dead writers."""
     scratch = folder / SCRATCH
     scratch.mkdir(parents=True, exist_ok=True)
     for entry in os.scandir(scratch):
@@ -170,25 +170,25 @@ def _locked(folder: Path) -> Iterator[None]:
     """Keep every other process and thread out of `swap` in this folder.
 
     Raises:
-        StoreError: another process keeps us out: it is stopped, or its disk does not answer.
+        StoreError: another process holds the lock: it is stopped, or its disk does not answer.
     """
     file = _scratch(folder) / _LOCK
     patience = time.monotonic() + _LOCK_WAIT_S
     pause_s = 0.001
     with file.open("ab") as lock:
-        while not _is_taken(lock):
+        while not _try_lock(lock):
             if time.monotonic() > patience:
                 raise StoreError(
                     f"another process has been writing here for {_LOCK_WAIT_S:.0f} s",
                     where=str(folder),
-                    fix=f"see whether it is stopped, or its disk hangs: fuser {file} names it",
+                    fix=f"check whether it is stopped or its disk hangs: fuser {file} names it",
                 )
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 0.05)
         yield
 
 
-def _is_taken(lock: IO[bytes]) -> bool:
+def _try_lock(lock: IO[bytes]) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,9 +1,9 @@
 """One writer for each trial: a lease in the store, renewed while its holder lives.
 
-The lease is an object that only compare-and-swap changes, so of several processes one gets it, on
-any store. A holder that died on this host is known by its process; one elsewhere, by its silence:
-whoever waits watches whether the object changes, by its own clock alone. No two clocks are
-compared, and nothing in the lease says how long to wait.
+The lease is an object that only compare-and-swap changes, so one of several processes gets it, on
+any store. The death of a holder on this host shows in its process; that of a holder elsewhere, in
+its silence: a waiting process watches whether the object changes, by its own clock alone. No two
+clocks are compared, and the lease does not say how long to wait.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ RENEW_S = 15.0
 TTL_S = 60.0
 _ATTEMPTS = 20
 _POLL_S = 0.5
-_LARGEST = 10**15
+# The names of fields in the stored JSON, where they differ: other versions of this code read them.
+_STORED_NAMES = {"process_space": "pids", "restarts": "term"}
+_NUMBER_LIMIT = 10**15
 
 
 class LeaseTakenError(HptError):
@@ -44,80 +46,80 @@ class LeaseLostError(HptError):
 
 @dataclass(frozen=True)
 class LeaseInfo:
-    """What a lease says.
+    """The content of a lease.
 
     Args:
         owner: a random name; two leases of one process differ.
         host: of the holder.
         pid: of the holder.
-        started: start time of that process, clock ticks since boot: pids come again.
-        pids: the boot and the process namespace that give the pid its meaning; containers on one
-            machine may share its host name, and not its processes.
-        facts: what the holder says of its progress, in numbers.
-        job: the scheduler's name for the job that the holder is; empty without a scheduler.
-        term: how often the scheduler had started that job before.
+        started: start time of that process, clock ticks since boot: pids are reused.
+        process_space: the boot and the process namespace of the pid; containers on one machine may
+            share its host name, but not its processes.
+        facts: the holder's progress, in numbers.
+        job: the scheduler's name for the holder's job; empty without a scheduler.
+        restarts: number of earlier starts of that job by the scheduler.
     """
 
     owner: str
     host: str
     pid: int
     started: str
-    pids: str
+    process_space: str
     facts: Mapping[str, float] = field(default_factory=dict)
     job: str = ""
-    term: int = 0
+    restarts: int = 0
 
     @property
     def on_this_host(self) -> bool:
         """Whether the holder is, or was, a process that this one could see."""
-        return self.pids == _pids()
+        return self.process_space == _process_space()
 
     @property
     def died(self) -> bool:
-        """Whether the holder was a process of this host, which is gone.
+        """Whether the holder was a process of this host that has ended.
 
-        Of a holder elsewhere a single look says nothing: see `Watch`.
+        One look cannot decide this for a holder elsewhere: see `LeaseWatch`.
         """
-        return self.on_this_host and self.started != _started(self.pid)
+        return self.on_this_host and self.started != _start_time(self.pid)
 
-    def precedes(self, job: str, term: int) -> bool:
+    def precedes(self, job: str, restarts: int) -> bool:
         """Whether the scheduler has started the holder's job again since.
 
-        It believes the holder dead: the node was lost. The holder may live on there, and write.
+        The scheduler then considers the node lost. The holder may still live there, and write.
         """
-        return bool(job) and self.job == job and self.term < term
+        return bool(job) and self.job == job and self.restarts < restarts
 
 
-class Watch:
-    """Tells holders on other hosts that renew their leases from those that fell silent.
+class LeaseWatch:
+    """Detects holders on other hosts that stopped renewing their leases.
 
     Args:
-        clock: seconds that never go backwards; this process's own.
+        clock: returns seconds that never go backwards.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._seen: dict[tuple[str, str], _Seen] = {}
+        self._seen: dict[tuple[str, str], _WatchedLease] = {}
 
     def look(self, store: Store, path: str) -> tuple[LeaseInfo | None, str]:
-        """Look at a lease, as often as every few seconds while waiting for it.
+        """Look at a lease; call this every few seconds while waiting for it.
 
-        An unchanged one costs a single request.
+        An unchanged lease costs a single request.
 
         Returns:
-            (its living holder, ""); or (None, the version that a dead one left), which `hold` takes
-            as `silent`; or (None, "") where nobody holds it.
+            (its living holder, ""); or (None, the version of a dead holder), which `hold` takes as
+            `silent`; or (None, "") if no process holds it.
         """
-        found = store.stat(path)
-        if found is None:
+        version = store.stat(path)
+        if version is None:
             return None, ""
         now = self._clock()
         seen = self._seen.get((store.uri, path))
-        if seen is None or seen.etag != found.etag:
-            holder, etag = _read(store, found)
+        if seen is None or seen.etag != version.etag:
+            holder, etag = _read_version(store, version)
             if etag is None:
                 return None, ""
-            seen = self._seen[store.uri, path] = _Seen(holder, etag, now)
+            seen = self._seen[store.uri, path] = _WatchedLease(holder, etag, now)
         # A watcher that was suspended, or cut off with everybody else, has seen no silence.
         seen.silent_s += min(now - seen.looked, RENEW_S)
         seen.looked = now
@@ -129,14 +131,14 @@ class Watch:
 
 
 @dataclass
-class _Seen:
-    """What a watch knows of a lease.
+class _WatchedLease:
+    """The state of a lease at a watch's last look.
 
     Args:
-        holder: None where the lease is damaged.
-        etag: the version that says so.
+        holder: None if the lease is damaged.
+        etag: the version of the lease.
         looked: the clock at the last look.
-        silent_s: for how long it was seen to stay the same.
+        silent_s: seconds for which the lease did not change.
     """
 
     holder: LeaseInfo | None
@@ -187,27 +189,27 @@ class Lease:
                 )
 
     def keep(self, stop: threading.Event) -> None:
-        """Renew until told to stop; a store that does not answer is asked again."""
+        """Renew the lease until `stop` is set; a failed renewal is tried again later."""
         while not stop.wait(RENEW_S):
             with self._lock, _tolerated():
                 if not self._lost:
                     self._renew()
 
     def release(self) -> None:
-        """Let others have it."""
+        """Give the lease up."""
         with self._lock, _tolerated():
-            found = self._store.stat(self._path)
-            if not self._lost and found and found.etag == self._etag:
+            version = self._store.stat(self._path)
+            if not self._lost and version and version.etag == self._etag:
                 self._store.delete(self._path)
 
     def _renew(self) -> None:
         info = replace(self._info, facts=self._facts)
         etag = self._store.swap(self._path, _encoded(info), self._etag)
         if etag is None:
-            # An earlier renewal may have been written and its answer lost: then it is ours still.
-            holder, there = _found(self._store, self._path)
+            # An earlier renewal may have succeeded and its answer been lost: we still hold it then.
+            holder, current_etag = _current(self._store, self._path)
             if holder and holder.owner == info.owner:
-                etag = self._store.swap(self._path, _encoded(info), there)
+                etag = self._store.swap(self._path, _encoded(info), current_etag)
         if etag is None:
             self._lost = "lost"
             self._on_loss()
@@ -222,7 +224,7 @@ def hold(
     *,
     silent: str = "",
     job: str = "",
-    term: int = 0,
+    restarts: int = 0,
     patience_s: float = 0.0,
     on_loss: Callable[[], None] = lambda: None,
 ) -> Iterator[Lease]:
@@ -231,21 +233,21 @@ def hold(
     Args:
         store: where the lease is.
         path: of the lease.
-        silent: the version that a `Watch` saw a dead holder leave: only that one is taken over from
-            a holder on another host.
+        silent: the version that a `LeaseWatch` returned for a dead holder; from a holder on another
+            host, only this version is taken over.
         job: the scheduler's name for this job, if there is a scheduler.
-        term: how often it had started this job before; the lease of an earlier start is taken over
-            even from a living holder, who then may not write any more.
-        patience_s: how long to wait for a holder to let go, or to be seen to be dead.
-        on_loss: called, in another thread, when somebody else has it.
+        restarts: number of earlier starts of this job; the lease of an earlier start is taken over
+            even from a living holder, which then may not write any more.
+        patience_s: how long to wait for a holder to release it, or to count as dead.
+        on_loss: called, in another thread, when another process has taken the lease over.
 
     Raises:
-        LeaseTakenError: another process holds it, and is not known to be dead.
+        LeaseTakenError: another process holds it and may be alive.
     """
-    watch, deadline = Watch(), time.monotonic() + patience_s
+    watch, deadline = LeaseWatch(), time.monotonic() + patience_s
     while True:
         try:
-            lease = _acquire(store, path, silent, job, term, on_loss)
+            lease = _acquire(store, path, silent, job, restarts, on_loss)
             break
         except LeaseTakenError:
             if time.monotonic() >= deadline:
@@ -264,32 +266,32 @@ def hold(
 
 
 def read(store: Store, path: str) -> LeaseInfo | None:
-    """Return what a lease says, or None if nobody holds it."""
-    return _found(store, path)[0]
+    """Return the content of a lease, or None if no process holds it."""
+    return _current(store, path)[0]
 
 
 def _acquire(
-    store: Store, path: str, silent: str, job: str, term: int, on_loss: Callable[[], None]
+    store: Store, path: str, silent: str, job: str, restarts: int, on_loss: Callable[[], None]
 ) -> Lease:
     info = LeaseInfo(
         owner=secrets.token_hex(8),
         host=socket.gethostname(),
         pid=os.getpid(),
-        started=_started(os.getpid()),
-        pids=_pids(),
+        started=_start_time(os.getpid()),
+        process_space=_process_space(),
         job=job,
-        term=term,
+        restarts=restarts,
     )
     for _ in range(_ATTEMPTS):
-        holder, etag = _found(store, path)
-        precedes = bool(holder and holder.precedes(job, term))
+        holder, etag = _current(store, path)
+        precedes = bool(holder and holder.precedes(job, restarts))
         if holder and not (holder.died or precedes or etag == silent):
             raise _taken(store, path, holder)
-        mine = store.swap(path, _encoded(info), etag)
-        if mine is not None:
-            return Lease(store, path, info, mine, on_loss)
+        own_etag = store.swap(path, _encoded(info), etag)
+        if own_etag is not None:
+            return Lease(store, path, info, own_etag, on_loss)
         if not precedes:
-            break  # somebody else was quicker
+            break  # another process was quicker
         # An earlier start of this job renewed it in between.
     raise _taken(store, path, read(store, path))
 
@@ -303,60 +305,61 @@ def _taken(store: Store, path: str, info: LeaseInfo | None) -> LeaseTakenError:
     )
 
 
-def _found(store: Store, path: str) -> tuple[LeaseInfo | None, str | None]:
+def _current(store: Store, path: str) -> tuple[LeaseInfo | None, str | None]:
     """Return a lease, None if it is damaged, and the etag it was read under, None if absent."""
-    found = store.stat(path)
-    return _read(store, found) if found else (None, None)
+    version = store.stat(path)
+    return _read_version(store, version) if version else (None, None)
 
 
-def _read(store: Store, found: ObjectInfo) -> tuple[LeaseInfo | None, str | None]:
-    """Return the lease that was found; see `_found`."""
+def _read_version(store: Store, version: ObjectInfo) -> tuple[LeaseInfo | None, str | None]:
+    """Return a version of a lease; see `_current`."""
     # Should it change between the two requests, a swap under this etag fails: nothing is lost.
     try:
-        return _decoded(store.get(found.path)), found.etag
+        return _decoded(store.get(version.path)), version.etag
     except StoreError:  # released in between
         return None, None
     except (ValueError, TypeError, AttributeError, RecursionError):
-        return None, found.etag
+        return None, version.etag
 
 
 def _decoded(data: bytes) -> LeaseInfo:
     """Return a lease, of this version of the code or another; some Exception if it is damaged.
 
-    Of damaged numbers none comes through: they are shown to people, and computed with.
+    It drops damaged numbers, which are shown to people and computed with.
     """
     document = json.loads(data)
-    known = {one.name for one in fields(LeaseInfo)}
-    info = LeaseInfo(**{name: value for name, value in document.items() if name in known})
-    texts = (info.owner, info.host, info.started, info.pids)
+    names = {_STORED_NAMES.get(one.name, one.name): one.name for one in fields(LeaseInfo)}
+    info = LeaseInfo(**{names[name]: value for name, value in document.items() if name in names})
+    texts = (info.owner, info.host, info.started, info.process_space)
     if not all(isinstance(text, str) and text for text in texts) or not isinstance(info.job, str):
         raise TypeError("a lease without the names of its holder")
-    if not all(isinstance(n, int) and 0 <= n < _LARGEST for n in (info.pid, info.term)):
+    if not all(isinstance(n, int) and 0 <= n < _NUMBER_LIMIT for n in (info.pid, info.restarts)):
         raise ValueError("a lease with damaged numbers")
-    return replace(info, facts={name: n for name, n in info.facts.items() if _is_sound(n)})
+    return replace(info, facts={name: n for name, n in info.facts.items() if _is_valid(n)})
 
 
-def _is_sound(number: object) -> bool:
-    return isinstance(number, int | float) and 0 <= number < _LARGEST
+def _is_valid(number: object) -> bool:
+    return isinstance(number, int | float) and 0 <= number < _NUMBER_LIMIT
 
 
 def _encoded(info: LeaseInfo) -> bytes:
-    # What this code does not read is for code of before, which may still be in a queue; the time
-    # makes each version another one.
-    document = asdict(info) | {"ttl_s": TTL_S, "renewed": time.time()}
+    # Jobs in a queue may run older code, which reads the additional fields; the time makes each
+    # version differ.
+    content = {_STORED_NAMES.get(name, name): value for name, value in asdict(info).items()}
+    document = content | {"ttl_s": TTL_S, "renewed": time.time()}
     return json.dumps(document, sort_keys=True).encode()
 
 
 @contextlib.contextmanager
 def _tolerated() -> Iterator[None]:
-    """Let the holder live through a store that does not answer for a while."""
+    """Turn a store's failure into a warning: it may answer again before the lease expires."""
     try:
         yield
     except StoreError as error:
         log.warning("the lease could not be renewed: %s", error)
 
 
-def _started(pid: int) -> str:
+def _start_time(pid: int) -> str:
     """Return the start time of a living process, or an empty string."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
@@ -367,7 +370,7 @@ def _started(pid: int) -> str:
     return "" if fields[0] == "Z" else fields[19]
 
 
-def _pids() -> str:
-    """Return a name for the processes that this one can see: its boot and its namespace."""
+def _process_space() -> str:
+    """Return a name for the set of processes visible from here: the boot and the namespace."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return f"{boot} {Path('/proc/self/ns/pid').readlink()}"

@@ -1,4 +1,4 @@
-"""Which store a URI means."""
+"""Open the store of a URI."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hpt_dist.store.folder import FolderStore
 
 
 def open_store(uri: str) -> Store:
-    """Open `s3://bucket/prefix`, `file:///folder` or a folder's path; nothing is created yet.
+    """Open `s3://bucket/prefix`, `file:///folder` or a folder's path; this creates nothing.
 
     S3 is reached by the standard AWS settings: AWS_ENDPOINT_URL_S3, AWS_PROFILE, AWS_CA_BUNDLE,
     AWS_MAX_ATTEMPTS and so on.

@@ -1,4 +1,4 @@
-"""Where things lie in a store and in the local work folder."""
+"""The paths of objects in a store and of files in the local work folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUBMITTING = f"{LAUNCHES}/submitting"
 
 
 def stage_prefix(key: str) -> str:
-    """Return where in a store a trial's objects lie."""
+    """Return the prefix of a trial's objects in a store."""
     return f"stages/{key}"
 
 
@@ -47,5 +47,5 @@ def trial_folder(work: Path, key: str) -> Path:
 
 
 def default_tracking_uri(work: Path) -> str:
-    """Return the URI of the SQLite database that MLflow uses when nobody names a server."""
+    """Return the URI of the SQLite database that MLflow uses if no server is configured."""
     return f"sqlite:///{work}/mlflow.db"

@@ -15,8 +15,8 @@ from hpt_dist.store import s3_read, s3_upload
 from hpt_dist.store.base import Content, ObjectInfo, checked, os_errors
 from hpt_dist.store.s3_client import call, client, code, etag_of, explained, settings
 
-# What a server says to a conditional put that came too late. Ceph 16.2 and SeaweedFS say 412; AWS
-# also 409 while the other put is under way, and NoSuchKey if the expected object is gone.
+# The error codes of a conditional put that came too late. Ceph 16.2 and SeaweedFS answer 412; AWS
+# also 409 while the other put is running, and NoSuchKey if the expected object is gone.
 _TOO_LATE = {"PreconditionFailed", "412", "ConditionalRequestConflict", "NoSuchKey"}
 
 
@@ -53,9 +53,9 @@ class S3Store:
 
     def get(self, path: str, start: int = 0, length: int | None = None, etag: str = "") -> bytes:
         """Read an object or a part of it; see `Store.get`."""
-        # HTTP knows no empty range: ask for one byte and drop it.
-        asked = length if length is None else max(length, 1)
-        pieces = s3_read.read(self._target(path), f"{self.uri}/{path}", start, asked, etag)
+        # HTTP has no empty range: request one byte and drop it.
+        requested = length if length is None else max(length, 1)
+        pieces = s3_read.read(self._target(path), f"{self.uri}/{path}", start, requested, etag)
         return b"".join(pieces)[:length]
 
     def stream(self, info: ObjectInfo) -> Iterator[bytes]:
@@ -73,20 +73,20 @@ class S3Store:
             checked(prefix.rpartition("/")[0], self.uri)
         begin = f"{self.prefix}/{prefix}" if self.prefix else prefix
         request = {"Bucket": self.bucket, "Prefix": begin}
-        found = []
+        infos = []
         with explained(f"{self.uri}/{prefix}"):
             is_truncated = True
             while is_truncated:
                 page = call("list_objects_v2", request)
                 is_truncated = page["IsTruncated"]
                 request["ContinuationToken"] = page.get("NextContinuationToken", "")
-                found += [
+                infos += [
                     ObjectInfo(self._path(item["Key"]), item["Size"], etag_of(item))
                     for item in page.get("Contents", [])
                     if not item["Key"].endswith("/")  # some tools mark folders so
                 ]
         # SeaweedFS lists "a/b" before "a-b".
-        yield from sorted(found, key=lambda info: info.path)
+        yield from sorted(infos, key=lambda info: info.path)
 
     def delete(self, path: str) -> None:
         """Remove an object; see `Store.delete`."""
@@ -94,7 +94,7 @@ class S3Store:
             call("delete_object", self._target(path))
 
     def swap(self, path: str, data: bytes, expected: str | None) -> str | None:
-        """Write an object if nobody else did; see `Store.swap`."""
+        """Write an object if its etag is the expected one; see `Store.swap`."""
         # Without quotes, as in `s3_read`.
         condition = {"IfNoneMatch": "*"} if expected is None else {"IfMatch": expected}
         mark = uuid.uuid4().hex
@@ -105,7 +105,7 @@ class S3Store:
         except StoreError as error:
             if code(error.__cause__) not in _TOO_LATE:
                 raise
-        # If the answer to a put is lost, its retry comes too late by its own doing.
+        # If the answer to a put was lost, its own success makes its retry come too late.
         head = self._head(path)
         return etag_of(head) if head and head["Metadata"].get("swap") == mark else None
 
@@ -140,7 +140,7 @@ class S3Store:
 
 @functools.lru_cache
 def _require_bucket(bucket: str, _settings: tuple[tuple[str, str], ...]) -> None:
-    """Tell a missing bucket from a missing object, which HEAD does not; asked once."""
+    """Raise if the bucket is missing, which HEAD of an object does not show; checked once."""
     try:
         call("head_bucket", {"Bucket": bucket})
     except ClientError as error:

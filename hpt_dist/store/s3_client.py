@@ -1,8 +1,7 @@
 """boto3's client for the AWS settings of this process: retries, waits and error messages.
 
-boto3's own retries are off. They would stop after about 100 in a short time, over all threads, so
-a gateway that is away for some seconds would end a job with many readers; and they may wait
-hardly at all.
+boto3's own retries are off. All threads share a limit of about 100 in a short time, so a gateway
+that fails for some seconds would end a job with many readers; and their waits may be very short.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ from hpt_dist.errors import RequestError, StoreError
 
 # A body that breaks off shows some of urllib3's errors, a cut list or error text the parser's.
 FAILURES = (ClientError, BotoCoreError, ResponseParserError, HTTPError)
-_OF_THE_NETWORK = (
+_NETWORK_FAILURES = (
     ConnectionError,
     HTTPClientError,
     IncompleteReadError,
     ResponseParserError,
     HTTPError,
 )
-_PASSING = {
+_TRANSIENT = {
     *("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"),
     # Damage in transfer: the server saw other bytes than were sent.
     *("RequestTimeout", "BadDigest", "XAmzContentSHA256Mismatch"),
@@ -79,13 +78,13 @@ class Patience:
         self._failures = 0
 
     def progress(self) -> None:
-        """Count attempts from here."""
+        """Start to count attempts anew."""
         self._failures = 0
 
     def wait_after(self, error: Exception) -> None:
-        """Wait before the next attempt; raise the error if there should be none."""
+        """Wait before the next attempt, or raise the error if there is none."""
         self._failures += 1
-        if self._failures >= self._attempts or not _passes(error):
+        if self._failures >= self._attempts or not _is_transient(error):
             raise error
         longest_s = min(_FIRST_WAIT_S * 3 ** (self._failures - 1), _LONGEST_WAIT_S)
         if self._give_up.wait(longest_s * random.uniform(0.5, 1.0)):
@@ -95,7 +94,7 @@ class Patience:
 def call(
     operation: str, request: dict[str, Any], give_up: threading.Event | None = None
 ) -> dict[str, Any]:
-    """Send a request such as `head_object`, again where the server or the network failed.
+    """Send a request such as `head_object`; send it again if the server or the network failed.
 
     Raises:
         ClientError, BotoCoreError: the last failure; see `explained`.
@@ -131,7 +130,7 @@ def _client_of(_pid: int, settings: tuple[tuple[str, str], ...]) -> Any:
         or environment.get("AWS_ENDPOINT_URL")
         or profile.get("endpoint_url")
     )
-    # A server of one's own seldom has a DNS name for each bucket.
+    # A private server seldom has a DNS name for each bucket.
     s3 = {"addressing_style": "path" if custom_endpoint else "auto"} | profile.get("s3", {})
     config = Config(
         s3=s3,
@@ -150,23 +149,23 @@ def _attempts() -> int:
     text = os.environ.get("AWS_MAX_ATTEMPTS", str(_DEFAULT_ATTEMPTS))
     if not text.isdecimal() or int(text) < 1:
         raise RequestError(
-            f"{text!r} is no number of attempts",
+            f"{text!r} is not a number of attempts",
             where="AWS_MAX_ATTEMPTS",
             allowed="a whole number from 1",
         )
     return int(text)
 
 
-def _passes(error: Exception) -> bool:
-    """Tell whether the same request may well succeed a moment later."""
+def _is_transient(error: Exception) -> bool:
+    """Return whether the same request may succeed a moment later."""
     if isinstance(error, ClientError):
         status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
-        return code(error) in _PASSING or status == 429 or (status >= 500 and status != 501)
-    return isinstance(error, _OF_THE_NETWORK) and "CERTIFICATE_VERIFY_FAILED" not in str(error)
+        return code(error) in _TRANSIENT or status == 429 or (status >= 500 and status != 501)
+    return isinstance(error, _NETWORK_FAILURES) and "CERTIFICATE_VERIFY_FAILED" not in str(error)
 
 
 def code(error: BaseException | None) -> str:
-    """Return the S3 error code of a failure; empty if it is none of the server's."""
+    """Return the S3 error code of a failure; empty if it does not come from the server."""
     return str(error.response["Error"]["Code"]) if isinstance(error, ClientError) else ""
 
 
@@ -186,9 +185,9 @@ def explained(where: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        said = " ".join(filter(None, [code(error), error.response["Error"].get("Message")]))
+        answer = " ".join(filter(None, [code(error), error.response["Error"].get("Message")]))
         fix = _S3_FIXES.get(code(error), "")
-        raise StoreError(f"S3 refused: {said}", where=where, fix=fix) from error
+        raise StoreError(f"S3 refused: {answer}", where=where, fix=fix) from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise StoreError(str(error), where=where, fix=_CREDENTIALS_FIX) from error
     except SSLError as error:

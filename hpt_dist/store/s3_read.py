@@ -35,7 +35,7 @@ def read(
         where: its URI, for messages.
         start: position of the first byte.
         length: bytes to read at most; None is all up to the end.
-        etag: of the object that is meant; empty for the one that is there.
+        etag: that the object must have; empty for any.
         give_up: ends the waits between attempts once it is set.
 
     Returns:
@@ -43,7 +43,7 @@ def read(
 
     Raises:
         StoreError: there is no such object, or it cannot be read.
-        DataError: the object is, or has become, another one.
+        DataError: the object has another etag, or changed while it was read.
     """
     reading = _Reading(target, where, start, length, etag, Patience(give_up))
     with explained(where):
@@ -114,7 +114,7 @@ class _Reading:
         self._target = target
         self._where = where
         self._position = start
-        self._end = None if length is None else start + length  # of what is wanted
+        self._end = None if length is None else start + length  # of the requested part
         self._etag = etag
 
     @property
@@ -122,7 +122,7 @@ class _Reading:
         return self._end is not None and self._position >= self._end
 
     def advance(self) -> None:
-        """Request what is missing, and take what comes until it is all or the response is cut."""
+        """Request the missing rest, and read it until it is complete or the response is cut."""
         last = "" if self._end is None else self._end - 1
         request = self._target | {"Range": f"bytes={self._position}-{last}"}
         if self._etag:
@@ -141,24 +141,24 @@ class _Reading:
                 self.patience.progress()
 
     def require_etag(self) -> None:
-        """Check by a request of its own that the object is the one that is meant."""
+        """Check with a separate request that the object still has its etag."""
         if self._etag and etag_of(call("head_object", self._target)) != self._etag:
             raise changed(self._where)
 
     def _accept(self, answer: dict[str, Any]) -> None:
-        """Check that the answer is the range that was asked for, of the right object."""
+        """Check that the answer is the requested range of the right object."""
         if self._etag and etag_of(answer) != self._etag:
             raise changed(self._where)  # some servers and caches do not know If-Match
         self._etag = etag_of(answer)
         length = answer["ContentLength"]
-        # A server that knows no ranges sends everything.
+        # A server without ranges sends the whole object.
         extent = answer.get("ContentRange") or f"bytes 0-{length - 1}/{length}"
         total = int(extent.rpartition("/")[2])
         end = total if self._end is None else min(self._end, total)
         expected = f"bytes {self._position}-{end - 1}/{total}"
         if extent != expected and end > self._position:
             raise StoreError(
-                f"S3 sent another part than was asked for: {extent} instead of {expected}",
+                f"S3 sent another range than requested: {extent} instead of {expected}",
                 where=self._where,
             )
         if "ContentRange" in answer and length != end - self._position:

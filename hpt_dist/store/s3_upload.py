@@ -23,13 +23,13 @@ _PART_BYTES = 8 << 20
 _MOST_PARTS = 10_000
 _SENDERS = 4
 _RESTARTS = 8
-_NOT_FOR_US = {"AccessDenied", "403", "NotImplemented", "MethodNotAllowed"}
-_NEVER_ASKED = (ConnectTimeoutError, EndpointConnectionError)  # no server heard the request
+_LISTING_REFUSED = {"AccessDenied", "403", "NotImplemented", "MethodNotAllowed"}
+_NEVER_SENT = (ConnectTimeoutError, EndpointConnectionError)  # the request reached no server
 
 
 @dataclass(frozen=True)
-class _Source:
-    """What is to be written; `read(start, length)` may be called from many threads."""
+class _UploadSource:
+    """The content to write; `read(start, length)` may be called from many threads."""
 
     size_bytes: int
     read: Callable[[int, int], bytes]
@@ -51,16 +51,16 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Digests:
-    """Of the whole and of its parts, taken before anything is sent.
+    """The digests of the whole and of its parts, computed before anything is sent.
 
-    A part is sent with the MD5 from here, so a file that changes meanwhile is refused.
+    Each part is sent with its MD5, so the server refuses a file that changes meanwhile.
     """
 
     sha256: str
     md5s: tuple[bytes, ...]
 
     @classmethod
-    def of(cls, source: _Source) -> _Digests:
+    def from_source(cls, source: _UploadSource) -> _Digests:
         sha256 = hashlib.sha256()
         md5s = []
         with ThreadPoolExecutor(1) as executor:
@@ -76,17 +76,18 @@ class _Digests:
 
     @property
     def etag(self) -> str:
-        """What most servers give an object of these parts."""
+        """The etag that most servers give an object of these parts."""
         return f"{_md5(b''.join(self.md5s)).hex()}-{len(self.md5s)}"
 
 
 @dataclass(frozen=True)
-class _Made:
-    """What the server said of a completed upload.
+class _CompletedUpload:
+    """The server's answer to a completed upload.
 
     Args:
-        etag: of the object; Ceph 16.2 says nothing.
-        has_md5_etags: whether each part's was its MD5, so that the object's follows from these.
+        etag: of the object; empty from Ceph 16.2.
+        has_md5_etags: whether the etag of each part was its MD5; the object's etag then follows
+            from these.
     """
 
     etag: str
@@ -105,7 +106,7 @@ def write(target: dict[str, str], data: Content, where: str) -> tuple[int, str]:
         Its size in bytes, and its etag.
 
     Raises:
-        StoreError: what the server made of the parts is not what was sent.
+        StoreError: the stored object differs from the parts that were sent.
         ClientError, BotoCoreError: see `s3_client.explained`.
         OSError: the file cannot be read.
     """
@@ -122,41 +123,41 @@ def put(request: dict[str, Any], content: bytes) -> dict[str, Any]:
     return call("put_object", request | {"Body": content, "ContentMD5": _base64(_md5(content))})
 
 
-def _write_parts(target: dict[str, str], source: _Source, where: str) -> str:
+def _write_parts(target: dict[str, str], source: _UploadSource, where: str) -> str:
     """Write an object in parts and return its etag.
 
-    Somebody else who writes the same object takes this upload for a stale one and aborts it. As
-    only the first start aborts others, two writers cannot keep each other from ending.
+    Another writer of the same object takes this upload for a stale one and aborts it. As only the
+    first attempt aborts others, two writers cannot block each other for ever.
     """
-    digests = _Digests.of(source)
+    digests = _Digests.from_source(source)
     _abort_stale(target)
     for _ in range(_RESTARTS):
         request = _begin(target, digests)
         try:
-            made = _send(request, source, digests)
+            completed = _send(request, source, digests)
         except BaseException as error:
             with suppress(*FAILURES):
                 call("abort_multipart_upload", request)
             if not _was_ended(error):
                 raise
             # Aborted, or completed by a request whose answer was lost.
-            found = _head(target)
-            if found and found["Metadata"].get("sha256") == digests.sha256:
-                return etag_of(found)
+            head = _head(target)
+            if head and head["Metadata"].get("sha256") == digests.sha256:
+                return etag_of(head)
         else:
-            return _checked(target, source.size_bytes, digests, made, where)
+            return _checked(target, source.size_bytes, digests, completed, where)
     raise StoreError(
-        f"others who write the same object ended this upload {_RESTARTS} times",
+        f"other writers of the same object ended this upload {_RESTARTS} times",
         where=where,
         fix="let one process write it",
     )
 
 
 def _was_ended(error: BaseException) -> bool:
-    """Return whether an upload failed because somebody else ended it.
+    """Return whether an upload failed because another writer ended it.
 
-    Where an abort overtakes a completion, Ceph keeps the lock of the completion for ten minutes,
-    and answers each further attempt that one is in progress.
+    If an abort overtakes a completion, Ceph keeps the completion's lock for ten minutes. To each
+    further attempt it then answers that a completion is in progress.
     """
     if isinstance(error, ClientError) and code(error) == "InternalError":
         return "already in progress" in error.response["Error"].get("Message", "")
@@ -164,17 +165,17 @@ def _was_ended(error: BaseException) -> bool:
 
 
 def _begin(target: dict[str, str], digests: _Digests) -> dict[str, Any]:
-    """Begin an upload and return what names it in requests.
+    """Start an upload and return the request fields that name it.
 
-    Where an answer was lost, the upload may have begun under a name that nobody heard: it is
-    aborted before the next attempt, as it would lie in the bucket and cost money.
+    If an answer was lost, the upload may have started under a name that we do not know. It is
+    aborted before the next attempt: it would stay in the bucket and cost money.
     """
     patience, request = Patience(), target | {"Metadata": digests.metadata}
     while True:
         try:
             upload = client().create_multipart_upload(**request)
         except BaseException as error:
-            if not isinstance(error, _NEVER_ASKED):
+            if not isinstance(error, _NEVER_SENT):
                 with suppress(*FAILURES):
                     _abort_stale(target)
             if not isinstance(error, FAILURES):
@@ -185,21 +186,25 @@ def _begin(target: dict[str, str], digests: _Digests) -> dict[str, Any]:
 
 
 def _checked(
-    target: dict[str, str], size_bytes: int, digests: _Digests, made: _Made, where: str
+    target: dict[str, str],
+    size_bytes: int,
+    digests: _Digests,
+    completed: _CompletedUpload,
+    where: str,
 ) -> str:
-    """Return the etag of a completed upload if what the server made of it is what was sent."""
-    etag = made.etag
-    found = _head(target)
-    if found and found["Metadata"].get("sha256") == digests.sha256:
-        etag = etag_of(found)
-        if found["ContentLength"] != size_bytes:
-            raise _wrong(f"{found['ContentLength']} of {size_bytes} bytes", where)
-    if made.has_md5_etags and etag not in {"", digests.etag}:
-        raise _wrong(f"an object of etag {etag} instead of {digests.etag}", where)
+    """Return the etag of a completed upload, after checking that the object is what was sent."""
+    etag = completed.etag
+    head = _head(target)
+    if head and head["Metadata"].get("sha256") == digests.sha256:
+        etag = etag_of(head)
+        if head["ContentLength"] != size_bytes:
+            raise _wrong_object(f"{head['ContentLength']} of {size_bytes} bytes", where)
+    if completed.has_md5_etags and etag not in {"", digests.etag}:
+        raise _wrong_object(f"an object of etag {etag} instead of {digests.etag}", where)
     return etag or digests.etag
 
 
-def _send(request: dict[str, Any], source: _Source, digests: _Digests) -> _Made:
+def _send(request: dict[str, Any], source: _UploadSource, digests: _Digests) -> _CompletedUpload:
     """Send all parts and complete the upload."""
     give_up = threading.Event()
 
@@ -221,21 +226,21 @@ def _send(request: dict[str, Any], source: _Source, digests: _Digests) -> _Made:
             executor.shutdown(cancel_futures=True)
     parts = [{"PartNumber": i + 1, "ETag": etag} for i, etag in enumerate(etags)]
     done = call("complete_multipart_upload", request | {"MultipartUpload": {"Parts": parts}})
-    return _Made(etag_of(done), has_md5_etags=etags == [md5.hex() for md5 in digests.md5s])
+    return _CompletedUpload(
+        etag_of(done), has_md5_etags=etags == [md5.hex() for md5 in digests.md5s]
+    )
 
 
 def _abort_stale(target: dict[str, str]) -> None:
     """Abort the uploads of exactly this key that killed writers left behind."""
     try:
-        found = call(
-            "list_multipart_uploads", {"Bucket": target["Bucket"], "Prefix": target["Key"]}
-        )
-        for upload in found.get("Uploads", []):
+        head = call("list_multipart_uploads", {"Bucket": target["Bucket"], "Prefix": target["Key"]})
+        for upload in head.get("Uploads", []):
             if upload["Key"] == target["Key"]:
                 call("abort_multipart_upload", target | {"UploadId": upload["UploadId"]})
     except ClientError as error:
-        # Not everybody who may write may also list uploads.
-        if code(error) not in _NOT_FOR_US | {"NoSuchUpload"}:
+        # Some users may write, but not list uploads.
+        if code(error) not in _LISTING_REFUSED | {"NoSuchUpload"}:
             raise
 
 
@@ -248,24 +253,24 @@ def _head(target: dict[str, str]) -> dict[str, Any] | None:
         raise
 
 
-def _wrong(what: str, where: str) -> StoreError:
+def _wrong_object(what: str, where: str) -> StoreError:
     return StoreError(
-        f"S3 made {what} from the parts", where=where, fix="delete it; write it again"
+        f"S3 stored {what} from the parts", where=where, fix="delete it; write it again"
     )
 
 
 @contextmanager
-def _opened(data: Content) -> Iterator[_Source]:
+def _opened(data: Content) -> Iterator[_UploadSource]:
     if not isinstance(data, Path):
         view = memoryview(data).cast("B")
-        yield _Source(len(view), lambda start, length: bytes(view[start : start + length]))
+        yield _UploadSource(len(view), lambda start, length: bytes(view[start : start + length]))
         return
     with data.open("rb") as file:
 
         def read(start: int, length: int) -> bytes:
             return os.pread(file.fileno(), length, start)
 
-        yield _Source(os.fstat(file.fileno()).st_size, read)
+        yield _UploadSource(os.fstat(file.fileno()).st_size, read)
 
 
 def _md5(data: bytes) -> bytes:

@@ -183,7 +183,7 @@ def run(
         *(root, LEASE),
         silent=order.silent,
         job=order.scheduled,
-        term=order.term,
+        restarts=order.term,
         on_loss=lambda: interrupt.ask("another process that took it over"),
     )
     with holding as held:

@@ -26,7 +26,7 @@ from hpt_dist.recipe.plan import Trial
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.slurm.commands import Queued
 from hpt_dist.store import FolderStore, Store, lease
-from hpt_dist.store.lease import TTL_S, LeaseTakenError, Watch
+from hpt_dist.store.lease import TTL_S, LeaseTakenError, LeaseWatch
 from hpt_dist.store.paths import DONE, LAUNCHES, LEASE, stage_prefix
 from hpt_dist.train.interrupt import Interrupt
 from hpt_dist.trial import run as stage
@@ -181,7 +181,7 @@ def clock(monkeypatch):
     for module in (slurm_process, lease, closing):
         monkeypatch.setattr(module.time, "sleep", sleep)
         monkeypatch.setattr(module.time, "monotonic", made)
-    monkeypatch.setattr(lease, "Watch", lambda: Watch(made))
+    monkeypatch.setattr(lease, "LeaseWatch", lambda: LeaseWatch(made))
     return made
 
 
@@ -215,7 +215,7 @@ def test_a_launcher_starts_no_trial_until_its_holder_elsewhere_is_silent(store, 
     monkeypatch.setattr(local, "job_of", lambda *_, **__: job_in(store))
     settings = Settings("local", 1, (), Path(store.uri), "")
     left = local._Work(
-        None, [TRIAL], store, settings, None, Watcher(), [TRIAL], 1, [], leases=Watch(clock)
+        None, [TRIAL], store, settings, None, Watcher(), [TRIAL], 1, [], leases=LeaseWatch(clock)
     )
     for _ in range(int(TTL_S / 5)):
         local._start(left, TRIAL)

@@ -112,7 +112,7 @@ def on_a_lost_node_where_its_task_lives_on(site: Site) -> str:
     try:
         # As the controller does by itself after SlurmdTimeout.
         site.slurm.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
-        site.wait_for_holder(old.term + 1)
+        site.wait_for_holder(old.restarts + 1)
         os.kill(old.pid, signal.SIGCONT)
         site.wait(lambda: not Path(f"/proc/{old.pid}").exists())
     finally:

@@ -669,7 +669,7 @@ def test_a_part_that_lives_on_where_slurm_lost_it_stops(job, photos, tmp_path, m
         def lose(done: shards.Progress) -> None:
             seen.append(done.images)
             if done.images == 2:
-                later.enter_context(lease.hold(root, LEASE, job="12_1", term=1))
+                later.enter_context(lease.hold(root, LEASE, job="12_1", restarts=1))
                 time.sleep(0.5)
             progress(done)
 
@@ -679,7 +679,7 @@ def test_a_part_that_lives_on_where_slurm_lost_it_stops(job, photos, tmp_path, m
     with contextlib.ExitStack() as later:
         with pytest.raises(SystemExit) as ended:
             part_of(asked)()
-        assert lease.read(root, LEASE).term == 1
+        assert lease.read(root, LEASE).restarts == 1
     assert (ended.value.code, max(seen)) == (1, 2)
     assert FAILURE not in {info.path for info in root.list()}
 

@@ -20,7 +20,7 @@ from services import S3Server
 
 from hpt_dist.errors import StoreError
 from hpt_dist.store import FolderStore, Store, lease, open_store
-from hpt_dist.store.lease import RENEW_S, TTL_S, LeaseLostError, LeaseTakenError, Watch
+from hpt_dist.store.lease import RENEW_S, TTL_S, LeaseLostError, LeaseTakenError, LeaseWatch
 
 PATH = "stages/key/lease.json"
 HOUR_S = 3600.0
@@ -108,7 +108,7 @@ def leave_behind(store: Store, **changes: object) -> None:
     rewrite(store, **changes)
 
 
-def watched(watch: Watch, clock: Clock, store: Store, seconds: float) -> tuple[object, str]:
+def watched(watch: LeaseWatch, clock: Clock, store: Store, seconds: float) -> tuple[object, str]:
     """Return what a watch says that looks every 5 s."""
     said = watch.look(store, PATH)
     for _ in range(int(seconds / 5)):
@@ -129,7 +129,7 @@ def test_one_process_holds_and_others_are_told_who(store: Store) -> None:
 def test_a_killed_holder_is_followed_at_once(store: Store) -> None:
     """Nothing is waited for, not even while it is a zombie."""
     clock = Clock()
-    watch = Watch(clock)
+    watch = LeaseWatch(clock)
     with holder(store) as process:
         assert watch.look(store, PATH)[0].pid == process.pid
         clock.now += 100 * TTL_S
@@ -151,7 +151,7 @@ def test_a_released_lease_is_free(store: Store) -> None:
         with lease.hold(store, PATH) as held:
             held.check()
         assert lease.read(store, PATH) is None
-        assert Watch().look(store, PATH) == (None, "")
+        assert LeaseWatch().look(store, PATH) == (None, "")
 
 
 def test_an_error_in_the_block_releases_too(folder: FolderStore) -> None:
@@ -174,7 +174,7 @@ def test_a_process_does_not_hold_it_twice(folder: FolderStore) -> None:
 def test_another_host_is_judged_by_its_silence(store: Store) -> None:
     leave_behind(store, **ELSEWHERE)
     clock = Clock()
-    watch = Watch(clock)
+    watch = LeaseWatch(clock)
     living, silent = watched(watch, clock, store, TTL_S - 5)
     assert (living.host, silent) == ("elsewhere", "")
     with pytest.raises(LeaseTakenError, match="on elsewhere"), lease.hold(store, PATH):
@@ -189,7 +189,7 @@ def test_another_host_is_judged_by_its_silence(store: Store) -> None:
 def test_who_renews_elsewhere_lives(store: Store) -> None:
     leave_behind(store, **ELSEWHERE)
     clock = Clock()
-    watch = Watch(clock)
+    watch = LeaseWatch(clock)
     for renewals in range(30):
         rewrite(store, renewals=renewals)
         living, _ = watched(watch, clock, store, RENEW_S)
@@ -217,7 +217,7 @@ def test_no_clock_of_another_machine_and_no_number_in_the_lease_matters(
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() - ahead_s)
     clock = Clock()
-    watch = Watch(clock)
+    watch = LeaseWatch(clock)
     assert watched(watch, clock, folder, TTL_S - 5)[0], "a living holder was given up"
     living, silent = watched(watch, clock, folder, 5)
     assert living is None
@@ -230,7 +230,7 @@ def test_a_watcher_that_slept_or_was_cut_off_has_seen_no_silence(
 ) -> None:
     leave_behind(folder, **ELSEWHERE)
     clock = Clock()
-    watch = Watch(clock)
+    watch = LeaseWatch(clock)
     assert watch.look(folder, PATH)[0]
     clock.now += HOUR_S
     assert watch.look(folder, PATH)[0]
@@ -239,7 +239,9 @@ def test_a_watcher_that_slept_or_was_cut_off_has_seen_no_silence(
         raise StoreError("unreachable")
 
     monkeypatch.setattr(FolderStore, "get", refuse)
-    assert Watch(clock).look(folder, PATH) == (None, ""), "it could not be read, nor was it free"
+    assert LeaseWatch(clock).look(folder, PATH) == (None, ""), (
+        "it could not be read, nor was it free"
+    )
     with pytest.raises(LeaseTakenError), lease.hold(folder, PATH):
         pass
 
@@ -248,7 +250,7 @@ def test_one_that_renews_after_all_keeps_it(folder: FolderStore) -> None:
     """The silence of one version says nothing of the next."""
     leave_behind(folder, **ELSEWHERE)
     clock = Clock()
-    _, silent = watched(Watch(clock), clock, folder, TTL_S)
+    _, silent = watched(LeaseWatch(clock), clock, folder, TTL_S)
     rewrite(folder, renewals=7)
     with pytest.raises(LeaseTakenError), lease.hold(folder, PATH, silent=silent):
         pass
@@ -258,9 +260,9 @@ def test_one_that_renews_after_all_keeps_it(folder: FolderStore) -> None:
 def test_a_later_start_of_its_job_takes_over_at_once(folder: FolderStore) -> None:
     leave_behind(folder, **ELSEWHERE, job="12_3", term=1)
     for job, term in (("12_3", 1), ("12_3", 0), ("12_4", 2), ("", 2)):
-        with pytest.raises(LeaseTakenError), lease.hold(folder, PATH, job=job, term=term):
+        with pytest.raises(LeaseTakenError), lease.hold(folder, PATH, job=job, restarts=term):
             pass
-    with lease.hold(folder, PATH, job="12_3", term=2) as held:
+    with lease.hold(folder, PATH, job="12_3", restarts=2) as held:
         held.check()
 
 
@@ -279,7 +281,7 @@ def test_a_pid_that_came_again_is_not_the_holder(
 def test_a_damaged_lease_blocks_nobody(folder: FolderStore, name: str, value: object) -> None:
     leave_behind(folder, **ELSEWHERE, **{name: value})
     assert lease.read(folder, PATH) is None
-    living, silent = Watch().look(folder, PATH)
+    living, silent = LeaseWatch().look(folder, PATH)
     assert (living, bool(silent)) == (None, True)
     with lease.hold(folder, PATH) as held:
         held.check()
@@ -315,7 +317,7 @@ def test_one_of_many_takers_wins(folder: FolderStore) -> None:
 
         def take(start: threading.Barrier = start, done: threading.Barrier = done) -> bool:
             clock = Clock()
-            _, silent = watched(Watch(clock), clock, folder, TTL_S)
+            _, silent = watched(LeaseWatch(clock), clock, folder, TTL_S)
             start.wait()
             try:
                 with lease.hold(folder, PATH, silent=silent):
@@ -387,7 +389,7 @@ def test_requests_of_a_watcher_in_an_hour(tmp_path: Path) -> None:
     """A look at what has not changed is one request; each renewal is read once."""
     leave_behind(FolderStore(tmp_path), **ELSEWHERE)
     store, clock = CountingStore(tmp_path), Clock()
-    watch = Watch(clock)
+    watch = LeaseWatch(clock)
     for renewals in range(int(HOUR_S / RENEW_S)):
         rewrite(FolderStore(tmp_path), renewals=renewals)
         for _ in range(3):

@@ -262,11 +262,11 @@ def test_an_object_knows_its_digest(store: S3Store) -> None:
 
 def test_parts_grow_with_the_object() -> None:
     for size_bytes in (8 * MB + 1, 80_000 * MB, 80_000 * MB + 1, 5_000_000 * MB):
-        source = s3_upload._Source(size_bytes, lambda *_: b"")
+        source = s3_upload._UploadSource(size_bytes, lambda *_: b"")
         assert -(-size_bytes // source.part_bytes) <= 10_000
         assert source.part_bytes % MB == 0
         assert source.part_bytes >= 8 * MB
-    assert s3_upload._Source(80_000 * MB, lambda *_: b"").part_bytes == 8 * MB
+    assert s3_upload._UploadSource(80_000 * MB, lambda *_: b"").part_bytes == 8 * MB
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
@@ -300,16 +300,16 @@ def test_a_file_that_changes_during_its_upload_is_refused(
     file = tmp_path / "file"
     file.write_bytes(BIG)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
-    digests_of = s3_upload._Digests.of
+    digests_of = s3_upload._Digests.from_source
 
-    def change_after(source: s3_upload._Source) -> s3_upload._Digests:
+    def change_after(source: s3_upload._UploadSource) -> s3_upload._Digests:
         digests = digests_of(source)
         with file.open("r+b") as content:
             content.seek(20 * MB)
             content.write(b"changed")
         return digests
 
-    monkeypatch.setattr(s3_upload._Digests, "of", change_after)
+    monkeypatch.setattr(s3_upload._Digests, "from_source", change_after)
     with pytest.raises(StoreError, match="BadDigest") as caught:
         store.put("a", file)
     assert "leave the file as it is" in caught.value.problem.fix
