@@ -1,4 +1,4 @@
-"""A backbone with weights: somebody else's, or those that a finished trial left in a store."""
+"""A backbone with weights: public ones, or those of a finished trial in a store."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def load_backbone(
 ) -> Backbone:
     """Return a backbone: a module that maps images [b, 3, h, w] to features [b, feature_dim].
 
-    The log (`logging`, level INFO) has the report of which entries match.
+    The log (`logging`, level INFO) reports which entries match.
 
     Args:
         name: as in a recipe: `timm/NAME`, `torchvision/NAME` or NAME.
         weights: as in a recipe, such as `timm/NAME` or a file; or `trial/KEY`, the key of a
-            finished trial. What is random is drawn from torch's generator.
+            finished trial. Random values come from torch's generator.
         store: URI of the store that holds the trial, or the file of a relative path.
         force: accept weights of which less than 99 % match.
 
     Raises:
-        RequestError: there is no such model, file or finished trial.
-        WeightsError: the weights cannot be had, are damaged, or do not fit.
-        StoreError: what a trial left is damaged.
+        RequestError: the model, file or finished trial does not exist.
+        WeightsError: the weights cannot be downloaded, are damaged, or do not fit.
+        StoreError: the trial's objects are damaged.
     """
     opened = open_store(store)
     if weights.startswith(_TRIAL):

@@ -1,8 +1,8 @@
 """The names that other projects give to a backbone's entries, for reading and for writing.
 
 A dialect is a table from the backbone's own names to a file's. It exists only where the two
-networks compute the same thing; what merely looks alike (batch norm with another epsilon,
-other padding) is left out, and `exports` says so.
+networks compute the same features. Networks that only look alike (batch norm with another epsilon,
+other padding) have none, and `exports` reports why.
 
 Names were read in public code and documents, none of which is part of this one: torchvision, timm,
 facebookresearch/detectron2 (tools/convert-torchvision-to-d2.py), huggingface/transformers,
@@ -27,7 +27,7 @@ from hpt_dist.recipe import plugins
 Names = dict[str, tuple[str, ...]]
 
 # Residual networks of one shape and one set of names in torchvision and timm; the last group has
-# grouped or wider convolutions, for which not everybody has a name.
+# grouped or wider convolutions, which some dialects cannot name.
 PLAIN_RESNETS = frozenset({"resnet18", "resnet34", "resnet50", "resnet101", "resnet152"})
 RESNETS = PLAIN_RESNETS | {
     "resnext50_32x4d",
@@ -79,7 +79,7 @@ def model_in(library: str, full_name: str) -> str:
     model = model.split(".")[0]  # without the tag of timm's weights
     pairs = _IN_ORDER | _VITS_OF_TORCHVISION
     if own == "timm":
-        pairs = {theirs: ours for ours, theirs in pairs.items()}
+        pairs = {other_name: own_name for own_name, other_name in pairs.items()}
     same = model if model in RESNETS | _DENSENETS else ""
     return pairs.get(model, same)
 
@@ -101,7 +101,7 @@ def shapes(full_name: str) -> Mapping[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def of(full_name: str) -> dict[str, Names]:
+def dialects_of(full_name: str) -> dict[str, Names]:
     """Return every dialect of a backbone by its name, the backbone's own first.
 
     Args:
@@ -110,33 +110,35 @@ def of(full_name: str) -> dict[str, Names]:
     entries = list(shapes(full_name))
     library, model = full_name.split("/")
     own: Names = {name: (name,) for name in entries}
-    found = {library: own}
+    dialects = {library: own}
     if library not in backbones.LIBRARIES:
-        return found
+        return dialects
     other = "timm" if library == "torchvision" else "torchvision"
     model = model.split(".")[0]
     if model in RESNETS | _DENSENETS:
-        found[other] = own
+        dialects[other] = own
     if model in RESNETS:
-        found |= {name: _renamed(entries, rename) for name, rename in _OF_RESNETS.items()}
+        dialects |= {name: _renamed(entries, rename) for name, rename in _OF_RESNETS.items()}
         if model not in PLAIN_RESNETS:
-            del found["huggingface"]
+            del dialects["huggingface"]
     elif is_vit(full_name):
-        found |= _of_vit(library, entries, bool(model_in(other, full_name)))
+        dialects |= _of_vit(library, entries, bool(model_in(other, full_name)))
     elif twin := model_in(other, full_name):
-        found[other] = _in_order(entries, f"{other}/{twin}")
+        dialects[other] = _in_order(entries, f"{other}/{twin}")
     if "blocks.0.0.conv_dw.weight" in own:
-        found["efficientnet_pytorch"] = efficientnet_pytorch(entries)
-    return found
+        dialects["efficientnet_pytorch"] = efficientnet_pytorch(entries)
+    return dialects
 
 
 def _renamed(entries: Iterable[str], rename: Callable[[str], str | None]) -> Names:
     named = ((name, rename(name)) for name in entries)
-    return {name: (theirs,) for name, theirs in named if theirs}
+    return {name: (other_name,) for name, other_name in named if other_name}
 
 
 def _in_order(entries: list[str], twin: str) -> Names:
-    return {ours: (theirs,) for ours, theirs in zip(entries, shapes(twin), strict=True)}
+    return {
+        own_name: (other_name,) for own_name, other_name in zip(entries, shapes(twin), strict=True)
+    }
 
 
 # Residual networks. The own names are torchvision's: conv1, bn1, layerS.B.convN, layerS.B.bnN, and
@@ -144,8 +146,8 @@ def _in_order(entries: list[str], twin: str) -> Names:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where in a residual network an entry lies.
+class _EntryPlace:
+    """The place of an entry in a residual network.
 
     Args:
         stage: 1 to 4; 0 is the stem.
@@ -168,13 +170,13 @@ _RESNET_ENTRY = re.compile(
 )
 
 
-def _place(name: str) -> _Place:
-    found = _RESNET_ENTRY.fullmatch(name)
-    if not found:
-        raise ValueError(f"{name} is no residual network's")
-    norm = found["kind"] == "bn" or found["shortcut"] == "1"
-    stage, block, layer = (int(found[group] or 0) for group in ("stage", "block", "layer"))
-    return _Place(stage, block, layer, norm, found["entry"])
+def _place(name: str) -> _EntryPlace:
+    parsed = _RESNET_ENTRY.fullmatch(name)
+    if not parsed:
+        raise ValueError(f"{name} is not an entry of a residual network")
+    norm = parsed["kind"] == "bn" or parsed["shortcut"] == "1"
+    stage, block, layer = (int(parsed[group] or 0) for group in ("stage", "block", "layer"))
+    return _EntryPlace(stage, block, layer, norm, parsed["entry"])
 
 
 def _detectron2(name: str) -> str:
@@ -288,12 +290,14 @@ def _of_vit(library: str, entries: list[str], has_twin: bool) -> dict[str, Names
     depth = sum(name.endswith((".norm1.weight", ".ln_1.weight")) for name in entries)
     rows = list(_vit_rows(depth))
     if library == "timm":
-        found: dict[str, Names] = {"huggingface": {timm: theirs for timm, _, theirs in rows}}
+        dialects: dict[str, Names] = {
+            "huggingface": {timm: other_name for timm, _, other_name in rows}
+        }
         other: dict[str, Names] = {"torchvision": {timm: (tv,) for timm, tv, _ in rows}}
     else:
-        found = {"huggingface": {tv: theirs for _, tv, theirs in rows}}
+        dialects = {"huggingface": {tv: other_name for _, tv, other_name in rows}}
         other = {"timm": {tv: (timm,) for timm, tv, _ in rows}}
-    return found | other if has_twin else found
+    return dialects | other if has_twin else dialects
 
 
 # EfficientNet in the names of the package that many older files come from.
@@ -335,17 +339,17 @@ def efficientnet_pytorch(entries: Iterable[str]) -> Names:
         entries: the backbone's, such as `blocks.2.0.conv_pw.weight`.
     """
     entries = list(entries)
-    places = {name: found for name in entries if (found := _TIMM_BLOCK.match(name))}
+    places = {name: parsed for name in entries if (parsed := _TIMM_BLOCK.match(name))}
     blocks = sorted({(int(m[1]), int(m[2])) for m in places.values()})
     expanded = {(int(m[1]), int(m[2])) for m in places.values() if m[3] == "conv_pwl"}
 
     def translate(name: str) -> str | None:
-        if not (found := places.get(name)):
+        if not (parsed := places.get(name)):
             module, _, entry = name.partition(".")
             return f"{_OUTSIDE_BLOCKS[module]}.{entry}" if module in _OUTSIDE_BLOCKS else None
-        block = int(found[1]), int(found[2])
+        block = int(parsed[1]), int(parsed[2])
         layers = _EXPANDED_BLOCK if block in expanded else _PLAIN_BLOCK
-        layer = layers.get(found[3])
-        return f"_blocks.{blocks.index(block)}.{layer}.{found[4]}" if layer else None
+        layer = layers.get(parsed[3])
+        return f"_blocks.{blocks.index(block)}.{layer}.{parsed[4]}" if layer else None
 
     return _renamed(entries, translate)

@@ -1,7 +1,7 @@
-"""Which part of a file is the backbone: training leaves heads, key encoders and queues beside it.
+"""Find the backbone in a file: training saves heads, key encoders and queues beside it.
 
-The part is found by its names, whatever wraps them: where `PREFIX.conv1.weight` and all the others
-are, there the backbone is. What the prefix says about the encoder chooses among several.
+The names identify it under any prefix: the backbone is where `PREFIX.conv1.weight` and all its
+other entries are. Among several candidates, the words in the prefix choose the encoder.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor
 from hpt_dist.errors import RequestError
 from hpt_dist.weights.dialects import LABELS, Names
 
-# A part of a prefix -> whose file it is, which encoder, and whether it is taken unless another is
-# asked for: the one that its authors evaluate. Read in public code: moco, moco-v3 and dino of
+# A part of a prefix -> the project, the encoder, and whether it is the default, which is the encoder
+# that its authors evaluate. Read in public code: moco, moco-v3 and dino of
 # facebookresearch, open-mmlab/OpenSelfSup, lucidrains/byol-pytorch, sthalles/PyTorch-BYOL,
 # Lightning-Universe/lightning-bolts, vturrisi/solo-learn, lightly-ai/lightly, timm's train script.
 _PARTS = {
@@ -43,7 +43,7 @@ _PARTS = {
     "model_ema": ("", "average", False),
     "state_dict_ema": ("", "average", False),
 }
-# How modules on top of a backbone are called: left aside without a warning.
+# The names of modules on top of a backbone: left aside without a warning.
 _HEADS = frozenset(
     {
         *("fc", "_fc", "head", "heads", "classifier", "linear", "neck", "prototypes"),
@@ -57,12 +57,12 @@ _CLEARLY = 0.9  # of the best candidate's share
 
 @dataclass(frozen=True)
 class Encoder:
-    """Where a backbone was found in a file.
+    """A backbone's place in a file.
 
     Args:
-        dialect: whose names its entries have, see `dialects`.
-        prefix: what stands before each of them, with the last dot; may be empty.
-        project: whose training left it there, or empty.
+        dialect: the naming of its entries, see `dialects`.
+        prefix: of each entry's name, with the last dot; may be empty.
+        project: the project that trained it, or empty.
         name: which encoder it is, such as `teacher`, or empty.
     """
 
@@ -72,33 +72,33 @@ class Encoder:
     name: str = ""
 
     def __str__(self) -> str:
-        whose = self.project or ("plain" if not self.name else "")
-        words = [whose] if whose else []
+        origin = self.project or ("plain" if not self.name else "")
+        words = [origin] if origin else []
         words += [f"{self.name} encoder"] if self.name else []
         words += [LABELS[self.dialect]]
         return ", ".join(words) + (f", under {self.prefix[:-1]}" if self.prefix else "")
 
 
 def find(
-    found: Mapping[str, Tensor],
+    entries: Mapping[str, Tensor],
     dialects: Mapping[str, Names],
     shapes: Mapping[str, tuple[int, ...]],
     choice: str = "",
 ) -> tuple[Encoder, tuple[Encoder, ...]]:
-    """Return where in a file the backbone is, and where else it could have been taken from.
+    """Return the backbone's place in a file, and the other places that could be chosen.
 
     Args:
-        found: the file's entries by their full names, as in `state_dict.module.encoder_q.fc.bias`.
+        entries: of the file by full name, such as `state_dict.module.encoder_q.fc.bias`.
         dialects: see `dialects.of`.
         shapes: of the backbone's entries.
-        choice: an encoder's name or a prefix, where the default is not wanted.
+        choice: an encoder's name or a prefix; empty for the default.
 
     Raises:
         RequestError: the file has no encoder of that name.
     """
     share: dict[tuple[str, str], float] = {}
     for dialect, names in dialects.items():
-        for prefix, count in _prefixes(found, names, shapes).items():
+        for prefix, count in _prefixes(entries, names, shapes).items():
             share[dialect, prefix] = count / len(names)
     best = max(share.values(), default=0.0)
     clear = [place for place, value in share.items() if value >= _CLEARLY * best]
@@ -124,25 +124,25 @@ def find(
 
 
 def split_rest(
-    found: Iterable[str], taken: set[str], at: Encoder, others: Iterable[Encoder], heads: set[str]
+    entries: Iterable[str], taken: set[str], at: Encoder, others: Iterable[Encoder], heads: set[str]
 ) -> tuple[list[str], list[str]]:
-    """Sort a file's other entries into those left aside and those that nobody expects.
+    """Sort a file's other entries into those left aside and unexpected ones.
 
     Args:
-        found: the file's entries by their full names.
-        taken: those that the backbone has names for.
-        at: where the backbone is.
-        others: where else it could have been.
+        entries: full names of the file's entries.
+        taken: the entries that belong to the backbone.
+        at: the backbone's place.
+        others: the other places that could be chosen.
         heads: modules of the backbone's classifier.
 
     Returns:
-        What was left aside, as `PLACE (N entries)`; and the unexpected names, without the prefix.
+        The entries left aside, as `PLACE (N entries)`; and the unexpected names, without prefix.
     """
     roots = sorted((other.prefix for other in others if other.prefix), key=len, reverse=True)
     depth = at.prefix.count(".") + 1
     aside: Counter[str] = Counter()
     unexpected = []
-    for name in found:
+    for name in entries:
         if name in taken:
             continue
         inside = name.removeprefix(at.prefix)
@@ -158,20 +158,20 @@ def split_rest(
 
 
 def _prefixes(
-    found: Mapping[str, Tensor], names: Names, shapes: Mapping[str, tuple[int, ...]]
+    entries: Mapping[str, Tensor], names: Names, shapes: Mapping[str, tuple[int, ...]]
 ) -> Counter[str]:
-    """Count, for each prefix, the backbone's entries that are there in their shape."""
-    ours = {parts[0]: (name, len(parts)) for name, parts in names.items()}
+    """Count, for each prefix, the backbone's entries that exist under it in their shape."""
+    by_name = {parts[0]: (name, len(parts)) for name, parts in names.items()}
     counts: Counter[str] = Counter()
-    for name, tensor in found.items():
+    for name, tensor in entries.items():
         start = 0
         while True:
-            if fits := ours.get(name[start:]):
-                entry, parts = fits
+            if known := by_name.get(name[start:]):
+                own_name, parts = known
                 shape = tuple(tensor.shape)
                 # The parts of one entry have equal shares of its first dimension.
                 joined = (parts * shape[0], *shape[1:]) if parts > 1 and shape else shape
-                counts[name[:start]] += joined == shapes[entry]
+                counts[name[:start]] += joined == shapes[own_name]
             start = name.find(".", start) + 1
             if not start:
                 break
@@ -188,7 +188,7 @@ def _named(dialect: str, prefix: str) -> Encoder:
 
 
 def _rank(at: Encoder) -> int:
-    """Return 0 for a known default, 1 for what has no name, 2 for what is second choice."""
+    """Return 0 for a known default, 1 for an unnamed encoder, 2 for a known non-default."""
     defaults = [_PARTS[part][2] for part in at.prefix.split(".") if part in _PARTS]
     if not defaults:
         return 1

@@ -1,6 +1,7 @@
 """Weights out: a backbone's state dict in the files and names that other programs load.
 
-Only where the features stay the same: what another library builds otherwise is refused.
+Exports exist only where the features stay the same; a network that the other library builds
+differently is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _PREFIX_OF_MOCO = "module.encoder_q."
 _HEAD_CHANNELS = 64  # of the vision transformers in `dialects`
 _VIT_NORM_EPS = 1e-6  # timm's and torchvision's; Hugging Face's default is 1e-12
 
-# Why a library lacks a format for a backbone that it has under the same or a similar name.
+# Why a format is refused for a backbone that the library has under the same or a similar name.
 _REASONS = {
     "efficientnet_b5": "timm's batch norm adds 1e-5 to variances, torchvision's 1e-3",
     "efficientnet_b6": "timm's batch norm adds 1e-5 to variances, torchvision's 1e-3",
@@ -42,7 +43,7 @@ def formats(backbone_name: str) -> tuple[str, ...]:
         backbone_name: see `backbones.resolve`.
     """
     full_name = backbones.resolve(backbone_name)
-    known = dialects.of(full_name)
+    known = dialects.dialects_of(full_name)
     has_moco = dialects.model_in("torchvision", full_name) in dialects.RESNETS
     return tuple(
         one
@@ -55,7 +56,7 @@ def require(backbone_name: str, file_format: str) -> str:
     """Return the full name of a backbone that can be written in a format.
 
     Raises:
-        RequestError: it cannot; with what it can be written in, and the reason.
+        RequestError: it cannot; with the allowed formats and the reason.
     """
     full_name = backbones.resolve(backbone_name)
     allowed = formats(full_name)
@@ -94,10 +95,10 @@ def export(state: Mapping[str, Tensor], backbone_name: str, file_format: str) ->
         return {f"{model}.safetensors": save(state, {"backbone": full_name, "format": "pt"})}
     if file_format == "moco":
         arch = dialects.model_in("torchvision", full_name)
-        encoder = {_PREFIX_OF_MOCO + name: tensor for name, tensor in _plain(state).items()}
+        encoder = {_PREFIX_OF_MOCO + name: tensor for name, tensor in _detached(state).items()}
         file = save_pickle({"epoch": 0, "arch": arch, "state_dict": encoder})
         return {f"{arch}-moco.pth.tar": file}
-    named = _in_names(state, dialects.of(full_name)[file_format])
+    named = _in_names(state, dialects.dialects_of(full_name)[file_format])
     if file_format == "detectron2":
         author = f"hpt-dist {__version__}"
         content = {"model": named, "matching_heuristics": True, "__author__": author}
@@ -128,9 +129,9 @@ def _reason(full_name: str, file_format: str) -> str:
 
 def _check(state: Mapping[str, Tensor], full_name: str) -> None:
     expected = dialects.shapes(full_name)
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    actual = {name: tuple(tensor.shape) for name, tensor in state.items()}
     wrong = sorted(
-        name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+        name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name)
     )
     if wrong:
         raise WeightsError(
@@ -139,14 +140,14 @@ def _check(state: Mapping[str, Tensor], full_name: str) -> None:
         )
 
 
-def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a state dict without what they share with the network."""
+def _detached(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of a state dict's tensors that share nothing with the network."""
     return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
 
 def _in_names(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
     named: dict[str, Tensor] = {}
-    for name, tensor in _plain(state).items():
+    for name, tensor in _detached(state).items():
         parts = names[name]
         split = [part.clone() for part in tensor.chunk(len(parts))] if len(parts) > 1 else [tensor]
         named |= zip(parts, split, strict=True)

@@ -1,7 +1,7 @@
 """Files of weights to named tensors, and back. Nothing in a file is executed.
 
 Pickles are read with `weights_only=True`: what they hold besides tensors and plain values is
-refused before it is made. Arrays of numpy are read with `allow_pickle=False`.
+refused before it is created. Arrays of numpy are read with `allow_pickle=False`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ StateDict = dict[str, Tensor]
 
 # Training scripts save their options beside the weights (facebookresearch/dino does). A namespace
 # only holds attributes, and what those are is checked like everything else.
-_INERT: list[Any] = [argparse.Namespace]
+_HARMLESS_CLASSES: list[Any] = [argparse.Namespace]
 _DEEPEST = 8  # levels of dicts in a file
-_MADE_OF_CODE = re.compile(r"GLOBAL ([\w.]+)")
+_CODE_IN_PICKLE = re.compile(r"GLOBAL ([\w.]+)")
 
 
 def tensors(data: bytes, name: str) -> StateDict:
@@ -38,20 +38,20 @@ def tensors(data: bytes, name: str) -> StateDict:
 
     Args:
         data: the file.
-        name: its name; the ending says what it is.
+        name: its name; the suffix determines the format.
 
     Raises:
         WeightsError: it is damaged, holds code, or holds no named tensors.
     """
     if name.endswith(".safetensors"):
         return read(data)[0]
-    found = _read_npz(data) if name.endswith(".npz") else _flat(_read_pickle(data))
-    if not found:
+    content = _read_npz(data) if name.endswith(".npz") else _flat(_read_pickle(data))
+    if not content:
         raise WeightsError(
             "this holds no state dict: no tensors with names",
             fix="save the state dict: torch.save(model.state_dict(), path)",
         )
-    return found
+    return content
 
 
 def save(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -104,12 +104,12 @@ def save_pickle(content: Mapping[str, Any]) -> bytes:
 
 def _read_pickle(data: bytes) -> Any:
     try:
-        with torch.serialization.safe_globals(_INERT):
+        with torch.serialization.safe_globals(_HARMLESS_CLASSES):
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes can raise almost anything
-        if code := _MADE_OF_CODE.search(str(error)):
+        if code := _CODE_IN_PICKLE.search(str(error)):
             raise WeightsError(
-                f"this holds a {code[1]}, which is not read: making one could run code",
+                f"this holds a {code[1]}, which is not read: creating one could run code",
                 fix="where you trust the file, save its tensors alone: "
                 "torch.save(model.state_dict(), path)",
             ) from error
@@ -119,12 +119,12 @@ def _read_pickle(data: bytes) -> Any:
         ) from error
 
 
-def _flat(found: Any, root: str = "", depth: int = 0) -> StateDict:
+def _flat(content: Any, root: str = "", depth: int = 0) -> StateDict:
     """Return the dense tensors of nested dicts; options, optimizers and the like are not named."""
     tensors: StateDict = {}
-    if not isinstance(found, Mapping) or depth > _DEEPEST:
+    if not isinstance(content, Mapping) or depth > _DEEPEST:
         return tensors
-    for name, value in found.items():
+    for name, value in content.items():
         if not isinstance(name, str):
             continue
         if type(value) in (Tensor, Parameter) and _is_dense(value):
@@ -166,7 +166,7 @@ def _from_haiku(arrays: Mapping[str, np.ndarray[Any, Any]]) -> StateDict:
 
     A convolution's `w` is [height, width, in, out] there and [out, in, height, width] here; a
     linear layer's is turned too. A norm's values are [1, 1, 1, channels]. Its averages keep
-    `average`, what evaluation reads, and not `hidden` and `counter`, from which that is made.
+    `average`, which evaluation reads, and drop `hidden` and `counter`, from which it is computed.
     """
     state: StateDict = {}
     for name, array in arrays.items():

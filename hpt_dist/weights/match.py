@@ -1,7 +1,7 @@
-"""Weights in: any known source to a backbone's state dict, with a report of what fits.
+"""Weights in: any known source to a backbone's state dict, with a report of the matches.
 
-`source` says where weights come from, `files` reads them without running anything,
-`encoders` and `dialects` find the backbone in them; `exports` goes the other way.
+`source` parses where weights come from, `files` reads them without running code in them,
+`encoders` and `dialects` find the backbone in them; `exports` writes them.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class MatchReport:
         missing: the backbone's names that the file lacks.
         unexpected: the file's names that neither the backbone nor any known head has.
         misshapen: `name file-shape, backbone-shape` where the two differ.
-        recognised: whose file it is, which of its encoders was taken, and where in it that lies.
-        aside: what was left out on purpose, as `place (number of entries)`: classifiers and
+        recognised: the project that wrote the file, the chosen encoder, and its place in the file.
+        aside: entries left out on purpose, as `place (number of entries)`: classifiers and
             projection heads, other encoders, queues.
     """
 
@@ -89,16 +89,16 @@ def load(
         backbone_name: see `backbones.resolve`.
         store: where relative paths are looked up.
         force: accept weights of which less than 99 % match.
-        fingerprint: what `source.fingerprint` said when this was planned; other content
-            is refused if it starts with `sha256:`.
+        fingerprint: the result of `source.fingerprint` at planning; if it starts with `sha256:`,
+            other content is refused.
 
     Returns:
-        A state dict with every entry of the backbone; and the report of what matched. What did
-        not match, and all of `random`, is drawn from torch's generator, which the caller seeds.
+        A state dict with every entry of the backbone; and the report of the matches. Entries that
+        did not match, and all of `random`, come from torch's generator, which the caller seeds.
 
     Raises:
         RequestError: the source, its encoder or the backbone does not exist.
-        WeightsError: the weights cannot be had, are damaged, or do not fit.
+        WeightsError: the weights cannot be downloaded, are damaged, or do not fit.
     """
     parsed = weights_source.parse(source)
     full_name = backbones.resolve(backbone_name)
@@ -106,9 +106,9 @@ def load(
     if parsed.kind == "random":
         fresh = backbone.state_dict()
         return fresh, MatchReport(matched=tuple(fresh))
-    found = _fetch(parsed, store, fingerprint)
+    entries = _fetch(parsed, store, fingerprint)
     try:
-        state, report = match(found, backbone, full_name, parsed.encoder)
+        state, report = match(entries, backbone, full_name, parsed.encoder)
     except RequestError as error:
         problem = error.problem
         raise RequestError(problem.what, where=source, allowed=problem.allowed) from error
@@ -123,13 +123,13 @@ def load(
 
 
 def match(
-    found: Mapping[str, Tensor], backbone: Backbone, full_name: str, encoder: str = ""
+    entries: Mapping[str, Tensor], backbone: Backbone, full_name: str, encoder: str = ""
 ) -> tuple[StateDict, MatchReport]:
     """Fit a file's entries to a backbone: find it among them, and translate its names.
 
     Args:
-        found: the file's entries by their full names.
-        backbone: gives the names, shapes and types, and the values of what is not found.
+        entries: of the file by full name.
+        backbone: gives the names, shapes and types, and the values of missing entries.
         full_name: the backbone's, see `backbones.resolve`.
         encoder: which of several to take, see `encoders`; empty for the default.
 
@@ -137,14 +137,14 @@ def match(
         RequestError: there is no such encoder among them.
     """
     state = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
-    known = dialects.of(full_name)
-    at, others = encoders.find(found, known, dialects.shapes(full_name), encoder)
+    known = dialects.dialects_of(full_name)
+    at, others = encoders.find(entries, known, dialects.shapes(full_name), encoder)
     names = {
         name: [at.prefix + part for part in parts] for name, parts in known[at.dialect].items()
     }
     matched, missing, misshapen = [], [], []
     for name, value in state.items():
-        parts = [found[part] for part in names.get(name, ()) if part in found]
+        parts = [entries[part] for part in names.get(name, ()) if part in entries]
         if not parts or len(parts) < len(names[name]):
             if not name.endswith("num_batches_tracked"):
                 missing.append(name)
@@ -158,7 +158,7 @@ def match(
             matched.append(name)
     taken = {part for parts in names.values() for part in parts}
     aside, unexpected = encoders.split_rest(
-        found, taken, at, others, set(backbone.classifier_names)
+        entries, taken, at, others, set(backbone.classifier_names)
     )
     report = MatchReport(
         tuple(matched),
@@ -172,7 +172,7 @@ def match(
 
 
 def _joined(parts: list[Tensor], like: Tensor) -> Tensor | None:
-    """Return one tensor of several, or None if their shapes do not make the wanted one."""
+    """Return several tensors joined to one, or None if the result has another shape than `like`."""
     if len(parts) > 1:
         if any(part.shape[1:] != like.shape[1:] or not part.dim() for part in parts):
             return None
@@ -212,14 +212,14 @@ def _fetch_torchvision(source: WeightsSource) -> StateDict:
     entry = weights[source.weights]
     try:
         with contextlib.redirect_stdout(sys.stderr):  # it announces downloads on stdout
-            found = entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
+            state = entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
         raise WeightsError(
             f"torchvision could not get the file: {error}",
             where=where,
             fix=f"put {entry.url} into {torch.hub.get_dir()}/checkpoints, or name a file",
         ) from error
-    return dict(found)
+    return dict(state)
 
 
 def _fetch_timm(source: WeightsSource) -> StateDict:

@@ -1,4 +1,4 @@
-"""Where weights come from: names, places and fingerprints. No torch, so that plans can be keyed.
+"""The sources of weights: names, places and fingerprints. No torch, so that plans can be keyed.
 
 A source is written `torchvision/NAME/WEIGHTS`, `timm/NAME`, `package/NAME`, `random`, as a file (a
 path on this machine or else below the recipe's store, or a `file://` or `s3://` URI), or as an
@@ -20,7 +20,7 @@ from typing import Literal
 from hpt_dist.errors import RequestError, nearest
 from hpt_dist.store import ObjectInfo, Store, open_store, paths
 
-# In which weights are written; see `exports`.
+# The formats of exports; see `exports`.
 FORMATS = ("safetensors", "torchvision", "timm", "detectron2", "moco", "huggingface")
 FILE_SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".pth.tar", ".ckpt", ".bin")
 _MLFLOW_FORMS = "runs:/RUN/PATH, models:/NAME/VERSION, models:/NAME@ALIAS, mlflow-artifacts:/PATH"
@@ -110,7 +110,7 @@ def parse(source: str) -> WeightsSource:
             return WeightsSource("package", name)
         case ["package", name]:
             raise RequestError(
-                f"no package of weights is known as {name!r}",
+                f"no package of weights has the name {name!r}",
                 where=source,
                 allowed=", ".join(PACKAGES),
                 fix=nearest(name, PACKAGES),
@@ -132,7 +132,7 @@ def locate(source: WeightsSource, store: Store) -> tuple[Store, ObjectInfo]:
     info = place.stat(path)
     if info is None:
         raise RequestError(
-            "there is no such file of weights",
+            "no such file of weights exists",
             where=source.name,
             fix=f"check the path; a relative one is looked up in {Path.cwd()}, then in {store.uri}",
         )
@@ -140,14 +140,14 @@ def locate(source: WeightsSource, store: Store) -> tuple[Store, ObjectInfo]:
 
 
 def fingerprint(source: str, store: Store) -> str:
-    """Return what changes when the weights change.
+    """Return a text that changes whenever the weights change.
 
-    A local file's and an artifact's is its SHA-256, a remote object's its etag and length; with
-    the name of the encoder, if one is chosen. Weights of torchvision and timm are taken at their
+    For a local file and an artifact it is the SHA-256, for a remote object the etag and the length,
+    with the name of the encoder if one is chosen. For weights of torchvision and timm it is their
     name, which a login node knows without importing either.
 
     Raises:
-        RequestError: the source is not understood, or not there.
+        RequestError: the source cannot be parsed, or does not exist.
         HptError: MLflow failed.
     """
     parsed = parse(source)
@@ -168,7 +168,7 @@ def content(source: WeightsSource, store: Store) -> tuple[str, bytes]:
     """Return the name of a package's, a file's or an artifact's file, and its bytes.
 
     Raises:
-        RequestError: it is not there, or an artifact is a folder without exactly one such file.
+        RequestError: it does not exist, or the artifact is a folder without exactly one such file.
         HptError: MLflow failed.
     """
     if source.kind == "mlflow":
@@ -199,23 +199,23 @@ def _download(uri: str, store: Store) -> tuple[str, bytes]:
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not tracking_uri:
         work = paths.work_folder(store, os.environ.get("HPT_WORK", ""))
-        if not (work / "mlflow.db").is_file():  # which asking would make
+        if not (work / "mlflow.db").is_file():  # a request would create it
             raise RequestError(
-                "it is not said which MLflow has this artifact",
+                "no MLflow server is configured for this artifact",
                 where=uri,
                 fix="export MLFLOW_TRACKING_URI=ADDRESS",
             )
         tracking_uri = paths.default_tracking_uri(work)
     with tempfile.TemporaryDirectory() as folder:
-        found = mlflow_run.download(tracking_uri, uri, Path(folder))
-        if found.is_file():
-            files = [found]
+        artifact = mlflow_run.download(tracking_uri, uri, Path(folder))
+        if artifact.is_file():
+            files = [artifact]
         else:
-            files = sorted(one for one in found.rglob("*") if one.name.endswith(FILE_SUFFIXES))
+            files = sorted(one for one in artifact.rglob("*") if one.name.endswith(FILE_SUFFIXES))
         if len(files) != 1 or not files[0].name.endswith(FILE_SUFFIXES):
             names = ", ".join(str(one.relative_to(folder)) for one in files) or "none"
             raise RequestError(
-                f"this artifact is no single file of weights; found: {names}",
+                f"this artifact is not a single file of weights; it holds {names}",
                 where=uri,
                 allowed=f"one file ({', '.join(FILE_SUFFIXES)}), or a folder that holds one",
                 fix="name the file: the artifact's path in the run, down to the file",
@@ -225,14 +225,14 @@ def _download(uri: str, store: Store) -> tuple[str, bytes]:
 
 def _package_place(source: WeightsSource) -> tuple[Store, str]:
     package = PACKAGES[source.name]
-    found = importlib.util.find_spec(package.module)
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(package.module)
+    if spec is None or not spec.submodule_search_locations:
         raise RequestError(
             f"the Python package {package.module} is not installed",
             where=f"package/{source.name}",
             fix=package.install,
         )
-    return open_store(found.submodule_search_locations[0]), package.path
+    return open_store(spec.submodule_search_locations[0]), package.path
 
 
 def _place(name: str, store: Store) -> tuple[Store, str]:

@@ -53,7 +53,7 @@ def planned(store, text=RECIPE):
 
 
 def context(store, trial):
-    return SimpleNamespace(job=SimpleNamespace(trial=trial), store=store)
+    return SimpleNamespace(order=SimpleNamespace(trial=trial), store=store)
 
 
 def test_a_subset_is_part_of_the_key_and_its_images_are_what_is_read(store):

@@ -128,7 +128,7 @@ def test_a_method_and_a_backbone_of_another_package_train(site, store, tmp_path)
 
 def test_a_process_with_another_version_than_planned_refuses(site, store, tmp_path, monkeypatch):
     monkeypatch.setenv("HPT_STORE", str(store))
-    prepared = survey.prepare(write_recipe(tmp_path, RECIPE), [])
+    prepared = survey.plan_against_store(write_recipe(tmp_path, RECIPE), [])
     trials = here.chosen(prepared, [])
     used = here.settings(prepared, where="inline", cores=1, tracking_uri="", work="")
     record = here.begin(prepared, trials, used)

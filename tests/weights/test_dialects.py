@@ -463,7 +463,7 @@ def test_one_librarys_file_in_the_others_backbone(store, theirs, ours):
 
 def test_what_only_looks_alike_is_refused(store):
     """timm's B5 has torchvision's shapes and another batch norm."""
-    assert "timm" not in dialects.of("torchvision/efficientnet_b5")
+    assert "timm" not in dialects.dialects_of("torchvision/efficientnet_b5")
     put(store, "a.pth", timm.create_model("efficientnet_b5", num_classes=0).state_dict())
     with pytest.raises(WeightsError, match="do not fit"):
         weights.load("a.pth", "torchvision/efficientnet_b5", store)
