@@ -15,9 +15,9 @@ from torch import Tensor
 from hpt_dist.errors import RequestError
 from hpt_dist.weights.dialects import LABELS, Names
 
-# A part of a prefix -> the project, the encoder, and whether it is the default, which is the encoder
-# that its authors evaluate. Read in public code: moco, moco-v3 and dino of
-# facebookresearch, open-mmlab/OpenSelfSup, lucidrains/byol-pytorch, sthalles/PyTorch-BYOL,
+# A part of a prefix -> the project, the encoder, and whether it is the default: the one that its
+# authors evaluate. Read in public code: moco, moco-v3 and dino of facebookresearch,
+# open-mmlab/OpenSelfSup, lucidrains/byol-pytorch, sthalles/PyTorch-BYOL,
 # Lightning-Universe/lightning-bolts, vturrisi/solo-learn, lightly-ai/lightly, timm's train script.
 _PARTS = {
     "encoder_q": ("MoCo", "query", True),
