@@ -157,11 +157,12 @@ def _was_ended(error: BaseException) -> bool:
     """Return whether an upload failed because another writer ended it.
 
     If an abort overtakes a completion, Ceph keeps the completion's lock for ten minutes. To each
-    further attempt it then answers that a completion is in progress.
+    further attempt it then answers that a completion is in progress. If the abort comes in the
+    middle of a completion, it answers NoSuchKey.
     """
     if isinstance(error, ClientError) and code(error) == "InternalError":
         return "already in progress" in error.response["Error"].get("Message", "")
-    return code(error) == "NoSuchUpload"
+    return code(error) in {"NoSuchUpload", "NoSuchKey"}
 
 
 def _begin(target: dict[str, str], digests: _Digests) -> dict[str, Any]:
