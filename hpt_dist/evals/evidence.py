@@ -70,16 +70,16 @@ def scale_of(metric: str) -> Scale:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far something is from the baseline, on the metric's printed scale.
+    """The difference between a row and the baseline, on the metric's printed scale.
 
     Args:
-        verdict: "none" where there is too little to judge by.
+        verdict: "none" if there are too few values to judge by.
         n: how many seeds were compared.
         mean: mean difference; None without a pair, or where a value is not finite.
         half_width: half of the 95 % interval; None without a verdict.
-        detectable: the true difference that this many seeds show four times in five; None where
-            the interval is not one over seeds.
-        says: all of it in words.
+        detectable: the true difference that this many seeds show four times in five; None if the
+            interval is not over seeds.
+        says: all of this in words.
     """
 
     verdict: Verdict
@@ -96,31 +96,31 @@ def is_seed(axis: str) -> bool:
 
 
 def seed_differences(
-    ours: Iterable[tuple[Axes, float]],
+    row: Iterable[tuple[Axes, float]],
     base: Iterable[tuple[Axes, float]],
     *,
     fixed_base: bool = False,
 ) -> list[float]:
     """Return one difference for each seed, averaged over everything else that both sides share.
 
-    What only one side sweeps is averaged first. A seed for which a setting is missing that another
-    seed has is left out: it would be an average of something else.
+    Settings that only one side sweeps are averaged first. A seed that lacks a setting of another
+    seed is left out: its average would mean something else.
 
     Args:
-        ours: (axes, value) of each trial of a row.
+        row: (axes, value) of each trial of a row.
         base: the same of the baseline.
-        fixed_base: the baseline's own value has no randomness, so that each seed that only our
-            side has counts too.
+        fixed_base: the baseline's value has no randomness, so seeds that only the row has count
+            too.
     """
-    ours, base = list(ours), list(base)
-    if not ours or not base:
+    row, base = list(row), list(base)
+    if not row or not base:
         return []
-    named = set.intersection(*(set(axes) for axes, _ in ours))
+    named = set.intersection(*(set(axes) for axes, _ in row))
     shared = named.intersection(*(axes for axes, _ in base))
     kept = shared | set(filter(is_seed, named)) if fixed_base else shared
     base_means = _means(base, shared)
     by_seed: dict[_Key, dict[_Key, float]] = defaultdict(dict)
-    for key, mean in _means(ours, kept).items():
+    for key, mean in _means(row, kept).items():
         seed = frozenset(item for item in key if is_seed(item[0]))
         base_mean = base_means.get(frozenset(item for item in key if item[0] in shared))
         if base_mean is not None:
@@ -165,27 +165,27 @@ def paired(differences: Sequence[float], scale: Scale) -> Comparison:
 
 
 def refused(why: str) -> Comparison:
-    """Return the comparison that is not made, and why."""
+    """Return a comparison without a verdict, with the reason."""
     return Comparison("none", 0, None, None, None, why)
 
 
-def on_images(ours: float, base: float, num_images: int, split: str, scale: Scale) -> Comparison:
+def on_images(row: float, base: float, num_images: int, split: str, scale: Scale) -> Comparison:
     """Judge two accuracies of single models by the binomial error of the images.
 
     The images are the same, so that the interval, which takes them for independent, is cautious.
-    It says nothing of other seeds.
+    It says nothing about other seeds.
 
     Args:
-        ours: share of 1.
-        base: share of 1.
+        row: accuracy, a share of 1.
+        base: accuracy, a share of 1.
         num_images: on which both were measured.
         split: of the images, in words.
         scale: of the metric.
     """
     # One success and one failure more for each (Agresti and Caffo, 2000): no zero error at 0 or 1.
-    shares = ((share * num_images + 1) / (num_images + 2) for share in (ours, base))
+    shares = ((share * num_images + 1) / (num_images + 2) for share in (row, base))
     error = math.hypot(*(standard_error(share, num_images + 2) for share in shares))
-    mean, half_width = ((ours - base) * scale.factor, _NORMAL_QUANTILE * error * scale.factor)
+    mean, half_width = ((row - base) * scale.factor, _NORMAL_QUANTILE * error * scale.factor)
     verdict = _verdict(mean, half_width, scale)
     says = (
         f"{_opening(verdict)}{scale.plus_minus(mean, half_width)} "
@@ -196,13 +196,13 @@ def on_images(ours: float, base: float, num_images: int, split: str, scale: Scal
 
 @dataclass(frozen=True)
 class StageVerdict:
-    """Whether a pretraining stage did its features good, judged on validation images.
+    """Whether a pretraining stage improved its features, judged on validation images.
 
     Args:
-        verdict: of the weights after training against those it started from; after the kept step,
-            or after the last where the stage's start was kept.
-        kept_step: whose weights the stage leaves; 0 is what it started from.
-        judged_step: which weights the difference is of.
+        verdict: compares the weights after training with the initial ones: those of the kept step,
+            or of the last step if the initial weights were kept.
+        kept_step: the step of the weights that the stage keeps; 0 is the initial weights.
+        judged_step: the step of the weights that the difference is measured on.
         mean: difference in accuracy, per cent of the images.
         half_width: of its interval, at 95 % for all looks at once.
         num_images: on which both were measured.
@@ -221,7 +221,7 @@ class StageVerdict:
 
 
 def gate(right: Mapping[int, Bools], *, kept: int, last: int) -> StageVerdict:
-    """Judge a stage by which validation images it classified rightly before and after training.
+    """Judge a stage by its correctly classified validation images before and after training.
 
     The images are the same, so the differences are paired by image (McNemar, 1947; the
     interval is that of Agresti and Min, 2005); a Bonferroni correction for the number of looks
@@ -229,29 +229,29 @@ def gate(right: Mapping[int, Bools], *, kept: int, last: int) -> StageVerdict:
 
     Args:
         right: by step, bool [n]; step 0 is before training.
-        kept: the step whose weights are kept.
+        kept: the step of the kept weights.
         last: the last step.
     """
     judged = kept or last
-    ours, base = right[judged], right[0]
-    n, looks = len(base), len(right) - 1
-    won, lost = float((ours & ~base).sum()), float((base & ~ours).sum())
-    # Half an image more in each cell of the 2 x 2 table: no zero error without a difference.
+    after, before = right[judged], right[0]
+    n, looks = len(before), len(right) - 1
+    won, lost = float((after & ~before).sum()), float((before & ~after).sum())
+    # Half an image more in each cell of the 2 x 2 table: the error is then never zero.
     difference, changed = won - lost, won + lost + 1
     variance = max(changed - difference**2 / (n + 2), 0.0)
     quantile = NormalDist().inv_cdf(1 - (1 - _CONFIDENCE) / 2 / looks)
     mean, half_width = 100 * difference / n, 100 * quantile * math.sqrt(variance) / (n + 2)
     scale = scale_of("knn/top1")
     verdict = _verdict(mean, half_width, scale)
-    told = scale.plus_minus(mean, half_width)
+    change = scale.plus_minus(mean, half_width)
     measured = f"nearest neighbours, {n:,} validation images, {looks} look{'s' * (looks > 1)}"
     if kept:
         opening = {"helped": "this stage helped by", "harmed": "this stage harmed:"}
-        says = f"{opening.get(verdict, 'no evidence that this stage helped:')} {told}"
+        says = f"{opening.get(verdict, 'no evidence that this stage helped:')} {change}"
         says += f" ({measured}); kept step {kept}"
     else:
         opening = {"harmed": "harmed:"}
-        says = f"{opening.get(verdict, 'no step was better:')} {told} at step {last} ({measured})"
+        says = f"{opening.get(verdict, 'no step was better:')} {change} at step {last} ({measured})"
         says += "; kept the base"
     return StageVerdict(verdict, kept, judged, mean, half_width, n, looks, says)
 

@@ -17,7 +17,7 @@ from hpt_dist.recipe.numerics import Numerics
 from hpt_dist.stages.inputs import accelerator_of, backbone_of
 from hpt_dist.train import optim
 from hpt_dist.train.checkpoint import Checkpoints
-from hpt_dist.train.loop import Accelerator, Feed, Loop, Outcome, fit
+from hpt_dist.train.loop import Accelerator, Feed, Loop, TrainOutcome, fit
 from hpt_dist.train.selection import Evaluation
 from hpt_dist.trial.run import Context
 
@@ -74,7 +74,7 @@ class Training:
         evaluation: Evaluation | None,
         keys_of: Callable[[int], list[str]],
         steps: int,
-    ) -> Outcome:
+    ) -> TrainOutcome:
         """Train a method that is on its device, from where an earlier process left it.
 
         Args:

@@ -27,7 +27,7 @@ class Line(NamedTuple):
         return cls(values["step"], values["time"], metrics)
 
     def encode(self) -> bytes:
-        """Return the line as JSON, which has no nan and inf: they become strings."""
+        """Return the line as JSON; nan and inf, which JSON lacks, become strings."""
         metrics = {
             name: value if math.isfinite(value) else str(value)
             for name, value in self.metrics.items()
@@ -36,7 +36,7 @@ class Line(NamedTuple):
         return json.dumps(values, allow_nan=False).encode() + b"\n"
 
     def beyond(self, last_steps: Mapping[str, int]) -> Line:
-        """Return the line with those metrics only whose last step comes before it."""
+        """Return the line with only the metrics that it extends beyond their last step."""
         metrics = {
             name: value
             for name, value in self.metrics.items()
@@ -48,7 +48,7 @@ class Line(NamedTuple):
 def read_lines(path: Path, start: int = 0, count: int | None = None) -> tuple[list[Line], int]:
     """Return complete lines from a byte position on, and the position of the next one.
 
-    A last line without its end is being written, or was torn by a kill: it is left out.
+    A last line without a line end is still being written, or was cut by a kill: it is left out.
     """
     lines = []
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Runs in MLflow: found by key, written so that everything may be repeated.
+"""Runs in MLflow, identified by key. Every write may be repeated.
 
 mlflow is imported by the first call, not with this module: it takes seconds.
 """
@@ -47,7 +47,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, kw_only=True)
 class RunIdentity:
-    """What a run is called, and by what it is found again.
+    """The name of a run, and the key that identifies it.
 
     Args:
         experiment: MLflow experiment, the recipe's name.
@@ -71,14 +71,14 @@ class RunIdentity:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.:-]+", self.key):
-            raise ValueError(f"{self.key!r} cannot tell the run {self.name} from others")
+            raise ValueError(f"{self.key!r} cannot be the key of the run {self.name}")
 
 
 def initialise(tracking_uri: str) -> None:
-    """Make the tables of a new SQLite database, before several workers wait for each other.
+    """Create the tables of a new SQLite database, before several workers would wait for each other.
 
     Raises:
-        HptError: MLflow failed; so for the parent functions below.
+        HptError: MLflow failed; the parent functions below raise it too.
     """
     with explaining(tracking_uri):
         _client(tracking_uri).search_experiments(max_results=1)
@@ -98,7 +98,7 @@ def log_parent(
     lines: Iterable[Line] = (),
     artifacts: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Show files on a launch's run, and those of the headline metrics that are new to it."""
+    """Add files and new headline metrics to a launch's run."""
     with explaining(tracking_uri), tempfile.TemporaryDirectory() as folder:
         run = _run_of(tracking_uri, run_id)
         run.log(lines)
@@ -138,25 +138,25 @@ def download(tracking_uri: str, uri: str, folder: Path) -> Path:
         raise HptError(
             f"MLflow did not give the artifact: {type(error).__name__}: {error}",
             where=f"{uri} at {tracking_uri}",
-            fix="check the artifact's name, and MLFLOW_TRACKING_URI, which says where to ask",
+            fix="check the artifact's name, and MLFLOW_TRACKING_URI, the server's address",
         ) from error
 
 
 @contextlib.contextmanager
 def explaining(tracking_uri: str) -> Iterator[None]:
-    """Turn whatever MLflow raises into an HptError that says what to do."""
+    """Turn any error of MLflow into an HptError with a fix."""
     try:
         yield
     except Exception as error:
         raise HptError(
             f"MLflow failed: {type(error).__name__}: {error}",
             where=tracking_uri,
-            fix="start it or correct its address; nothing is lost, `hpt-dist sync` brings the rest",
+            fix="start it or correct its address; nothing is lost, `hpt-dist sync` sends the rest",
         ) from error
 
 
 class MlflowRun:
-    """A run in MLflow. Methods raise whatever MLflow raises, and may be repeated."""
+    """A run in MLflow. Methods raise MLflow's errors, and may be repeated."""
 
     def __init__(self, client: MlflowClient, run: Run) -> None:
         self.id: str = run.info.run_id
@@ -165,7 +165,7 @@ class MlflowRun:
         self._last_steps = {each.key: each.step for each in run.data.to_proto().metrics}
 
     def log(self, lines: Iterable[Line]) -> int:
-        """Send the points beyond those that the run had when it was opened; return their number."""
+        """Send the points that the run lacked when it was opened; return their number."""
         from mlflow.entities import Metric
 
         points = [
@@ -178,7 +178,7 @@ class MlflowRun:
         return len(points)
 
     def upload(self, path: Path, name: str) -> None:
-        """Send a file as the artifact `name`, whose last part is the file's own."""
+        """Send a file as the artifact `name`; its last part must be the file's name."""
         with _patience(TIMEOUT_S + path.stat().st_size // SLOWEST_UPLOAD):
             self._client.log_artifact(self.id, str(path), posixpath.dirname(name) or None)
 
@@ -191,7 +191,7 @@ class MlflowRun:
 
 
 def open_run(tracking_uri: str, identity: RunIdentity, started: float) -> MlflowRun:
-    """Find the run of a key, or create it, and see to its tags and parameters.
+    """Find or create the run of a key, and set its tags and parameters.
 
     Args:
         tracking_uri: MLflow's address.
@@ -206,7 +206,7 @@ def open_run(tracking_uri: str, identity: RunIdentity, started: float) -> Mlflow
     runs = _runs_of(client, experiment, identity.key)
     if not runs:
         client.create_run(experiment, round(1000 * started), key_tag, identity.name)
-        # A request that MLflow repeated because the answer was lost has made two.
+        # MLflow repeats a request if its answer was lost: there may be two runs.
         runs = _runs_of(client, experiment, identity.key)
         for repeat in runs[1:]:
             client.delete_run(repeat.info.run_id)
@@ -225,7 +225,7 @@ def open_run(tracking_uri: str, identity: RunIdentity, started: float) -> Mlflow
 
 
 def set_environment() -> None:
-    """Set MLflow's limits, unless the user did; to be done before threads start."""
+    """Set MLflow's limits, unless the user did; call it before threads start."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
@@ -253,9 +253,9 @@ def _run_of(tracking_uri: str, run_id: str) -> MlflowRun:
 
 
 def _place_of(client: MlflowClient, uri: str) -> str:
-    """Return where a registered or logged model lies, as the client's own server says.
+    """Return the place of a registered or logged model, from the client's own server.
 
-    MLflow would ask the server that is set for the whole process.
+    MLflow itself would use the server that is set for the whole process.
     """
     if not uri.startswith("models:/"):
         return uri
@@ -290,7 +290,7 @@ def _open_experiment(client: MlflowClient, tracking_uri: str, identity: RunIdent
             return str(client.create_experiment(identity.experiment, location))
         except MlflowException:
             experiment = client.get_experiment_by_name(identity.experiment)
-            if experiment is None:  # so it is not that another worker was first
+            if experiment is None:  # no other worker has created it either
                 raise
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
@@ -298,7 +298,7 @@ def _open_experiment(client: MlflowClient, tracking_uri: str, identity: RunIdent
 
 
 def _allowed_name(name: str) -> str:
-    """Replace what MLflow refuses in a name: one refused point would block all later ones."""
+    """Replace characters that MLflow refuses: one refused point would block all later ones."""
     return posixpath.normpath(re.sub(r"[^\w./: -]", "_", name)).lstrip("./")[:250] or "_"
 
 

@@ -4,17 +4,17 @@ A run's work folder holds
 
     metrics.jsonl   the truth: a line {"step": int, "time": unix, "metrics": {...}} for each log()
     artifacts/      files to show beside the metrics
-    run.json        what the run says of itself: identity, MLflow's address, status
-    mlflow.json     what MLflow has: run id, stamps of uploaded artifacts; may be lost
+    run.json        the run's own record: identity, MLflow's address, status
+    mlflow.json     MLflow's state: run id, stamps of uploaded artifacts; may be lost
 
-MLflow is only a view of it. Whatever MLflow does, training neither waits nor fails, and `sync`
-brings later what is missing.
+MLflow is only a view of it. If MLflow fails, training neither waits nor fails, and `sync` uploads
+the missing rest later.
 
 Each (metric, step) exists once, in the file and in MLflow, by the same rule: *a point is new if its
 step is beyond the last step of that metric*. For the file, the last steps are those of the lines
-kept at the restart. For MLflow, they are what MLflow itself answers when a process opens the run,
-so it does no harm to be killed between an upload and any note of it. Points that MLflow got beyond
-the resumed state are repeated by the deterministic replay, and skipped. Within a process an upload
+kept at the restart. For MLflow, they are MLflow's own answer when a process opens the run, so a
+kill between an upload and its record does no harm. Points that MLflow got beyond the resumed state
+are repeated by the deterministic replay, and skipped. Within a process an upload
 may be repeated: a point equal in metric, step, time and value is one row of MLflow's database.
 So a metric is logged at most once a step, and its steps only go forward.
 """
@@ -74,26 +74,26 @@ logger = logging.getLogger(__name__)
 
 
 class Tracker:
-    """Logs one run; no method fails for want of MLflow, and only `finish` waits for it.
+    """Logs one run; no method fails because of MLflow, and only `finish` waits for it.
 
-    Methods are for one thread.
+    Call its methods from one thread.
 
     Args:
         folder: the run's work folder, the same one after each restart.
         identity: see RunIdentity.
         tracking_uri: MLflow's address (`http://...`, `sqlite:////absolute/mlflow.db`), or None to
             keep the local file only.
-        resume_step: the step of the state that training goes on from; lines beyond it are dropped,
-            for they will be logged again.
+        resume_step: the step of the state that training resumes from; lines beyond it are dropped,
+            as they will be logged again.
     """
 
     def __init__(
         self, folder: Path, identity: RunIdentity, tracking_uri: str | None, *, resume_step: int
     ) -> None:
         self._folder = folder
-        before = _Record.read(folder)
-        started = before.started if before else time.time()
-        self._record = _Record(identity, tracking_uri, "RUNNING", started)
+        previous = _RunRecord.read(folder)
+        started = previous.started if previous else time.time()
+        self._record = _RunRecord(identity, tracking_uri, "RUNNING", started)
         self._record.write(folder)
         self._last_steps = keep_until(folder / METRICS, resume_step)
         self._file = (folder / METRICS).open("ab", buffering=0)
@@ -109,7 +109,7 @@ class Tracker:
             self._thread.start()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append the metrics of an optimizer step; what was logged before a restart is skipped."""
+        """Append the metrics of an optimizer step, except those logged before a restart."""
         values = {name: float(value) for name, value in metrics.items()}
         line = Line(step, time.time(), values).beyond(self._last_steps)
         if line.metrics:
@@ -122,7 +122,7 @@ class Tracker:
             self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
 
     def artifact(self, name: str, data: bytes) -> None:
-        """Keep a file, such as `report/table.md`, to be shown with the run.
+        """Save a file, such as `report/table.md`, to show with the run.
 
         Args:
             name: a relative path; the same name again replaces the file.
@@ -139,8 +139,7 @@ class Tracker:
 
         Args:
             status: the final status.
-            timeout_s: how long to wait at most, less if MLflow fails twice; the rest is left to
-                `sync`.
+            timeout_s: the longest wait; shorter if MLflow fails twice. `sync` uploads the rest.
         """
         self._record = dataclasses.replace(self._record, status=status, ended=time.time())
         with _forgiving_disk(self._folder / RECORD):
@@ -152,15 +151,17 @@ class Tracker:
         if self._thread.is_alive():
             self._thread.join(timeout_s)
         if self._is_behind:
-            logger.warning("MLflow is behind %s: `hpt-dist sync` brings the rest", self._folder)
+            logger.warning(
+                "MLflow lacks a part of %s: `hpt-dist sync` sends the rest", self._folder
+            )
 
     def leave(self) -> None:
-        """Stop without a word: another process writes this run now, and will say how it ended."""
+        """Stop without a final status: another process writes this run now, and will record one."""
         self._file.close()
         self._deadline = -math.inf
 
     def _ship(self, tracking_uri: str) -> None:
-        """Bring what is new to MLflow again and again, until closed, or in vain."""
+        """Upload new lines and artifacts to MLflow periodically, until closed or out of time."""
         shipper: _Shipper | None = None
         failures, pause_s = 0, 0.0
         while time.monotonic() < self._deadline:
@@ -182,14 +183,14 @@ class Tracker:
                     logger.warning("MLflow fails; %s goes on alone: %s: %s", METRICS, name, error)
                 elif closing:
                     return
-                # The next attempt begins with what MLflow then says it has.
+                # The next attempt starts from MLflow's own state.
                 shipper = None
                 pause_s = SHIP_EVERY_S * 2 ** min(failures, MOST_DOUBLINGS)
 
 
 @contextlib.contextmanager
 def _forgiving_disk(path: Path) -> Iterator[None]:
-    """Turn a disk's refusal into a warning: what training needs is in its checkpoints."""
+    """Turn a disk error into a warning: training depends on its checkpoints alone."""
     try:
         yield
     except OSError as error:
@@ -197,7 +198,7 @@ def _forgiving_disk(path: Path) -> Iterator[None]:
 
 
 class SyncResult(NamedTuple):
-    """What `sync` brought; `run_id` is None for a run that no MLflow follows."""
+    """The numbers that `sync` uploaded; `run_id` is None for a run without MLflow."""
 
     run_id: str | None
     status: Status
@@ -206,8 +207,8 @@ class SyncResult(NamedTuple):
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Return whether a run was begun in a work folder and never recorded its end."""
-    record = _Record.read(folder)
+    """Return whether a run started in a work folder and did not record its end."""
+    record = _RunRecord.read(folder)
     return record is not None and record.status == "RUNNING"
 
 
@@ -218,18 +219,18 @@ def sync(
     parent_run_id: str | None = None,
     if_unfinished: FinalStatus = "FAILED",
 ) -> SyncResult:
-    """Bring to MLflow what is missing of a run whose process is gone, and its true status.
+    """Upload the missing rest of an ended run to MLflow, with its true status.
 
     Args:
         folder: the run's work folder.
         tracking_uri: another MLflow than the recorded one.
         parent_run_id: the launch's run, where MLflow was down at the launch.
-        if_unfinished: the status of a run that did not live to record one.
+        if_unfinished: the status of a run that ended before it could record one.
 
     Raises:
         HptError: no run was recorded in the folder, or MLflow failed.
     """
-    record = _Record.read(folder)
+    record = _RunRecord.read(folder)
     if record is None:
         raise HptError(f"there is no {RECORD}", where=str(folder), fix="launch the run first")
     if record.status == "RUNNING":
@@ -250,7 +251,7 @@ def sync(
 
 
 @dataclass(frozen=True)
-class _Record:
+class _RunRecord:
     """The content of run.json; times are unix seconds."""
 
     identity: RunIdentity
@@ -271,9 +272,9 @@ class _Record:
 
 
 class _Shipper:
-    """Brings a work folder to its run, from where MLflow says the run is."""
+    """Uploads a work folder to its run, from the state that MLflow reports."""
 
-    def __init__(self, folder: Path, record: _Record, tracking_uri: str) -> None:
+    def __init__(self, folder: Path, record: _RunRecord, tracking_uri: str) -> None:
         self.run = open_run(tracking_uri, record.identity, record.started)
         self.points = self.artifacts = 0
         self._folder = folder

@@ -20,7 +20,7 @@ from typing import Self
 
 from hpt_dist.errors import DataError, StoreError
 from hpt_dist.store import ObjectInfo, Store
-from hpt_dist.train.snapshot import Snapshot, State, loaded
+from hpt_dist.train.snapshot import Snapshot, State, load_state
 
 _log = logging.getLogger(__name__)
 
@@ -30,8 +30,8 @@ Guard = Callable[[], None]
 
 
 @dataclass(frozen=True)
-class Record:
-    """What commits a checkpoint.
+class CheckpointRecord:
+    """The record that commits a checkpoint.
 
     Args:
         step: optimizer steps done.
@@ -46,8 +46,8 @@ class Record:
     sha256: str
 
 
-def _nothing() -> None:
-    """Guard nothing."""
+def _no_guard() -> None:
+    """Do nothing: any process may write."""
 
 
 class Checkpoints:
@@ -63,14 +63,14 @@ class Checkpoints:
             raise ValueError(f"keep must be at least 1, not {keep}")
         self._store = store
         self._keep = keep
-        self._damaged: set[str] = set()  # records that latest() had to pass over
+        self._damaged: set[str] = set()  # paths of records that latest() skipped
 
-    def save(self, step: int, state: State, guard: Guard = _nothing) -> None:
-        """Commit a state, then delete what it makes superfluous; `Saver` does so meanwhile.
+    def save(self, step: int, state: State, guard: Guard = _no_guard) -> None:
+        """Commit a state, then delete superfluous checkpoints; `Saver` does this in a thread.
 
         Args:
             step: optimizer steps done. Checkpoints of this step or later ones are replaced:
-                their run could not be gone on with.
+                no run can resume from them.
             state: nested dicts, lists and tuples of tensors, numbers, strings and None. Tensors
                 are loaded as plain ones on the CPU, of the same type, shape and strides.
             guard: called before the commit and before anything is deleted; raises if this
@@ -78,17 +78,19 @@ class Checkpoints:
 
         Raises:
             TypeError: the state holds something that could not be loaded again.
-            StoreError: the store did not take it; the checkpoints before are untouched.
+            StoreError: the store refused it; earlier checkpoints are untouched.
         """
         snapshot = Snapshot()
         snapshot.take(step, state)
         self.commit(snapshot, guard)
 
-    def commit(self, snapshot: Snapshot, guard: Guard = _nothing) -> None:
-        """Commit what a snapshot holds; see `save`."""
+    def commit(self, snapshot: Snapshot, guard: Guard = _no_guard) -> None:
+        """Commit the state in a snapshot; see `save`."""
         data = snapshot.data()
         stem = f"{_FOLDER}{uuid.uuid4().hex}"
-        record = Record(snapshot.step, f"{stem}.state", len(data), hashlib.sha256(data).hexdigest())
+        record = CheckpointRecord(
+            snapshot.step, f"{stem}.state", len(data), hashlib.sha256(data).hexdigest()
+        )
         self._store.put(record.object, data)
         written = self._store.stat(record.object)
         if written is None or written.bytes != record.bytes:
@@ -103,14 +105,14 @@ class Checkpoints:
         self._prune(f"{stem}.json", record)
 
     def latest(self) -> tuple[int, State] | None:
-        """Load the newest checkpoint that is whole, or return None if there is none.
+        """Load the newest intact checkpoint, or return None if there is none.
 
-        Damaged ones are passed over with a warning in the log, and do not count as kept ones in
-        later saves of this object.
+        Damaged checkpoints are skipped with a warning in the log; later saves of this object do not
+        count them as kept.
 
         Raises:
             StoreError: the store cannot be read.
-            TrainingError: a state is whole but not one that this version can load.
+            TrainingError: a state is intact, but this version cannot load it.
         """
         for _ in range(_ATTEMPTS):
             for path, record in self._newest_first().items():
@@ -118,7 +120,7 @@ class Checkpoints:
                     return record.step, self._read(record)
                 except DataError as error:
                     if self._store.stat(path) is None:
-                        break  # its writer has replaced it meanwhile
+                        break  # its writer has replaced it in between
                     self._damaged.add(path)
                     self._warn(record.object, error.problem.what)
             else:
@@ -130,11 +132,13 @@ class Checkpoints:
         return [record.step for record in self._newest_first().values()]
 
     def clear(self) -> None:
-        """Delete every checkpoint; to be called when the trial's result is safe."""
+        """Delete every checkpoint; call it when the trial's result is committed."""
         self._delete_all_but(frozenset(), list(self._store.list(_FOLDER)))
 
-    def _newest_first(self, infos: Iterable[ObjectInfo] | None = None) -> dict[str, Record]:
-        """Return the readable records by their path; of the objects listed, if they are known."""
+    def _newest_first(
+        self, infos: Iterable[ObjectInfo] | None = None
+    ) -> dict[str, CheckpointRecord]:
+        """Return the readable records by path; `infos` are the objects, if already listed."""
         records = {}
         for info in self._store.list(_FOLDER) if infos is None else infos:
             if info.path.endswith(".json"):
@@ -147,8 +151,8 @@ class Checkpoints:
                         raise
         return dict(sorted(records.items(), key=lambda item: item[1].step, reverse=True))
 
-    def _read(self, record: Record) -> State:
-        """Load a state; raises DataError if it is not there or not what was written."""
+    def _read(self, record: CheckpointRecord) -> State:
+        """Load a state; raises DataError if it is missing or differs from what was written."""
         where = f"{self._store.uri}/{record.object}"
         try:
             data: bytes = self._store.get(record.object)
@@ -159,13 +163,13 @@ class Checkpoints:
         whole = len(data) == record.bytes and hashlib.sha256(data).hexdigest() == record.sha256
         if not whole:
             raise DataError(f"the state of step {record.step} is damaged", where=where)
-        return loaded(record.step, data, where)
+        return load_state(record.step, data, where)
 
     def _warn(self, path: str, what: str) -> None:
         _log.warning("%s/%s: %s; falling back to the one before", self._store.uri, path, what)
 
-    def _prune(self, newest_path: str, newest: Record) -> None:
-        """Delete all but the newest, which was just verified, and those kept before it."""
+    def _prune(self, newest_path: str, newest: CheckpointRecord) -> None:
+        """Delete all but the newest, which was just verified, and the kept ones before it."""
         infos = list(self._store.list(_FOLDER))
         sizes = {info.path: info.bytes for info in infos}
         earlier = [
@@ -180,15 +184,15 @@ class Checkpoints:
         self._delete_all_but(kept, infos)
 
     def _delete_all_but(self, kept: Set[str], infos: Iterable[ObjectInfo]) -> None:
-        # Sorted by path, a record goes before its object: none is left without.
+        # In path order a record is deleted before its object: no record loses its object.
         for info in infos:
             if info.path not in kept:
                 self._store.delete(info.path)
 
 
-def _record(path: str, data: bytes) -> Record:
+def _record(path: str, data: bytes) -> CheckpointRecord:
     """Read a record; raises ValueError and TypeError if it is damaged."""
-    record = Record(**json.loads(data))
+    record = CheckpointRecord(**json.loads(data))
     kinds = [type(value) for value in asdict(record).values()]
     if kinds != [int, str, int, str] or record.object.rpartition(".")[0] != path[: -len(".json")]:
         raise ValueError("its fields make no sense")
@@ -198,11 +202,11 @@ def _record(path: str, data: bytes) -> Record:
 class Saver:
     """Saves states while training goes on: one is copied, then written by a thread.
 
-    Use it in a `with` block. At its end, whatever ended it, the write in flight is completed; its
-    error is raised, or logged where another one is on its way. Memory: one copy of the state.
+    Use it in a `with` block. The end of the block completes the running write, also after an error;
+    its own error is raised, or logged if another one is raised. Memory: one copy of the state.
 
     Args:
-        checkpoints: where the states go; nobody else may save there meanwhile.
+        checkpoints: receives the states; no other writer may save there meanwhile.
     """
 
     def __init__(self, checkpoints: Checkpoints) -> None:
@@ -211,8 +215,8 @@ class Saver:
         self._writer = futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: futures.Future[None] | None = None
 
-    def save(self, step: int, state: State, guard: Guard = _nothing) -> float:
-        """Copy a state, begin to write it and return; wait first for the write before.
+    def save(self, step: int, state: State, guard: Guard = _no_guard) -> float:
+        """Wait for the previous write, copy a state, start to write it and return.
 
         Once this has returned, the state may change. It is committed when `wait` has returned.
 
@@ -222,11 +226,11 @@ class Saver:
             guard: see `Checkpoints.save`; called in the thread that writes.
 
         Returns:
-            How long training stood still for this, in seconds.
+            The seconds that training waited.
 
         Raises:
             TypeError: the state holds something that could not be loaded again.
-            Exception: what the write before raised; this state is not saved then.
+            Exception: the error of the previous write; this state is not saved then.
         """
         began = time.perf_counter()
         self.wait()
@@ -238,7 +242,7 @@ class Saver:
         """Return once the state that was saved last is committed.
 
         Raises:
-            Exception: what its write raised, once; the checkpoints before are untouched.
+            Exception: the error of its write, once; earlier checkpoints are untouched.
         """
         if self._writing is not None:
             futures.wait([self._writing])  # may be interrupted: the write still counts then

@@ -1,7 +1,7 @@
 """Signals become a flag that the training loop reads at a step boundary.
 
-A handler that saved by itself could run inside a collective and deadlock the other ranks, so
-nothing happens here but the setting of the flag.
+A handler that saved by itself could run inside a collective and deadlock the other ranks, so the
+handlers only set the flag.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# SIGTERM before the end of a job; the others are what `sbatch --signal` is usually told to send.
+# SIGTERM comes before the end of a job; the others are usual choices of `sbatch --signal`.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Interrupt:
-    """Whether this process should stop, and why: by which signal, or what else happened."""
+    """Whether this process should stop, and the cause: a signal's name, or another event."""
 
     def __init__(self) -> None:
         self.cause = ""
@@ -25,7 +25,7 @@ class Interrupt:
         return bool(self.cause)
 
     def ask(self, cause: str) -> None:
-        """Ask the process to stop; the first cause is the one that is told."""
+        """Ask the process to stop; the first cause is the one that is reported."""
         self.cause = self.cause or cause
 
     def _set(self, number: int, _frame: FrameType | None) -> None:

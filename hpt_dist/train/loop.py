@@ -33,7 +33,7 @@ __all__ = [
     "Inputs",
     "Loop",
     "Observer",
-    "Outcome",
+    "TrainOutcome",
     "fit",
     "make_accelerator",
 ]
@@ -41,7 +41,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 LOG_EVERY = 10
-_KEYS_TOLD = 8
+_KEYS_SHOWN = 8
 
 Inputs = tuple[Tensor, ...]
 
@@ -50,25 +50,25 @@ Feed = Callable[[int], AbstractContextManager[Iterator[tuple[Inputs, ...]]]]
 
 
 class Observer(Protocol):
-    """What the loop tells the world: metrics, and that it is alive."""
+    """Receives the loop's reports: metrics, progress, and whether it may still write."""
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Note metrics after `step` steps."""
+        """Record metrics after `step` steps."""
 
     def progress(self, step: int, steps: int, images_per_second: float) -> None:
-        """Say how far the training is."""
+        """Report how far the training is."""
 
     def check(self) -> None:
         """Raise if this process may no longer write (another one took over)."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a finished training leaves, beside the method itself.
+class TrainOutcome:
+    """The result of a finished training, beside the method itself.
 
     Args:
         selection: on validation.
-        seconds_before: what earlier processes had put into the state it went on from.
+        seconds_before: seconds that earlier processes had spent on the resumed state.
     """
 
     selection: Selection
@@ -86,9 +86,9 @@ class Loop:
         feed: opens the endless stream of inputs at a step.
         steps: how many steps in all.
         images_per_step: over all ranks, for images/s.
-        checkpoints: where states are saved and found.
+        checkpoints: saves and loads states.
         checkpoint_every: steps between saved states.
-        evaluation: looks at validation, if any.
+        evaluation: of validation, if any.
         numerics: precision of the passes.
         held_steps: first steps in which the backbone's batch-norm statistics stand still.
         keys_of: the sample keys of the global batch of a step, for its error.
@@ -113,17 +113,17 @@ def make_accelerator(
 ) -> Accelerator:
     """Return the device and the ranks to train on.
 
-    Several ranks are told by the environment, as torchrun and Slurm launchers do: RANK, WORLD_SIZE,
-    LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+    The environment describes several ranks, as torchrun and Slurm launchers set it: RANK,
+    WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 
     Args:
         threads: for operators on the CPU; float sums depend on it.
         seed: of torch's global generators.
-        device: that the plan was made for; a CPU is used although there is a GPU.
-        numerics: how it trains, to check that the device can; None if nothing is trained.
+        device: of the plan; "cpu" uses the CPU even beside a GPU.
+        numerics: of the training, to check that the device supports them; None without training.
 
     Raises:
-        TrainingError: there is no such device here, or it cannot compute so.
+        TrainingError: the device does not exist here, or does not support the numerics.
     """
     require(device, numerics)
     # accelerate remembers the ranks of an earlier trial of this process.
@@ -148,10 +148,12 @@ def make_accelerator(
     return accelerator
 
 
-def fit(loop: Loop, accelerator: Accelerator, observer: Observer, interrupt: Interrupt) -> Outcome:
+def fit(
+    loop: Loop, accelerator: Accelerator, observer: Observer, interrupt: Interrupt
+) -> TrainOutcome:
     """Train to the last step from the newest good state.
 
-    Every rank calls it; only the main one saves, and only its observer hears of the training.
+    Every rank calls it; only the main rank saves and reports to its observer.
 
     Returns:
         The selection on validation (its weights are empty without an evaluation), and the cost.
@@ -164,7 +166,7 @@ def fit(loop: Loop, accelerator: Accelerator, observer: Observer, interrupt: Int
     with warnings.catch_warnings():  # newer versions of torch have another name for a setting
         warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
         model = accelerator.prepare_model(loop.method)
-    state = _State(loop, accelerator)
+    state = _TrainState(loop, accelerator)
     start, seconds_before = state.resume()
     _check_agreed(accelerator, start)
     vote = _Vote(accelerator)
@@ -198,16 +200,16 @@ def fit(loop: Loop, accelerator: Accelerator, observer: Observer, interrupt: Int
                     fix="run the same command again; it goes on from there",
                 )
         window.flush()
-    return Outcome(state.selection, seconds_before)
+    return TrainOutcome(state.selection, seconds_before)
 
 
 def _check_agreed(accelerator: Accelerator, start: int) -> None:
-    """Refuse to train where ranks found different states: they would wait for each other."""
+    """Refuse to train if ranks loaded different states: they would wait for each other for ever."""
     starts = accelerator.gather(torch.tensor([start], device=accelerator.device)).tolist()
     if len(set(starts)) > 1:
         raise TrainingError(
-            f"the ranks found the states of different steps: {starts}",
-            fix="launch again; if it stays so, the store gives its readers different answers",
+            f"the ranks loaded states of different steps: {starts}",
+            fix="launch again; if it happens again, the store gives its readers different answers",
         )
 
 
@@ -223,8 +225,8 @@ def _look(loop: Loop, done: int, selection: Selection, observer: Observer) -> bo
     return selection.is_stale(plan.patience)
 
 
-class _State:
-    """All that a restart needs: the method, the optimizer, the scaler, generators, the selection.
+class _TrainState:
+    """The state for a restart: the method, the optimizer, the scaler, generators, the selection.
 
     The schedule and the stream's position follow from the step.
     """
@@ -249,7 +251,7 @@ class _State:
         return loss
 
     def save(self, saver: Saver, step: int, seconds: float, observer: Observer) -> float:
-        """Start to write the state after `step` steps; return for how many seconds that stalled."""
+        """Start to write the state after `step` steps; return the seconds that training waited."""
         loop = self._loop
         if not self._accelerator.is_main_process:
             return 0.0
@@ -266,7 +268,7 @@ class _State:
         return saver.save(step, state, observer.check)
 
     def resume(self) -> tuple[int, float]:
-        """Take over the newest good state; return its step and its cost so far, seconds."""
+        """Load the newest intact state; return its step and the seconds spent on it."""
         loop = self._loop
         latest = loop.checkpoints.latest()
         if latest is None:
@@ -286,8 +288,8 @@ class _State:
 class _Vote:
     """Whether any rank was asked to stop; every rank gets the same answer at the same step.
 
-    With several ranks the answer is that to the question of the step before: it travels beside
-    the step, and no device waits for it.
+    With several ranks the answer is that of the step before: the vote runs beside the step, and no
+    device waits for it.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
@@ -310,7 +312,7 @@ class _Vote:
 
 
 class _Window:
-    """What happened since metrics were last written: losses, waits and time."""
+    """Losses, waits and time since metrics were last written."""
 
     def __init__(
         self, loop: Loop, accelerator: Accelerator, observer: Observer, saver: Saver
@@ -334,7 +336,7 @@ class _Window:
         return inputs
 
     def add(self, step: int, losses: list[Loss], rate: float) -> None:
-        """Note the losses of a step; they stay on the device until the window is written."""
+        """Add the losses of a step; they stay on the device until the window is written."""
         self._losses.append((step, losses))
         self._rate = rate
 
@@ -362,18 +364,18 @@ class _Window:
         self._reset()
 
     def _not_finite(self, step: int) -> TrainingError:
-        """Return the error of a loss that is not finite; a collective call's aftermath."""
+        """Return the error of a loss that is not finite; all ranks raise it at the same step."""
         keys = self._loop.keys_of(step - 1)
         log.error("the samples of step %d: %s", step, " ".join(keys))
-        told = ", ".join(keys[:_KEYS_TOLD])
-        told += f" and {len(keys) - _KEYS_TOLD} more, in the log" * (len(keys) > _KEYS_TOLD)
+        samples = ", ".join(keys[:_KEYS_SHOWN])
+        samples += f" and {len(keys) - _KEYS_SHOWN} more, in the log" * (len(keys) > _KEYS_SHOWN)
         self._saver.wait()  # for the last good state
-        good = max(self._loop.checkpoints.steps(), default=0)
+        last_good = max(self._loop.checkpoints.steps(), default=0)
         return TrainingError(
             f"the loss is not finite at step {step}",
-            where=f"samples {told}" if told else "",
+            where=f"samples {samples}" if samples else "",
             fix=f"lower the learning rate, or look at these images; the last good state is that of "
-            f"step {good}",
+            f"step {last_good}",
         )
 
 

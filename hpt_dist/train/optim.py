@@ -40,7 +40,7 @@ def build(
 
     SGD and AdamW are fused: a step of a ResNet-50's parameters takes 15 ms of a CPU instead of 38,
     and 22 ms instead of 91. The fused loops trust that a parameter and its state lie in memory in
-    the same order, which `_match_layouts` sees to.
+    the same order, which `_match_layouts` ensures.
 
     Args:
         module: the method; its parameters outside `backbone` are the head.
@@ -71,7 +71,7 @@ def build(
     elif name == "adamw":
         optimizer = torch.optim.AdamW(groups, lr=lr, fused=fused)
     elif name == "lars":
-        for group in groups:  # what does not decay is not adapted; all else is, at a decay of 0 too
+        for group in groups:  # adapt exactly the groups that decay, also at a weight decay of 0
             group["always_adapt"] = group.pop("decays")
         optimizer = Lars(groups, lr=lr, momentum=momentum, trust_coeff=trust)
     else:
@@ -92,7 +92,7 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, *, head: float, backbon
 
 
 def schedule(name: str, step: int, steps: int, warmup_steps: int) -> float:
-    """Return the multiplier at a step: the warm-up, then the named schedule over what is left.
+    """Return the multiplier at a step: the warm-up, then the named schedule over the other steps.
 
     Args:
         name: "cosine" or "constant".
@@ -182,7 +182,7 @@ def _groups(
 
 
 def _match_layouts(optimizer: torch.optim.Optimizer) -> None:
-    """Lay restored state out in memory as its parameters are, which may have changed meanwhile."""
+    """Give restored state the memory layout of its parameters, which may have changed."""
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:

@@ -1,4 +1,4 @@
-"""Which weights a training leaves: looks at validation, and the best that they found."""
+"""Select the weights that a training keeps: the best by its looks at validation."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Look:
-    """What one look at validation found; the same on every rank.
+    """The result of one look at validation, equal on every rank.
 
     Args:
         metrics: by name.
-        right: bool [n], which validation images were classified rightly; None where no images were.
+        right: bool [n], whether each validation image was classified correctly; None if no
+            images were.
     """
 
     metrics: dict[str, float]
@@ -29,11 +30,11 @@ class Evaluation:
     Args:
         every: steps between looks; after the last step there is always one.
         run: looks at the method as it is. A collective call.
-        keeps: the module whose weights are kept where they are best; None keeps none.
-        select_on: the metric that chooses; higher is better. Empty where nothing is chosen.
+        keeps: the module to keep the best weights of; None keeps none.
+        select_on: the metric that selects; higher is better. Empty selects nothing.
         patience: looks after the best before stopping; None never stops early.
         before_training: whether to look at the incoming weights too, which then can be the best.
-        ties: of equally good weights the later (as MME does) or the earlier (which do no harm).
+        ties: of equally good weights, keep the later (as MME does) or the earlier ones.
     """
 
     every: int
@@ -57,10 +58,10 @@ class Selection:
 
     Args:
         history: (steps, metrics) of every look.
-        right: which validation images were classified rightly, by steps.
+        right: whether each validation image was classified correctly, by steps.
         best_step: steps of the best; -1 before the first.
         best_value: its value.
-        weights: the kept module's state there.
+        weights: the kept module's state at that step.
     """
 
     history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
@@ -89,10 +90,10 @@ class Selection:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
+        """Return the state for a resumed run."""
         return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved selection."""
+        """Load a saved selection."""
         vars(self).update(state)
         self.history = [(step, metrics) for step, metrics in self.history]

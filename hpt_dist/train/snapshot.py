@@ -1,14 +1,13 @@
 """The bytes of a training state at one moment, and back.
 
-They are the memory of the tensors, one after the other, then what they belong to as JSON:
+They are the memory of the tensors, one after the other, then the structure of the state as JSON:
 
     magic | memory of the 1st tensor, of the 2nd, ... | JSON | length of the JSON, 8 bytes
 
-So copying a state to where training cannot change it is all there is to writing it: nothing is
-converted or copied again, and the hash, the file and the network read that copy without Python's
-global lock. For 108 MB in 900 tensors on a CPU with SHA instructions the hash takes 71 ms and
-copy and hash together about 0.1 s; `torch.save` into memory alone took 0.2 s, a quarter of it
-under the lock.
+So writing a state only needs one copy that training cannot change: nothing is converted or copied
+again, and the hash, the file and the network read that copy without Python's global lock. For
+108 MB in 900 tensors on a CPU with SHA instructions the hash takes 71 ms and copy and hash together
+about 0.1 s; `torch.save` into memory alone took 0.2 s, a quarter of it under the lock.
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ from typing import TYPE_CHECKING, Any
 from hpt_dist.errors import DataError, TrainingError
 
 if TYPE_CHECKING:
-    import torch  # in functions otherwise, so that checkpoints can be listed without it
+    import torch  # functions import it, so that checkpoints can be listed without it
 
 _MAGIC = b"hpt-dist state 1\n"
-_ZIP = b"PK"  # what torch.save writes begins so
+_ZIP = b"PK"  # the first bytes of a file from torch.save
 _LENGTH_BYTES = 8
-# Of what a piece of memory begins at, so that a tensor of any type can lie anywhere in it.
+# Pieces of memory start at multiples of this, so that a tensor of any type can lie in them.
 _ALIGNED_BYTES = 64
-# The JSON grows a little from save to save; its buffer must not with each.
+# Spare bytes of the buffer: the JSON grows a little from save to save.
 _ROOM_BYTES = 1 << 20
 
-# What reading bytes of another kind can raise.
+# The errors of reading bytes of another kind.
 _UNREADABLE = (LookupError, ValueError, TypeError, AttributeError, RuntimeError)
 
 State = dict[str, Any]
 
 
 class Snapshot:
-    """The bytes of a state at one moment, in memory that is used again for the next one.
+    """The bytes of a state at one moment, in memory that the next snapshot uses again.
 
     Attributes:
         step: of the state it holds.
@@ -56,9 +55,9 @@ class Snapshot:
     def take(self, step: int, state: State) -> None:
         """Copy a state, which may change once this has returned.
 
-        Copies from a GPU are only begun, on the stream that computes: what it does next comes
-        after them. (On another stream they would race with the next step, or it would have to
-        wait as well.)
+        Copies from a GPU are only started, on the compute stream: its next operations run after
+        them. (On another stream they would race with the next step, or it would have to wait as
+        well.)
 
         Raises:
             TypeError: the state holds something that could not be loaded again.
@@ -84,8 +83,8 @@ class Snapshot:
             memory = piece.memory()
             target = buffer[begin : begin + len(memory)]
             if memory.is_cpu:
-                # By one thread: torch's many meet after each tensor, which takes long on a busy
-                # machine. NumPy lets go of the global lock meanwhile, which a memoryview does not.
+                # By one thread: torch's threads synchronise after each tensor, which takes long on
+                # a busy machine. NumPy releases the global lock meanwhile, a memoryview does not.
                 target.numpy()[:] = memory.numpy()
             else:
                 target.copy_(memory, non_blocking=memory.is_cuda)
@@ -131,7 +130,7 @@ def _bytes_of(buffer: torch.Tensor) -> memoryview:
 
 
 class _Layout:
-    """What of whose memory a state consists of. Tensors that share memory share it once loaded.
+    """The pieces of memory that a state's tensors use. Shared memory is shared again once loaded.
 
     Attributes:
         pieces: by device and address of their storage, in the order in which they are written.
@@ -145,7 +144,7 @@ class _Layout:
         """Return JSON for a value: a scalar as it is, all else as a list that begins with its kind.
 
         Raises:
-            TypeError: there is no way to load such a value; `where` names it.
+            TypeError: such a value cannot be loaded again; `where` names it.
         """
         import torch
 
@@ -162,7 +161,7 @@ class _Layout:
             ]
             if kind is dict:
                 return ["dict", *items]
-            # The versions of a model's modules, which some of them want to load a state.
+            # The versions of a model's modules: some modules need them to load a state.
             versions = getattr(value, "_metadata", None)
             return ["OrderedDict", self.describe(versions, f"{where}._metadata"), *items]
         if kind in (torch.Tensor, torch.nn.Parameter):
@@ -191,17 +190,17 @@ class _Layout:
         return [*description, number, start]
 
 
-def loaded(step: int, data: bytes, where: str) -> State:
-    """Load a state from bytes that are those that were written; nothing in them is executed.
+def load_state(step: int, data: bytes, where: str) -> State:
+    """Load a state from its bytes; no code in them is executed.
 
     Raises:
-        DataError: they are those of another step.
+        DataError: they belong to another step.
         TrainingError: this version cannot read them.
     """
     import torch
 
     try:
-        if data.startswith(_ZIP):  # of a version before this format
+        if data.startswith(_ZIP):  # from a version before this format
             written_step = step
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         else:
@@ -210,10 +209,12 @@ def loaded(step: int, data: bytes, where: str) -> State:
         raise TrainingError(
             f"this version cannot load the state of step {step} ({error})",
             where=where,
-            fix="go on with the version that wrote it, or delete the state's folder",
+            fix="continue with the version that wrote it, or delete the state's folder",
         ) from error
     if written_step != step:
-        raise DataError(f"the state said to be of step {step} is not", where=where)
+        raise DataError(
+            f"this is the state of step {written_step}, not of step {step}", where=where
+        )
     if not isinstance(state, dict):
         raise TrainingError(
             f"a checkpoint holds a {type(state).__name__}, not a state", where=where

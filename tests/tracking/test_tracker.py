@@ -350,7 +350,7 @@ def test_artifacts_stay_in_their_run(tmp_path: Path, identity: RunIdentity, name
 
 @pytest.mark.parametrize("key", ["", "a'b", "a b"])
 def test_a_key_that_cannot_be_searched_for_is_refused(key: str):
-    with pytest.raises(ValueError, match="cannot tell the run x"):
+    with pytest.raises(ValueError, match="cannot be the key of the run x"):
         RunIdentity(experiment="e", name="x", key=key)
 
 

@@ -140,7 +140,7 @@ def test_what_is_not_there_or_not_one_file_is_refused(mlflow_tables, store, tmp_
         weights_source.fingerprint(f"runs:/{two.info.run_id}/weights", store)
     with pytest.raises(RequestError, match="it holds none"):
         weights_source.fingerprint(f"runs:/{none.info.run_id}/weights", store)
-    with pytest.raises(RequestError, match=r"found: .*notes\.txt"):
+    with pytest.raises(RequestError, match=r"it holds .*notes\.txt"):
         weights_source.fingerprint(f"runs:/{none.info.run_id}/weights/notes.txt", store)
     for source in (
         f"runs:/{two.info.run_id}/weights/c.pth",
