@@ -36,11 +36,16 @@ def finish_launch(store: Store, launch: Launch, *, done: bool) -> None:
     launch = parent_run.noted(store, launch)
     if not launch.parent_run:
         return
-    report = build(launch, results.finished(store, launch))
-    headline = report.headline()
-    lines = [tracker.Line(0, time.time(), dict(headline))] if headline else []
     resolved = (json.dumps(launch.settings, indent=2) + "\n").encode()
-    files = {"resolved.json": resolved, **report.files()}
+    files, lines = {"resolved.json": resolved}, []
+    try:
+        report = build(launch, results.finished(store, launch))
+        files |= report.files()
+        if headline := report.headline():
+            lines = [tracker.Line(0, time.time(), dict(headline))]
+    except HptError as error:
+        # A damaged result of an old launch must not keep a new one from starting.
+        log.warning("the report of %s is left out: %s", launch.id, error)
     try:
         tracker.log_parent(launch.tracking_uri, launch.parent_run, lines, files)
         tracker.set_status(launch.tracking_uri, launch.parent_run, status)

@@ -12,7 +12,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpt_dist.errors import HptError
+from hpt_dist.errors import DataError, HptError
 from hpt_dist.recipe.plan import Trial, key_of
 from hpt_dist.store import Store, committed
 from hpt_dist.store.committed import MODEL, WEIGHTS
@@ -58,15 +58,25 @@ def inputs_of(store: Store, trial: Trial) -> str:
     return key_of({**trial.document, "init": {"weights": weights}})
 
 
-def find(store: Store, inputs: str) -> Alike | None:
-    """Return the finished trial that read the same; None if there is none, or it is damaged."""
+def find(store: Store, trial: Trial, inputs: str) -> Alike | None:
+    """Return the finished trial that read the same; None if there is none, or it is damaged.
+
+    Args:
+        store: where both are.
+        trial: that is about to run.
+        inputs: what it reads; see `inputs_of`.
+    """
     place = f"{_INPUTS}/{inputs}"
     if not inputs or store.stat(place) is None:
         return None
     key = store.get(place).decode(errors="replace")
     try:
+        # The index alone is not believed: its trial must have been asked for the same.
+        document = json.loads(committed.read(store, key, "spec.json"))
+        if document | {"init": ""} != {**trial.document, "init": ""}:
+            raise DataError(f"trial {key[:12]} has other settings", where=f"{store.uri}/{place}")
         return _read(store, key)
-    except (HptError, ValueError, KeyError) as error:
+    except (HptError, ValueError, KeyError, TypeError) as error:
         log.warning("trial %s has read the same, but cannot be used: %s", key[:12], error)
         return None
 

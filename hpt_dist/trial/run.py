@@ -223,7 +223,7 @@ def _perform(
     _check_parent(store, order.trial)
     plugins.check(order.trial.document)
     inputs = alike.inputs_of(store, order.trial)
-    twin = alike.find(store, inputs)
+    twin = alike.find(store, order.trial, inputs)
     if twin:
         result = _result_of(twin)
     else:
