@@ -23,7 +23,8 @@ from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.datasets.shards import write_dataset
 from hpt_dist.reading.node_cache import NodeCache
 from hpt_dist.reading.order import Order
-from hpt_dist.reading.pool import Pool, ReadableSplit
+from hpt_dist.reading.pool import Pool
+from hpt_dist.reading.split import ReadableSplit
 from hpt_dist.reading.stream import open_split
 from hpt_dist.sources.sample import FileSource, file_sample
 from hpt_dist.store import Store, open_store

@@ -20,7 +20,8 @@ from hpt_dist.datasets.facts import Dataset
 from hpt_dist.errors import RequestError, nearest
 from hpt_dist.images.photometric import NORMALIZE, RGB, Normalize, Photometric
 from hpt_dist.reading.decoder import Batch
-from hpt_dist.reading.pool import Pool, open_split
+from hpt_dist.reading.pool import Pool
+from hpt_dist.reading.split import open_split
 from hpt_dist.reading.stream import Stream, View, center_batches, network_views
 from hpt_dist.recipe import Augment
 from hpt_dist.store import open_store

@@ -20,7 +20,8 @@ from hpt_dist.images.crops import CROP_DRAWS, View, center_box, random_box
 from hpt_dist.images.photometric import DRAWS, Photometric
 from hpt_dist.reading.decoder import Batch, Crop, Decoder, Pending, Replacements
 from hpt_dist.reading.order import WINDOW, Ints, Order, streams_for, uniforms
-from hpt_dist.reading.pool import Pool, ReadableSplit, open_split
+from hpt_dist.reading.pool import Pool
+from hpt_dist.reading.split import ReadableSplit, open_split
 
 __all__ = [
     "Batch",

@@ -13,9 +13,12 @@ from hpt_dist import page
 from hpt_dist.errors import RequestError, nearest
 from hpt_dist.evals.evidence import Scale, scale_of
 from hpt_dist.page import Block, Grid, Heading, Items, Paragraph, Picture
-from hpt_dist.report import figure, published, tables
+from hpt_dist.report import figure, published
+from hpt_dist.report.cells import Cell, Difference
+from hpt_dist.report.gates import GATE_METRIC, Gate, gates
+from hpt_dist.report.points import Cost, Point, costs, read_points, same_trials, single_runs
 from hpt_dist.report.published import PublishedTable
-from hpt_dist.report.tables import Cell, Cost, Difference, Gate, Point, Table
+from hpt_dist.report.tables import Table, computed_by_row, tabulate
 from hpt_dist.store import files
 from hpt_dist.trial.records import Finished, Launch
 
@@ -156,13 +159,13 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         launch: record of the launch; its `report` names the table.
         done: the finished trials, in any order.
     """
-    points = tables.read_points(launch.trials, done, launch.settings)
+    points = read_points(launch.trials, done, launch.settings)
     settings = launch.report
     baseline = str(settings.get("baseline", "base"))
     notes: list[str] = []
     table, differences = None, tuple[Difference, ...]()
     if settings:
-        table, differences = tables.tabulate(
+        table, differences = tabulate(
             points,
             settings["table"],
             settings["metric"],
@@ -175,7 +178,7 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
             rows = ", ".join(table.rows)
             notes.append(f"There is no row {baseline} to compare with; the rows are {rows}.")
             differences = ()
-    notes += tables.same_trials(points)
+    notes += same_trials(points)
     values = None
     if name := settings.get("compare"):
         try:
@@ -189,12 +192,12 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         trials=len(launch.trials),
         missing=tuple(point.name for point in points if point.finished is None),
         table=table,
-        computed=tables.computed_by_row(table, points) if table else {},
+        computed=computed_by_row(table, points) if table else {},
         differences=differences,
-        single_runs=tables.single_runs(points, table.rows) if table else (),
-        gates=tuple(tables.gates(points, baseline)),
+        single_runs=single_runs(points, table.rows) if table else (),
+        gates=tuple(gates(points, baseline)),
         verdicts={p.name: text for p in points if p.finished and (text := _verdict(p.finished))},
-        costs=tuple(tables.costs([p.finished for p in points if p.finished])),
+        costs=tuple(costs([p.finished for p in points if p.finished])),
         published=values,
         notes=tuple(notes),
     )
@@ -314,7 +317,7 @@ def _verdicts(verdicts: Mapping[str, str]) -> list[Block]:
 
 
 def _gate(gate: Gate) -> list[Block]:
-    scale = scale_of(tables.GATE_METRIC)
+    scale = scale_of(GATE_METRIC)
     texts = []
     for difference in gate.differences:
         verdict = difference.comparison.verdict
@@ -323,7 +326,7 @@ def _gate(gate: Gate) -> list[Block]:
     rows = [[cell.row, _cell(cell, scale)] for cell in gate.cells]
     return [
         Heading(2, f"{gate.stage}: did pretraining help the features?"),
-        Grid(["init", f"{tables.GATE_METRIC}, {scale.unit}"], rows),
+        Grid(["init", f"{GATE_METRIC}, {scale.unit}"], rows),
         Items(texts),
         Paragraph(
             f"Frozen features judged by {gate.kind} on validation, against {gate.baseline}; "

@@ -15,7 +15,7 @@ from birds import encoded, write
 
 from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.reading.node_cache import NodeCache
-from hpt_dist.reading.pool import ReadableSplit
+from hpt_dist.reading.split import ReadableSplit
 from hpt_dist.store import FolderStore, ObjectInfo, open_store
 
 

@@ -1,0 +1,150 @@
+"""The trials of a launch as points: axes, metrics, and how each was computed. Pure.
+
+A trial's axes come from its name in the launch (`stage/axis=value,...`), never from its result:
+another launch, with other sweeps, may have produced that result under the same key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hpt_dist.evals.evidence import Axes
+from hpt_dist.recipe import KINDS
+from hpt_dist.trial.records import Finished
+
+# Pairs of (kind of stage, its numerics in words).
+Computed = frozenset[tuple[str, str]]
+
+_NEXT_AXIS = re.compile(r",(?=[\w.-]+=)")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One trial of a launch, done or not.
+
+    Args:
+        name: `stage/axis=value,...`.
+        stage: name of its stage.
+        axes: its settings as text.
+        finished: its record; None while it is not done.
+        computed: how it and the trials that it starts from trained, by their stage's kind; trials
+            that train nothing or are not done are left out.
+    """
+
+    name: str
+    stage: str
+    axes: Axes
+    finished: Finished | None
+    computed: Computed = frozenset()
+
+    def value(self, metric: str) -> float | None:
+        """Return a metric of a finished trial, or None."""
+        return self.finished.result["metrics"].get(metric) if self.finished else None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of one trial; `images` are image views fed to the network in training."""
+
+    trial: str
+    key: str
+    seed: int
+    images: int
+    seconds: float
+    host: str
+
+
+def read_points(
+    trials: Mapping[str, str],
+    done: Sequence[Finished],
+    documents: Mapping[str, Any] | None = None,
+) -> list[Point]:
+    """Return every trial of a launch, in its order.
+
+    Args:
+        trials: names to keys.
+        done: the finished trials, in any order.
+        documents: the document behind each trial's key, by its name; it names the trial's parent.
+    """
+    by_name = {finished.name: finished for finished in done}
+    parents = {name: document.get("init", "") for name, document in (documents or {}).items()}
+    names = {key: name for name, key in trials.items()}
+    points = []
+    for name in trials:
+        stage, _, text = name.partition("/")
+        pairs = (axis.partition("=") for axis in _NEXT_AXIS.split(text) if axis)
+        axes = {axis: value for axis, _, value in pairs}
+        chain = _chain(name, names, parents)
+        computed = (_computed(by_name[one]) for one in chain if one in by_name)
+        points.append(Point(name, stage, axes, by_name.get(name), frozenset().union(*computed)))
+    return points
+
+
+def _chain(name: str, names: Mapping[str, str], parents: Mapping[str, str]) -> list[str]:
+    """Return the names of a trial, its parent, that one's parent, and so on."""
+    chain = [name]
+    while (parent := names.get(parents.get(chain[-1], ""), "")) and parent not in chain:
+        chain.append(parent)
+    return chain
+
+
+def _computed(finished: Finished) -> Computed:
+    numerics = str(finished.run.get("numerics", ""))
+    return frozenset({(str(finished.result["kind"]), numerics)} if numerics else ())
+
+
+def single_runs(points: Sequence[Point], rows: Iterable[str]) -> tuple[str, ...]:
+    """Return the rows that are a pretraining stage with one trial: its variance is unknown."""
+    kinds = {p.stage: p.finished.result["kind"] for p in points if p.finished}
+    trials = Counter(point.stage for point in points)
+    return tuple(row for row in rows if _pretrains(kinds.get(row, "")) and trials[row] == 1)
+
+
+def _pretrains(kind: str) -> bool:
+    return kind in KINDS and KINDS[kind].TRAINS and KINDS[kind].LEAVES == "weights"
+
+
+def costs(done: Sequence[Finished]) -> list[Cost]:
+    """Return the cost of each finished trial; trials with the same key count once."""
+    unique = {finished.key: finished for finished in reversed(done)}
+    return [
+        Cost(
+            trial=finished.name,
+            key=finished.key,
+            seed=int(finished.result["seed"]),
+            images=int(finished.result["images"]) if finished.origin == finished.key else 0,
+            seconds=float(finished.run["seconds"]),
+            host=str(finished.run.get("host", "")),
+        )
+        for finished in reversed(unique.values())
+    ]
+
+
+def same_trials(points: Sequence[Point]) -> list[str]:
+    """Return a line for each trial that reuses the result of another trial of this launch."""
+    names = {point.finished.key: point.name for point in points if point.finished}
+    return [
+        f"{point.name} starts from the same weights as {names.get(origin, origin[:12])}, "
+        "so its result is the same."
+        for point in points
+        if point.finished and (origin := point.finished.origin) != point.finished.key
+    ]
+
+
+def images_of(points: Sequence[Point], stage: str, metric: str) -> int | None:
+    """Return the number of images of a metric's split, if all trials of a stage agree on it.
+
+    Args:
+        points: all trials of the launch.
+        stage: the stage.
+        metric: the metric, such as `test/top1`.
+    """
+    name = f"n_{metric.partition('/')[0]}"
+    counts = {
+        p.finished.result["details"].get(name) for p in points if p.stage == stage and p.finished
+    }
+    return int(counts.pop()) if len(counts) == 1 and None not in counts else None
