@@ -1,4 +1,4 @@
-"""What `launch` (on this machine), `logs`, `sync` and `ui` do, with their output."""
+"""hpt-dist launch, on this machine and on a cluster."""
 
 from __future__ import annotations
 
@@ -8,31 +8,98 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import Annotated
+
+import typer
 
 from hpt_dist.cli import console
+from hpt_dist.cli.options import (
+    CoresOption,
+    FreshOption,
+    OnlyOption,
+    RanksOption,
+    RecipeArgument,
+    SetOption,
+    TrackingOption,
+    WhereOption,
+    WorkOption,
+)
+from hpt_dist.cli.requested import planned, profile_file
+from hpt_dist.cli.status import states_of
 from hpt_dist.errors import RequestError
-from hpt_dist.launch import closing, here, launches, parent_run, results
+from hpt_dist.launch import here, on_slurm, results
 from hpt_dist.launch.launches import Settings
-from hpt_dist.launch.survey import Planned, states_of
+from hpt_dist.launch.on_slurm import Site
+from hpt_dist.launch.survey import Planned
 from hpt_dist.processes import environment
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.report.report import build
-from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.store import Store
-from hpt_dist.store.paths import default_tracking_uri, trial_folder, work_folder
-from hpt_dist.tracking import tracker
+from hpt_dist.store.paths import default_tracking_uri, work_folder
 from hpt_dist.trial.records import Launch, Where
 
-POLL_S = 0.5
-QUEUE_POLL_S = 3.0  # all users' calls of squeue load one controller
-
-log = logging.getLogger(__name__)
+_POLL_S = 2.0
 
 
-def run(
+def launch(
+    recipe: RecipeArgument,
+    on: WhereOption = "local",
+    set_: SetOption = None,
+    only: OnlyOption = None,
+    cores: CoresOption = None,
+    ranks: RanksOption = None,
+    fresh: FreshOption = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the scripts for sbatch, and submit nothing.")
+    ] = False,
+    hold: Annotated[
+        bool, typer.Option("--hold", help="Submit jobs that wait for `scontrol release`.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Wait for submitted trials, and print their states.")
+    ] = False,
+    tracking_uri: TrackingOption = "",
+    work: WorkOption = "",
+) -> None:
+    """Run the pending trials of a recipe, and print the report. After any failure, run it again.
+
+    With a cluster's profile it submits one job for each pending trial and returns: no process
+    stays running here.
+
+    \b
+    Examples:
+      hpt-dist launch recipes/quickstart.yaml
+      hpt-dist launch recipes/quickstart.yaml --set stages.hpt.steps=100 --only hpt
+      hpt-dist launch recipes/real_to_sketch.yaml --ranks 8
+      hpt-dist launch recipes/real_to_sketch.yaml --on slurm/profiles/mine.yaml
+      hpt-dist launch recipes/real_to_sketch.yaml --on slurm/profiles/mine.yaml --dry-run
+    """
+    if tracking_uri:  # weights from MLflow use it too, here and in the trials' processes
+        os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
+    if on in ("local", "inline"):
+        if dry_run or hold or watch:
+            raise RequestError(
+                "--dry-run, --hold and --watch need a cluster", fix="name it with --on PROFILE"
+            )
+        where: Where = "inline" if on == "inline" else "local"
+        prepared = planned(recipe, set_, here.device())
+        done = _run_here(prepared, where, only or [], cores, tracking_uri, work, ranks or 1, fresh)
+    else:
+        if fresh:
+            raise RequestError(
+                "--fresh works only with --on local",
+                fix="leave it out: each job starts a new interpreter anyway",
+            )
+        profile = on_slurm.load(profile_file(on, "local", "inline"))
+        prepared = planned(recipe, set_, profile.device)
+        site = on_slurm.site(profile, prepared.store, work, ranks, hold)
+        done = _run_on_slurm(prepared, only or [], site, dry_run=dry_run, watch=watch)
+    if not done:
+        raise typer.Exit(1)
+
+
+def _run_here(
     prepared: Planned,
     where: Where,
     only: Sequence[str],
@@ -59,12 +126,12 @@ def run(
         fresh=fresh,
     )
     if not pending:
-        return print_report(cached(prepared, trials, settings), prepared.store)
+        return _print_report(_cached(prepared, trials, settings), prepared.store)
     record = here.begin(prepared, trials, settings)
     console.print_line(f"launch {record.id}")
     with console.watching(len(pending)) as watcher:
         errors = here.work_through(prepared, trials, settings, record, watcher)
-    print_report(record, prepared.store)
+    _print_report(record, prepared.store)
     if errors:
         console.print_error(f"{len(errors)} of {len(trials)} trials are not done:")
         for name, error in errors.items():
@@ -81,92 +148,13 @@ def _report_switches() -> None:
         console.print_line(f"not passed on to trials, because it could change results: {names}")
 
 
-def cached(prepared: Planned, trials: Sequence[Trial], settings: Settings) -> Launch:
+def _cached(prepared: Planned, trials: Sequence[Trial], settings: Settings) -> Launch:
     """Print that nothing is left to run, and return the record of a launch that ran it."""
     console.print_line(f"all {len(trials)} trials are cached; nothing to run")
     return here.cached(prepared, trials, settings)
 
 
-def print_logs(store: Store, record: Launch, name: str, follow: bool) -> None:
-    """Print the logs of a launch's trials, file by file; with `follow`, new lines as they come.
-
-    Raises:
-        RequestError: no trial has that name, or this machine has no logs of the trials.
-    """
-    names = results.trials_of(record, name) if name else list(record.trials)
-    positions: dict[Path, int] = {}
-    while True:
-        for trial in names:
-            for path in _log_files(store, record, record.trials[trial]):
-                with path.open(encoding="utf-8", errors="replace") as file:
-                    _copy_from(file, positions, path, f"== {trial}  ({path.name})")
-        if not follow or _is_over(store, record):
-            break
-        time.sleep(QUEUE_POLL_S if record.where == "slurm" else POLL_S)
-    if not positions:
-        raise RequestError("no logs on this machine yet", fix=f"hpt-dist status {record.id}")
-
-
-def _is_over(store: Store, record: Launch) -> bool:
-    """Return whether a launch has ended: no more log lines will come."""
-    if launches.has_ended(store, record) or record.where != "slurm":
-        return launches.has_ended(store, record)
-    queued = slurm_jobs.known_queue(store)
-    return queued is not None and not any(key in queued for key in record.trials.values())
-
-
-def _log_files(store: Store, record: Launch, key: str) -> list[Path]:
-    """Return the log files of a trial: of processes here, and of the jobs of any launch."""
-    files = launches.log_files(Path(record.work), key)
-    files += slurm_jobs.log_files(store, record.id, key)
-    if not files:
-        for other in reversed(launches.launches(store)):
-            if files := slurm_jobs.log_files(store, other.id, key):
-                break
-    return files
-
-
-def sync(store: Store, record: Launch, tracking_uri: str) -> None:
-    """Send to MLflow the metrics of a launch that it lacks, and correct the statuses of its runs.
-
-    Raises:
-        HptError: MLflow still cannot be reached.
-    """
-    record = replace(record, tracking_uri=tracking_uri or record.tracking_uri)
-    parent = parent_run.opened(record)
-    states = states_of(store, record, slurm_jobs.known_queue(store))
-    for name, state in states.items():
-        folder = trial_folder(Path(record.work), record.trials[name])
-        if not folder.exists() or state.name == "running":
-            running = "still running"
-            console.print_line(f"{name}: {running if folder.exists() else 'no metrics here'}")
-            continue
-        result = tracker.sync(
-            folder,
-            tracking_uri=record.tracking_uri,
-            parent_run_id=parent,
-            if_unfinished="FINISHED" if state.name == "cached" else "KILLED",
-        )
-        console.print_line(f"{name}: {result.status}, {result.points} points sent")
-    if not any(state.name == "running" for state in states.values()):
-        done = all(state.name == "cached" for state in states.values())
-        closing.finish_launch(store, replace(record, parent_run=parent), done=done)
-
-
-def open_ui(work: Path, host: str, port: int) -> None:
-    """Replace this process by MLflow's UI server on a work folder's database."""
-    if not (work / "mlflow.db").exists():
-        raise RequestError(f"there is no {work}/mlflow.db", fix="hpt-dist launch RECIPE")
-    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    uri = default_tracking_uri(work)
-    # Without this setting MLflow opens its pages for language models.
-    page = f"http://{host}:{port}/#/experiments?workflowType=machine_learning"
-    console.print_line(f"MLflow's UI: {page}   (Ctrl-C ends it)")
-    command = ["-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host]
-    os.execv(sys.executable, [sys.executable, *command, "--port", str(port), "--workers", "1"])
-
-
-def print_report(record: Launch, store: Store) -> bool:
+def _print_report(record: Launch, store: Store) -> bool:
     """Print a launch's report, the path of its file, and where to see its runs."""
     report = build(record, results.finished(store, record))
     folder = Path(record.work) / "reports" / record.recipe
@@ -185,18 +173,87 @@ def print_report(record: Launch, store: Store) -> bool:
     return True
 
 
-def _copy_from(file: IO[str], positions: dict[Path, int], path: Path, title: str) -> None:
-    file.seek(positions.get(path, 0))
-    text = file.read()
-    if text:
-        console.print_line(title)
-        console.print_line(text.rstrip("\n"))
-    positions[path] = file.tell()
-
-
 def _own_name() -> str:
     """Return how this program was called, so that users can copy printed commands."""
     if shutil.which("hpt-dist"):
         return "hpt-dist"
     path = Path(sys.argv[0])
     return str(path) if path.name == "hpt-dist" else f"{sys.executable} -m hpt_dist"
+
+
+def _run_on_slurm(
+    prepared: Planned,
+    only: Sequence[str],
+    where: Site,
+    *,
+    dry_run: bool = False,
+    watch: bool = False,
+) -> bool:
+    """Submit the pending trials of a plan.
+
+    Args:
+        prepared: the whole plan.
+        only: stages to run, with the stages that they start from; empty for all.
+        where: how the cluster is used.
+        dry_run: print the scripts that sbatch would get, and submit nothing.
+        watch: wait for all trials, and print changes of their states.
+
+    Returns:
+        False if a watched trial is not done at the end; else True.
+    """
+    trials = here.chosen(prepared, only)
+    if all(prepared.states[trial.key].name == "cached" for trial in trials):
+        on_slurm.make_folders(where)
+        record = _cached(prepared, trials, where.settings)
+        _print_report(record, prepared.store)
+        return True
+    if dry_run:
+        for title, script in on_slurm.scripts(prepared, trials, where):
+            console.print_line(f"==> {title}")
+            console.print_line(script)
+        return True
+    on_slurm.check()
+    on_slurm.make_folders(where)
+    console.print_plan(trials, prepared.states, prepared.facts)
+    submitted = _submit(prepared, trials, where)
+    if not watch:
+        return True
+    done = submitted is None or _watch(prepared.store, submitted)
+    if submitted:
+        _print_report(submitted, prepared.store)
+    return done
+
+
+def _submit(prepared: Planned, trials: Sequence[Trial], where: Site) -> Launch | None:
+    """Submit the pending trials; return the launch that shows their states, if there is one."""
+    submission = on_slurm.submit(prepared, trials, where, console.print_line)
+    queued = submission.queued
+    waiting = [queued[trial.key] for trial in trials if trial.key in queued]
+    if waiting:
+        ids = sorted({job.id.partition("_")[0] for job in waiting}, key=int)
+        are = "trial is" if len(waiting) == 1 else "trials are"
+        console.print_line(f"{len(waiting)} {are} in the queue already: job {', '.join(ids)}")
+    record = submission.launch
+    if record is None:
+        console.print_line("nothing to submit")
+        return prepared.last_launch
+    count = sum(len(array.keys) for array in submission.arrays)
+    trials_text = f"{count} trial{'' if count == 1 else 's'}"
+    console.print_line(f"launch {record.id}: {trials_text} submitted; nothing stays running here")
+    console.print_line(f"  look: hpt-dist status {record.id}; hpt-dist logs {record.id} -f")
+    console.print_line(f"  stop: hpt-dist cancel {record.id}")
+    return record
+
+
+def _watch(store: Store, record: Launch) -> bool:
+    """Print each change of state until all trials have ended; return whether all are done."""
+    printed: dict[str, str] = {}
+    while True:
+        current = states_of(store, record)
+        for name, state in current.items():
+            if printed.get(name) != state.name:
+                printed[name] = state.name
+                console.print_line(f"{state.name:8}  {name}  {state.why}")
+        if not any(state.name in ("running", "queued") for state in current.values()):
+            return all(state.name == "cached" for state in current.values())
+        time.sleep(_POLL_S)

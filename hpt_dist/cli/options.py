@@ -7,6 +7,14 @@ from typing import Annotated
 
 import typer
 
+RecipeArgument = Annotated[
+    Path,
+    typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe in the package."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a setting; may be repeated."),
+]
 RunArgument = Annotated[
     str,
     typer.Argument(

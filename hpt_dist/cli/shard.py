@@ -1,12 +1,27 @@
-"""What `shard` does, here or by jobs on a cluster, with its output."""
+"""hpt-dist shard, here or by jobs on a cluster."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from hpt_dist.cli import console
+from hpt_dist.cli.options import (
+    ClusterOption,
+    JsonOption,
+    QualityOption,
+    ResizeOption,
+    RootOption,
+    SourceArgument,
+    WorkOption,
+)
+from hpt_dist.cli.requested import profile_file
 from hpt_dist.datasets.manifest import Manifest, read_manifest
 from hpt_dist.datasets.shard_workers import cores
+from hpt_dist.errors import RequestError
 from hpt_dist.images.formats import Encoding
 from hpt_dist.launch import on_slurm, shard_jobs
 from hpt_dist.launch.shard_jobs import Sharding, ShardingRequest
@@ -17,7 +32,62 @@ from hpt_dist.store import open_store
 _LEFT_OUT_SHOWN = 5
 
 
-def requested(
+def shard(
+    source: SourceArgument,
+    destination: Annotated[
+        str, typer.Argument(metavar="DEST", help="The dataset to write: STORE/datasets/NAME.")
+    ],
+    root: RootOption = None,
+    max_bad: Annotated[
+        int,
+        typer.Option(help="Number of unreadable or damaged images that may be left out.", min=0),
+    ] = 10,
+    shard_mb: Annotated[float, typer.Option(help="Size of one tar, MB.", min=0.001)] = 256,
+    resize: ResizeOption = None,
+    quality: QualityOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Number of processes; by default one for each usable core.", min=1),
+    ] = None,
+    on: ClusterOption = "",
+    jobs: Annotated[
+        int | None, typer.Option(help="Number of Slurm jobs that share the work.", min=1)
+    ] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Submit the jobs and return.")] = False,
+    work: WorkOption = "",
+    json_: JsonOption = False,
+) -> None:
+    """Write images as WebDataset tars with a manifest. Run it again to continue after a stop.
+
+    JPEG and PNG files are copied byte by byte unless --resize or --quality is given; other formats
+    become PNG. Boxes are stored as they are, with the image size that the annotation states.
+
+    \b
+    Examples:
+      hpt-dist shard ~/photos ./hpt-store/datasets/photos
+      hpt-dist shard labels.csv s3://bucket/hpt/datasets/flowers
+      hpt-dist shard openmoji/line ./hpt-store/datasets/openmoji/line
+      hpt-dist shard resisc45 ./hpt-store/datasets/resisc45 --root /data/NWPU-RESISC45
+      hpt-dist shard ~/photos ./hpt-store/datasets/small --resize 256 --quality 85
+      hpt-dist shard ~/photos ./hpt-store/datasets/photos --workers 8 --max-bad 100
+      hpt-dist shard s.csv s3://b/hpt/datasets/s --on slurm/profiles/generic-cpu.yaml --jobs 16
+    """
+    if not on and (jobs or no_wait):
+        raise RequestError("--jobs and --no-wait need a cluster", fix="name it with --on PROFILE")
+    began_s = time.perf_counter()
+    encoding = Encoding(resize, quality)
+    request = _requested(source, destination, shard_mb, max_bad, encoding, root)
+    manifest = (
+        _write_by_jobs(request, profile_file(on), jobs, workers, work, no_wait)
+        if on
+        else _write_here(request, workers)
+    )
+    if manifest:
+        seconds = time.perf_counter() - began_s
+        _print_written(manifest, destination, seconds, json_)
+
+
+def _requested(
     source: str,
     destination: str,
     shard_mb: float,
@@ -45,14 +115,14 @@ def requested(
     )
 
 
-def write_here(request: ShardingRequest, workers: int | None) -> Manifest:
+def _write_here(request: ShardingRequest, workers: int | None) -> Manifest:
     """Shard in processes of this machine, by default as many as there are cores."""
-    with console.counting(f"shard {request.source}") as tell:
-        request.write(workers or cores(), lambda progress: tell(progress.images, progress.total))
+    with console.counting(f"shard {request.source}") as update:
+        request.write(workers or cores(), lambda progress: update(progress.images, progress.total))
     return read_manifest(open_store(request.store), request.name)
 
 
-def write_by_jobs(
+def _write_by_jobs(
     request: ShardingRequest,
     on: str,
     jobs: int | None,
@@ -79,24 +149,24 @@ def write_by_jobs(
     console.print_note(f"{count} parts in job {array}, the manifest in job {merge}")
     console.print_note(f"logs in {sharding.parts.folder}")
     if no_wait:
-        _tell_how_to_look(sharding)
+        _print_how_to_look(sharding)
         return None
     try:
-        with console.counting(f"shard {request.source}") as tell:
-            shard_jobs.wait(sharding, tell)
+        with console.counting(f"shard {request.source}") as update:
+            shard_jobs.wait(sharding, update)
     except KeyboardInterrupt:
-        _tell_how_to_look(sharding)
+        _print_how_to_look(sharding)
         raise
     return read_manifest(store, request.name)
 
 
-def _tell_how_to_look(sharding: Sharding) -> None:
+def _print_how_to_look(sharding: Sharding) -> None:
     console.print_note("the jobs go on; the same command waits for them again")
     console.print_note(f"  look: squeue --jobs {','.join(sharding.ids)}")
     console.print_note(f"  stop: scancel {' '.join(sharding.ids)}")
 
 
-def print_written(manifest: Manifest, destination: str, seconds: float, json_: bool) -> None:
+def _print_written(manifest: Manifest, destination: str, seconds: float, json_: bool) -> None:
     """Print what was written, and which images were left out."""
     images = sum(split.images for split in manifest.splits.values())
     left_out = [vars(one) for one in manifest.quarantined]

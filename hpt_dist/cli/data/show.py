@@ -1,0 +1,78 @@
+"""hpt-dist data show."""
+
+from __future__ import annotations
+
+from hpt_dist.cli import console
+from hpt_dist.cli.data.options import UriArgument, located
+from hpt_dist.cli.options import JsonOption
+from hpt_dist.datasets.manifest import Manifest, Split, read_manifest
+
+_CLASSES_SHOWN = 5
+_QUARANTINED_SHOWN = 10
+
+
+def show(uri: UriArgument, json_: JsonOption = False) -> None:
+    """Print a dataset's splits, classes, pixel statistics, licence and left-out images.
+
+    \b
+    Examples:
+      hpt-dist data show ./hpt-store/datasets/openmoji/line
+      hpt-dist data show s3://bucket/hpt/datasets/photos --json
+    """
+    manifest = read_manifest(*located(uri))
+    if json_:
+        console.print_json(manifest.as_json() | {"digest": manifest.digest})
+        return
+    kinds = {
+        "single": "one class per image",
+        "multi": "any number of classes per image",
+        "none": "no labels",
+    }
+    metric = f"; metric {manifest.metric}" if manifest.metric else ""
+    console.print_line(f"{manifest.name}  digest {manifest.digest[:12]}")
+    console.print_line(
+        f"labels   {kinds[manifest.label]}, {len(manifest.classes):,} classes{metric}"
+    )
+    mean, std = (" ".join(f"{v:.4f}" for v in values) for values in (manifest.mean, manifest.std))
+    console.print_line(f"pixels   mean {mean}  std {std}")
+    source = manifest.source
+    console.print_line(
+        f"source   {source.name}; licence: {source.licence}; credit: {source.credit}"
+    )
+    console.print_line(f"rule     {source.rule}")
+    rows = [
+        (
+            name,
+            f"{split.images:,}",
+            f"{len(split.shards):,}",
+            f"{sum(s.bytes for s in split.shards) / 1e6:,.1f}",
+        )
+        for name, split in manifest.splits.items()
+    ]
+    console.print_table(("split", "images", "shards", "MB"), rows)
+    for name, split in manifest.splits.items():
+        if sum(split.class_counts):
+            console.print_line(f"classes of {name}: {_counts_in_words(manifest, split)}")
+    _print_quarantined(manifest)
+
+
+def _counts_in_words(manifest: Manifest, split: Split) -> str:
+    """Return the largest and the smallest classes of a split, or all of them if they are few."""
+    pairs = zip(manifest.classes, split.class_counts, strict=True)
+    ranked = sorted(pairs, key=lambda pair: -pair[1])
+    names = [f"{name} {count:,}" for name, count in ranked]
+    if len(names) <= 2 * _CLASSES_SHOWN:
+        return ", ".join(names)
+    most, fewest = names[:_CLASSES_SHOWN], names[-_CLASSES_SHOWN:]
+    return f"most {', '.join(most)}; fewest {', '.join(fewest)}"
+
+
+def _print_quarantined(manifest: Manifest) -> None:
+    if not manifest.quarantined:
+        return
+    images = sum(split.images for split in manifest.splits.values()) + len(manifest.quarantined)
+    console.print_line(f"left out: {len(manifest.quarantined):,} of {images:,} images")
+    for one in manifest.quarantined[:_QUARANTINED_SHOWN]:
+        console.print_line(f"  {one.origin}: {one.reason}")
+    if len(manifest.quarantined) > _QUARANTINED_SHOWN:
+        console.print_line("  --json lists all of them, under quarantined")

@@ -1,0 +1,31 @@
+"""What commands ask for: recipes and profiles by path or name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hpt_dist.cli import console
+from hpt_dist.launch.survey import Planned, plan_against_store
+from hpt_dist.recipe import shipped
+from hpt_dist.recipe.numerics import Device
+from hpt_dist.slurm.profile import located
+
+
+def planned(
+    recipe: Path, set_: list[str] | None, device: Device, stand_ins: Path | None = None
+) -> Planned:
+    """Return the plan of a recipe, given its path or its name in the package."""
+    file = _announced(recipe, shipped.recipe(recipe))
+    return plan_against_store(file, set_ or [], stand_ins, device)
+
+
+def profile_file(name: str, *others: str) -> str:
+    """Return the path of a profile; `others` are the words that the option takes too."""
+    return str(_announced(name, located(name, others)))
+
+
+def _announced(name: Path | str, file: Path) -> Path:
+    """Return the path of a recipe or profile; if it was given by its name, print the path."""
+    if file != Path(name):
+        console.print_note(f"{name} is {file}")
+    return file

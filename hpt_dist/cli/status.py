@@ -1,0 +1,50 @@
+"""hpt-dist status."""
+
+from __future__ import annotations
+
+from hpt_dist.cli import console
+from hpt_dist.cli.options import DEFAULT_STORE, JsonOption, RunArgument, StoreOption
+from hpt_dist.launch import closing, survey
+from hpt_dist.launch.launches import find
+from hpt_dist.launch.survey import State
+from hpt_dist.slurm import jobs as slurm_jobs
+from hpt_dist.store import Store, open_store
+from hpt_dist.trial.records import Launch
+
+
+def status(
+    run: RunArgument = "", store: StoreOption = DEFAULT_STORE, json_: JsonOption = False
+) -> None:
+    """Show the state of each trial of a launch, from the store and Slurm's queue.
+
+    cached: done. running: with host and step. queued: with its job. failed: with the reason.
+    resumes: the next launch continues from a saved state. runs: the next launch starts it.
+
+    \b
+    Example:
+      hpt-dist status quickstart
+    """
+    opened = open_store(store)
+    record = find(opened, run)
+    states = states_of(opened, record)
+    if json_:
+        console.print_json(
+            {"launch": record.id, "trials": {n: survey.as_json(s) for n, s in states.items()}}
+        )
+        return
+    console.print_line(f"{record.id}  ({record.file}, {record.created})")
+    rows = [(name, state.name, state.why) for name, state in states.items()]
+    console.print_table(("trial", "state", "why"), rows)
+
+
+def states_of(store: Store, record: Launch) -> dict[str, State]:
+    """Return the state of each trial of a launch; close the launch if all trials have ended."""
+    queued = slurm_jobs.known_queue(store)
+    current = survey.states_of(store, record, queued)
+    running = any(state.name == "running" for state in current.values())
+    closing.finish_if_over(store, record, queued, running)
+    if queued is None and record.where == "slurm":
+        console.print_note(
+            "Slurm is not installed here or does not answer: these states are from the store alone"
+        )
+    return current

@@ -1,0 +1,59 @@
+"""hpt-dist sync."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from hpt_dist.cli import console
+from hpt_dist.cli.options import DEFAULT_STORE, RunArgument, StoreOption, TrackingOption
+from hpt_dist.launch import closing, parent_run
+from hpt_dist.launch.launches import find
+from hpt_dist.launch.survey import states_of
+from hpt_dist.slurm import jobs as slurm_jobs
+from hpt_dist.store import Store, open_store
+from hpt_dist.store.paths import trial_folder
+from hpt_dist.tracking import tracker
+from hpt_dist.trial.records import Launch
+
+
+def sync(
+    run: RunArgument = "",
+    store: StoreOption = DEFAULT_STORE,
+    tracking_uri: TrackingOption = "",
+) -> None:
+    """Send the metrics to MLflow that it missed, and correct the statuses of its runs.
+
+    \b
+    Example:
+      hpt-dist sync quickstart
+    """
+    opened = open_store(store)
+    _sync(opened, find(opened, run), tracking_uri)
+
+
+def _sync(store: Store, record: Launch, tracking_uri: str) -> None:
+    """Send to MLflow the metrics of a launch that it lacks, and correct the statuses of its runs.
+
+    Raises:
+        HptError: MLflow still cannot be reached.
+    """
+    record = replace(record, tracking_uri=tracking_uri or record.tracking_uri)
+    parent = parent_run.opened(record)
+    states = states_of(store, record, slurm_jobs.known_queue(store))
+    for name, state in states.items():
+        folder = trial_folder(Path(record.work), record.trials[name])
+        if not folder.exists() or state.name == "running":
+            running = "still running"
+            console.print_line(f"{name}: {running if folder.exists() else 'no metrics here'}")
+            continue
+        result = tracker.sync(
+            folder,
+            tracking_uri=record.tracking_uri,
+            parent_run_id=parent,
+            if_unfinished="FINISHED" if state.name == "cached" else "KILLED",
+        )
+        console.print_line(f"{name}: {result.status}, {result.points} points sent")
+    if not any(state.name == "running" for state in states.values()):
+        done = all(state.name == "cached" for state in states.values())
+        closing.finish_launch(store, replace(record, parent_run=parent), done=done)

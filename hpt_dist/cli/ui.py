@@ -1,0 +1,44 @@
+"""hpt-dist ui."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpt_dist.cli import console
+from hpt_dist.cli.options import DEFAULT_STORE, StoreOption, WorkOption
+from hpt_dist.errors import RequestError
+from hpt_dist.store import open_store
+from hpt_dist.store.paths import default_tracking_uri, work_folder
+
+
+def ui(
+    store: StoreOption = DEFAULT_STORE,
+    work: WorkOption = "",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+) -> None:
+    """Start MLflow's UI for the runs of a store's work folder.
+
+    \b
+    Example:
+      hpt-dist ui
+    """
+    _open_ui(work_folder(open_store(store), work), host, port)
+
+
+def _open_ui(work: Path, host: str, port: int) -> None:
+    """Replace this process by MLflow's UI server on a work folder's database."""
+    if not (work / "mlflow.db").exists():
+        raise RequestError(f"there is no {work}/mlflow.db", fix="hpt-dist launch RECIPE")
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    uri = default_tracking_uri(work)
+    # Without this setting MLflow opens its pages for language models.
+    page = f"http://{host}:{port}/#/experiments?workflowType=machine_learning"
+    console.print_line(f"MLflow's UI: {page}   (Ctrl-C ends it)")
+    command = ["-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host]
+    os.execv(sys.executable, [sys.executable, *command, "--port", str(port), "--workers", "1"])
