@@ -25,7 +25,7 @@ STEPS = 6  # that count, of a round
 
 
 def _on_rank(
-    rank: int, world: int, threads: int, port: int, setting: Setting, steps: int, said: str
+    rank: int, world: int, threads: int, port: int, setting: Setting, steps: int, report: str
 ) -> None:
     """Train as one of the ranks; the first writes the seconds of its median step to a file."""
     os.environ.update(
@@ -53,7 +53,7 @@ def _on_rank(
     train(setting, moco(setting, accelerator.device), feed, steps + 3, accelerator)
     if rank == 0:
         seconds = [b - a for a, b in itertools.pairwise(times[2:])]
-        Path(said).write_text(str(statistics.median(seconds)), encoding="utf-8")
+        Path(report).write_text(str(statistics.median(seconds)), encoding="utf-8")
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -61,9 +61,9 @@ def _on_rank(
 def step_seconds(world: int, threads: int, setting: Setting, steps: int = STEPS) -> float:
     """Return the seconds of a step on that many ranks, in fresh processes."""
     with tempfile.TemporaryDirectory() as folder:
-        said = f"{folder}/seconds"
-        mp.spawn(_on_rank, (world, threads, free_port(), setting, steps, said), nprocs=world)
-        return float(Path(said).read_text(encoding="utf-8"))
+        report = f"{folder}/seconds"
+        mp.spawn(_on_rank, (world, threads, free_port(), setting, steps, report), nprocs=world)
+        return float(Path(report).read_text(encoding="utf-8"))
 
 
 def rows(rounds: int = ROUNDS) -> Iterator[Row]:

@@ -1,6 +1,6 @@
 """What saving a state costs training: the stall itself, and the slower steps while it is written.
 
-Both are told as a share of 100 steps. A window of steps begins with a save; what its first half
+Both are given as a share of 100 steps. A window of steps begins with a save; what its first half
 takes longer than its second half, by which the state is written, is what the save cost. That says
 what 100 steps with a save take over 100 without, with less noise than timing 100 steps twice.
 """
@@ -32,7 +32,7 @@ def step_seconds(
     A save after step n counts for step n.
 
     Returns:
-        These seconds, and the seconds that training stood still for saves, as the loop tells.
+        These seconds, and the seconds that training stood still for saves, as the loop reports.
     """
     times: list[float] = []
     views = setting.views()
@@ -47,10 +47,10 @@ def step_seconds(
         yield inputs()
 
     accelerator = make_accelerator(threads=threads, seed=0)
-    told = train(setting, moco(setting), feed, steps, accelerator, every)
+    log = train(setting, moco(setting), feed, steps, accelerator, every)
     stalled_s = 0.0
     before = 0
-    for step, values in told.points:
+    for step, values in log.points:
         taken = (step - before) * setting.batch * 2 / values["train/images_per_second"]
         stalled_s += values.get("train/save_stall", 0.0) * taken
         before = step
@@ -98,7 +98,7 @@ def rows() -> Iterator[Row]:
         "checkpoint_stall_of_100_steps",
         stall / _PER,
         0.01,
-        f"as the loop tells: {stall * usual * 1e3:.0f} ms a save, mean of {saves}",
+        f"as the loop reports: {stall * usual * 1e3:.0f} ms a save, mean of {saves}",
         at_most=True,
         digits=4,
     )

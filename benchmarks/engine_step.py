@@ -68,7 +68,7 @@ class Setting:
         return backbone
 
     def views(self, device: torch.device | str = "cpu", batch: int = 0) -> tuple[Tensor, Tensor]:
-        """Return two batches of noise; of another length where `batch` says so."""
+        """Return two batches of noise; of another length if `batch` is given."""
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(2, batch or self.batch, 3, self.size, self.size, generator=generator)
         first, second = noise.to(device).unbind()
@@ -86,7 +86,7 @@ QUICKSTART = Setting(
 
 
 class Quiet:
-    """An observer that keeps what the loop tells it."""
+    """An observer that keeps what the loop reports."""
 
     def __init__(self) -> None:
         self.points: list[tuple[int, dict[str, float]]] = []
@@ -129,7 +129,7 @@ def train(
     accelerator: Accelerator,
     every: int = NEVER,
 ) -> Quiet:
-    """Train a method by the loop of every trial; return what it told.
+    """Train a method by the loop of every trial; return what it reported.
 
     Args:
         setting: of the optimizer and the numerics.

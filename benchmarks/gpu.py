@@ -181,27 +181,27 @@ def rows(
     """
     variants = Variants(setting, backend)
     seconds = interleaved(setting, variants.build, rounds=rounds, steps=steps)
-    told = {name: _told(name, seconds[name], setting, variants.memory_gib) for name in seconds}
+    texts = {name: _in_words(name, seconds[name], setting, variants.memory_gib) for name in seconds}
     passes = seconds["passes"]
-    note = f"{told[OURS]}; passes {told['passes']}"
+    note = f"{texts[OURS]}; passes {texts['passes']}"
     yield Row("gpu_step_share_of_passes", paired(passes, seconds[OURS]), goal, note)
-    yield _share("gpu_step_without_the_loop", passes, seconds["step"], told["step"])
-    yield _share("gpu_step_compiled", passes, seconds["compiled"], told["compiled"])
+    yield _share("gpu_step_without_the_loop", passes, seconds["step"], texts["step"])
+    yield _share("gpu_step_compiled", passes, seconds["compiled"], texts["compiled"])
     if "CUDA graph" in seconds:
-        yield _share("gpu_step_cuda_graph", passes, seconds["CUDA graph"], told["CUDA graph"])
+        yield _share("gpu_step_cuda_graph", passes, seconds["CUDA graph"], texts["CUDA graph"])
     else:
         yield Row("gpu_step_cuda_graph", float("nan"), None, "left out: there is no CUDA here")
     resident = seconds["step"]
     for name in ("copied in the step", "copied ahead"):
         row = f"gpu_{name.replace(' ', '_')}_vs_resident"
-        yield Row(row, paired(resident, seconds[name]), None, f"uint8 views; {told[name]}")
+        yield Row(row, paired(resident, seconds[name]), None, f"uint8 views; {texts[name]}")
 
 
-def _share(name: str, passes: list[float], seconds: list[float], told: str) -> Row:
-    return Row(f"{name}_share_of_passes", paired(passes, seconds), None, told)
+def _share(name: str, passes: list[float], seconds: list[float], texts: str) -> Row:
+    return Row(f"{name}_share_of_passes", paired(passes, seconds), None, texts)
 
 
-def _told(
+def _in_words(
     name: str, seconds: list[float], setting: Setting, memory_gib: Mapping[str, float]
 ) -> str:
     """Return the speed of a contestant, both views counted, and its memory where it is known."""

@@ -45,11 +45,11 @@ class Row:
         return self.ratio <= self.goal if self.at_most else self.ratio >= self.goal
 
     def __str__(self) -> str:
-        said = f"{self.name} ratio={self.ratio:.{self.digits}f}"
+        text = f"{self.name} ratio={self.ratio:.{self.digits}f}"
         if self.goal is None:
-            return f"{said} goal=none"
+            return f"{text} goal=none"
         bound = f"{'<=' * self.at_most}{self.goal:g}"
-        return f"{said} goal={bound} {'hit' if self.reached else 'MISS'}"
+        return f"{text} goal={bound} {'hit' if self.reached else 'MISS'}"
 
 
 def seconds_of(
@@ -93,7 +93,7 @@ def rates(contestants: Mapping[str, Callable[[], int]], rounds: int = ROUNDS) ->
     }
 
 
-def said(speeds: Mapping[str, float]) -> str:
+def in_words(speeds: Mapping[str, float]) -> str:
     """Return speeds for a note."""
     return ", ".join(f"{name} {rate:,.0f}/s" for name, rate in speeds.items())
 

@@ -1,7 +1,7 @@
 """What the rule of precision and memory format costs here: `make bench-precision`.
 
 A trial's numerics are decided by the kind of its device (`recipe/numerics.py`), not by a clock.
-This measures what a clock would have said: a forward and a backward pass in each precision and
+This measures what a clock would have chosen: a forward and a backward pass in each precision and
 memory format, in turns, and how the rule's choice compares with the fastest.
 """
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from services import run_ceph
 
-from benchmarks.measure import Row, print_rows, rates, said
+from benchmarks.measure import Row, in_words, print_rows, rates
 from benchmarks.photos import photos
 from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.datasets.shards import write_dataset
@@ -106,10 +106,13 @@ def local_rows(folder: Path) -> Iterator[Row]:
         "tar_reading_local_vs_webdataset",
         speeds["hpt-dist"] / speeds["webdataset"],
         3,
-        said(speeds),
+        in_words(speeds),
     )
     yield Row(
-        "tar_reading_local_vs_litdata", speeds["hpt-dist"] / speeds["litdata"], 0.8, said(speeds)
+        "tar_reading_local_vs_litdata",
+        speeds["hpt-dist"] / speeds["litdata"],
+        0.8,
+        in_words(speeds),
     )
 
 
@@ -169,7 +172,7 @@ def s3_rows(folder: Path) -> Iterator[Row]:
             }
         )
     ratio = speeds["hpt-dist"] / speeds["webdataset"]
-    yield Row("tar_reading_s3_vs_webdataset", ratio, 3, said(speeds))
+    yield Row("tar_reading_s3_vs_webdataset", ratio, 3, in_words(speeds))
 
 
 def rows() -> Iterator[Row]:

@@ -2,7 +2,7 @@
 
 The peer does the same job in the plainest way: a loop in one process that reads each file, decodes
 it to be sure that it is an image, sums its pixels by Pillow's `ImageStat` for mean and standard
-deviation, and writes it. The note also tells how fast that loop is without sums, and without any
+deviation, and writes it. The note also gives the speed of that loop without sums, and without any
 look at the images.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 import webdataset
 from PIL import Image, ImageStat
 
-from benchmarks.measure import Row, print_rows, rates, said
+from benchmarks.measure import Row, in_words, print_rows, rates
 from benchmarks.photos import photos
 from hpt_dist.datasets.shard_workers import cores
 from hpt_dist.datasets.shards import write_dataset
@@ -49,7 +49,7 @@ def rows() -> Iterator[Row]:
             ROUNDS,
         )
     all_cores, one, peer, _, _ = speeds.values()
-    note = f"{said(speeds)}; {IMAGES} photos of 500 x 375, durable writes for hpt-dist alone"
+    note = f"{in_words(speeds)}; {IMAGES} photos of 500 x 375, durable writes for hpt-dist alone"
     yield Row("sharding_vs_shardwriter", all_cores / peer, GOAL, note)
     yield Row("sharding_per_core_vs_shardwriter", one / peer, GOAL_PER_CORE)
 

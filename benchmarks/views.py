@@ -21,7 +21,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision import transforms
 
-from benchmarks.measure import Row, print_rows, rates, said
+from benchmarks.measure import Row, in_words, print_rows, rates
 from benchmarks.photos import photos
 from benchmarks.reading import write_photos
 from hpt_dist.datasets.shards import write_dataset
@@ -144,7 +144,7 @@ def rows() -> Iterator[Row]:
     views, theirs = speeds["two views"], speeds["MoCo v2 with Pillow"]
     share = f"{views / speeds['own decode']:.0%} of our own full decode"
     decode = 'bare decode is Image.open(...).convert("RGB")'
-    yield Row("two_views_vs_pil_transform", views / theirs, 8, f"one core: {said(speeds)}")
+    yield Row("two_views_vs_pil_transform", views / theirs, 8, f"one core: {in_words(speeds)}")
     yield Row("two_views_vs_decode", views / speeds["Pillow decode"], 0.7, f"{decode}; {share}")
     yield Row("cpu_policy_vs_pil_transform", speeds["whole policy"] / theirs, 3, "float32 on a CPU")
 

@@ -131,7 +131,7 @@ class Cluster:
         """Run one of Slurm's commands and return what it printed.
 
         Raises:
-            ClusterError: it failed; with what it said.
+            ClusterError: it failed; with what it printed.
         """
         result = subprocess.run(
             [str(argument) for argument in arguments],
@@ -142,15 +142,17 @@ class Cluster:
             timeout=60,
         )
         if result.returncode != 0:
-            said = (result.stdout + result.stderr).strip()
-            raise ClusterError(f"{' '.join(map(str, arguments))}: {said}")
+            output = (result.stdout + result.stderr).strip()
+            raise ClusterError(f"{' '.join(map(str, arguments))}: {output}")
         return result.stdout
 
     def nodes(self) -> dict[str, str]:
         """Return the state of each node in sinfo's short words, by its name; none if unknown."""
         with contextlib.suppress(ClusterError, subprocess.TimeoutExpired):
-            said = self.call("sinfo", "--Node", "--noheader", "--partition=main", "--format=%N %t")
-            return dict(line.split() for line in said.splitlines())
+            output = self.call(
+                "sinfo", "--Node", "--noheader", "--partition=main", "--format=%N %t"
+            )
+            return dict(line.split() for line in output.splitlines())
         return {}
 
     def is_ready(self) -> bool:
@@ -327,7 +329,7 @@ def _status(options: argparse.Namespace) -> int:
         print(f"node {name}: {state}")
     ready = cluster.processes.running().keys() >= set(cluster.daemons) and cluster.is_ready()
     if not ready:
-        print("make slurm-up mends it; logs are in", cluster.run / "log", file=sys.stderr)
+        print("make slurm-up repairs it; logs are in", cluster.run / "log", file=sys.stderr)
     return 0 if ready else 1
 
 
@@ -345,7 +347,7 @@ def main() -> int:
     commands = parser.add_subparsers(required=True)
     helps = {
         _up: "start what does not run, and print the variables for a shell",
-        _status: "tell what runs",
+        _status: "show what runs",
         _down: "end everything at once and remove its state",
     }
     for command, text in helps.items():
