@@ -97,6 +97,12 @@ class Quiet:
     def progress(self, step: int, steps: int, images_per_second: float) -> None:
         pass
 
+    def metrics_so_far(self) -> str:
+        return ""
+
+    def restore_metrics(self, lines: str) -> None:
+        pass
+
     def check(self) -> None:
         pass
 

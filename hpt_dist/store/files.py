@@ -2,12 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+from hpt_dist.errors import HptError
 from hpt_dist.store.base import PIECE_BYTES, Content
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# What other faults of a disk and its rights are, unlike what a wrong program asks for.
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE}
+_REFUSED |= {errno.ENOTDIR, errno.EISDIR, errno.ESTALE}
+
+
+class WorkFolderError(HptError):
+    """A file of the work folder cannot be read or written."""
+
+
+@contextlib.contextmanager
+def in_work_folder(folder: Path) -> Iterator[None]:
+    """Explain the faults of the disk that a work folder is on.
+
+    Raises:
+        WorkFolderError: the disk is full or has no inode left, or refuses.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in _FULL
+        if not full and error.errno not in _REFUSED:
+            raise
+        raise WorkFolderError(
+            "no space in the work folder" if full else f"the work folder: {error.strerror}",
+            where=str(error.filename or folder),
+            fix=("free some space or inodes there (df, df -i)" if full else "check the folder")
+            + ", or name another one with --work or HPT_WORK; then launch again",
+        ) from error
 
 
 def partial(path: Path) -> Path:

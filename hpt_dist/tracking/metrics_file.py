@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from hpt_dist.store import files
+from hpt_dist.store import records
+from hpt_dist.store.records import Count, DamagedRecordError
+
+_FIX = "delete this line; MLflow then lacks its points"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A line as it is in the file."""
+
+    step: Count
+    time: float
+    metrics: Mapping[str, float | Literal["nan", "inf", "-inf"]]
 
 
 class Line(NamedTuple):
@@ -20,11 +36,14 @@ class Line(NamedTuple):
     metrics: dict[str, float]
 
     @classmethod
-    def decode(cls, raw: bytes) -> Line:
-        """Read a line of the file."""
-        values = json.loads(raw)
-        metrics = {name: float(value) for name, value in values["metrics"].items()}
-        return cls(values["step"], values["time"], metrics)
+    def decode(cls, raw: bytes, where: str = "") -> Line:
+        """Read a line of the file; `where` is its place, for the error.
+
+        Raises:
+            DamagedRecordError: it is no such line.
+        """
+        line = records.decoded(raw, _Written, where=where, fix=_FIX)
+        return cls(line.step, line.time, {name: float(x) for name, x in line.metrics.items()})
 
     def encode(self) -> bytes:
         """Return the line as JSON; nan and inf, which JSON lacks, become strings."""
@@ -49,6 +68,9 @@ def read_lines(path: Path, start: int = 0, count: int | None = None) -> tuple[li
     """Return complete lines from a byte position on, and the position of the next one.
 
     A last line without a line end is still being written, or was cut by a kill: it is left out.
+
+    Raises:
+        DamagedRecordError: a line is damaged.
     """
     lines = []
     with path.open("rb") as file:
@@ -56,18 +78,34 @@ def read_lines(path: Path, start: int = 0, count: int | None = None) -> tuple[li
         for raw in itertools.islice(file, count):
             if not raw.endswith(b"\n"):
                 break
-            lines.append(Line.decode(raw))
+            lines.append(Line.decode(raw, f"{path}, byte {start}"))
             start += len(raw)
     return lines, start
 
 
-def keep_until(path: Path, step: int) -> dict[str, int]:
-    """Drop the lines beyond a step, and a torn last one; return the last step of each metric."""
-    lines = read_lines(path)[0] if path.exists() else []
-    kept = [line for line in lines if line.step <= step]
-    files.replace(path, b"".join(line.encode() for line in kept))
-    last_steps: dict[str, int] = {}
-    for line in kept:
+def kept_until(path: Path, step: int) -> bytes:
+    """Return the lines of a file up to a step, without a torn last one.
+
+    Damaged lines are left out, with a warning in the log.
+    """
+    kept = []
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            if not raw.endswith(b"\n"):
+                break
+            try:
+                if Line.decode(raw, f"{path}:{number}").step <= step:
+                    kept.append(raw)
+            except DamagedRecordError as error:
+                logger.warning("%s: %s; it is left out", error.problem.where, error.problem.what)
+    return b"".join(kept)
+
+
+def last_steps(lines: Iterable[bytes]) -> dict[str, int]:
+    """Return the last step of each metric in some lines."""
+    found: dict[str, int] = {}
+    for raw in lines:
+        line = Line.decode(raw)
         for name in line.metrics:
-            last_steps[name] = max(line.step, last_steps.get(name, -1))
-    return last_steps
+            found[name] = max(line.step, found.get(name, -1))
+    return found

@@ -2,13 +2,14 @@
 
 A run's work folder holds
 
-    metrics.jsonl   the truth: a line {"step": int, "time": unix, "metrics": {...}} for each log()
+    metrics.jsonl   a line {"step": int, "time": unix, "metrics": {...}} for each log()
     artifacts/      files to show beside the metrics
     run.json        the run's own record: identity, MLflow's address, status
     mlflow.json     MLflow's state: run id, stamps of uploaded artifacts; may be lost
 
-MLflow is only a view of it. If MLflow fails, training neither waits nor fails, and `sync` uploads
-the missing rest later.
+The truth is in memory, and in the state that training resumes from: `points` and `restore`. The
+folder is a copy on its way to MLflow. If its disk or MLflow fails, training neither waits nor
+fails, and `sync` uploads the missing rest later.
 
 Each (metric, step) exists once, in the file and in MLflow, by the same rule: *a point is new if its
 step is beyond the last step of that metric*. For the file, the last steps are those of the lines
@@ -29,13 +30,15 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Self
 
 from hpt_dist.errors import HptError
-from hpt_dist.store import files
-from hpt_dist.tracking.metrics_file import Line, keep_until, read_lines
+from hpt_dist.store import files, records
+from hpt_dist.store.records import DamagedRecordError
+from hpt_dist.tracking.metrics_file import Line, kept_until, last_steps, read_lines
 from hpt_dist.tracking.mlflow_run import (
     FinalStatus,
     RunIdentity,
@@ -69,6 +72,7 @@ METRICS, ARTIFACTS, RECORD, SHIPPED = "metrics.jsonl", "artifacts", "run.json", 
 SHIP_EVERY_S = 2.0
 MOST_DOUBLINGS = 5  # of that pause while MLflow is down: about a minute
 LINES_AT_ONCE = 1000
+_RECORD_FIX = "delete it, unless the trial runs; nothing more of this run then gets to MLflow"
 
 logger = logging.getLogger(__name__)
 
@@ -85,19 +89,24 @@ class Tracker:
             keep the local file only.
         resume_step: the step of the state that training resumes from; lines beyond it are dropped,
             as they will be logged again.
+
+    Raises:
+        WorkFolderError: the folder cannot be written.
     """
 
     def __init__(
         self, folder: Path, identity: RunIdentity, tracking_uri: str | None, *, resume_step: int
     ) -> None:
         self._folder = folder
-        previous = _RunRecord.read(folder)
-        started = previous.started if previous else time.time()
-        self._record = _RunRecord(identity, tracking_uri, "RUNNING", started)
-        self._record.write(folder)
-        self._last_steps = keep_until(folder / METRICS, resume_step)
-        self._file = (folder / METRICS).open("ab", buffering=0)
-        self._unwritten = b""
+        path = folder / METRICS
+        with files.in_work_folder(folder):
+            started = _first_start(folder)
+            self._record = _RunRecord(identity, tracking_uri, "RUNNING", started)
+            self._record.write(folder)
+            self._points = bytearray(kept_until(path, resume_step) if path.exists() else b"")
+            self._file = self._rewritten()
+        self._last_steps = last_steps(self._points.splitlines())
+        self._settled = threading.Event()  # which lines of earlier processes count is known
         self._closing = threading.Event()
         self._deadline = math.inf
         self._is_behind = tracking_uri is not None
@@ -108,18 +117,44 @@ class Tracker:
             set_environment()
             self._thread.start()
 
+    @property
+    def points(self) -> bytes:
+        """The content of metrics.jsonl, whether or not its disk has taken it."""
+        return bytes(self._points)
+
+    def restore(self, points: bytes) -> None:
+        """Take the points of the state that training resumes from, in place of the file's.
+
+        The file may be damaged, or that of another machine, or have none. Call it before `log`.
+        """
+        if points != self._points:
+            self._points = bytearray(points)
+            self._last_steps = last_steps(points.splitlines())
+            self._file.close()
+            self._write()
+        self._settled.set()
+
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append the metrics of an optimizer step, except those logged before a restart."""
         values = {name: float(value) for name, value in metrics.items()}
         line = Line(step, time.time(), values).beyond(self._last_steps)
         if line.metrics:
-            self._unwritten += line.encode()
+            self._points += line.encode()
             self._write()
+        self._settled.set()
 
     def _write(self) -> None:
         with _forgiving_disk(self._folder / METRICS):
+            if self._file.closed:
+                self._file = self._rewritten()
             # A full disk takes a part or nothing; the rest goes with the next line.
-            self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+            self._written += self._file.write(self._points[self._written :])
+
+    def _rewritten(self) -> FileIO:
+        """Write the file anew, and return it opened for what follows."""
+        files.replace(self._folder / METRICS, self._points)
+        self._written = len(self._points)
+        return (self._folder / METRICS).open("ab", buffering=0)
 
     def artifact(self, name: str, data: bytes) -> None:
         """Save a file, such as `report/table.md`, to show with the run.
@@ -147,6 +182,7 @@ class Tracker:
         self._write()
         self._file.close()
         self._deadline = time.monotonic() + timeout_s
+        self._settled.set()
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
@@ -170,7 +206,8 @@ class Tracker:
                 if shipper is None:
                     shipper = _Shipper(self._folder, self._record, tracking_uri)
                     shipper.run.set_status("RUNNING")
-                shipper.ship()
+                if self._settled.is_set():
+                    shipper.ship()
                 if closing:
                     shipper.run.set_status(self._record.status, self._record.ended)
                     self._is_behind = False
@@ -208,8 +245,28 @@ class SyncResult(NamedTuple):
 
 def is_unfinished(folder: Path) -> bool:
     """Return whether a run started in a work folder and did not record its end."""
-    record = _RunRecord.read(folder)
+    try:
+        record = _RunRecord.read(folder)
+    except DamagedRecordError as error:
+        logger.warning("%s: %s", error.problem.where, error.problem.what)
+        return False
     return record is not None and record.status == "RUNNING"
+
+
+def complete(folder: Path, points: bytes) -> None:
+    """Give a work folder all points of a run that has finished, where its disk did not take them.
+
+    Args:
+        folder: the run's work folder.
+        points: the metrics.jsonl that the run committed.
+
+    Raises:
+        WorkFolderError: the folder cannot be written.
+    """
+    path = folder / METRICS
+    with files.in_work_folder(folder):
+        if not path.exists() or path.read_bytes() != points:
+            files.replace(path, points)
 
 
 def sync(
@@ -228,7 +285,7 @@ def sync(
         if_unfinished: the status of a run that ended before it could record one.
 
     Raises:
-        HptError: no run was recorded in the folder, or MLflow failed.
+        HptError: no run was recorded in the folder, or its record is damaged, or MLflow failed.
     """
     record = _RunRecord.read(folder)
     if record is None:
@@ -262,13 +319,38 @@ class _RunRecord:
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        if not (folder / RECORD).exists():
+        path = folder / RECORD
+        if not path.exists():
             return None
-        values = json.loads((folder / RECORD).read_bytes())
-        return cls(**values | {"identity": RunIdentity(**values["identity"])})
+        return records.decoded(path.read_bytes(), cls, where=str(path), fix=_RECORD_FIX)
 
     def write(self, folder: Path) -> None:
         files.replace(folder / RECORD, json.dumps(dataclasses.asdict(self), indent=1).encode())
+
+
+def _first_start(folder: Path) -> float:
+    """Return when a run began: the record of an earlier process knows, unless it is damaged."""
+    try:
+        previous = _RunRecord.read(folder)
+    except DamagedRecordError as error:
+        logger.warning("%s: %s; it is written anew", error.problem.where, error.problem.what)
+        previous = None
+    return previous.started if previous else time.time()
+
+
+@dataclass(frozen=True)
+class _Shipped:
+    """The content of mlflow.json."""
+
+    run_id: str = ""
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        try:
+            return records.decoded(path.read_bytes(), cls, where=str(path))
+        except (DamagedRecordError, FileNotFoundError):
+            return cls()  # then everything is uploaded again
 
 
 class _Shipper:
@@ -279,11 +361,8 @@ class _Shipper:
         self.points = self.artifacts = 0
         self._folder = folder
         self._position = 0  # of the next line of metrics, in bytes
-        shipped = folder / SHIPPED
-        state = json.loads(shipped.read_bytes()) if shipped.exists() else {}
-        self._stamps: dict[str, str] = (
-            state["artifacts"] if state.get("run_id") == self.run.id else {}
-        )
+        known = _Shipped.read(folder / SHIPPED)
+        self._stamps = dict(known.artifacts) if known.run_id == self.run.id else {}
         self._note()
 
     def ship(self) -> None:

@@ -55,6 +55,12 @@ class Observer(Protocol):
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Record metrics after `step` steps."""
 
+    def metrics_so_far(self) -> str:
+        """Return all metrics so far, which a state then holds."""
+
+    def restore_metrics(self, lines: str) -> None:
+        """Go on from the metrics that a state holds."""
+
     def progress(self, step: int, steps: int, images_per_second: float) -> None:
         """Report how far the training is."""
 
@@ -167,7 +173,7 @@ def fit(
         warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
         model = accelerator.prepare_model(loop.method)
     state = _TrainState(loop, accelerator)
-    start, seconds_before = state.resume()
+    start, seconds_before = state.resume(observer)
     _check_agreed(accelerator, start)
     vote = _Vote(accelerator)
     _look(loop, start, state.selection, observer)
@@ -261,13 +267,14 @@ class _TrainState:
             "scaler": self._scaler.state_dict(),
             "selection": self.selection.state_dict(),
             "seconds": seconds,
+            "points": observer.metrics_so_far(),
             # Nothing here draws from the global generators but stochastic depth and dropout.
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
         return saver.save(step, state, observer.check)
 
-    def resume(self) -> tuple[int, float]:
+    def resume(self, observer: Observer) -> tuple[int, float]:
         """Load the newest intact state; return its step and the seconds spent on it."""
         loop = self._loop
         latest = loop.checkpoints.latest()
@@ -281,6 +288,8 @@ class _TrainState:
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda_rng"])
+        if "points" in state:  # those of older versions have none
+            observer.restore_metrics(state["points"])
         log.info("resumes after step %d", step)
         return step, float(state["seconds"])
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpt_dist import __version__
-from hpt_dist.errors import Interrupted, StoreError, TrainingError
+from hpt_dist.errors import HptError, Interrupted, StoreError, TrainingError
 from hpt_dist.recipe import plugins
 from hpt_dist.recipe.plan import Trial
-from hpt_dist.store import Store, lease, open_store
-from hpt_dist.store.committed import MODEL, WEIGHTS, is_done
+from hpt_dist.store import Store, committed, files, lease, open_store
+from hpt_dist.store.committed import MODEL, WEIGHTS
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, stage_prefix, trial_folder
 from hpt_dist.tracking.tracker import METRICS, RunIdentity, Tracker
 from hpt_dist.train.checkpoint import Checkpoints
@@ -135,6 +135,15 @@ class Context:
         if self.tracker:
             self.tracker.log(step, values)
 
+    def metrics_so_far(self) -> str:
+        """Return all metrics so far, for a state to hold."""
+        return self.tracker.points.decode() if self.tracker else ""
+
+    def restore_metrics(self, lines: str) -> None:
+        """Go on from the metrics that a state holds."""
+        if self.tracker:
+            self.tracker.restore(lines.encode())
+
     def progress(self, step: int, steps: int, images_per_second: float) -> None:
         """Say how far the training is, for `status` and the launcher."""
         if self.lease is None:
@@ -175,6 +184,7 @@ def run(
         lease.LeaseTakenError: another process is at it.
         lease.LeaseLostError: another process has taken it over.
         Interrupted: asked to stop; the state is saved.
+        StoreError: what it committed is damaged; nothing is deleted.
         HptError: the work failed; MLflow's run is marked failed.
     """
     store = open_store(order.store)
@@ -187,7 +197,8 @@ def run(
         on_loss=lambda: interrupt.ask("another process that took it over"),
     )
     with holding as held:
-        if is_done(store, order.trial.key):
+        # Before anything is deleted, all that it committed is read.
+        if committed.check(store, order.trial.key):
             _clear(root)  # a process was killed between the two
             return
         if interrupt:
@@ -195,12 +206,17 @@ def run(
         root.delete(FAILURE)
         root.put("spec.json", _json(order.trial.document))
         resume_step = max(Checkpoints(root).steps(), default=0)
-        tracker = Tracker(
-            order.folder, _identity(order), order.tracking_uri or None, resume_step=resume_step
-        )
+        try:
+            tracker = Tracker(
+                order.folder, _identity(order), order.tracking_uri or None, resume_step=resume_step
+            )
+        except HptError as error:
+            _note_failure(root, error)
+            raise
         context = Context(order, store, root, interrupt, held, tracker, report)
         try:
-            _perform(context, tracker, runner, together, resume_step)
+            with files.in_work_folder(order.folder):
+                _perform(context, tracker, runner, together, resume_step)
         except lease.LeaseLostError:
             tracker.leave()
             raise
@@ -208,10 +224,14 @@ def run(
             tracker.finish("KILLED")
             raise
         except BaseException as error:
-            root.put(FAILURE, _json({"error": str(error) or type(error).__name__}))
+            _note_failure(root, error)
             tracker.finish("FAILED")
             raise
         tracker.finish("FINISHED")
+
+
+def _note_failure(root: Store, error: BaseException) -> None:
+    root.put(FAILURE, _json({"error": str(error) or type(error).__name__}))
 
 
 def _perform(
@@ -249,7 +269,7 @@ def _result_of(twin: alike.Alike) -> Result:
 
 def _check_parent(store: Store, trial: Trial) -> None:
     """Refuse to start from what is not there: a scheduler takes a job that it forgot for done."""
-    if trial.init and not is_done(store, trial.init):
+    if trial.init and committed.done(store, trial.init) is None:
         raise TrainingError(
             f"the trial that {trial.name} starts from is not done",
             where=f"{store.uri}/{stage_prefix(trial.init)}",
@@ -294,12 +314,12 @@ def _commit(
 
             metadata = {"key": trial.key, "trial": trial.name, "backbone": trial.backbone}
             objects[name] = weights.save(state, metadata)
-    # The tracker's files are complete before `DONE`: whoever finds it can bring them to MLflow.
+    # The tracker has all points before `DONE`: whoever finds it can bring them to MLflow.
     points = {name: v for name, v in result.metrics.items() if name not in result.curves}
     tracker.log(trial.steps, points)
     for name in objects.keys() - {"run.json"}:
         tracker.artifact(name, objects[name])
-    objects["metrics.jsonl"] = (context.order.folder / METRICS).read_bytes()
+    objects[METRICS] = tracker.points
     context.check()
     manifest = {name: _put(root, name, data) for name, data in objects.items()}
     context.check()

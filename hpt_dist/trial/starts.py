@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from hpt_dist.errors import TrainingError
-from hpt_dist.store import Store
+from hpt_dist.store import Store, records
+from hpt_dist.store.records import Count, DamagedRecordError
 
 STARTS = "starts.json"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -22,10 +29,10 @@ class Starts:
         in_vain: how many restarts in a row, by one job, found no newer state than the start before.
     """
 
-    count: int = 0
-    step: int = -1
+    count: Count = 0
+    step: Annotated[int, Field(ge=-1, lt=2**53)] = -1
     job: str = ""
-    in_vain: int = 0
+    in_vain: Count = 0
 
     def again(self, step: int, job: str) -> Starts:
         """Return what holds after one more start."""
@@ -46,8 +53,7 @@ def note(root: Store, step: int, job: str, limit: int, unit: str = "step") -> St
     Raises:
         TrainingError: there were more; a scheduler would go on for ever.
     """
-    found = root.stat(STARTS)
-    starts = (Starts(**json.loads(root.get(STARTS))) if found else Starts()).again(step, job)
+    starts = _read(root).again(step, job)
     root.put(STARTS, json.dumps(asdict(starts)).encode())
     if starts.in_vain > limit:
         raise TrainingError(
@@ -56,3 +62,14 @@ def note(root: Store, step: int, job: str, limit: int, unit: str = "step") -> St
             "signal_lead_s), or raise requeue_limit in the profile; then launch again",
         )
     return starts
+
+
+def _read(root: Store) -> Starts:
+    """Return the starts so far; a damaged record is no reason to stop, and they count from 0."""
+    if root.stat(STARTS) is None:
+        return Starts()
+    try:
+        return records.decoded(root.get(STARTS), Starts, where=f"{root.uri}/{STARTS}")
+    except DamagedRecordError as error:
+        log.warning("%s: %s; starts count from 0", error.problem.where, error.problem.what)
+        return Starts()

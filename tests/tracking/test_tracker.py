@@ -31,7 +31,7 @@ from services import Programs, free_ports
 from hpt_dist.errors import HptError
 from hpt_dist.tracking import mlflow_run
 from hpt_dist.tracking import tracker as track
-from hpt_dist.tracking.metrics_file import Line, keep_until, read_lines
+from hpt_dist.tracking.metrics_file import Line, kept_until, last_steps, read_lines
 from hpt_dist.tracking.tracker import METRICS, SHIPPED, RunIdentity, Tracker, sync
 
 LINES = st.lists(
@@ -107,7 +107,7 @@ def test_lines_read_as_written_and_are_strict_json(lines: list[Line]):
 
 
 @given(lines=LINES, step=st.integers(-1, 51), cut=st.integers(0, 40))
-def test_keep_until_drops_later_and_torn_lines(
+def test_kept_until_drops_later_and_torn_lines(
     tmp_path_factory: pytest.TempPathFactory, lines: list[Line], step: int, cut: int
 ):
     path = tmp_path_factory.mktemp("file") / METRICS
@@ -115,13 +115,10 @@ def test_keep_until_drops_later_and_torn_lines(
     whole = [raw for raw in path.read_bytes().splitlines(keepends=True) if raw.endswith(b"\n")]
     expected = [raw for raw in whole if Line.decode(raw).step <= step]
 
-    last_steps = keep_until(path, step)
-
-    assert path.read_bytes() == b"".join(expected)
+    assert kept_until(path, step) == b"".join(expected)
     kept = [Line.decode(raw) for raw in expected]
     names = {name for line in kept for name in line.metrics}
-    assert last_steps == {n: max(k.step for k in kept if n in k.metrics) for n in names}
-    assert keep_until(path, step) == last_steps
+    assert last_steps(expected) == {n: max(k.step for k in kept if n in k.metrics) for n in names}
 
 
 @given(LINES, st.integers(1, 5))
@@ -159,6 +156,7 @@ class FullDisk:
         self.file = path.open("ab", buffering=0)
         self.random = random.Random(0)
         self.full = True
+        self.closed = False
 
     def write(self, data: bytes) -> int:
         if self.full and self.random.random() < 0.5:

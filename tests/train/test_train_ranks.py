@@ -90,6 +90,12 @@ class Quiet:
     def progress(self, step, steps, images_per_second):
         pass
 
+    def metrics_so_far(self):
+        return ""
+
+    def restore_metrics(self, lines):
+        assert lines == ""
+
     def check(self):
         pass
 
