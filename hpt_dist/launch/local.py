@@ -19,7 +19,7 @@ from hpt_dist.processes import children, environment
 from hpt_dist.processes.children import Child
 from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.plan import Trial
-from hpt_dist.store import Store, lease
+from hpt_dist.store import Store, files, lease
 from hpt_dist.store.committed import is_done
 from hpt_dist.store.paths import LEASE, stage_prefix
 from hpt_dist.trial import ranks
@@ -214,8 +214,12 @@ def _start(left: _Work, trial: Trial) -> None:
     if left.settings.where == "inline":
         with environment.replaced(_variables(each)):
             running.outcome = run(job, lambda facts: left.watcher.moved(trial, facts))
-    else:
-        running.processes = _processes(job, left.settings, gpus)
+        return
+    try:
+        with files.in_work_folder(left.settings.work):
+            running.processes = _processes(job, left.settings, gpus)
+    except files.WorkFolderError as error:
+        running.outcome = Outcome("failed", str(error))
 
 
 def _variables(threads: int) -> dict[str, str]:
@@ -229,6 +233,7 @@ def _processes(order: TrialOrder, settings: Settings, gpus: list[str]) -> list[C
     logs = order.folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     log = logs / f"{time.time_ns()}-{secrets.token_hex(2)}_log.out"
+    log.touch()  # here, where a full disk is noticed and explained
     variables, port = _variables(order.threads), ranks.free_port()
     if gpus:
         variables["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)

@@ -62,7 +62,7 @@ def pull(
     keys = {name: launch.trials[name] for name in names}
     objects = {}
     for name, key in keys.items():
-        if not is_done(store, key):
+        if committed.done(store, key) is None:
             raise RequestError(f"{name} is not done", fix=f"hpt-dist status {launch.id}")
         objects[name] = committed.digests(store, key)
     if file_format != "safetensors":

@@ -27,7 +27,7 @@ from hpt_dist.recipe.plan import Trial, difference
 from hpt_dist.report import published
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.slurm.commands import Queued
-from hpt_dist.store import Store, lease, open_store
+from hpt_dist.store import Store, committed, lease, open_store
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, stage_prefix
 from hpt_dist.train.checkpoint import Checkpoints
 from hpt_dist.trial.records import Launch
@@ -224,8 +224,8 @@ def _found_state(store: Store, key: str, queued: Mapping[str, Queued] | None) ->
     root = store.at(stage_prefix(key))
     # One listing: of thousands of trials most have nothing there, and need no other request.
     there = {info.path for info in root.list()}
-    if DONE in there:
-        return State("cached", f"done under key {key[:12]}")
+    if DONE in there and (found := _done_state(store, key)):
+        return found
     holder = lease.read(root, LEASE) if LEASE in there else None
     if holder and slurm_jobs.lives(holder, key, queued):
         seen = holder.on_this_host or (bool(holder.job) and queued is not None)
@@ -240,6 +240,15 @@ def _found_state(store: Store, key: str, queued: Mapping[str, Queued] | None) ->
         error = str(json.loads(root.get(FAILURE))["error"]).splitlines()[0]
         return State("failed", f"{after}: {error}" if saved else error, saved)
     return State("resumes", after, saved) if saved else None
+
+
+def _done_state(store: Store, key: str) -> State | None:
+    """Return where a trial stands whose `DONE` was listed; None if that is gone again."""
+    try:
+        found = committed.done(store, key)
+    except committed.DamagedObjectError as error:
+        return State("failed", f"{error.problem.what}; {error.problem.fix}")
+    return State("cached", f"done under key {key[:12]}") if found else None
 
 
 def _running(holder: lease.LeaseInfo, seen: bool) -> State:

@@ -98,6 +98,9 @@ class Store(Protocol):
             The new etag, or None if another caller was first.
         """
 
+    def sweep(self) -> None:
+        """Delete what killed writers left unfinished; only its one writer may call it."""
+
     def at(self, prefix: str) -> Store:
         """Return the same store seen from the folder `prefix`."""
 

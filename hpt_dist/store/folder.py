@@ -7,7 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
@@ -112,6 +112,20 @@ class FolderStore:
             if (current.etag if current else None) != expected:
                 return None
             return _describe(path, _replace(file, data)).etag
+
+    def sweep(self) -> None:
+        """Delete what killed writers left unfinished; see `Store.sweep`."""
+        with os_errors(self.root):
+            for scratch in [path for path in self.root.rglob(SCRATCH) if path.is_dir()]:
+                # Under the lock no swap is at work: others may try one at any time.
+                swaps = (scratch / _LOCK).exists()
+                with _locked(scratch.parent) if swaps else nullcontext():
+                    for entry in scratch.iterdir():
+                        if entry.name != _LOCK:
+                            entry.unlink(missing_ok=True)
+                if not swaps:
+                    with suppress(OSError):  # somebody writes after all
+                        scratch.rmdir()
 
     def at(self, prefix: str) -> FolderStore:
         """Return the store seen from a folder; see `Store.at`."""

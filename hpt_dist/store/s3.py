@@ -109,6 +109,11 @@ class S3Store:
         head = self._head(path)
         return etag_of(head) if head and head["Metadata"].get("swap") == mark else None
 
+    def sweep(self) -> None:
+        """Abort the uploads of killed writers, which cost money; see `Store.sweep`."""
+        with explained(self.uri):
+            s3_upload.abort_unfinished(self.bucket, f"{self.prefix}/" if self.prefix else "")
+
     def at(self, prefix: str) -> S3Store:
         """Return the store seen from a folder; see `Store.at`."""
         prefix = prefix.rstrip("/")

@@ -232,17 +232,32 @@ def _send(request: dict[str, Any], source: _UploadSource, digests: _Digests) -> 
     )
 
 
-def _abort_stale(target: dict[str, str]) -> None:
-    """Abort the uploads of exactly this key that killed writers left behind."""
+def abort_unfinished(bucket: str, prefix: str, key: str = "") -> None:
+    """Abort the uploads that killed writers left behind.
+
+    Args:
+        bucket: where they are.
+        prefix: of their keys.
+        key: of exactly which object; empty for all.
+
+    Raises:
+        ClientError, BotoCoreError: see `s3_client.explained`.
+    """
     try:
-        head = call("list_multipart_uploads", {"Bucket": target["Bucket"], "Prefix": target["Key"]})
+        head = call("list_multipart_uploads", {"Bucket": bucket, "Prefix": prefix})
         for upload in head.get("Uploads", []):
-            if upload["Key"] == target["Key"]:
-                call("abort_multipart_upload", target | {"UploadId": upload["UploadId"]})
+            if key in ("", upload["Key"]):
+                request = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+                call("abort_multipart_upload", request)
     except ClientError as error:
         # Some users may write, but not list uploads.
         if code(error) not in _LISTING_REFUSED | {"NoSuchUpload"}:
             raise
+
+
+def _abort_stale(target: dict[str, str]) -> None:
+    """Abort the uploads of exactly this key that killed writers left behind."""
+    abort_unfinished(target["Bucket"], target["Key"], target["Key"])
 
 
 def _head(target: dict[str, str]) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ any moment and the last committed state still loads.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -19,7 +20,8 @@ from types import TracebackType
 from typing import Self
 
 from hpt_dist.errors import DataError, StoreError
-from hpt_dist.store import ObjectInfo, Store
+from hpt_dist.store import Content, ObjectInfo, Store, records
+from hpt_dist.store.records import Count, DamagedRecordError, Name, Sha256
 from hpt_dist.train.snapshot import Snapshot, State, load_state
 
 _log = logging.getLogger(__name__)
@@ -40,10 +42,10 @@ class CheckpointRecord:
         sha256: its digest, in hexadecimal.
     """
 
-    step: int
-    object: str
-    bytes: int
-    sha256: str
+    step: Count
+    object: Name
+    bytes: Count
+    sha256: Sha256
 
 
 def _no_guard() -> None:
@@ -91,6 +93,19 @@ class Checkpoints:
         record = CheckpointRecord(
             snapshot.step, f"{stem}.state", len(data), hashlib.sha256(data).hexdigest()
         )
+        try:
+            self._put_whole(record, data)
+            guard()
+        except BaseException:
+            # Nobody else knows its name: after a takeover nobody would delete it.
+            with contextlib.suppress(StoreError):
+                self._store.delete(record.object)
+            raise
+        self._store.put(f"{stem}.json", json.dumps(asdict(record), sort_keys=True).encode())
+        guard()
+        self._prune(f"{stem}.json", record)
+
+    def _put_whole(self, record: CheckpointRecord, data: Content) -> None:
         self._store.put(record.object, data)
         written = self._store.stat(record.object)
         if written is None or written.bytes != record.bytes:
@@ -99,10 +114,6 @@ class Checkpoints:
                 where=f"{self._store.uri}/{record.object}",
                 fix="check the store's free space; the same command goes on",
             )
-        guard()
-        self._store.put(f"{stem}.json", json.dumps(asdict(record), sort_keys=True).encode())
-        guard()
-        self._prune(f"{stem}.json", record)
 
     def latest(self) -> tuple[int, State] | None:
         """Load the newest intact checkpoint, or return None if there is none.
@@ -144,8 +155,8 @@ class Checkpoints:
             if info.path.endswith(".json"):
                 try:
                     records[info.path] = _record(info.path, self._store.get(info.path))
-                except (ValueError, TypeError) as error:
-                    self._warn(info.path, f"its record is damaged ({error})")
+                except DamagedRecordError as error:
+                    self._warn(info.path, error.problem.what)
                 except StoreError:
                     if self._store.stat(info.path) is not None:
                         raise
@@ -191,11 +202,10 @@ class Checkpoints:
 
 
 def _record(path: str, data: bytes) -> CheckpointRecord:
-    """Read a record; raises ValueError and TypeError if it is damaged."""
-    record = CheckpointRecord(**json.loads(data))
-    kinds = [type(value) for value in asdict(record).values()]
-    if kinds != [int, str, int, str] or record.object.rpartition(".")[0] != path[: -len(".json")]:
-        raise ValueError("its fields make no sense")
+    """Read a record; raises DamagedRecordError."""
+    record = records.decoded(data, CheckpointRecord, where=path)
+    if record.object.rpartition(".")[0] != path.removesuffix(".json"):
+        raise DamagedRecordError("it names the state of another record", where=path)
     return record
 
 

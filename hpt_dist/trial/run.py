@@ -203,6 +203,7 @@ def run(
             return
         if interrupt:
             raise Interrupted(f"stopped by {interrupt.cause} before it began")
+        root.sweep()
         root.delete(FAILURE)
         root.put("spec.json", _json(order.trial.document))
         resume_step = max(Checkpoints(root).steps(), default=0)
@@ -289,6 +290,7 @@ def _clear(root: Store) -> None:
     """Delete what only an unfinished trial needs."""
     Checkpoints(root).clear()
     root.delete(starts.STARTS)
+    root.sweep()
 
 
 def _commit(
