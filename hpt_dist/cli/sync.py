@@ -11,7 +11,7 @@ from hpt_dist.launch import closing, parent_run
 from hpt_dist.launch.launches import find
 from hpt_dist.launch.survey import states_of
 from hpt_dist.slurm import jobs as slurm_jobs
-from hpt_dist.store import Store, open_store
+from hpt_dist.store import Store, committed, open_store
 from hpt_dist.store.paths import trial_folder
 from hpt_dist.tracking import tracker
 from hpt_dist.trial.records import Launch
@@ -47,6 +47,9 @@ def _sync(store: Store, record: Launch, tracking_uri: str) -> None:
             running = "still running"
             console.print_line(f"{name}: {running if folder.exists() else 'no metrics here'}")
             continue
+        if state.name == "cached":
+            points = committed.read(store, record.trials[name], tracker.METRICS)
+            tracker.complete(folder, points)
         result = tracker.sync(
             folder,
             tracking_uri=record.tracking_uri,

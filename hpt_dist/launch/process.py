@@ -55,11 +55,10 @@ def follow(_pipe: Connection, order: TrialOrder) -> None:
         with listening_process() as interrupt:
             if ranks.is_begun():
                 # Rank 0 reports an interruption.
-                with contextlib.suppress(Interrupted), ranks.noticing_losses():
+                with contextlib.suppress(Interrupted), ranks.taking_part():
                     take_part(order, interrupt)
     except HptError as error:
-        # Where rank 0 has the same error, it reports it. Else, as for an image in this rank's
-        # share, this log has it, and the exit code shows that this rank failed.
+        # Rank 0 reports it: it has the same error, or was told this one.
         log.error("%s", error)  # noqa: TRY400 - no bug, so no traceback
         sys.exit(1)
     ranks.leave()

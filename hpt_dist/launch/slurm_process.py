@@ -114,7 +114,7 @@ def _follow(order: TrialOrder) -> None:
     with process.listening_process() as interrupt:
         if ranks.is_begun():
             # Rank 0 reports an interruption.
-            with contextlib.suppress(Interrupted), ranks.noticing_losses():
+            with contextlib.suppress(Interrupted), ranks.taking_part():
                 process.take_part(order, interrupt)
     ranks.leave()
 

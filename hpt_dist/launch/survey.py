@@ -248,7 +248,11 @@ def _done_state(store: Store, key: str) -> State | None:
         found = committed.done(store, key)
     except committed.DamagedObjectError as error:
         return State("failed", f"{error.problem.what}; {error.problem.fix}")
-    return State("cached", f"done under key {key[:12]}") if found else None
+    if found is None:
+        return None
+    count = len(found.replaced)
+    replaced = f", {count} image{'s' if count > 1 else ''} replaced" if count else ""
+    return State("cached", f"done under key {key[:12]}{replaced}")
 
 
 def _running(holder: lease.LeaseInfo, seen: bool) -> State:

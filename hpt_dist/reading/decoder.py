@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +15,11 @@ from torch import Tensor
 from hpt_dist.errors import DamagedImageError, DataError
 from hpt_dist.images import pixels
 from hpt_dist.images.crops import Box
+from hpt_dist.reading.damage import Replacements
 from hpt_dist.reading.order import Ints
 from hpt_dist.reading.pool import Pool
 
-log = logging.getLogger(__name__)
-
 _READERS = 16  # threads that wait for a remote store
-_BAD_SHOWN = 5
 _HALF = 2.0  # crops that shrink by this factor are cut from an image decoded at half its size
 
 
@@ -58,58 +55,13 @@ class Batch:
     epochs: Ints
 
 
-class Replacements:
-    """The damaged images that a stream has met, up to a limit. Threads share it.
-
-    Args:
-        pool: holds the images.
-        max_bad: how many may be replaced.
-    """
-
-    def __init__(self, pool: Pool, max_bad: int) -> None:
-        self._pool = pool
-        self._max_bad = max_bad
-        self._reasons: dict[int, str] = {}
-        self._lock = threading.Lock()
-
-    def replace(self, i: int, error: DamagedImageError) -> int:
-        """Return the sample that stands in for sample i: the next one.
-
-        Raises:
-            DamagedImageError: no image may be replaced.
-            DataError: more than `max_bad` images are damaged.
-        """
-        if not self._max_bad:
-            raise error
-        with self._lock:
-            is_new = i not in self._reasons
-            self._reasons[i] = str(error.problem.what)
-            count = len(self._reasons)
-        if count > self._max_bad:
-            shown = list(self._reasons.values())[:_BAD_SHOWN]
-            raise DataError(
-                "\n".join([f"more than {self._max_bad} images are damaged, among them", *shown]),
-                where=error.problem.where,
-                fix=f"{error.problem.fix}; or raise max_bad",
-            ) from error
-        if is_new:
-            log.warning(
-                "%s: %s; replaced by the next one (%d of at most %d)",
-                error.problem.where,
-                error.problem.what,
-                count,
-                self._max_bad,
-            )
-        return (i + 1) % len(self._pool)
-
-
 class Decoder:
     """Threads that fill batches.
 
     Args:
         pool: the images.
         workers: threads that share the rows of each batch; 0 fills a batch on demand.
-        replacements: what to do with damaged images; None raises.
+        replacements: of damaged images; None refuses them.
         whole: resize as if the whole image were resized and then cut, which evaluations do;
             else cut first, as training does.
     """
@@ -125,15 +77,30 @@ class Decoder:
         self._pool = pool
         self._whole = whole
         self._workers = workers
-        self._replacements = replacements
+        self._replacements = Replacements() if replacements is None else replacements
         self._executor = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="decode")
         is_remote = any(split.reader.is_remote for split in pool.splits)
         self._readers = (
             ThreadPoolExecutor(_READERS, thread_name_prefix="read") if is_remote else None
         )
 
-    def start(self, step: int, indices: Ints, epochs: Ints, crops: Sequence[Crop]) -> Pending:
-        """Begin a batch with one view for each crop."""
+    def start(
+        self,
+        step: int,
+        indices: Ints,
+        epochs: Ints,
+        crops: Sequence[Crop],
+        noted_as: int | None = None,
+    ) -> Pending:
+        """Begin a batch with one view for each crop.
+
+        Args:
+            step: of the batch.
+            indices: int64 [b], its samples.
+            epochs: int64 [b], theirs.
+            crops: of each view.
+            noted_as: the step as which replaced images are noted; None is that of the batch.
+        """
         filling = _Filling(
             indices=indices.copy(),
             labels=np.empty(len(indices), np.int64),
@@ -148,8 +115,14 @@ class Decoder:
             filling.indices,
             epochs,
         )
+        noted = step if noted_as is None else noted_as
+
+        def accept() -> None:
+            damaged = {self._pool.name(i): error for i, error in filling.damaged.items()}
+            self._replacements.note(noted, damaged)
+
         if not self._workers:
-            return Pending(batch, [], lambda: self._fill(filling, range(len(indices))))
+            return Pending(batch, [], accept, lambda: self._fill(filling, range(len(indices))))
         # Rows in turns: neighbours in a shard are often alike in size, and so in work.
         return Pending(
             batch,
@@ -157,6 +130,7 @@ class Decoder:
                 self._executor.submit(self._fill, filling, range(k, len(indices), self._workers))
                 for k in range(self._workers)
             ],
+            accept,
         )
 
     def close(self) -> None:
@@ -177,18 +151,33 @@ class Decoder:
         ]
 
     def _fill(self, filling: _Filling, rows: Iterable[int]) -> None:
+        """Fill rows, each with the first sample from its own on that is sound.
+
+        Where a damaged one may not be replaced, the row stays empty, and the batch is refused.
+        """
         for row in rows:
-            i, read = int(filling.indices[row]), filling.reads[row]
-            while True:
-                try:
-                    self._fill_row(filling, row, i, read)
+            first, read = int(filling.indices[row]), filling.reads[row]
+            for i in chain(range(first, len(self._pool)), range(first)):
+                if self._is_filled(filling, row, i, read):
+                    filling.indices[row] = i
+                    filling.labels[row] = self._pool.label(i)
                     break
-                except DamagedImageError as error:
-                    if self._replacements is None:
-                        raise
-                    i, read = self._replacements.replace(i, error), None
-            filling.indices[row] = i
-            filling.labels[row] = self._pool.label(i)
+                if len(filling.damaged) > self._replacements.max_bad:
+                    break
+                read = None
+            else:
+                raise DataError("no image is left: all of them are damaged")
+
+    def _is_filled(self, filling: _Filling, row: int, i: int, read: Future[bytes] | None) -> bool:
+        """Fill a row with sample i, unless that is damaged, or was replaced before."""
+        if self._replacements and self._pool.name(i) in self._replacements:
+            return False
+        try:
+            self._fill_row(filling, row, i, read)
+        except DamagedImageError as error:
+            filling.damaged[i] = error
+            return False
+        return True
 
     def _fill_row(self, filling: _Filling, row: int, i: int, read: Future[bytes] | None) -> None:
         split, k = self._pool.locate(i)
@@ -227,6 +216,7 @@ class _Filling:
         views: for each crop uint8 [b, size, size, 3].
         crops: of each view.
         reads: the encoded images on their way from a remote store.
+        damaged: the samples that cannot be used.
     """
 
     indices: Ints
@@ -234,21 +224,36 @@ class _Filling:
     views: Sequence[npt.NDArray[np.uint8]]
     crops: Sequence[Crop]
     reads: Sequence[Future[bytes] | None]
+    damaged: dict[int, DamagedImageError] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A batch that threads are filling, or that `fill` fills on demand."""
+    """A batch that threads are filling, or that `fill` fills on demand.
+
+    Args:
+        batch: to be returned.
+        fillings: its parts.
+        accept: raises if the batch cannot be used.
+        fill: fills it.
+    """
 
     batch: Batch
     fillings: list[Future[None]]
+    accept: Callable[[], None]
     fill: Callable[[], None] = lambda: None
 
     def result(self) -> Batch:
-        """Wait for the batch and return it, or raise what a thread raised."""
+        """Wait for the batch and return it.
+
+        Raises:
+            DataError: it holds more damaged images than may be replaced.
+            Exception: what a thread raised.
+        """
         self.fill()
         for filling in self.fillings:
             filling.result()
+        self.accept()
         return self.batch
 
     def cancel(self) -> None:

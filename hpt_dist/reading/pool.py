@@ -77,6 +77,11 @@ class Pool:
         split, i = self.locate(i)
         return split.key(i)
 
+    def name(self, i: int) -> str:
+        """Return dataset/split/key of sample i."""
+        split, i = self.locate(i)
+        return f"{split.name}/{split.key(i)}"
+
     def label(self, i: int) -> int:
         """Return the class id of sample i; -1 is none."""
         split, i = self.locate(i)

@@ -22,8 +22,6 @@ _PATIENCE_S = 0.5
 
 Intact = Callable[[mmap.mmap], bool]
 
-_FIX = "hpt-dist data verify reports everything that is damaged; shard the dataset again"
-
 
 class ShardReader:
     """Reads parts of a dataset's shards. Threads may share it.
@@ -33,13 +31,15 @@ class ShardReader:
     Args:
         store: the folder of the dataset in its store.
         cache: where whole shards of a remote store may be kept on this node.
+        fix: what to do about a shard that cannot be used.
     """
 
-    def __init__(self, store: Store, cache: NodeCache | None = None) -> None:
+    def __init__(self, store: Store, cache: NodeCache | None = None, fix: str = "") -> None:
         # Reading then waits for a network, and many reads at a time are faster.
         self.is_remote = store.folder is None
         self._store = store
         self._cache = cache
+        self._fix = fix
         self._lock = threading.Lock()
         self._open: OrderedDict[str, _OpenFile] = OrderedDict()
         self._remote: dict[str, ObjectInfo] = {}
@@ -119,7 +119,7 @@ class ShardReader:
         except FileNotFoundError as error:
             if self.is_remote:  # evicted a moment ago
                 return None
-            raise StoreError("the shard does not exist", where=str(path), fix=_FIX) from error
+            raise StoreError("the shard does not exist", where=str(path), fix=self._fix) from error
         except OSError as error:
             raise StoreError(error.strerror or str(error), where=str(path)) from error
         if file.size_bytes != shard.bytes:
@@ -160,7 +160,7 @@ class ShardReader:
             info = self._store.stat(shard.path)
             if info is None:
                 where = f"{self._store.uri}/{shard.path}"
-                raise StoreError("the shard does not exist", where=where, fix=_FIX)
+                raise StoreError("the shard does not exist", where=where, fix=self._fix)
             if info.bytes != shard.bytes:
                 raise self._wrong_length(shard, info.bytes)
             self._remote[shard.path] = info
@@ -170,7 +170,7 @@ class ShardReader:
         return DataError(
             f"the shard ends after {actual_bytes} bytes; its manifest says {shard.bytes}",
             where=f"{self._store.uri}/{shard.path}",
-            fix=_FIX,
+            fix=self._fix,
         )
 
 

@@ -21,6 +21,7 @@ from hpt_dist.datasets.manifest import NO_LABEL, Index, Manifest, read_index, re
 from hpt_dist.datasets.manifest import sha256 as sha256_of
 from hpt_dist.errors import DamagedImageError, DataError
 from hpt_dist.images.pixels import EncodedImage
+from hpt_dist.reading.damage import remake
 from hpt_dist.reading.node_cache import NodeCache, default_cache
 from hpt_dist.reading.order import Ints
 from hpt_dist.reading.shard_reader import ShardReader
@@ -82,7 +83,8 @@ class ReadableSplit:
         self.classes = manifest.classes
         self.shards = manifest.splits[split].shards
         self.sizes = np.array([shard.images for shard in self.shards], np.int64)
-        self.reader = ShardReader(store, node_cache)
+        self._remake = remake(store.uri, manifest.source.name)
+        self.reader = ShardReader(store, node_cache, self._remake)
         self.node_cache = node_cache
         self._store = store
         self._ends = np.cumsum(self.sizes).tolist()  # bisect is faster than NumPy for one value
@@ -230,7 +232,7 @@ class ReadableSplit:
         return DamagedImageError(
             f"image {self.key(i)} of dataset {dataset}, split {split}: {what}",
             where=f"{self._store.uri}/{self.shards[shard].path}",
-            fix="hpt-dist data verify, then delete the shard and run hpt-dist shard again",
+            fix=self._remake,
         )
 
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from hpt_dist.errors import RequestError
 from hpt_dist.images.crops import CROP_DRAWS, View, center_box, random_box
 from hpt_dist.images.photometric import DRAWS, Photometric
-from hpt_dist.reading.decoder import Batch, Crop, Decoder, Pending, Replacements
+from hpt_dist.reading.damage import Replacements
+from hpt_dist.reading.decoder import Batch, Crop, Decoder, Pending
 from hpt_dist.reading.order import WINDOW, Ints, Order, streams_for, uniforms
 from hpt_dist.reading.pool import Pool
 from hpt_dist.reading.split import ReadableSplit, open_split
@@ -36,7 +37,6 @@ __all__ = [
     "open_split",
 ]
 
-MAX_BAD = 10
 _AHEAD_BATCHES = 256  # between asking for a shard's download and its use, at most
 _AHEAD_IMAGES = 4096  # the same where images are read in order
 
@@ -44,8 +44,8 @@ _AHEAD_IMAGES = 4096  # the same where images are read in order
 class Stream:
     """An endless stream of batches of random crops.
 
-    A damaged image is replaced by the next one of its pool. The log names it, and it counts
-    against `max_bad`.
+    Damaged images are refused, unless `replacements` allows to replace some by the next ones of
+    the pool.
 
     Args:
         pool: what it draws from.
@@ -59,7 +59,7 @@ class Stream:
         nodes: number of machines; decides how much a node's cache must hold.
         workers: threads that read and decode; 0 does it on demand.
         prefetch: batches that are prepared ahead of their use.
-        max_bad: how many images may be replaced because they are damaged.
+        replacements: of damaged images; None refuses them.
         whole_epochs: whether each epoch begins a batch, and leaves out the images that fill none.
 
     Raises:
@@ -80,7 +80,7 @@ class Stream:
         nodes: int = 1,
         workers: int = 2,
         prefetch: int = 2,
-        max_bad: int = MAX_BAD,
+        replacements: Replacements | None = None,
         whole_epochs: bool = False,
     ) -> None:
         streams = streams or streams_for(len(pool), batch, window)
@@ -106,7 +106,7 @@ class Stream:
         # At most a window ahead, so that at most two windows of each stream are in use.
         self._ahead = max(1, min(_AHEAD_BATCHES, streams * window // batch))
         self._downloads = _fits_the_cache(pool, 2 * math.ceil(streams / nodes) * window)
-        self._decoder = Decoder(pool, workers, Replacements(pool, max_bad))
+        self._decoder = Decoder(pool, workers, replacements)
         self._pending: deque[Pending] = deque()
 
     def __iter__(self) -> Iterator[Batch]:
@@ -117,8 +117,8 @@ class Stream:
 
         Raises:
             StoreError: a shard does not exist.
-            DataError: a shard differs from its manifest, or too many images are damaged; the
-                position does not change.
+            DataError: a shard differs from its manifest, or images are damaged that may not be
+                replaced: all those of the batch are named. The position does not change.
         """
         while len(self._pending) <= self._prefetch:
             self._pending.append(self._start(self.position + len(self._pending)))
@@ -193,7 +193,15 @@ def batch_keys(
     return [f"{split.name}/{split.key(i)}" for split, i in places]
 
 
-def center_batches(pool: Pool, *, batch: int, size: int, workers: int = 2) -> Iterator[Batch]:
+def center_batches(
+    pool: Pool,
+    *,
+    batch: int,
+    size: int,
+    workers: int = 2,
+    rows: Ints | None = None,
+    replacements: Replacements | None = None,
+) -> Iterator[Batch]:
     """Yield every image once and in order, cut out of the middle for evaluation.
 
     Like resizing the short side to size * 256 / 224 and taking the central square of side size.
@@ -203,13 +211,16 @@ def center_batches(pool: Pool, *, batch: int, size: int, workers: int = 2) -> It
         batch: images of a batch; the last one holds what is left.
         size: side of the result, pixels.
         workers: threads that read and decode; 0 does it on demand.
+        rows: int64, which samples of the pool, in order; None is all.
+        replacements: of damaged images; None refuses them: what is judged leaves none out.
 
     Raises:
         StoreError: a shard does not exist.
-        DataError: an image is damaged; an evaluation leaves none out.
+        DataError: images are damaged that may not be replaced.
     """
     crop = Crop(size, center_box)
-    return _in_order(pool, batch, Decoder(pool, workers, whole=True), 0, lambda _: crop)
+    decoder = Decoder(pool, workers, replacements, whole=True)
+    return _in_order(pool, batch, decoder, 0, lambda _: crop, rows)
 
 
 def crop_batches(
@@ -274,17 +285,24 @@ def _random_crop(seed: int, epochs: Ints, indices: Ints, number: int, view: View
 
 
 def _in_order(
-    pool: Pool, batch: int, decoder: Decoder, epoch: int, crop_of: Callable[[Ints], Crop]
+    pool: Pool,
+    batch: int,
+    decoder: Decoder,
+    epoch: int,
+    crop_of: Callable[[Ints], Crop],
+    rows: Ints | None = None,
 ) -> Iterator[Batch]:
     pending: deque[Pending] = deque()
-    downloads = _fits_the_cache(pool, len(pool))
+    rows = np.arange(len(pool)) if rows is None else rows
+    downloads = _fits_the_cache(pool, len(rows))
     try:
-        for step, start in enumerate(range(0, len(pool), batch)):
-            indices = np.arange(start, min(start + batch, len(pool)))
+        for step, start in enumerate(range(0, len(rows), batch)):
+            indices = rows[start : start + batch]
             epochs = np.full_like(indices, epoch)
-            pending.append(decoder.start(step, indices, epochs, [crop_of(indices)]))
+            crops = [crop_of(indices)]
+            pending.append(decoder.start(step, indices, epochs, crops, noted_as=-1))
             if downloads:
-                pool.prefetch(np.arange(start, min(start + _AHEAD_IMAGES, len(pool))))
+                pool.prefetch(rows[start : start + _AHEAD_IMAGES])
             if len(pending) > 2:
                 yield pending.popleft().result()
         while pending:

@@ -19,6 +19,7 @@ from hpt_dist.trial.records import Finished
 # Pairs of (kind of stage, its numerics in words).
 Computed = frozenset[tuple[str, str]]
 
+_REPLACED_SHOWN = 5
 _NEXT_AXIS = re.compile(r",(?=[\w.-]+=)")
 
 
@@ -133,6 +134,20 @@ def same_trials(points: Sequence[Point]) -> list[str]:
         for point in points
         if point.finished and (origin := point.finished.origin) != point.finished.key
     ]
+
+
+def replaced_images(points: Sequence[Point]) -> list[str]:
+    """Return a line for each trial that replaced damaged images; it names them."""
+    lines = []
+    for point in points:
+        names = point.finished.result.get("replaced", []) if point.finished else []
+        if names:
+            shown = ", ".join(names[:_REPLACED_SHOWN])
+            more = len(names) - _REPLACED_SHOWN
+            rest = f" and {more} more" if more > 0 else ""
+            count = f"{len(names)} image{'s' if len(names) > 1 else ''} replaced"
+            lines.append(f"{count}: {shown}{rest}; they were damaged when {point.name} read them.")
+    return lines
 
 
 def images_of(points: Sequence[Point], stage: str, metric: str) -> int | None:

@@ -16,7 +16,15 @@ from hpt_dist.page import Block, Grid, Heading, Items, Paragraph, Picture
 from hpt_dist.report import figure, published
 from hpt_dist.report.cells import Cell, Difference
 from hpt_dist.report.gates import GATE_METRIC, Gate, gates
-from hpt_dist.report.points import Cost, Point, costs, read_points, same_trials, single_runs
+from hpt_dist.report.points import (
+    Cost,
+    Point,
+    costs,
+    read_points,
+    replaced_images,
+    same_trials,
+    single_runs,
+)
 from hpt_dist.report.published import PublishedTable
 from hpt_dist.report.tables import Table, computed_by_row, tabulate
 from hpt_dist.store import files
@@ -50,7 +58,7 @@ class Report:
         verdicts: for each pretraining trial, its own verdict on validation.
         costs: cost of each finished trial.
         published: a paper's values; None if the recipe names no paper's table.
-        notes: what could not be reported, and why.
+        notes: what could not be reported and why, and what else its reader must know.
     """
 
     recipe: str
@@ -178,7 +186,7 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
             rows = ", ".join(table.rows)
             notes.append(f"There is no row {baseline} to compare with; the rows are {rows}.")
             differences = ()
-    notes += same_trials(points)
+    notes += same_trials(points) + replaced_images(points)
     values = None
     if name := settings.get("compare"):
         try:

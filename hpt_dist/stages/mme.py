@@ -84,6 +84,7 @@ def run(context: Context, spec: Mme) -> Result:
         seconds_before=outcome.seconds_before,
         numerics=training.computed,
         curves=("val/top1",),
+        replaced=outcome.replaced,
     )
 
 
@@ -176,7 +177,7 @@ def _feed(training: Training, spec: Mme, pools: dict[str, Pool]) -> Feed:
                         batch=batch,
                         seed=spec.seed,
                         views=[View(context.order.image_size, spec.crop_area)],
-                        max_bad=spec.max_bad,
+                        replacements=training.replacements,
                     )
                 )
                 stream.load_state_dict({"step": start})

@@ -25,6 +25,7 @@ from hpt_dist.evals.spread import rankme
 from hpt_dist.images.photometric import Normalize
 from hpt_dist.methods.embeddings import feature_std
 from hpt_dist.networks.backbones import Backbone
+from hpt_dist.reading.damage import Replacements
 from hpt_dist.reading.order import Ints, Order
 from hpt_dist.reading.stream import Pool, center_batches
 from hpt_dist.recipe import Monitor, Pretrain
@@ -40,15 +41,22 @@ _COLLAPSED = 0.1  # of the incoming weights' effective rank or spread
 
 
 def evaluation_of(
-    context: Context, spec: Pretrain, backbone: Backbone, accelerator: Accelerator
+    context: Context,
+    spec: Pretrain,
+    backbone: Backbone,
+    accelerator: Accelerator,
+    replacements: Replacements,
 ) -> Evaluation | None:
-    """Return what a pretraining stage is watched by; None where it is not."""
+    """Return what a pretraining stage is watched by; None where it is not.
+
+    Training images that are watched may be replaced as in training; those that judge may not.
+    """
     monitor = spec.monitor
     if monitor is None:
         return None
     if monitor.data is None:
         watched = _chosen(pool_of(context, spec.data[:1]), monitor, spec.seed)
-        run = partial(_look_at_spread, context, backbone, accelerator, watched)
+        run = partial(_look_at_spread, context, backbone, accelerator, watched, replacements)
     else:
         bank, val = (
             _chosen(pool_of(context, (f"{monitor.data}/{split}",)), monitor, spec.seed)
@@ -114,9 +122,13 @@ def _chosen(pool: Pool, monitor: Monitor, seed: int) -> Pool:
 
 
 def _look_at_spread(
-    context: Context, backbone: Backbone, accelerator: Accelerator, watched: Pool
+    context: Context,
+    backbone: Backbone,
+    accelerator: Accelerator,
+    watched: Pool,
+    replacements: Replacements,
 ) -> Look:
-    return Look(_spread(_features(context, backbone, accelerator, watched)))
+    return Look(_spread(_features(context, backbone, accelerator, watched, replacements)))
 
 
 def _look_at_neighbours(
@@ -141,12 +153,24 @@ def _spread(features: Tensor) -> dict[str, float]:
     return {RANKME: rankme(features), SPREAD: float(feature_std(unit))}
 
 
-def _features(context: Context, backbone: Backbone, accelerator: Accelerator, pool: Pool) -> Tensor:
+def _features(
+    context: Context,
+    backbone: Backbone,
+    accelerator: Accelerator,
+    pool: Pool,
+    replacements: Replacements | None = None,
+) -> Tensor:
     """Return the features [n, d] of a pool's images in its order, each rank having made a share."""
     normalize = Normalize(*mean_std(context), accelerator.device)
-    share = pool.subset(share_of(np.arange(len(pool)), accelerator))
+    # Rows of the whole pool: what replaces an image must not depend on the number of ranks.
+    share = share_of(np.arange(len(pool)), accelerator)
     batches = center_batches(
-        share, batch=EVAL_BATCH, size=context.order.image_size, workers=context.order.threads
+        pool,
+        batch=EVAL_BATCH,
+        size=context.order.image_size,
+        workers=context.order.threads,
+        rows=share,
+        replacements=replacements,
     )
     ours = torch.empty(0, backbone.feature_dim)
     if len(share):

@@ -45,7 +45,9 @@ def run(context: Context, spec: Pretrain) -> Result:
         rates=partial(_rates, spec),
         feed=_feed(training, spec, pool),
         images_per_step=2 * spec.batch,
-        evaluation=monitor.evaluation_of(context, spec, backbone, training.accelerator),
+        evaluation=monitor.evaluation_of(
+            context, spec, backbone, training.accelerator, training.replacements
+        ),
         keys_of=partial(_keys, spec, pool),
         steps=spec.steps,
     )
@@ -58,6 +60,7 @@ def run(context: Context, spec: Pretrain) -> Result:
         seconds_before=outcome.seconds_before,
         numerics=training.computed,
         curves=tuple(metrics),
+        replaced=outcome.replaced,
     )
 
 
@@ -106,7 +109,7 @@ def _feed(training: Training, spec: Pretrain, pool: Pool) -> Feed:
             views=[View(size, policy.crop_area) for policy in policies],
             streams=spec.shuffle.streams,
             window=spec.shuffle.window,
-            max_bad=spec.max_bad,
+            replacements=training.replacements,
         ) as stream:
             stream.load_state_dict({"step": start})
             with ahead(map(inputs, stream), accelerator.device) as batches:

@@ -12,6 +12,7 @@ import torch
 from hpt_dist.methods import Method
 from hpt_dist.networks import batch_norm, precision
 from hpt_dist.networks.backbones import Backbone
+from hpt_dist.reading.damage import Replacements
 from hpt_dist.recipe import Optimizer, Trained
 from hpt_dist.recipe.numerics import Numerics
 from hpt_dist.stages.inputs import accelerator_of, backbone_of
@@ -35,12 +36,14 @@ class Training:
         spec: its settings.
         accelerator: its device and ranks.
         backbone: with the weights that it starts from, frozen where the settings say so.
+        replacements: of its damaged training images.
     """
 
     context: Context
     spec: Trained
     accelerator: Accelerator
     backbone: Backbone
+    replacements: Replacements
 
     @property
     def numerics(self) -> Numerics:
@@ -101,6 +104,7 @@ class Training:
             numerics=self.numerics,
             held_steps=self.spec.head_warmup_steps,
             keys_of=keys_of,
+            replacements=self.replacements,
         )
         return fit(loop, self.accelerator, self.context, self.context.interrupt)
 
@@ -111,7 +115,7 @@ def begin_training(context: Context, spec: Trained) -> Training:
     if spec.batch_norm == "frozen":
         batch_norm.freeze(backbone)
     log.info("computes in %s", spec.numerics)
-    return Training(context, spec, accelerator, backbone)
+    return Training(context, spec, accelerator, backbone, Replacements(spec.max_bad))
 
 
 def _optimizer(

@@ -35,11 +35,13 @@ class Done:
         key: of the trial.
         objects: what it committed, by name.
         same_as: the key of the trial whose result it took; empty if it computed its own.
+        replaced: the names of damaged images that others stand in for.
     """
 
     key: Name
     objects: Mapping[str, Entry]
     same_as: str = ""
+    replaced: tuple[str, ...] = ()
 
 
 def done(store: Store, key: str) -> Done | None:

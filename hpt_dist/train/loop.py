@@ -7,21 +7,22 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hpt_dist.errors import Interrupted, TrainingError
+from hpt_dist.errors import DataError, Interrupted, TrainingError
 from hpt_dist.methods import Loss, Method
 from hpt_dist.networks import batch_norm
 from hpt_dist.networks.precision import autocast, require
+from hpt_dist.reading.damage import Replacements
 from hpt_dist.recipe.numerics import FLOAT32, DeviceKind, Numerics
 from hpt_dist.train.checkpoint import Checkpoints, Saver
 from hpt_dist.train.interrupt import Interrupt
@@ -75,10 +76,12 @@ class TrainOutcome:
     Args:
         selection: on validation.
         seconds_before: seconds that earlier processes had spent on the resumed state.
+        replaced: the damaged images that were replaced, by name.
     """
 
     selection: Selection
     seconds_before: float
+    replaced: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class Loop:
         numerics: precision of the passes.
         held_steps: first steps in which the backbone's batch-norm statistics stand still.
         keys_of: the sample keys of the global batch of a step, for its error.
+        replacements: of damaged images, by this rank's feed and evaluation.
     """
 
     method: Method
@@ -112,6 +116,7 @@ class Loop:
     numerics: Numerics = FLOAT32
     held_steps: int = 0
     keys_of: Callable[[int], Sequence[str]] = lambda _: ()
+    replacements: Replacements = field(default_factory=Replacements)
 
 
 def make_accelerator(
@@ -166,6 +171,7 @@ def fit(
 
     Raises:
         Interrupted: asked to stop, on any rank; the state is saved.
+        DataError: the data is damaged; where one process trains, the state before is saved.
         TrainingError: a loss is not finite; names the step, its samples and the last good state.
     """
     began = time.perf_counter()
@@ -179,34 +185,45 @@ def fit(
     _look(loop, start, state.selection, observer)
     with Saver(loop.checkpoints) as saver, loop.feed(start) as feed:
         window = _Window(loop, accelerator, observer, saver)
-        for step in range(start, loop.steps):
-            inputs = window.wait(feed)
-            if step in (start, loop.held_steps):
-                batch_norm.hold_statistics(loop.method.backbone, held=step < loop.held_steps)
-            rate = loop.set_rates(loop.optimizer, step)
-            losses = [state.update(model, inputs[p], p) for p in range(loop.method.phases)]
-            done = step + 1
-            loop.method.after_step(done)
-            batch_norm.share_statistics(loop.method)
-            window.add(done, losses, rate)
-            stopping = vote(bool(interrupt))
-            if done % LOG_EVERY == 0 or done == loop.steps or stopping:
-                window.flush()
-            if _look(loop, done, state.selection, observer) or done == loop.steps:
-                break
-            if done % loop.checkpoint_every == 0 or stopping:
-                window.flush()  # which refuses to save a state that is not finite
-                seconds = seconds_before + time.perf_counter() - began
-                window.stalled_s += state.save(saver, done, seconds, observer)
-            if stopping:
-                saver.wait()
-                accelerator.wait_for_everyone()  # nobody ends a rank that still saves
-                raise Interrupted(
-                    f"stopped by {interrupt.cause or 'another rank'} after step {done}",
-                    fix="run the same command again; it goes on from there",
-                )
+
+        def save(done: int) -> None:
+            window.flush()  # which refuses to save a state that is not finite
+            seconds = seconds_before + time.perf_counter() - began
+            window.stalled_s += state.save(saver, done, seconds, observer)
+
+        done = start
+        try:
+            for step in range(start, loop.steps):
+                inputs = window.wait(feed)
+                if step in (start, loop.held_steps):
+                    batch_norm.hold_statistics(loop.method.backbone, held=step < loop.held_steps)
+                rate = loop.set_rates(loop.optimizer, step)
+                losses = [state.update(model, inputs[p], p) for p in range(loop.method.phases)]
+                done = step + 1
+                loop.method.after_step(done)
+                batch_norm.share_statistics(loop.method)
+                window.add(done, losses, rate)
+                stopping = vote(bool(interrupt))
+                if done % LOG_EVERY == 0 or done == loop.steps or stopping:
+                    window.flush()
+                if _look(loop, done, state.selection, observer) or done == loop.steps:
+                    break
+                if done % loop.checkpoint_every == 0 or stopping:
+                    save(done)
+                if stopping:
+                    saver.wait()
+                    accelerator.wait_for_everyone()  # nobody ends a rank that still saves
+                    raise Interrupted(
+                        f"stopped by {interrupt.cause or 'another rank'} after step {done}",
+                        fix="run the same command again; it goes on from there",
+                    )
+        except DataError:
+            # What was trained until here is sound; several ranks are not at the same place.
+            if done > start and accelerator.num_processes == 1:
+                save(done)
+            raise
         window.flush()
-    return TrainOutcome(state.selection, seconds_before)
+    return TrainOutcome(state.selection, seconds_before, state.replaced(done))
 
 
 def _check_agreed(accelerator: Accelerator, start: int) -> None:
@@ -258,7 +275,7 @@ class _TrainState:
 
     def save(self, saver: Saver, step: int, seconds: float, observer: Observer) -> float:
         """Start to write the state after `step` steps; return the seconds that training waited."""
-        loop = self._loop
+        loop, replaced = self._loop, self.replaced(step)
         if not self._accelerator.is_main_process:
             return 0.0
         state = {
@@ -268,11 +285,25 @@ class _TrainState:
             "selection": self.selection.state_dict(),
             "seconds": seconds,
             "points": observer.metrics_so_far(),
+            "replaced": replaced,
             # Nothing here draws from the global generators but stochastic depth and dropout.
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
         return saver.save(step, state, observer.check)
+
+    def replaced(self, step: int) -> list[str]:
+        """Return the images that any rank replaced before a step; every rank calls it.
+
+        Raises:
+            DataError: together they are more than may be replaced.
+        """
+        replacements = self._loop.replacements
+        names = replacements.until(step)
+        if replacements.max_bad and self._accelerator.num_processes > 1:
+            names = sorted(set(gather_object(names)))
+            replacements.restore(names)
+        return names
 
     def resume(self, observer: Observer) -> tuple[int, float]:
         """Load the newest intact state; return its step and the seconds spent on it."""
@@ -290,6 +321,7 @@ class _TrainState:
             torch.cuda.set_rng_state_all(state["cuda_rng"])
         if "points" in state:  # those of older versions have none
             observer.restore_metrics(state["points"])
+        loop.replacements.restore(state.get("replaced", []))
         log.info("resumes after step %d", step)
         return step, float(state["seconds"])
 

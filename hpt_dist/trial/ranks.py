@@ -8,6 +8,7 @@ scheduler, starts them all; those that are there before rank 0 wait to hear whet
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import secrets
@@ -15,17 +16,19 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
-from hpt_dist.errors import HptError, TrainingError
+from hpt_dist.errors import HptError, Interrupted, TrainingError
 
 # Of a meeting; wide enough for a node that is slow to start its processes.
 _COMING_S = 600.0
 # Where ranks meet: below the range from which the kernel gives outgoing connections theirs.
 PORTS = range(16_384, 32_768)
 _FOR_EVER = timedelta(days=365)
-_BEGUN, _HERE = "hpt/begun", "hpt/here"
+_BEGUN, _HERE, _FAILED = "hpt/begun", "hpt/here", "hpt/failed"
+_SAYING_S = 2.0  # in which a rank that failed has said why
 # Texts of torch when a process at the other end has gone; it has no error class for that.
 _BROKEN = re.compile(r"onnection (was )?(closed|reset|refused)|gloo|NCCL", re.IGNORECASE)
 
@@ -44,6 +47,7 @@ def hosting(ranks: int) -> Iterator[Callable[[], AbstractContextManager[None]]]:
 
     Raises:
         PortTakenError: another program listens at MASTER_PORT.
+        TrainingError: another rank failed; from the context, which says why.
     """
     if ranks == 1:
         yield contextlib.nullcontext
@@ -59,6 +63,10 @@ def hosting(ranks: int) -> Iterator[Callable[[], AbstractContextManager[None]]]:
         try:
             with noticing_losses():
                 yield
+        except ProcessLostError as lost:
+            if reason := _reason(store):
+                raise TrainingError(**reason) from lost
+            raise
         finally:
             leave()
 
@@ -87,6 +95,35 @@ def noticing_losses() -> Iterator[None]:
         raise ProcessLostError(
             "another process of this trial ended", fix="look at the logs of its other ranks for why"
         ) from error
+
+
+@contextlib.contextmanager
+def taking_part() -> Iterator[None]:
+    """Be another rank: where this one fails, say so to rank 0, whose error it then is.
+
+    Raises:
+        ProcessLostError: see `noticing_losses`.
+    """
+    try:
+        with noticing_losses():
+            yield
+    except (ProcessLostError, Interrupted):
+        raise  # rank 0 has noticed too
+    except HptError as error:
+        with contextlib.suppress(RuntimeError):
+            _open_store(is_host=False).set(_FAILED, json.dumps(asdict(error.problem)))
+        raise
+
+
+def _reason(store: Any) -> dict[str, str] | None:
+    """Return the problem of a rank that failed before its connections broke, if one said so."""
+    patience = time.monotonic() + _SAYING_S
+    while not store.check([_FAILED]):
+        if time.monotonic() > patience:
+            return None
+        time.sleep(0.1)
+    reason: dict[str, str] = json.loads(store.get(_FAILED))
+    return reason
 
 
 def is_begun() -> bool:

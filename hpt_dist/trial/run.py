@@ -9,7 +9,7 @@ import logging
 import platform
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +97,7 @@ class Result:
         seconds_before: time that earlier, interrupted processes had put into it.
         numerics: precision, memory format and device of its training, in words; empty without one.
         curves: metrics whose points were logged in training; the chosen one is not another point.
+        replaced: the names of damaged images that others stand in for.
     """
 
     metrics: dict[str, float]
@@ -106,6 +107,7 @@ class Result:
     seconds_before: float = 0.0
     numerics: str = ""
     curves: tuple[str, ...] = ()
+    replaced: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -265,6 +267,7 @@ def _result_of(twin: alike.Alike) -> Result:
         weights=twin.weights,
         model=twin.model,
         numerics=twin.numerics,
+        replaced=twin.result.get("replaced", ()),
     )
 
 
@@ -304,9 +307,10 @@ def _commit(
     """Put every object, verify it, and only then name them all in `DONE`."""
     trial, root = context.order.trial, context.root
     same = {"same_as": same_as} if same_as else {}
+    replaced = {"replaced": list(result.replaced)} if result.replaced else {}
     objects = {
         "spec.json": _json(trial.document),
-        "result.json": _json(_result_document(trial, result)),
+        "result.json": _json(_result_document(trial, result) | replaced),
         "run.json": _json(_provenance(context.order, result, restarts, seconds) | same),
     }
     tensors = {WEIGHTS: result.weights, MODEL: result.model}
@@ -318,6 +322,8 @@ def _commit(
             objects[name] = weights.save(state, metadata)
     # The tracker has all points before `DONE`: whoever finds it can bring them to MLflow.
     points = {name: v for name, v in result.metrics.items() if name not in result.curves}
+    if replaced:
+        points["images_replaced"] = len(result.replaced)
     tracker.log(trial.steps, points)
     for name in objects.keys() - {"run.json"}:
         tracker.artifact(name, objects[name])
@@ -325,7 +331,7 @@ def _commit(
     context.check()
     manifest = {name: _put(root, name, data) for name, data in objects.items()}
     context.check()
-    root.put(DONE, _json({"key": trial.key, "objects": manifest} | same))
+    root.put(DONE, _json({"key": trial.key, "objects": manifest} | same | replaced))
     _clear(root)
 
 

@@ -17,6 +17,7 @@ from torchvision.transforms import RandomResizedCrop, v2
 from hpt_dist.errors import DataError, HptError, RequestError
 from hpt_dist.images.crops import CROP_DRAWS, random_box
 from hpt_dist.images.photometric import Photometric
+from hpt_dist.reading.damage import Replacements
 from hpt_dist.reading.order import uniforms
 from hpt_dist.reading.stream import (
     Pool,
@@ -246,9 +247,10 @@ def with_another_pixel(tar: bytes, start: int) -> bytes:
 def test_a_damaged_image_is_replaced_named_and_counted(tmp_path, change, caplog):
     pool = damaged(tmp_path, change)
     bad = pool.keys.index("bird-2")
-    with Stream(pool, **SETTINGS) as stream:
+    replacements = Replacements(10)
+    with Stream(pool, **SETTINGS, replacements=replacements) as stream:
         batches = take(stream, 3)
-    with Stream(pool, **SETTINGS, workers=0) as stream:
+    with Stream(pool, **SETTINGS, workers=0, replacements=Replacements(10)) as stream:
         assert all(map(same, batches, take(stream, 3)))  # deterministic
     indices = np.concatenate([batch.indices for batch in batches])
     assert bad not in indices
@@ -258,12 +260,59 @@ def test_a_damaged_image_is_replaced_named_and_counted(tmp_path, change, caplog)
     told = [record.getMessage() for record in caplog.records if "bird-2" in record.getMessage()]
     assert len(told) == 2  # once for each stream
     assert "1 of at most 10" in told[0]
+    assert replacements.until(3) == ["birds/train/bird-2"]
+    order = {name: SETTINGS[name] for name in ("batch", "seed")}
+    first = next(n for n in range(3) if "birds/train/bird-2" in batch_keys(pool, n, **order))
+    assert replacements.until(first) == []
+
+
+def test_once_replaced_an_image_stays_replaced(tmp_path):
+    """A process that resumes computes the same, if the shard is whole by then or not."""
+    pool = damaged(tmp_path, with_zeros)
+    replacements = Replacements(1)
+    with Stream(pool, **SETTINGS, replacements=replacements) as stream:
+        expected = take(stream, 6)
+    sound = tmp_path / "sound"
+    write(open_store(str(sound)), "birds", [encoded(number, "PNG") for number in range(12)])
+    whole = Pool([open_split(open_store(str(sound)), "birds", "train")])
+    resumed = Replacements(1)
+    resumed.restore(replacements.until(3))
+    with Stream(whole, **SETTINGS, replacements=resumed) as stream:
+        stream.load_state_dict({"step": 3})
+        assert all(map(same, expected[3:], take(stream, 3)))
+    assert resumed.until(6) == ["birds/train/bird-2"]
+
+
+def test_all_damaged_images_of_a_batch_are_named_and_how_to_make_them_anew(tmp_path):
+    def several(tar: bytes, _start: int) -> bytes:
+        images = [encoded(number, "PNG") for number in (1, 5, 9)]
+        for start in (tar.index(image) for image in images):
+            tar = with_zeros(tar, start)
+        return tar
+
+    pool = damaged(tmp_path, several)
+    with pytest.raises(DataError) as error:
+        list(center_batches(pool, batch=12, size=SIZE))
+    text = str(error.value)
+    assert text.startswith("3 images are damaged\n")
+    for fact in ("bird-1 ", "bird-5 ", "bird-9 ", "train/birds-train-000000.tar", "data verify"):
+        assert fact in text
+    assert f"run `hpt-dist shard SOURCE {tmp_path}/datasets/birds` (SOURCE was called" in text
+
+
+def test_a_pool_without_a_sound_image_ends(tmp_path):
+    pool = damaged(tmp_path, lambda tar, start: tar[:512] + bytes(len(tar) - 512))
+    with (
+        Stream(pool, **SETTINGS, replacements=Replacements(99)) as stream,
+        pytest.raises(DataError, match="no image is left"),
+    ):
+        take(stream, 3)
 
 
 @pytest.mark.parametrize("change", [with_zeros, with_another_pixel])
 def test_a_damaged_image_is_an_error_where_none_may_be_replaced(tmp_path, change):
     pool = damaged(tmp_path, change)
-    with Stream(pool, **SETTINGS, max_bad=0) as stream:
+    with Stream(pool, **SETTINGS) as stream:
         position = None
         for _ in range(2):  # the position stays, and so does the error
             with pytest.raises(DataError) as error:
@@ -279,7 +328,7 @@ def test_a_damaged_image_is_an_error_where_none_may_be_replaced(tmp_path, change
 def test_more_damaged_images_than_the_limit_stop_the_stream(tmp_path):
     pool = damaged(tmp_path, lambda tar, start: tar[:512] + bytes(len(tar) - 512))
     with (
-        Stream(pool, **SETTINGS, max_bad=3) as stream,
+        Stream(pool, **SETTINGS, replacements=Replacements(3)) as stream,
         pytest.raises(DataError, match="more than 3 images are damaged") as error,
     ):
         next(stream)

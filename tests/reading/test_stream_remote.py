@@ -11,6 +11,7 @@ from birds import SETTINGS, encoded, same, take, write
 from faulty_proxy import Cut, Damage, Delay, Every, FaultyProxy, Refuse, Reset
 
 from hpt_dist.errors import DataError, HptError
+from hpt_dist.reading.damage import Replacements
 from hpt_dist.reading.stream import Pool, Stream, open_split
 from hpt_dist.store import Store, open_store
 
@@ -101,7 +102,10 @@ def test_a_damaged_shard_is_an_error_that_names_it(remote, monkeypatch, cache_gb
         remote.delete(path)
     else:
         remote.put(path, tar[:-1000] if damage == "cut" else tar[:600] + bytes(len(tar) - 600))
-    with Stream(opened(remote), **OPTIONS, max_bad=2) as stream, pytest.raises(HptError) as error:
+    with (
+        Stream(opened(remote), **OPTIONS, replacements=Replacements(2)) as stream,
+        pytest.raises(HptError) as error,
+    ):
         take(stream, STEPS)
     assert "birds-train-000001.tar" in str(error.value)
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from hpt_dist.recipe.facts import DatasetFacts
 from hpt_dist.recipe.numerics import Device, Numerics, decide
-from hpt_dist.recipe.settings import OPERATIONAL, Positive, Resources, Spec
+from hpt_dist.recipe.settings import LATER, OPERATIONAL, Positive, Resources, Spec
 
 
 @dataclass(frozen=True)
@@ -155,10 +155,10 @@ class Trained(StageSpec):
         description="of images and weights; auto is channels_last for convolutional networks",
     )
     max_bad: Annotated[int, Field(ge=0)] = Field(
-        10,
-        description="damaged images that may be replaced by their neighbours, by each stream of "
-        "each process",
-        json_schema_extra=OPERATIONAL,
+        0,
+        description="damaged training images that may be replaced by their neighbours, in all; "
+        "the result names them",
+        json_schema_extra=LATER,
     )
     checkpoint_every: Positive = Field(
         500, description="steps between saved states", json_schema_extra=OPERATIONAL
