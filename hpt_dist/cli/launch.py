@@ -35,7 +35,7 @@ from hpt_dist.launch.survey import Planned
 from hpt_dist.processes import environment
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.report.report import build
-from hpt_dist.store import Store
+from hpt_dist.store import Store, files
 from hpt_dist.store.paths import default_tracking_uri, work_folder
 from hpt_dist.trial.records import Launch, Where
 
@@ -158,11 +158,16 @@ def _print_report(record: Launch, store: Store) -> bool:
     """Print a launch's report, the path of its file, and where to see its runs."""
     report = build(record, results.finished(store, record))
     folder = Path(record.work) / "reports" / record.recipe
-    written = report.write(folder)
     console.print_line("")
     console.print_line(report.markdown())
-    page = next((path for path in written if path.suffix == ".html"), folder)
-    console.print_line(f"report: {page}")
+    try:
+        with files.in_work_folder(Path(record.work)):
+            written = report.write(folder)
+        page = next((path for path in written if path.suffix == ".html"), folder)
+        console.print_line(f"report: {page}")
+    except files.WorkFolderError as error:
+        # The results are in the store, and so is all that the report is made of.
+        console.print_note(f"the report is not written: {error}")
     work = Path(record.work)
     option = "" if store.uri == str(Path("hpt-store").absolute()) else f" --store {store.uri}"
     option += "" if work == work_folder(store) else f" --work {work}"

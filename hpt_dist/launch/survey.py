@@ -247,7 +247,7 @@ def _done_state(store: Store, key: str) -> State | None:
     try:
         found = committed.done(store, key)
     except committed.DamagedObjectError as error:
-        return State("failed", f"{error.problem.what}; {error.problem.fix}")
+        return State("failed", f"{error.problem.what}; delete it and launch again")
     if found is None:
         return None
     count = len(found.replaced)

@@ -146,7 +146,7 @@ def replaced_images(points: Sequence[Point]) -> list[str]:
             more = len(names) - _REPLACED_SHOWN
             rest = f" and {more} more" if more > 0 else ""
             count = f"{len(names)} image{'s' if len(names) > 1 else ''} replaced"
-            lines.append(f"{count}: {shown}{rest}; they were damaged when {point.name} read them.")
+            lines.append(f"{count}: {shown}{rest}; {point.name} found them damaged.")
     return lines
 
 

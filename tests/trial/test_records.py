@@ -20,7 +20,7 @@ def test_a_trial_is_done_once_its_last_object_is_there(tmp_path: Path) -> None:
     for name in ("spec.json", "result.json", "run.json", "lease.json", "state/10/DONE"):
         store.put(f"stages/{KEY}/{name}", b"{}")
         assert not is_done(store, KEY)
-    store.put(f"stages/{KEY}/DONE", json.dumps({"objects": {}}).encode())
+    store.put(f"stages/{KEY}/DONE", json.dumps({"key": KEY, "objects": {}}).encode())
     assert is_done(store, KEY)
     assert not is_done(store, "1" * 64)
     store.delete(f"stages/{KEY}/DONE")
