@@ -231,6 +231,7 @@ def crop_batches(
     seed: int,
     epoch: int,
     workers: int = 2,
+    replacements: Replacements | None = None,
 ) -> Iterator[Batch]:
     """Yield every image once and in order, randomly cropped: one augmented copy of the pool.
 
@@ -241,16 +242,17 @@ def crop_batches(
         seed: of the crops.
         epoch: which copy; another epoch has other crops.
         workers: threads that read and decode; 0 does it on demand.
+        replacements: of damaged images; None refuses them.
 
     Raises:
         StoreError: a shard does not exist.
-        DataError: an image is damaged; an evaluation leaves none out.
+        DataError: images are damaged that may not be replaced.
     """
 
     def crop_of(indices: Ints) -> Crop:
         return _random_crop(seed, np.full_like(indices, epoch), indices, 0, view)
 
-    return _in_order(pool, batch, Decoder(pool, workers), epoch, crop_of)
+    return _in_order(pool, batch, Decoder(pool, workers, replacements), epoch, crop_of)
 
 
 def network_views(batch: Batch, photometrics: Sequence[Photometric], seed: int) -> list[Tensor]:

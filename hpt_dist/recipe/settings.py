@@ -86,6 +86,13 @@ class Augment(Spec):
         return self
 
 
+MaxBad = Annotated[int, Field(ge=0)]
+MAX_BAD: Any = Field(
+    0,
+    description="damaged images of train that may be replaced by their neighbours, in all; the "
+    "result names them",
+    json_schema_extra=LATER,
+)
 Preset = Literal["paper", "authors-code"]
 # What it fills in is what counts, so it is not itself part of a key.
 PRESET: Any = Field(

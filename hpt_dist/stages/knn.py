@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hpt_dist.evals import knn
+from hpt_dist.reading.damage import Replacements
 from hpt_dist.recipe import Knn
 from hpt_dist.stages.frozen import features_of, judged
 from hpt_dist.stages.inputs import manifest_of
@@ -11,11 +12,12 @@ from hpt_dist.trial.run import Context, Result
 
 def run(context: Context, spec: Knn) -> Result:
     """Evaluate frozen features by their nearest neighbours."""
-    features = features_of(context, spec.data, views=0, seed=spec.seed)
+    replacements = Replacements(spec.max_bad)
+    features = features_of(context, spec.data, views=0, seed=spec.seed, replacements=replacements)
     found = knn.evaluate(
         *features,
         num_classes=len(manifest_of(context, spec.data).classes),
         k=spec.k,
         temperature=spec.temperature,
     )
-    return judged(found)
+    return judged(found, replacements)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hpt_dist.evals import linear
+from hpt_dist.reading.damage import Replacements
 from hpt_dist.recipe import Linear
 from hpt_dist.stages.frozen import features_of, judged
 from hpt_dist.stages.inputs import manifest_of
@@ -11,7 +12,10 @@ from hpt_dist.trial.run import Context, Result
 
 def run(context: Context, spec: Linear) -> Result:
     """Evaluate frozen features by a linear classifier."""
-    features = features_of(context, spec.data, views=spec.views, seed=spec.seed)
+    replacements = Replacements(spec.max_bad)
+    features = features_of(
+        context, spec.data, views=spec.views, seed=spec.seed, replacements=replacements
+    )
     found = linear.evaluate(
         *features,
         num_classes=len(manifest_of(context, spec.data).classes),
@@ -22,4 +26,4 @@ def run(context: Context, spec: Linear) -> Result:
         weight_decay=spec.weight_decay,
         seed=spec.seed,
     )
-    return judged(found)
+    return judged(found, replacements)

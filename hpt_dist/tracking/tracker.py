@@ -105,7 +105,7 @@ class Tracker:
             self._record.write(folder)
             self._points = bytearray(kept_until(path, resume_step) if path.exists() else b"")
             self._file = self._rewritten()
-        self._last_steps = last_steps(self._points.splitlines())
+        self._last_steps = last_steps(self.points.splitlines())
         self._settled = threading.Event()  # which lines of earlier processes count is known
         self._closing = threading.Event()
         self._deadline = math.inf

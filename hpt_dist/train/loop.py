@@ -8,13 +8,12 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -24,6 +23,7 @@ from hpt_dist.networks import batch_norm
 from hpt_dist.networks.precision import autocast, require
 from hpt_dist.reading.damage import Replacements
 from hpt_dist.recipe.numerics import FLOAT32, DeviceKind, Numerics
+from hpt_dist.train.agreement import Vote, check_agreed, united
 from hpt_dist.train.checkpoint import Checkpoints, Saver
 from hpt_dist.train.interrupt import Interrupt
 from hpt_dist.train.selection import Evaluation, Selection
@@ -180,8 +180,8 @@ def fit(
         model = accelerator.prepare_model(loop.method)
     state = _TrainState(loop, accelerator)
     start, seconds_before = state.resume(observer)
-    _check_agreed(accelerator, start)
-    vote = _Vote(accelerator)
+    check_agreed(accelerator, start)
+    vote = Vote(accelerator)
     _look(loop, start, state.selection, observer)
     with Saver(loop.checkpoints) as saver, loop.feed(start) as feed:
         window = _Window(loop, accelerator, observer, saver)
@@ -224,16 +224,6 @@ def fit(
             raise
         window.flush()
     return TrainOutcome(state.selection, seconds_before, state.replaced(done))
-
-
-def _check_agreed(accelerator: Accelerator, start: int) -> None:
-    """Refuse to train if ranks loaded different states: they would wait for each other for ever."""
-    starts = accelerator.gather(torch.tensor([start], device=accelerator.device)).tolist()
-    if len(set(starts)) > 1:
-        raise TrainingError(
-            f"the ranks loaded states of different steps: {starts}",
-            fix="launch again; if it happens again, the store gives its readers different answers",
-        )
 
 
 def _look(loop: Loop, done: int, selection: Selection, observer: Observer) -> bool:
@@ -301,7 +291,7 @@ class _TrainState:
         replacements = self._loop.replacements
         names = replacements.until(step)
         if replacements.max_bad and self._accelerator.num_processes > 1:
-            names = sorted(set(gather_object(names)))
+            names = united(self._accelerator, names)
             replacements.restore(names)
         return names
 
@@ -324,32 +314,6 @@ class _TrainState:
         loop.replacements.restore(state.get("replaced", []))
         log.info("resumes after step %d", step)
         return step, float(state["seconds"])
-
-
-class _Vote:
-    """Whether any rank was asked to stop; every rank gets the same answer at the same step.
-
-    With several ranks the answer is that of the step before: the vote runs beside the step, and no
-    device waits for it.
-    """
-
-    def __init__(self, accelerator: Accelerator) -> None:
-        self._group: Any = None
-        if accelerator.num_processes > 1:
-            self._group = dist.new_group(backend="gloo")
-        self._pending: tuple[Any, Tensor] | None = None
-
-    def __call__(self, asked: bool) -> bool:
-        if self._group is None:
-            return asked
-        answer = False
-        if self._pending:
-            work, flag = self._pending
-            work.wait()
-            answer = bool(flag.item())
-        flag = torch.tensor([int(asked)])
-        self._pending = dist.all_reduce(flag, group=self._group, async_op=True), flag
-        return answer
 
 
 class _Window:

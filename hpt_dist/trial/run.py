@@ -25,7 +25,7 @@ from hpt_dist.store.paths import DONE, FAILURE, LEASE, stage_prefix, trial_folde
 from hpt_dist.tracking.tracker import METRICS, RunIdentity, Tracker
 from hpt_dist.train.checkpoint import Checkpoints
 from hpt_dist.train.interrupt import Interrupt
-from hpt_dist.trial import alike, starts
+from hpt_dist.trial import alike, identity, starts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -362,29 +362,9 @@ def _put(root: Store, name: str, data: bytes) -> dict[str, Any]:
 
 
 def _identity(order: TrialOrder) -> RunIdentity:
-    trial = order.trial
-    tags = {"hpt.stage": trial.stage, "hpt.init": trial.init, "hpt.version": __version__}
-    tags |= {f"hpt.dataset.{alias}": d.digest for alias, d in trial.datasets.items()}
-    params = {**_params(trial.document["spec"]), "backbone": trial.backbone}
-    return RunIdentity(
-        experiment=order.recipe,
-        name=trial.name,
-        key=trial.key,
-        parent_run_id=order.parent_run or None,
-        tags=tags,
-        params=params,
-        artifact_location=order.artifact_location or None,
+    return identity.of_trial(
+        order.trial, order.recipe, order.parent_run or None, order.artifact_location or None
     )
-
-
-def _params(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            flat |= _params(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = str(value)
-    return flat
 
 
 def _provenance(order: TrialOrder, result: Result, restarts: int, seconds: float) -> dict[str, Any]:

@@ -141,12 +141,11 @@ def test_damage_stops_a_trial_which_goes_on_once_the_shard_is_made_anew(
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_an_evaluation_never_leaves_an_image_out(inline, store, tmp_path, split):
+def test_what_judges_is_never_replaced(inline, store, tmp_path, split):
     tar = next(store.glob(f"datasets/noise/{split}/*.tar"))
     index = json.loads(tar.with_suffix(".index.json").read_text())
     damage((index["keys"][0], tar, index["offsets"][0]))
-    recipe = RECIPE.replace("init: hpt}", "init: base}")
-    path = str(write_recipe(tmp_path, recipe))
+    path = str(write_recipe(tmp_path, RECIPE.replace("init: hpt}", "init: base, max_bad: 9}")))
     said = inline(path, "--only", "probe", store=str(store), code=1)
     assert f"{tar}: image {index['keys'][0]} of dataset noise, split {split}" in said
 
@@ -197,3 +196,15 @@ def test_an_image_of_another_rank_is_named_by_the_trial_and_replaced_alike(store
     recipe.write_text(REPLACING)
     said = hpt(*command, store=str(store))
     assert f"1 image replaced: noise/train/{image[0]}" in said
+
+
+def test_an_evaluation_replaces_images_of_train_where_it_may(inline, store, tmp_path):
+    image = images_of_step(store, 0)[0]
+    damage(image)
+    recipe = RECIPE.replace("init: hpt}", "init: base, max_bad: 1}")
+    recipe += "  line: {kind: linear, data: noise, init: base, views: 2, steps: 5, max_bad: 1}\n"
+    path = str(write_recipe(tmp_path, recipe))
+    inline(path, "--only", "probe", "--only", "line", store=str(store))
+    for kind in ("knn", "linear"):
+        result = json.loads((the(store, kind) / "result.json").read_text())
+        assert result["replaced"] == [f"noise/train/{image[0]}"]

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from hpt_dist.recipe.kinds.stage import Read, StageSpec
-from hpt_dist.recipe.settings import Positive, Rate
+from hpt_dist.recipe.settings import MAX_BAD, MaxBad, Positive, Rate
 
 
 class Knn(StageSpec):
@@ -24,6 +24,7 @@ class Knn(StageSpec):
         (5, 20, 200), min_length=1, description="candidates; val chooses"
     )
     temperature: Rate = 0.07
+    max_bad: MaxBad = MAX_BAD
 
     def reads(self) -> list[Read]:
         """Return its dataset's three splits, with their labels."""

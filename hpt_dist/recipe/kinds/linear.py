@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from hpt_dist.recipe.kinds.stage import Read, StageSpec
-from hpt_dist.recipe.settings import PRESET, Fraction, Positive, Preset, Rate
+from hpt_dist.recipe.settings import MAX_BAD, PRESET, Fraction, MaxBad, Positive, Preset, Rate
 
 
 class Linear(StageSpec):
@@ -31,6 +31,7 @@ class Linear(StageSpec):
     views: Positive = Field(
         8, description="augmented copies (crop and flip) of each training image"
     )
+    max_bad: MaxBad = MAX_BAD
 
     def reads(self) -> list[Read]:
         """Return its dataset's three splits, with their labels."""

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from hpt_dist.recipe.facts import DatasetFacts
 from hpt_dist.recipe.numerics import Device, Numerics, decide
-from hpt_dist.recipe.settings import LATER, OPERATIONAL, Positive, Resources, Spec
+from hpt_dist.recipe.settings import MAX_BAD, OPERATIONAL, MaxBad, Positive, Resources, Spec
 
 
 @dataclass(frozen=True)
@@ -154,12 +154,7 @@ class Trained(StageSpec):
         "auto",
         description="of images and weights; auto is channels_last for convolutional networks",
     )
-    max_bad: Annotated[int, Field(ge=0)] = Field(
-        0,
-        description="damaged training images that may be replaced by their neighbours, in all; "
-        "the result names them",
-        json_schema_extra=LATER,
-    )
+    max_bad: MaxBad = MAX_BAD
     checkpoint_every: Positive = Field(
         500, description="steps between saved states", json_schema_extra=OPERATIONAL
     )
