@@ -125,7 +125,7 @@ class Tracker:
     def restore(self, points: bytes) -> None:
         """Take the points of the state that training resumes from, in place of the file's.
 
-        The file may be damaged, or that of another machine, or have none. Call it before `log`.
+        The file may be damaged, or another machine has it. Call this before `log`.
         """
         if points != self._points:
             self._points = bytearray(points)
@@ -285,8 +285,15 @@ def sync(
         if_unfinished: the status of a run that ended before it could record one.
 
     Raises:
-        HptError: no run was recorded in the folder, or its record is damaged, or MLflow failed.
+        HptError: the folder's record is missing or damaged; MLflow, or the folder's disk, failed.
     """
+    with files.in_work_folder(folder):
+        return _synced(folder, tracking_uri, parent_run_id, if_unfinished)
+
+
+def _synced(
+    folder: Path, tracking_uri: str | None, parent_run_id: str | None, if_unfinished: FinalStatus
+) -> SyncResult:
     record = _RunRecord.read(folder)
     if record is None:
         raise HptError(f"there is no {RECORD}", where=str(folder), fix="launch the run first")

@@ -332,6 +332,15 @@ def test_a_later_put_clears_what_a_killed_one_left(
     assert store.get("a") == BIG
 
 
+def test_a_sweep_aborts_the_uploads_below_a_prefix(store: S3Store) -> None:
+    for key in ("p/state/a", "p/b", "pq/c"):
+        s3_client.call("create_multipart_upload", {"Bucket": store.bucket, "Key": key})
+    store.put("kept", b"1")
+    store.sweep()
+    assert uploads(store) == ["pq/c"]
+    assert [info.path for info in store.list()] == ["kept"]
+
+
 def test_writers_of_one_object_both_end(
     store: S3Store, server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

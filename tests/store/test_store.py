@@ -328,6 +328,18 @@ def test_what_a_dead_writer_left_is_cleared(folder: FolderStore) -> None:
     assert sorted(path.name for path in files_of(folder)) == ["a", "b", "fresh", "lock"]
 
 
+def test_a_sweep_deletes_drafts_of_any_age_and_no_object(folder: FolderStore) -> None:
+    folder.sweep()  # before anything is there
+    folder.swap("a", b"1", None)
+    folder.put("state/b", b"2")
+    for draft in (".tmp/x", "state/.tmp/y"):
+        (folder.root / draft).write_bytes(b"part")
+    folder.sweep()
+    names = {path.relative_to(folder.root).as_posix() for path in folder.root.rglob("*")}
+    assert names == {"a", ".tmp", ".tmp/lock", "state", "state/b"}
+    folder.put("state/b", b"3")
+
+
 def test_a_failed_put_changes_nothing(folder: FolderStore, tmp_path: Path) -> None:
     folder.put("a", b"old")
     with pytest.raises(StoreError, match="No such file"):

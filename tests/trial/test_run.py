@@ -20,6 +20,7 @@ from hpt_dist.recipe import plan
 from hpt_dist.recipe.facts import Facts
 from hpt_dist.store import open_store
 from hpt_dist.store.committed import Done, done, is_done
+from hpt_dist.tracking import tracker
 from hpt_dist.tracking.metrics_file import Line
 from hpt_dist.train.checkpoint import Checkpoints
 from hpt_dist.train.interrupt import Interrupt
@@ -265,6 +266,8 @@ def test_a_full_work_folder_loses_no_point(order, root, small_disk, caplog):
     assert "No space left" in caplog.text
     assert steps_of(root.get("metrics.jsonl")) == list(range(1, 401))
     assert len((order.folder / "metrics.jsonl").read_bytes()) < 8192
+    with pytest.raises(HptError, match="no space in the work folder"):
+        tracker.sync(order.folder)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a disk, which root may")
