@@ -4,7 +4,7 @@ HptError                 exit code 1: the work failed
 ├── RequestError         exit code 2: the request was wrong; nothing was started
 │   └── RecipeError      every problem of a recipe at once
 ├── DataError            an image, shard or manifest is damaged or missing
-│   └── DamagedImageError   one image that can be left out, unlike a whole shard
+│   └── DamagedImageError   one image, unlike a whole shard; max_bad may replace it
 ├── StoreError           the object store refused, or an object does not exist
 ├── WeightsError         weights do not fit the backbone
 ├── TrainingError        training cannot continue (a non-finite loss, a damaged state)

@@ -46,9 +46,9 @@ class State:
 
     Args:
         name: cached (its `DONE` is there), running (somebody holds its lease), queued (a job of it
-            is in Slurm's queue), failed (its last process noted why), resumes (a saved state is
-            there) or runs (from its start). A launch runs those that are not cached: a failed one
-            too.
+            is in Slurm's queue), failed (its last process noted why, or `DONE` is damaged), resumes
+            (a saved state is there) or runs (from its start). A launch runs those that are not
+            cached: a failed one too.
         why: in words.
         step: of the running or saved state.
     """

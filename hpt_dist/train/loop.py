@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hpt_dist.errors import DataError, Interrupted, TrainingError
+from hpt_dist.errors import DataError, Interrupted, StoreError, TrainingError
 from hpt_dist.methods import Loss, Method
 from hpt_dist.networks import batch_norm
 from hpt_dist.networks.precision import autocast, require
@@ -171,7 +171,7 @@ def fit(
 
     Raises:
         Interrupted: asked to stop, on any rank; the state is saved.
-        DataError: the data is damaged; where one process trains, the state before is saved.
+        DataError, StoreError: data is damaged or missing; one process alone saves the state before.
         TrainingError: a loss is not finite; names the step, its samples and the last good state.
     """
     began = time.perf_counter()
@@ -217,10 +217,11 @@ def fit(
                         f"stopped by {interrupt.cause or 'another rank'} after step {done}",
                         fix="run the same command again; it goes on from there",
                     )
-        except DataError:
+        except (DataError, StoreError):
             # What was trained until here is sound; several ranks are not at the same place.
             if done > start and accelerator.num_processes == 1:
-                save(done)
+                with suppress(StoreError):
+                    save(done)
             raise
         window.flush()
     return TrainOutcome(state.selection, seconds_before, state.replaced(done))

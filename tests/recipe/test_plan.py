@@ -80,6 +80,8 @@ def test_planning_twice_is_planning_once():
         (("backbone: resnet18", "backbone: resnet34"), {"base", "hpt", "adapt"}),
         (("name: small", "name: other"), set()),
         (("batch: 16", "batch: 16\n    checkpoint_every: 3"), set()),
+        (("batch: 16", "batch: 16\n    max_bad: 0"), set()),
+        (("batch: 16", "batch: 16\n    max_bad: 2"), {"hpt", "adapt/init=hpt"}),
     ],
 )
 def test_a_change_gives_new_keys_to_what_depends_on_it_and_to_nothing_else(change, affected):
