@@ -218,14 +218,20 @@ def test_the_launch_says_how_many_ranks_died():
     assert "its process was killed" in local._outcome_of(killed).error
 
 
-def test_an_error_that_one_rank_alone_has_ends_it_with_its_words(monkeypatch, capsys):
+def test_an_error_that_one_rank_alone_has_is_that_of_rank_0(monkeypatch, capsys):
     def damaged(*_):
-        raise DataError("image 7 is damaged")
+        raise DataError("image 7 is damaged", where="a.tar", fix="make it anew")
 
     monkeypatch.setattr(trial, "follow", damaged)
+    for name, value in ranks.world(0, 2, ranks.free_port()).items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(ranks, "is_begun", lambda: True)
-    spec = SimpleNamespace(kind="pretrain")
-    with pytest.raises(SystemExit) as ended:
-        process.follow(None, SimpleNamespace(trial=SimpleNamespace(spec=spec)))
+    order = SimpleNamespace(trial=SimpleNamespace(spec=SimpleNamespace(kind="pretrain")))
+    with ranks.hosting(2) as together:
+        with pytest.raises(SystemExit) as ended:
+            process.follow(None, order)
+        with pytest.raises(TrainingError) as error, together():
+            raise RuntimeError("[gloo] Connection closed by peer")
     assert ended.value.code == 1
     assert "image 7 is damaged" in capsys.readouterr().out
+    assert str(error.value) == "a.tar: image 7 is damaged\n  do: make it anew"
