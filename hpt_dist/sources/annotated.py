@@ -1,11 +1,36 @@
-"""The common part of annotation files: objects in boxes, and the labels that follow from them."""
+"""The common part of annotation files: objects in boxes, and the labels that follow from them.
+
+A box that covers nothing of its image is left out and counted in the source's rule. An image that
+loses boxes so and has no class left gets no label: it is not known to show none of the classes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from hpt_dist.errors import RequestError
+
 LABEL_RULE = "labels: the classes with a box"
+
+
+@dataclass
+class ImageBoxes:
+    """The boxes of one image.
+
+    Args:
+        objects: those that cover some of it, as `Sample.annotation` holds them.
+        left_out: how many others there are.
+    """
+
+    objects: list[dict[str, Any]]
+    left_out: int = 0
+
+    def label(self) -> tuple[int, ...] | None:
+        """Return the label of the image, or None where the boxes that would decide are left out."""
+        label = labels_of(self.objects)
+        return None if self.left_out and not label else label
 
 
 def has_area(box: Sequence[float], width: int, height: int) -> bool:
@@ -28,7 +53,39 @@ def labels_of(objects: Iterable[Mapping[str, Any]]) -> tuple[int, ...]:
     return tuple(sorted({one["class"] for one in counted}))
 
 
-def rule_in_words(rule: str, dropped: int) -> str:
-    """Return the rule of a source in words, with the number of boxes that were left out."""
-    boxes = f"{dropped:,} box{'es' if dropped != 1 else ''} without area left out"
-    return "; ".join([rule, LABEL_RULE, *([boxes] if dropped else [])])
+def refuse_none_left(images: Collection[ImageBoxes], where: str) -> None:
+    """Refuse annotations of which not one box covers any of its image.
+
+    Args:
+        images: the boxes of each image.
+        where: the files.
+
+    Raises:
+        RequestError: there are boxes, and all of them would be left out.
+    """
+    left_out = sum(one.left_out for one in images)
+    if left_out and not any(one.objects for one in images):
+        raise RequestError(
+            f"none of its {left_out:,} boxes covers any of its image",
+            where=where,
+            allowed="boxes of a width and a height above 0, inside the image, in pixels",
+            fix="export the boxes again",
+        )
+
+
+def rule_in_words(rule: str, images: Collection[ImageBoxes]) -> str:
+    """Return the rule of a source in words, with what was left out.
+
+    Args:
+        rule: how the images were chosen and split.
+        images: the boxes of each image.
+    """
+    words = [rule, LABEL_RULE]
+    if left_out := sum(one.left_out for one in images):
+        words.append(f"{left_out:,} box{'es' if left_out != 1 else ''} without area left out")
+    if unlabelled := sum(1 for one in images if one.left_out and not labels_of(one.objects)):
+        words.append(
+            f"{unlabelled:,} image{'s' if unlabelled != 1 else ''} without a label, as no box of "
+            "theirs is left"
+        )
+    return "; ".join(words)

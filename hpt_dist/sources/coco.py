@@ -1,9 +1,10 @@
 """Images with boxes and masks in COCO's JSON: `instances_*.json` and what exports call COCO.
 
-The classes are the categories by ascending id, numbered from 0, since COCO's own ids have gaps. The
-labels of an image are the classes of its boxes that are no crowd, which may be none; a file without
-`annotations` (COCO's test sets) makes unlabelled images. Masks stay as COCO writes them, polygons
-or run lengths. A box that covers nothing of its image is left out and counted in the source's rule.
+The classes are the categories by ascending id, numbered from 0, since COCO's own ids have gaps. A
+category without a box that is only the super-category of others (Roboflow writes one) is no class.
+The labels of an image are the classes of its boxes that are no crowd, which may be none; a file
+without `annotations` (COCO's test sets) makes unlabelled images. Masks stay as COCO writes them,
+polygons or run lengths. A box that covers nothing of its image is left out, see `annotated`.
 
 What a user has:
 
@@ -18,6 +19,7 @@ import contextlib
 import gc
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +28,7 @@ from pydantic.dataclasses import dataclass
 
 from hpt_dist.errors import RequestError
 from hpt_dist.sources import annotated
+from hpt_dist.sources.annotated import ImageBoxes
 from hpt_dist.sources.problems import Problems
 from hpt_dist.sources.sample import (
     HASH_SPLIT_RULE,
@@ -57,6 +60,7 @@ class _CocoImage:
 class _CocoCategory:
     id: int
     name: str
+    supercategory: Any = None
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
@@ -112,7 +116,8 @@ def open_coco(
         root: a folder above those of the images; keys come from the paths below it.
 
     Raises:
-        RequestError: a file cannot be read, is no COCO file, or all mistakes in it.
+        RequestError: a file cannot be read, is no COCO file, or all mistakes in it; or none of
+            its boxes has an area.
     """
     listing = _CocoListing(root)
     for split, (file, folder) in splits.items():
@@ -178,6 +183,16 @@ def _folder_of(file: Path, contents: _CocoFile) -> Path:
     )
 
 
+@plain_dataclass(frozen=True, slots=True)
+class _ListedImage:
+    """An image before all classes are known; without annotations `boxes` is None."""
+
+    path: Path
+    split: str
+    image: _CocoImage
+    boxes: ImageBoxes | None
+
+
 class _CocoListing:
     """The samples of annotation files with the same categories, and the mistakes in them.
 
@@ -190,9 +205,9 @@ class _CocoListing:
         self._problems = Problems()
         self._files: list[Path] = []
         self._names: dict[int, str] = {}
-        self._ids: dict[int, int] = {}
-        self._samples: dict[str, Sample] = {}
-        self._dropped = 0
+        self._parents: dict[int, Any] = {}
+        self._listed: dict[str, _ListedImage] = {}
+        self._with_box: set[int] = set()
 
     def add(self, file: Path, contents: _CocoFile, folder: Path, split: str | None) -> None:
         """Add the images of a file.
@@ -209,39 +224,44 @@ class _CocoListing:
         for image in contents.images:
             relative = os.path.normpath(f"{below}/{image.file_name}").replace(os.sep, "/")
             where = f"{file}: image {image.id}"
-            if relative in self._samples:
+            if relative in self._listed:
                 self._problems.add(where, f"{relative!r} is listed twice")
                 continue
             path = folder / image.file_name
             if not path.is_file():
                 self._problems.add(where, f"no such file: {str(path)!r}")
                 continue
-            label: Label = None
-            annotation: dict[str, Any] = {"width": image.width, "height": image.height}
-            if objects is not None:
-                label = annotated.labels_of(objects[image.id])
-                annotation |= {"objects": objects[image.id]}
-            self._samples[relative] = file_sample(
-                path, relative, split or hash_split(relative), label, annotation
-            )
+            boxes = None if objects is None else objects[image.id]
+            self._listed[relative] = _ListedImage(path, split or hash_split(relative), image, boxes)
 
     def source(
         self, name: str, rule: str, licence: str = "not stated", credit: str = "not stated"
     ) -> FileSource:
         """Return the source of the added images, or raise the mistakes."""
-        self._problems.refuse(", ".join(map(str, self._files)))
+        files = ", ".join(map(str, self._files))
+        self._problems.refuse(files)
+        boxes = [one.boxes for one in self._listed.values() if one.boxes]
+        annotated.refuse_none_left(boxes, files)
+        no_class = set(self._super_categories())
+        ids = [category for category in self._names if category not in no_class]
+        numbers = {category: number for number, category in enumerate(ids)}
+        words = [
+            f"{self._names[one]} is a super-category without a box, no class"
+            for one in sorted(no_class)
+        ]
         return FileSource(
             name=name,
-            rule=annotated.rule_in_words(rule, self._dropped),
-            classes=list(self._names.values()),
-            files=list(self._samples.values()),
+            rule="; ".join([annotated.rule_in_words(rule, boxes), *words]),
+            classes=[self._names[category] for category in ids],
+            files=[_sample(relative, one, numbers) for relative, one in self._listed.items()],
             licence=licence,
             credit=credit,
             multi_label=True,
         )
 
     def _take_categories(self, file: Path, categories: list[_CocoCategory]) -> None:
-        names = {one.id: one.name for one in sorted(categories, key=lambda one: one.id)}
+        ordered = sorted(categories, key=lambda one: one.id)
+        names = {one.id: one.name for one in ordered}
         if len(set(names.values())) < len(categories):
             listed = ", ".join(f"{one.id} {one.name}" for one in categories)
             self._problems.add(str(file), f"two categories have the same id or name: {listed}")
@@ -253,39 +273,59 @@ class _CocoListing:
             )
         self._files.append(file)
         self._names = names
-        self._ids = {category: i for i, category in enumerate(names)}
+        self._parents = {one.id: one.supercategory for one in ordered}
 
-    def _objects(
-        self, file: Path, contents: _CocoFile
-    ) -> dict[int | str, list[dict[str, Any]]] | None:
-        """Return the objects of each image by its id, or None if the file has no annotations."""
+    def _super_categories(self) -> list[int]:
+        """Return the ids of the categories that are only the super-category of others."""
+        parents = {
+            parent
+            for category, parent in self._parents.items()
+            if isinstance(parent, str) and parent != self._names[category]
+        }
+        without_box = self._names.keys() - self._with_box
+        return [one for one in self._names if one in without_box and self._names[one] in parents]
+
+    def _objects(self, file: Path, contents: _CocoFile) -> dict[int | str, ImageBoxes] | None:
+        """Return the boxes of each image by its id, or None if the file has no annotations."""
         frames = {image.id: (image.width, image.height) for image in contents.images}
         if len(frames) < len(contents.images):
             self._problems.add(str(file), "two images have the same id")
         if contents.annotations is None:
             return None
-        objects: dict[int | str, list[dict[str, Any]]] = {image: [] for image in frames}
+        objects = {image: ImageBoxes([]) for image in frames}
         for box in contents.annotations:
             if box.image_id not in frames:
                 self._unknown(file, box, f"no image has the id {box.image_id}")
-            elif box.category_id not in self._ids:
+                continue
+            if box.category_id not in self._names:
                 self._unknown(file, box, f"no category has the id {box.category_id}")
-            elif annotated.has_area(box.bbox, *frames[box.image_id]):
-                objects[box.image_id].append(self._object(box))
+                continue
+            self._with_box.add(box.category_id)
+            if annotated.has_area(box.bbox, *frames[box.image_id]):
+                objects[box.image_id].objects.append(_object(box))
             else:
-                self._dropped += 1
+                objects[box.image_id].left_out += 1
         return objects
 
     def _unknown(self, file: Path, box: _CocoBox, what: str) -> None:
         self._problems.add(f"{file}: annotation {box.id}", what)
 
-    def _object(self, box: _CocoBox) -> dict[str, Any]:
-        entry = {
-            "class": self._ids[box.category_id],
-            "box": box.bbox,
-            "crowd": bool(box.iscrowd),
-        }
-        return entry | {"segmentation": box.segmentation} if box.segmentation else entry
+
+def _sample(relative: str, listed: _ListedImage, numbers: Mapping[int, int]) -> Sample:
+    annotation: dict[str, Any] = {"width": listed.image.width, "height": listed.image.height}
+    label: Label = None
+    if listed.boxes is not None:
+        for one in listed.boxes.objects:
+            one["class"] = numbers[one["class"]]
+        label = listed.boxes.label()
+        annotation["objects"] = listed.boxes.objects
+    return file_sample(listed.path, relative, listed.split, label, annotation)
+
+
+def _object(box: _CocoBox) -> dict[str, Any]:
+    """Return a box as an annotation holds it, its class still the id of the category."""
+    entry = {"class": box.category_id, "box": box.bbox, "crowd": bool(box.iscrowd)}
+    return entry | {"segmentation": box.segmentation} if box.segmentation else entry
 
 
 def _read(file: Path) -> _CocoFile:

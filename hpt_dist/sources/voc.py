@@ -3,18 +3,19 @@
 The labels of an image are the classes of its objects that are not difficult: VOC's rule for
 classification passes over the others. They stay in the annotation with `"difficult": true`. VOC
 counts pixels from 1 and its corners belong to the box; here a box is `[left, top, width, height]`
-from 0. A box that covers nothing of its image is left out and counted in the source's rule.
+from 0. A box that covers nothing of its image is left out, see `annotated`.
 
 A user's folder is split by ImageSets/Main/{train,val,test}.txt, where `trainval` is the train of a
-folder without one. Without such files the path of each image decides, and images without an .xml
-are in the split `unlabeled`.
+folder without one; val and test may hold no class that train lacks. Without such files the path of
+each image decides, and images without an .xml are in the split `unlabeled`. Files that are no
+images, such as Thumbs.db, are left out and named in the source's rule.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from xml.etree import ElementTree
 
 from hpt_dist.errors import RequestError
 from hpt_dist.sources import annotated
+from hpt_dist.sources.annotated import ImageBoxes
 from hpt_dist.sources.problems import Problems
 from hpt_dist.sources.sample import (
     HASH_SPLIT_RULE,
@@ -31,6 +33,14 @@ from hpt_dist.sources.sample import (
     file_sample,
     hash_split,
 )
+
+# What a file without an annotation is called if it is an image; one without a suffix may be one.
+_IMAGE_SUFFIXES = {"", ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe"}
+_IMAGE_SUFFIXES |= {".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff"}
+_IMAGE_SUFFIXES |= {".webp"}
+# Folders in which file managers and servers keep thumbnails.
+_HIDDEN = (".", "@", "__MACOSX")
+_SHOWN = 3
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
@@ -71,7 +81,7 @@ def open_voc(
         for folder, image_set in sets:
             images = _images(folder)
             for one in _members(folder, image_set, images):
-                listing.add(folder, one, images.get(one), split)
+                listing.add(folder, one, images.get(one, []), split)
     return listing.source(name, rule, classes, licence, credit)
 
 
@@ -86,24 +96,52 @@ def open_folder(folder: Path) -> FileSource:
     Raises:
         RequestError: see `open_voc`; or there are no images.
     """
-    name = folder.resolve().name
     names = {one.stem for one in (folder / "ImageSets" / "Main").glob("*.txt")}
-    sets: dict[str, list[tuple[Path, str]]] = {}
+    sets: dict[str, list[str]] = {}
     for one in sorted(names & SPLITS.keys()):
-        sets.setdefault(SPLITS[one], []).append((folder, one))
+        sets.setdefault(SPLITS[one], []).append(one)
     if "train" not in sets and "trainval" in names:
-        sets["train"] = [(folder, "trainval")]
-    if sets:
-        return open_voc(sets, name=name, rule="splits by ImageSets/Main", root=folder)
-    listing = _VocListing(folder)
+        sets["train"] = ["trainval"]
+    return _by_image_sets(folder, sets) if sets else _by_path(folder)
+
+
+def _by_image_sets(folder: Path, sets: Mapping[str, Sequence[str]]) -> FileSource:
     images = _images(folder)
-    annotations = _stems(folder / "Annotations")
+    listing = _VocListing(folder)
+    for split, image_sets in sets.items():
+        for image_set in image_sets:
+            for one in _members(folder, image_set, images):
+                listing.add(folder, one, images.get(one, []), split)
+    listing.note_classes_that_train_lacks()
+    return listing.source(folder.resolve().name, "splits by ImageSets/Main")
+
+
+def _by_path(folder: Path) -> FileSource:
+    images, annotations = _images(folder), _stems(folder / "Annotations")
+    listing = _VocListing(folder)
+    no_images = []
     for one in sorted(images.keys() | annotations.keys()):
-        listing.add(folder, one, images.get(one), None if one in annotations else "unlabeled")
-    return listing.source(name, HASH_SPLIT_RULE)
+        if one in annotations:
+            listing.add(folder, one, images.get(one, []), None)
+            continue
+        for path in images[one]:
+            if path.suffix.lower() in _IMAGE_SUFFIXES:
+                listing.add(folder, one, [path], "unlabeled")
+            else:
+                no_images.append(path.name)
+    rule = "; ".join([HASH_SPLIT_RULE, *_in_words(no_images)])
+    return listing.source(folder.resolve().name, rule)
 
 
-def _members(folder: Path, image_set: str, images: Mapping[str, Path]) -> list[str]:
+def _in_words(no_images: Sequence[str]) -> list[str]:
+    """Return the files that are no images in words, if there are any."""
+    if not no_images:
+        return []
+    more = f" and {len(no_images) - _SHOWN} more" if len(no_images) > _SHOWN else ""
+    return [f"left out as no images: {', '.join(no_images[:_SHOWN])}{more}"]
+
+
+def _members(folder: Path, image_set: str, images: Container[str]) -> list[str]:
     """Return the images of a set; in a set of one class each line ends with 1, 0 or -1."""
     path = folder / "ImageSets" / "Main" / f"{image_set}.txt"
     try:
@@ -117,30 +155,32 @@ def _members(folder: Path, image_set: str, images: Mapping[str, Path]) -> list[s
     return [one if one in images else one.split()[0] for one in names]
 
 
-def _images(folder: Path) -> dict[str, Path]:
+def _images(folder: Path) -> dict[str, list[Path]]:
     return _stems(folder / "JPEGImages")
 
 
-def _stems(folder: Path) -> dict[str, Path]:
+def _stems(folder: Path) -> dict[str, list[Path]]:
     """Return the files below a folder by their paths without the extension."""
-    files = {}
-    for parent, _, names in os.walk(folder, followlinks=True):
+    files: dict[str, list[Path]] = {}
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [one for one in folders if not one.startswith(_HIDDEN)]
         for name in sorted(names):
             path = Path(parent, name)
             if not name.startswith("."):
-                files[path.relative_to(folder).with_suffix("").as_posix()] = path
+                stem = path.relative_to(folder).with_suffix("").as_posix()
+                files.setdefault(stem, []).append(path)
     return files
 
 
 @dataclass(frozen=True)
 class _VocImage:
-    """An image before all classes are known; without annotation `objects` is None."""
+    """An image before all classes are known; without annotation `boxes` is None."""
 
     where: str
     path: Path
     split: str
     frame: tuple[int, int]
-    objects: list[dict[str, Any]] | None
+    boxes: ImageBoxes | None
 
 
 class _VocListing:
@@ -154,37 +194,53 @@ class _VocListing:
         self._root = root
         self._problems = Problems()
         self._listed: dict[str, _VocImage] = {}
-        self._dropped = 0
 
-    def add(self, folder: Path, image: str, path: Path | None, split: str | None) -> None:
+    def add(self, folder: Path, image: str, paths: Sequence[Path], split: str | None) -> None:
         """Add an image.
 
         Args:
             folder: such as `VOCdevkit/VOC2007`.
             image: its name in the image sets.
-            path: its file, if there is one.
+            paths: its file; none or several are a mistake.
             split: its split, or None where its path decides.
         """
         xml = folder / "Annotations" / f"{image}.xml"
         where = str(xml)
-        if path is None:
+        if not paths:
             self._problems.add(where, f"no image {image} in {folder / 'JPEGImages'}")
             return
+        if len(paths) > 1:
+            names = " and ".join(one.name for one in paths)
+            self._problems.add(where, f"{names} have the same name: whose annotation is it?")
+            return
+        [path] = paths
         relative = os.path.relpath(path, self._root).replace(os.sep, "/")
         if relative in self._listed:
             self._problems.add(where, f"{relative!r} is listed twice")
             return
-        frame, objects = (0, 0), None
+        frame, boxes = (0, 0), None
         if split != "unlabeled" or xml.is_file():
             try:
-                frame, objects = self._parsed(xml)
+                frame, boxes = _parsed(xml)
             except (OSError, ValueError, ElementTree.ParseError) as error:
                 what = error.strerror if isinstance(error, OSError) else error
                 self._problems.add(where, str(what))
                 return
-        self._listed[relative] = _VocImage(
-            where, path, split or hash_split(relative), frame, objects
-        )
+        self._listed[relative] = _VocImage(where, path, split or hash_split(relative), frame, boxes)
+
+    def note_classes_that_train_lacks(self) -> None:
+        """Note each class that val or test has and train has not: it is often a misspelt one."""
+        known = {
+            box["class"]
+            for one in self._listed.values()
+            if one.split == "train" and one.boxes
+            for box in one.boxes.objects
+        }
+        for one in self._listed.values() if known else ():
+            for name in sorted({box["class"] for box in one.boxes.objects} if one.boxes else ()):
+                if name not in known:
+                    what = f"unknown class {name!r}: train has none"
+                    self._problems.add(one.where, what, name, known)
 
     def source(
         self,
@@ -195,19 +251,22 @@ class _VocListing:
         credit: str = "not stated",
     ) -> FileSource:
         """Return the source of the added images, or raise the mistakes."""
-        boxes = [(one, box) for one in self._listed.values() for box in one.objects or ()]
-        names = list(classes or sorted({box["class"] for _, box in boxes}))
+        images = [one for one in self._listed.values() if one.boxes]
+        boxes = [one.boxes for one in images if one.boxes]
+        names = list(classes or sorted({box["class"] for one in boxes for box in one.objects}))
         ids = {one: i for i, one in enumerate(names)}
-        for listed, box in boxes:
-            if box["class"] not in ids:
-                what = f"unknown class {box['class']!r}"
-                self._problems.add(listed.where, what, box["class"], ids)
+        for listed in images:
+            for box in listed.boxes.objects if listed.boxes else ():
+                if box["class"] not in ids:
+                    what = f"unknown class {box['class']!r}"
+                    self._problems.add(listed.where, what, box["class"], ids)
         self._problems.refuse(f"the annotations of {name}")
+        annotated.refuse_none_left(boxes, f"the annotations of {name}")
         if not self._listed:
             raise RequestError("no images", where=str(self._root), allowed="JPEGImages/*.jpg")
         return FileSource(
             name=name,
-            rule=annotated.rule_in_words(rule, self._dropped),
+            rule=annotated.rule_in_words(rule, boxes),
             classes=names,
             files=[_sample(relative, one, ids) for relative, one in self._listed.items()],
             licence=licence,
@@ -215,28 +274,29 @@ class _VocListing:
             multi_label=True,
         )
 
-    def _parsed(self, xml: Path) -> tuple[tuple[int, int], list[dict[str, Any]]]:
-        """Return width and height of the frame, and the objects in it by the name of their class.
 
-        Raises:
-            OSError: the file cannot be read.
-            ValueError: something is missing or no number; the text describes it.
-            xml.etree.ElementTree.ParseError: it is no XML.
-        """
-        parser = ElementTree.XMLParser(target=_NoDoctype())  # noqa: S314 - `_NoDoctype` has no entities
-        parser.feed(xml.read_bytes())
-        tree = parser.close()
-        width, height = (int(_number(tree, f"size/{side}")) for side in ("width", "height"))
-        if width < 1 or height < 1:
-            raise ValueError(f"the size is {width} x {height}")
-        objects = []
-        for element in tree.iterfind("object"):
-            entry = _object(element)
-            if annotated.has_area(entry["box"], width, height):
-                objects.append(entry)
-            else:
-                self._dropped += 1
-        return (width, height), objects
+def _parsed(xml: Path) -> tuple[tuple[int, int], ImageBoxes]:
+    """Return width and height of the frame, and the objects in it by the name of their class.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: something is missing or no number; the text describes it.
+        xml.etree.ElementTree.ParseError: it is no XML.
+    """
+    parser = ElementTree.XMLParser(target=_NoDoctype())  # noqa: S314 - `_NoDoctype` has no entities
+    parser.feed(xml.read_bytes())
+    tree = parser.close()
+    width, height = (int(_number(tree, f"size/{side}")) for side in ("width", "height"))
+    if width < 1 or height < 1:
+        raise ValueError(f"the size is {width} x {height}")
+    boxes = ImageBoxes([])
+    for element in tree.iterfind("object"):
+        entry = _object(element)
+        if annotated.has_area(entry["box"], width, height):
+            boxes.objects.append(entry)
+        else:
+            boxes.left_out += 1
+    return (width, height), boxes
 
 
 def _object(element: ElementTree.Element) -> dict[str, Any]:
@@ -268,10 +328,10 @@ def _number(element: ElementTree.Element, path: str) -> float:
 
 
 def _sample(relative: str, listed: _VocImage, ids: Mapping[str, int]) -> Sample:
-    if listed.objects is None:
+    if listed.boxes is None:
         return file_sample(listed.path, relative, listed.split, None)
-    objects = [one | {"class": ids[one["class"]]} for one in listed.objects]
+    objects = [one | {"class": ids[one["class"]]} for one in listed.boxes.objects]
     width, height = listed.frame
     annotation = {"width": width, "height": height, "objects": objects}
-    label = annotated.labels_of(objects)
+    label = ImageBoxes(objects, listed.boxes.left_out).label()
     return file_sample(listed.path, relative, listed.split, label, annotation)

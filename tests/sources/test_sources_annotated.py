@@ -132,6 +132,63 @@ def test_a_coco_file_finds_its_images_where_exports_put_them(tmp_path, file, ima
     }
 
 
+def with_categories(*parents: tuple[str, str | None]) -> dict:
+    """Return a file of the categories 3, 4 and so on, with boxes of the first two alone."""
+    value = contents()
+    value["categories"] = [
+        {"id": 3 + i, "name": name, "supercategory": parent}
+        for i, (name, parent) in enumerate(parents)
+    ]
+    for number, box in enumerate(value["annotations"]):
+        box.update(category_id=3 + number % 2, bbox=[1, 1, 5, 5])
+    return value
+
+
+@pytest.mark.parametrize(
+    ("parents", "classes"),
+    [
+        ([("cat", "pets"), ("dog", "pets"), ("pets", "none")], ["cat", "dog"]),  # Roboflow
+        ([("cat", "pets"), ("dog", "pets"), ("pets", "pets")], ["cat", "dog"]),
+        ([("pets", None), ("dog", "pets"), ("cat", "pets")], ["pets", "dog", "cat"]),  # has boxes
+        ([("cat", "cat"), ("dog", "dog"), ("bird", "bird")], ["cat", "dog", "bird"]),
+        ([("cat", None), ("dog", ["a"]), ("bird", {"a": 1})], ["cat", "dog", "bird"]),
+    ],
+)
+def test_a_super_category_without_a_box_is_no_class(tmp_path, parents, classes):
+    source = open_source(str(write_coco(tmp_path / "a.json", tmp_path, with_categories(*parents))))
+    assert source.classes == classes
+    assert {label for labels in label_names(source).values() for label in labels} <= set(classes)
+    told = "pets is a super-category without a box, no class"
+    assert (told in source.rule) == ("pets" not in classes and len(classes) == 2)
+
+
+def test_a_super_category_with_a_box_in_another_split_is_a_class(tmp_path):
+    first = with_categories(("cat", "pets"), ("dog", "pets"), ("pets", None))
+    second = with_categories(("cat", "pets"), ("dog", "pets"), ("pets", None))
+    second["annotations"][0]["category_id"] = 5
+    for folder, value in (("train", first), ("valid", second)):
+        write_coco(tmp_path / folder / "_annotations.coco.json", tmp_path / folder, value)
+    assert open_source(str(tmp_path)).classes == ["cat", "dog", "pets"]
+
+
+def test_images_that_lose_all_their_boxes_have_no_label(tmp_path):
+    value = contents()
+    value["annotations"] = [one for one in value["annotations"] if one["id"] != 4]
+    source = open_source(str(write_coco(tmp_path / "a.json", tmp_path, value)))
+    assert label_names(source) == {"b.jpg": None, "a.jpg": ("toothbrush",), "c.jpg": ()}
+    assert "2 boxes without area left out; 1 image without a label" in source.rule
+
+
+def test_boxes_of_which_none_covers_anything_are_refused(tmp_path):
+    value = contents()
+    for box in value["annotations"]:
+        box["bbox"] = [4, 4, 0, 0]
+    file = write_coco(tmp_path / "a.json", tmp_path, value)
+    with pytest.raises(RequestError, match="none of its 6 boxes covers any of its image") as caught:
+        open_source(str(file))
+    assert caught.value.problem.where == str(file)
+
+
 def test_a_coco_file_finds_its_images_below_the_root(tmp_path):
     file = write_coco(tmp_path / "some.json", tmp_path / "elsewhere")
     with pytest.raises(RequestError, match=r"no such image: 'b\.jpg'") as caught:
@@ -333,7 +390,8 @@ def test_voc_classes_can_be_given_and_must_cover_all(tmp_path):
     ],
 )
 def test_a_voc_folder_is_split_by_its_image_sets_or_by_path(tmp_path, sets, expected):
-    annotations = {"1": xml(objects(DOG)), "2": xml(objects(CAT)), "3": None}
+    both = xml(objects(DOG, CAT))
+    annotations = {"1": both, "2": both, "3": None}
     source = open_source(str(write_voc(tmp_path / "pets", annotations, **sets)))
     by_path = {i: hash_split(f"JPEGImages/{i}.jpg") for i in "12"} | {"3": "unlabeled"}
     assert {Path(one.origin).stem: one.split for one in source.samples()} == expected or by_path
@@ -346,12 +404,67 @@ def test_images_and_sets_may_have_names_with_spaces_and_folders(tmp_path):
     folder = write_voc(tmp_path, {"my pet": xml(objects(DOG))}, train="my pet\n")
     jpeg(folder / "JPEGImages/deep/2.jpg")
     (folder / "Annotations/deep").mkdir()
-    (folder / "Annotations/deep/2.xml").write_text(xml(objects(CAT)))
+    (folder / "Annotations/deep/2.xml").write_text(xml(objects(DOG)))
     (folder / "ImageSets/Main/val.txt").write_text("deep/2\n")
     assert label_names(open_source(str(folder))) == {
         "JPEGImages/my pet.jpg": ("dog",),
-        "JPEGImages/deep/2.jpg": ("cat",),
+        "JPEGImages/deep/2.jpg": ("dog",),
     }
+
+
+def test_files_that_are_no_images_are_left_out_of_a_voc_folder_and_named(tmp_path):
+    folder = write_voc(tmp_path / "pets", {"1": xml(objects(DOG)), "2": None})
+    for name in (
+        "Thumbs.db",
+        "desktop.ini",
+        "notes.txt",
+        "list.csv",
+        ".hidden",
+        "@eaDir/1.jpg/T.jpg",
+    ):
+        path = folder / "JPEGImages" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    source = open_source(str(folder))
+    assert label_names(source) == {"JPEGImages/1.jpg": ("dog",), "JPEGImages/2.jpg": None}
+    assert "left out as no images: Thumbs.db, desktop.ini, list.csv and 1 more" in source.rule
+
+
+@pytest.mark.parametrize("sets", [{}, {"train": "1"}])
+def test_two_images_of_one_annotation_are_refused(tmp_path, sets):
+    folder = write_voc(tmp_path, {"1": xml(objects(DOG))}, **sets)
+    jpeg(folder / "JPEGImages/1.JPG")
+    with pytest.raises(RequestError, match=r"1\.xml: 1\.JPG and 1\.jpg have the same name"):
+        open_source(str(folder))
+
+
+def test_two_images_of_one_name_without_an_annotation_are_two_images(tmp_path):
+    folder = write_voc(tmp_path, {"1": xml(objects(DOG)), "2": None})
+    jpeg(folder / "JPEGImages/2.jpeg")
+    assert label_names(open_source(str(folder))) == {
+        "JPEGImages/1.jpg": ("dog",),
+        "JPEGImages/2.jpg": None,
+        "JPEGImages/2.jpeg": None,
+    }
+
+
+def test_a_class_that_only_val_or_test_has_is_refused(tmp_path):
+    upper = ("Dog", 0, 1, 1, 9, 9)
+    folder = write_voc(tmp_path, {"1": xml(objects(DOG)), "2": xml(objects(upper))})
+    for split in ("val", "test"):
+        write_voc(folder, {}, train="1", **{split: "2"})
+        with pytest.raises(RequestError, match=r"2\.xml: unknown class 'Dog': train has none did"):
+            open_source(str(folder))
+
+
+def test_voc_boxes_of_which_none_covers_anything_are_refused(tmp_path):
+    nothing = ("dog", 0, 20, 20, 5, 5)
+    folder = write_voc(tmp_path / "pets", {"1": xml(objects(nothing)), "2": xml(objects(nothing))})
+    with pytest.raises(RequestError, match="none of its 2 boxes covers any of its image"):
+        open_source(str(folder))
+    (folder / "Annotations/2.xml").write_text(xml(objects(DOG)))
+    source = open_source(str(folder))
+    assert label_names(source) == {"JPEGImages/1.jpg": None, "JPEGImages/2.jpg": ("dog",)}
 
 
 BILLION_LAUGHS = '<!DOCTYPE a [<!ENTITY b "bb"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>'
