@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hpt_dist.errors import DamagedImageError, RequestError
+from hpt_dist.images.scans import excessive_scans
 
 # Decoders that only decode: for some other formats Pillow would start programs. The JPEG decoder
 # calls a JPEG that holds more than one picture MPO.
@@ -81,8 +82,8 @@ def decode(data: bytes) -> tuple[Image.Image, str]:
         The image as RGB, upright by its EXIF orientation, and the name of its format.
 
     Raises:
-        DamagedImageError: the bytes are not such an image, are cut or damaged, or hold more pixels
-            than Pillow's limit against decompression bombs.
+        DamagedImageError: the bytes are not such an image, are cut or damaged, hold more pixels
+            than Pillow's limit against decompression bombs, or paint them too often.
     """
     image, kind, _ = _decode(data, None)
     return image, kind
@@ -127,7 +128,7 @@ def _decode(data: bytes, short_side: int | None) -> tuple[Image.Image, str, tupl
         raise DamagedImageError("empty file")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _refuse_bomb(image)
+            _refuse_bomb(image, data)
             kind = str(image.format)
             full = None
             if short_side is not None and kind == "JPEG":
@@ -162,11 +163,17 @@ def is_turned(orientation: int) -> bool:
     return orientation >= _FIRST_TURNED
 
 
-def _refuse_bomb(image: Image.Image) -> None:
-    """Raise ValueError above Pillow's limit, where Pillow only warns up to twice the limit."""
+def _refuse_bomb(image: Image.Image, data: bytes) -> None:
+    """Raise ValueError for an image that would take too long or too much memory to decode.
+
+    Pillow only warns up to twice its limit, and has none for the scans of a JPEG.
+    """
     limit = Image.MAX_IMAGE_PIXELS
     if limit and image.width * image.height > limit:
         raise ValueError(f"{image.width} x {image.height} pixels, more than {limit}")
+    if scans := excessive_scans(data, image.width, image.height):
+        size = f"{image.width} x {image.height}"
+        raise ValueError(f"a JPEG of {size} pixels in {scans} scans, which takes too long")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

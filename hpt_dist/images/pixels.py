@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from hpt_dist.images import formats
+from hpt_dist.images.scans import excessive_scans
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 Bytes3 = npt.NDArray[np.uint8]  # [h, w, 3]
@@ -159,7 +160,7 @@ def _jpeg_header(data: bytes) -> JpegHeader | None:
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        if colours not in _COLOURS:
+        if colours not in _COLOURS or excessive_scans(data, width, height):
             return None
         orientation = 1
         if _may_be_turned(data):
