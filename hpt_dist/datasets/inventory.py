@@ -38,8 +38,8 @@ class StoredDataset:
 
     @property
     def folder(self) -> Store:
-        """The folder of the dataset in its store."""
-        return self.store.at(f"datasets/{self.manifest.name}")
+        """The folder of the dataset's shards in its store."""
+        return self.manifest.shards_in(self.store.at(f"datasets/{self.manifest.name}"))
 
 
 @dataclass(frozen=True, order=True)
@@ -140,7 +140,7 @@ def read_inventory(datasets: Sequence[StoredDataset], progress: Progress) -> Inv
         RequestError: a dataset is named twice.
         DataError: an index is damaged.
     """
-    uris = [dataset.folder.uri for dataset in datasets]
+    uris = [f"{one.store.uri}/datasets/{one.manifest.name}" for one in datasets]
     if twice := sorted({uri for uri in uris if uris.count(uri) > 1}):
         raise RequestError("a dataset is named twice", where=twice[0])
     names = [dataset.manifest.name for dataset in datasets]
@@ -151,7 +151,7 @@ def read_inventory(datasets: Sequence[StoredDataset], progress: Progress) -> Inv
     for dataset, uri in zip(datasets, uris, strict=True):
         name = dataset.manifest.name if names.count(dataset.manifest.name) == 1 else uri
         for split_name, split in dataset.manifest.splits.items():
-            for part in _parts(dataset.folder, split.shards, len(splits)):
+            for part in _parts(dataset, split.shards, len(splits)):
                 parts.append(part)
                 progress("read indexes", done := done + len(part.keys), total)
             splits.append(SplitName(name, split_name))
@@ -159,9 +159,10 @@ def read_inventory(datasets: Sequence[StoredDataset], progress: Progress) -> Inv
     return Inventory(splits, parts, [key for part in parts for key in part.keys], split_of)
 
 
-def _parts(folder: Store, shards: Sequence[Shard], split_number: int) -> Iterator[Part]:
+def _parts(dataset: StoredDataset, shards: Sequence[Shard], split_number: int) -> Iterator[Part]:
+    folder, classes = dataset.folder, len(dataset.manifest.classes)
     with ThreadPoolExecutor(_READERS) as threads:
-        indexes = threads.map(lambda shard: read_index(folder, shard), shards)
+        indexes = threads.map(lambda shard: read_index(folder, shard, classes), shards)
         for shard, index in zip(shards, indexes, strict=True):
             columns = (index.offsets, index.lengths, index.crc32s)
             arrays = [np.array(column, np.int64) for column in columns]

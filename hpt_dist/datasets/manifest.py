@@ -6,6 +6,7 @@ This module reads and writes them; `shards.py` fills them, `verify.py` checks th
 datasets/<name>/manifest.json                          counts, classes, mean and std, digests
 datasets/<name>/<split>/<stem>-<split>-000000.tar      plain WebDataset, see below
 datasets/<name>/<split>/<stem>-<split>-000000.index.json
+datasets/<name>/version-<digest>/<split>/...           the same of a dataset that replaced another
 ```
 `<stem>` is the last part of the name. A tar holds KEY.jpg or KEY.png, then KEY.cls with the class
 id of a single label, or KEY.json with `{"labels": [ids], ...}` of several and the rest of the
@@ -18,9 +19,9 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cached_property
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import to_jsonable_python
 
@@ -29,29 +30,43 @@ from hpt_dist.store import Store
 
 FORMAT: Final = 2
 NO_LABEL = -1
+_WRONG_INDEX = "the manifest was changed, or is of another dataset: shard the dataset again"
 _READS = 2  # a file may arrive damaged by the network: it counts as damaged after two reads
 
-_STRICT = ConfigDict(extra="forbid", strict=True)
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+# These files may come from anywhere: a value that no sharding writes must not get further.
+_MAX_COUNT = 2**48
+_Count = Annotated[int, Field(ge=0, le=_MAX_COUNT)]
+_Checksum = Annotated[int, Field(ge=0, lt=2**32)]
+_ClassId = Annotated[int, Field(ge=0, le=_MAX_COUNT)]
+_Label = Annotated[int, Field(ge=NO_LABEL, le=_MAX_COUNT)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_PART = r"[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*"
+_Path = Annotated[str, Field(pattern=rf"^{_PART}(/{_PART})*$")]
+_Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=100)]
+_Folder = Annotated[str, Field(pattern=r"^(version-[0-9a-f]{12})?$")]
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Shard:
     """One tar and its index; paths are below the dataset's folder."""
 
-    path: str
-    images: int
-    bytes: int
-    sha256: str
-    index: str
-    index_sha256: str
+    path: _Path
+    images: _Count
+    bytes: _Count
+    sha256: _Digest
+    index: _Path
+    index_sha256: _Digest
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Split:
     """The shards of one split in order, and how many of its images belong to each class."""
 
-    images: int
-    class_counts: tuple[int, ...]
+    images: _Count
+    class_counts: tuple[_Count, ...]
     shards: tuple[Shard, ...]
 
 
@@ -89,27 +104,60 @@ class Manifest:
         source: where the images come from.
         splits: by name.
         quarantined: images that do not decode, sorted.
+        folder: where the paths of its shards start, below the dataset's folder: empty, or the
+            folder of a dataset that replaced another. The digest does not depend on it.
     """
 
     format: Literal[2]
-    name: str
+    name: _Path
     label: Literal["single", "multi", "none"]
     metric: str
     classes: tuple[str, ...]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[_Share, _Share, _Share]
+    std: tuple[_Share, _Share, _Share]
     source: Origin
     splits: dict[str, Split]
     quarantined: tuple[Quarantined, ...]
+    folder: _Folder = ""
+
+    def __post_init__(self) -> None:
+        paths = [shard.path for split in self.splits.values() for shard in split.shards]
+        if len(set(paths)) < len(paths):
+            raise ValueError("a shard is listed twice")
+        for name, split in self.splits.items():
+            if len(split.class_counts) != len(self.classes):
+                counts = f"{len(split.class_counts)} class counts for {len(self.classes)} classes"
+                raise ValueError(f"the split {name} has {counts}")
+            if split.images != (images := sum(shard.images for shard in split.shards)):
+                raise ValueError(f"{split.images} images in {name}, and {images} in its shards")
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of manifest.json; `parse_manifest` computes it from the bytes that it read."""
-        return sha256(canonical_json(self))
+        """SHA-256 of manifest.json without its folder.
 
-    def as_json(self) -> Any:
+        `parse_manifest` computes it from the bytes that it read.
+        """
+        value = self.as_json()
+        value.pop("folder", None)
+        return sha256(canonical_json(value))
+
+    @property
+    def content(self) -> bytes:
+        """The bytes of manifest.json."""
+        return canonical_json(self.as_json())
+
+    def as_json(self) -> dict[str, Any]:
         """Return manifest.json as a JSON value."""
-        return to_jsonable_python(self)
+        value: dict[str, Any] = to_jsonable_python(self)
+        return value if self.folder else {k: v for k, v in value.items() if k != "folder"}
+
+    def shards_in(self, dataset: Store) -> Store:
+        """Return the folder that the paths of its shards start from.
+
+        Args:
+            dataset: the folder of the dataset in its store.
+        """
+        return dataset.at(self.folder) if self.folder else dataset
 
     def images(self, split: str) -> int:
         """Return the number of images of a split.
@@ -139,16 +187,39 @@ class Index:
         labels: class ids, -1 for none; of a multi-label dataset tuples of ascending ids.
     """
 
-    keys: tuple[str, ...]
-    extensions: tuple[str, ...]
-    offsets: tuple[int, ...]
-    lengths: tuple[int, ...]
-    crc32s: tuple[int, ...]
-    labels: tuple[int | tuple[int, ...], ...]
+    keys: tuple[_Key, ...]
+    extensions: tuple[Literal["jpg", "png"], ...]
+    offsets: tuple[_Count, ...]
+    lengths: tuple[_Count, ...]
+    crc32s: tuple[_Checksum, ...]
+    labels: tuple[_Label | tuple[_ClassId, ...], ...]
 
     def __post_init__(self) -> None:
         if len({len(column) for column in vars(self).values()}) > 1:
             raise ValueError("the lists of an index are not equally long")
+        ends = (offset + length for offset, length in zip(self.offsets, self.lengths, strict=True))
+        if any(start < end for end, start in zip(ends, self.offsets[1:], strict=False)):
+            raise ValueError("images overlap, or are not in the order of their offsets")
+
+    def fault(self, shard: Shard, classes: int) -> str:
+        """Return what contradicts the manifest, or an empty string.
+
+        Args:
+            shard: from the manifest.
+            classes: how many classes the manifest has.
+        """
+        if len(self.keys) != shard.images:
+            return f"{len(self.keys)} images are in it; the manifest says {shard.images}"
+        if self.keys and self.offsets[-1] + self.lengths[-1] > shard.bytes:
+            return f"its last image ends behind the {shard.bytes} bytes of the shard"
+        ids = {
+            one
+            for label in self.labels
+            for one in (label if isinstance(label, tuple) else (label,))
+        }
+        if ids and max(ids) >= classes:
+            return f"it has a label {max(ids)}; the manifest has {classes} classes"
+        return ""
 
 
 _MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
@@ -177,13 +248,14 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         for detail in error.errors():
             if detail["loc"] == ("format",):
                 raise DataError(
-                    f"manifest format {detail['input']!r} is not known",
+                    f"manifest format {str(detail['input'])[:20]} is not known",
                     where=where,
                     allowed=str(FORMAT),
                     fix="update hpt-dist, or shard the dataset again",
                 ) from error
         raise DataError(f"damaged manifest: {_first(error)}", where=where) from error
-    vars(manifest)["digest"] = sha256(data)  # `cached_property` keeps its value here
+    if not manifest.folder:
+        vars(manifest)["digest"] = sha256(data)  # `cached_property` keeps its value here
     return manifest
 
 
@@ -221,22 +293,26 @@ def read_manifest(store: Store, name: str) -> Manifest:
     return parse_manifest(store.get(path), f"{store.uri}/{path}")
 
 
-def read_index(store: Store, shard: Shard) -> Index:
-    """Read the index of a shard, its digest checked.
+def read_index(store: Store, shard: Shard, classes: int) -> Index:
+    """Read the index of a shard, checked against its manifest.
 
     Args:
-        store: the folder of the dataset in its store.
+        store: the folder of the dataset's shards in its store.
         shard: from its manifest.
+        classes: how many classes the manifest has.
 
     Raises:
         StoreError: it does not exist.
-        DataError: it is damaged.
+        DataError: it is damaged, or contradicts the manifest.
     """
     where = f"{store.uri}/{shard.index}"
     for _ in range(_READS):
         data = store.get(shard.index)
         if sha256(data) == shard.index_sha256:
-            return parse_index(data, where)
+            index = parse_index(data, where)
+            if fault := index.fault(shard, classes):
+                raise DataError(fault, where=where, fix=_WRONG_INDEX)
+            return index
     raise DataError(
         "its SHA-256 differs from that in the manifest",
         where=where,
@@ -257,5 +333,6 @@ def sha256(data: bytes | bytearray) -> str:
 
 
 def _first(error: ValidationError) -> str:
-    detail = error.errors()[0]
-    return f"{'.'.join(map(str, detail['loc']))} {detail['msg']}".strip()
+    detail = error.errors(include_url=False, include_input=False)[0]
+    what = detail["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(map(str, detail['loc']))} {what}".strip()

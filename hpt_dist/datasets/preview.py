@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-import tarfile
+from bisect import bisect
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,6 +33,9 @@ _INK, _FAINT, _PAPER, _FRAME = "#1a1a1a", "#767676", "#ffffff", "#e4e4e4"
 _NO_LABEL = "no label"
 _GOLDEN_DEGREES = 137.508  # neighbouring class ids get colours far apart
 _READERS = 8
+_CAPTION_LETTERS = 1000
+_MAX_PIXELS = 2**31
+_BOX_NUMBERS = 4  # left, top, width and height
 _ANNOTATION_BYTES = 2**20  # read behind the last image of a shard: the index does not hold its end
 
 
@@ -103,9 +106,9 @@ def preview(
         DataError: an index or an image is damaged.
     """
     images = manifest.images(split)
-    dataset = store.at(f"datasets/{manifest.name}")
+    dataset = manifest.shards_in(store.at(f"datasets/{manifest.name}"))
     class_id = _class_id(manifest, class_name) if class_name else None
-    places, labels = _places_and_labels(dataset, manifest.splits[split].shards, class_id)
+    places, labels = _places_and_labels(dataset, manifest, split, class_id)
     if not places:
         raise RequestError(
             f"{split} of {manifest.name} has no image of class {class_name}",
@@ -144,15 +147,15 @@ Label = int | tuple[int, ...]
 
 
 def _places_and_labels(
-    dataset: Store, shards: Sequence[Shard], class_id: int | None
+    dataset: Store, manifest: Manifest, split: str, class_id: int | None
 ) -> tuple[list[_ImagePlace], list[Label]]:
     """Return the images of a split, or those of one class, and their labels."""
+    shards, classes = manifest.splits[split].shards, len(manifest.classes)
     places: list[_ImagePlace] = []
     labels: list[Label] = []
     with ThreadPoolExecutor(_READERS) as threads:
-        for shard, index in zip(
-            shards, threads.map(lambda shard: read_index(dataset, shard), shards), strict=True
-        ):
+        indexes = threads.map(lambda shard: read_index(dataset, shard, classes), shards)
+        for shard, index in zip(shards, indexes, strict=True):
             if not index.keys:  # every image of the shard was left out
                 continue
             ends = [offset - tar.BLOCK_BYTES for offset in index.offsets[1:]]
@@ -191,36 +194,59 @@ def _thumbnail(dataset: Store, manifest: Manifest, place: _ImagePlace, label: La
     scale = THUMBNAIL_PX / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     picture = image.resize(size, Image.Resampling.LANCZOS)
-    _draw_boxes(picture, facts)
+    _draw_boxes(picture, facts, len(manifest.classes))
     return Thumbnail(place.key, names, picture)
 
 
 def _annotation(members: bytes, key: str) -> dict[str, Any]:
     """Return the content of KEY.json, from the part of a tar that follows the image."""
-    try:
-        with tarfile.open(fileobj=io.BytesIO(members), mode="r:") as archive:
-            for member in archive:
-                if not member.name.startswith(f"{key}."):
-                    break
-                file = archive.extractfile(member)
-                if member.name == f"{key}.json" and file:
-                    facts = json.loads(file.read())
-                    return facts if isinstance(facts, dict) else {}
-    except (tarfile.TarError, ValueError):
-        pass  # nothing follows, or not all of it was read: the preview shows no boxes
+    for name, content in tar.members(members):
+        if not name.startswith(f"{key}."):
+            break
+        if name == f"{key}.json":
+            try:
+                facts = json.loads(content)
+            except (ValueError, RecursionError):  # no JSON: the preview shows no boxes
+                break
+            return facts if isinstance(facts, dict) else {}
     return {}
 
 
-def _draw_boxes(picture: Image.Image, facts: dict[str, Any]) -> None:
-    """Draw an annotation's boxes; they are in pixels of the annotation's own frame."""
-    if not facts.get("objects") or not (facts.get("width") and facts.get("height")):
+def _draw_boxes(picture: Image.Image, facts: dict[str, Any], classes: int) -> None:
+    """Draw an annotation's boxes; they are in pixels of the annotation's own frame.
+
+    An annotation may come from anywhere: a box that makes no sense is not drawn.
+    """
+    frame, objects = _numbers([facts.get("width"), facts.get("height")]), facts.get("objects")
+    if not frame or min(frame) <= 0 or not isinstance(objects, list):
         return
     draw = ImageDraw.Draw(picture)
-    across, down = picture.width / facts["width"], picture.height / facts["height"]
-    for thing in facts["objects"]:
-        left, top, width, height = thing["box"]
+    across, down = picture.width / frame[0], picture.height / frame[1]
+    for thing in objects:
+        found = _class_and_box(thing)
+        if found is None or not 0 <= found[0] < classes:
+            continue
+        class_id, (left, top, width, height) = found
         corners = (left * across, top * down, (left + width) * across, (top + height) * down)
-        draw.rectangle([round(one) for one in corners], outline=_colour(thing["class"]), width=2)
+        # Pillow cannot draw at any number; this is outside of the picture.
+        inside = [round(min(max(one, -THUMBNAIL_PX), 2 * THUMBNAIL_PX)) for one in corners]
+        draw.rectangle(inside, outline=_colour(class_id), width=2)
+
+
+def _class_and_box(thing: Any) -> tuple[int, list[float]] | None:
+    """Return the class and the box of an object, or None if they make no sense."""
+    values = thing if isinstance(thing, dict) else {}
+    class_id, box = values.get("class"), values.get("box")
+    if type(class_id) is not int or not isinstance(box, list) or len(box) != _BOX_NUMBERS:
+        return None
+    numbers = _numbers(box)
+    return (class_id, numbers) if numbers and min(numbers[2:]) > 0 else None
+
+
+def _numbers(values: Sequence[Any]) -> list[float]:
+    """Return values as numbers; none of them if one is no number or beyond any image."""
+    sound = all(type(one) in (int, float) and abs(one) < _MAX_PIXELS for one in values)
+    return list(values) if sound else []
 
 
 def _colour(class_id: int) -> tuple[int, ...]:
@@ -269,14 +295,20 @@ def _write_title(draw: ImageDraw.ImageDraw, shown: Preview, width: int) -> None:
 def truncated(
     text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_px: float
 ) -> str:
-    """Return a text, cut and ended with an ellipsis if it is too wide; empty if nothing fits."""
-    if font.getlength(text) <= width_px:
+    """Return a text, cut and ended with an ellipsis if it is too wide; empty if nothing fits.
+
+    What cannot be printed, such as the end of a line, becomes a question mark.
+    """
+    # Measuring takes as long as its text, and a class name may be of any length.
+    text = "".join(one if one.isprintable() else "?" for one in text[: _CAPTION_LETTERS + 1])
+    if len(text) <= _CAPTION_LETTERS and font.getlength(text) <= width_px:
         return text
-    for end in range(len(text) - 1, 0, -1):
-        shorter = f"{text[:end].rstrip()}…"
-        if font.getlength(shorter) <= width_px:
-            return shorter
-    return ""
+
+    def shorter(end: int) -> str:
+        return f"{text[:end].rstrip()}…"
+
+    end = bisect(range(1, len(text)), width_px, key=lambda end: font.getlength(shorter(end)))
+    return shorter(end) if end else ""
 
 
 def default_name(manifest: Manifest, split: str) -> str:

@@ -132,10 +132,10 @@ class Chooser:
         self._manifest, self._split, self._seed = manifest, split, seed
         self._keys: list[str] = []
         self._labels: list[int | tuple[int, ...]] = []
-        dataset = store.at(f"datasets/{manifest.name}")
-        shards = manifest.splits[split].shards
+        folder = manifest.shards_in(store.at(f"datasets/{manifest.name}"))
+        shards, classes = manifest.splits[split].shards, len(manifest.classes)
         with ThreadPoolExecutor(_READERS) as threads:
-            indexes = threads.map(lambda shard: read_index(dataset, shard), shards)
+            indexes = threads.map(lambda shard: read_index(folder, shard, classes), shards)
             for done, index in enumerate(indexes, start=1):
                 self._keys += index.keys
                 self._labels += index.labels

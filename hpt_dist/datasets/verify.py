@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from hashlib import sha256 as new_sha256
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +32,7 @@ from hpt_dist.datasets.manifest import (
     sha256,
 )
 from hpt_dist.datasets.subset import FOLDER, read_subset, subset_names
-from hpt_dist.errors import DataError, Problem, StoreError
+from hpt_dist.errors import DataError, HptError, Problem, StoreError
 from hpt_dist.store import PIECE_BYTES, Store
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ _SHARDS_QUEUED = 64
 _MANIFEST = "manifest.json"
 _FIX = "delete it and run the same hpt-dist shard again"
 _CLASSES_SHOWN = 5
+_PROBLEMS_SHOWN = 100  # of one tar
+_NAME_SHOWN = 100
 
 Label = int | tuple[int, ...]
 Progress = Callable[[int, int], None]
@@ -75,7 +78,7 @@ def verify(
         StoreError: the store cannot be reached.
     """
     manifest = read_manifest(store, name)
-    dataset = store.at(f"datasets/{name}")
+    dataset = manifest.shards_in(store.at(f"datasets/{name}"))
     shards = [(name, shard) for name, split in manifest.splits.items() for shard in split.shards]
     total = sum(split.images for split in manifest.splits.values())
     problems: list[Problem] = []
@@ -101,8 +104,11 @@ def strays(store: Store, name: str) -> list[str]:
     """Return the paths below a dataset's folder that its manifest does not account for, sorted."""
     manifest = read_manifest(store, name)
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
-    known = {_MANIFEST} | {shard.path for shard in shards} | {shard.index for shard in shards}
-    known |= {f"{shard.path.removesuffix('.tar')}.done.json" for shard in shards}
+    below = f"{manifest.folder}/" if manifest.folder else ""
+    stems = [shard.path.removesuffix(".tar") for shard in shards]
+    paths_of_shards = [shard.path for shard in shards] + [shard.index for shard in shards]
+    paths_of_shards += [f"{stem}.done.json" for stem in stems]
+    known = {_MANIFEST} | {f"{below}{path}" for path in paths_of_shards}
     known |= {f"{FOLDER}/{subset}.json" for subset in subset_names(store, name)}
     paths = [info.path for info in store.at(f"datasets/{name}").list()]
     # A dataset may lie below another one: `birds/photos` and `birds`.
@@ -200,7 +206,14 @@ def _tar_problems(dataset: Store, shard: Shard, index: Index | None) -> list[Pro
         raise DataError("missing", where=where, fix=_FIX)
     content = _HashedStream(dataset.stream(info))
     file = io.BufferedReader(content, PIECE_BYTES)
-    inside = [Problem(what, where) for what in _member_problems(file, index)] if index else []
+    found = (
+        list(islice(_member_problems(file, info.bytes, index), _PROBLEMS_SHOWN + 1))
+        if index
+        else []
+    )
+    if len(found) > _PROBLEMS_SHOWN:
+        found[_PROBLEMS_SHOWN:] = ["and more"]
+    inside = [Problem(what, where) for what in found]
     while file.read(PIECE_BYTES):
         pass
     if (content.size_bytes, content.digest.hexdigest()) == (shard.bytes, shard.sha256):
@@ -211,36 +224,59 @@ def _tar_problems(dataset: Store, shard: Shard, index: Index | None) -> list[Pro
     return [Problem(what, where, fix=_FIX), *inside]
 
 
-def _member_problems(file: io.BufferedIOBase, index: Index) -> Iterator[str]:
+def _member_problems(file: io.BufferedIOBase, size_bytes: int, index: Index) -> Iterator[str]:
     """Yield each difference between a tar and its index."""
     rows = {key: row for row, key in enumerate(index.keys)}
-    present, labelled = set(), set()
+    seen: set[str] = set()
+    labelled: set[str] = set()
     try:
         with tarfile.open(fileobj=file, mode="r|") as archive:
-            for member in archive:
-                archive.members = []  # type: ignore[attr-defined]  # or they would all be kept
+            for member in _members(archive, size_bytes):
                 key, _, extension = member.name.partition(".")
                 row = rows.get(key)
-                if row is None:
-                    yield f"{member.name} belongs to no image of the index"
+                if row is None or extension not in (index.extensions[row], "cls", "json"):
+                    yield f"{_shown(member.name)} belongs to no image of the index"
+                elif not member.isreg() or member.sparse is not None:
+                    yield f"{member.name} is no plain file"
+                elif member.name in seen:
+                    yield f"{member.name} is in it twice"
                 elif extension == index.extensions[row]:
-                    present.add(key)
                     yield from _image_problems(archive, member, index, row)
-                elif extension in ("cls", "json"):
-                    written = _label_in(archive, member, extension)
-                    if extension == "cls" or written is not None:
-                        labelled.add(key)
-                        if written != index.labels[row]:
-                            expected = index.labels[row]
-                            yield f"{member.name} says label {written}; the index {expected}"
                 else:
-                    yield f"{member.name} is no image of the index, label or annotation"
-    except tarfile.TarError as error:
-        yield f"not an intact tar: {error}"
-    yield from (f"the image {key} of the index is not in it" for key in rows if key not in present)
-    for key, label in zip(index.keys, index.labels, strict=True):
-        if key in present and label != NO_LABEL and key not in labelled:
+                    yield from _label_problems(archive, member, index.labels[row], labelled)
+                seen.add(member.name)
+    except HptError:  # the store refused
+        raise
+    except Exception as error:  # noqa: BLE001 - tarfile raises almost anything on strange headers
+        yield f"not a sound tar: {str(error) or type(error).__name__}"
+    yield from _missing(index, seen, labelled)
+
+
+def _members(archive: tarfile.TarFile, size_bytes: int) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of a tar of so many bytes.
+
+    Raises:
+        tarfile.TarError: one ends behind the tar; tarfile would search there for hours.
+    """
+    for member in archive:
+        archive.members = []  # type: ignore[attr-defined]  # or they would all be kept
+        if not 0 <= member.size <= size_bytes - member.offset_data:
+            raise tarfile.ReadError(f"{_shown(member.name)} does not end in it")
+        yield member
+
+
+def _missing(index: Index, seen: set[str], labelled: set[str]) -> Iterator[str]:
+    for key, extension, label in zip(index.keys, index.extensions, index.labels, strict=True):
+        if f"{key}.{extension}" not in seen:
+            yield f"the image {key} of the index is not in it"
+        elif label != NO_LABEL and key not in labelled:
             yield f"{key} has label {label} in the index and none in the tar"
+
+
+def _shown(name: str) -> str:
+    """Return a name from a tar as messages show it: any bytes may be in it, at any length."""
+    shown = ascii(name)[1:-1]
+    return shown if len(shown) <= _NAME_SHOWN else f"{shown[:_NAME_SHOWN]}..."
 
 
 def _image_problems(
@@ -252,16 +288,30 @@ def _image_problems(
         yield f"the image {index.keys[row]} is damaged: its CRC-32 differs from that in the index"
 
 
-def _label_in(archive: tarfile.TarFile, member: tarfile.TarInfo, extension: str) -> Label | None:
+def _label_problems(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, label: Label, labelled: set[str]
+) -> Iterator[str]:
+    """Compare KEY.cls or KEY.json with the index; add the key to `labelled` if it has a label."""
+    key, _, extension = member.name.partition(".")
+    written = _label_in(_data(archive, member), extension)
+    if extension == "cls" or written is not None:
+        labelled.add(key)
+        if written != label:
+            yield f"{member.name} says label {_shown(str(written))}; the index {label}"
+
+
+def _label_in(data: bytes, extension: str) -> Label | None:
     """Return the label in KEY.cls or KEY.json, None where an annotation has none."""
-    data = _data(archive, member)
     try:
         if extension == "cls":
             return int(data)
         labels = json.loads(data).get("labels")
-        return None if labels is None else tuple(map(int, labels))
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return NO_LABEL  # the content is no label
+    if labels is None:
+        return None
+    sound = isinstance(labels, list) and all(type(one) is int for one in labels)
+    return tuple(labels) if sound else NO_LABEL
 
 
 def _data(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -264,9 +264,10 @@ def _datasets(store: Store) -> Iterator[Finding]:
 
 
 def _wrong_shards(store: Store, manifest: Manifest) -> Iterator[str]:
+    shards = manifest.shards_in(store.at(f"datasets/{manifest.name}"))
     for split in manifest.splits.values():
         for shard in split.shards[:_SHARDS_CHECKED]:
-            info = store.stat(f"datasets/{manifest.name}/{shard.path}")
+            info = shards.stat(shard.path)
             if info is None or info.bytes != shard.bytes:
                 yield shard.path
 

@@ -58,7 +58,7 @@ class ReadableSplit:
     Opening reads the manifest alone; a shard's index is read with the first of its images.
 
     Args:
-        store: the folder of the dataset in its store.
+        store: the folder of the dataset's shards in its store.
         manifest: of the dataset.
         split: its name, such as `train`.
         cache_bytes: how much memory decoded images may take.
@@ -221,10 +221,13 @@ class ReadableSplit:
         return range(len(self.shards))
 
     def _read_places(self, number: int) -> _ImagePlaces:
-        return _ImagePlaces.from_index(read_index(self._store, self.shards[number]))
+        return _ImagePlaces.from_index(self._index(number))
 
     def _read_keys(self, number: int) -> tuple[str, ...]:
-        return read_index(self._store, self.shards[number]).keys
+        return self._index(number).keys
+
+    def _index(self, number: int) -> Index:
+        return read_index(self._store, self.shards[number], len(self.classes))
 
     def _damaged(self, i: int, what: str) -> DamagedImageError:
         dataset, _, split = self.name.rpartition("/")
@@ -252,7 +255,7 @@ def open_split(
         DataError: the manifest is damaged.
     """
     manifest = read_manifest(store, dataset)
-    folder = store.at(f"datasets/{dataset}")
+    folder = manifest.shards_in(store.at(f"datasets/{dataset}"))
     return ReadableSplit(
         folder,
         manifest,

@@ -126,7 +126,7 @@ def test_a_subset_of_another_version_of_the_dataset_is_refused(tmp_path):
     write(store, "birds", labelled(COUNT))
     chosen = chooser(store, "birds").choose("ten", SubsetRule("labels", 10))
     write_subset(store, "birds", chosen)
-    write(store, "birds", labelled(COUNT - 1))
+    write(store, "birds", labelled(COUNT - 1), replace=True)
     with pytest.raises(DataError, match="another version of birds") as error:
         read_subset(store, "birds", "ten")
     assert "ten --labels 10 --split train --seed 0" in error.value.problem.fix

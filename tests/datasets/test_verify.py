@@ -97,7 +97,7 @@ def test_a_dataset_on_s3(ceph, monkeypatch):
         (changed_member(".cls", b"x"), "says label -1; the index"),
         (without_the_first_label, "is not where the index says"),
         (lambda data: data[: 512 * 4], "of the index is not in it"),
-        (lambda data: b"x" * len(data), "not an intact tar"),
+        (lambda data: b"x" * len(data), "not a sound tar"),
     ],
 )
 def test_a_tar_that_is_not_as_its_index_says(store, change, words):
@@ -167,7 +167,7 @@ def test_subsets_are_checked_and_strangers_noted(store):
     store.put(f"{FOLDER}/notes.txt", b"x")
     store.put(f"{FOLDER}/train/old.tar", b"x")
     assert strays(store, "birds") == ["notes.txt", "train/old.tar"]
-    write(store, "birds", labelled(21))
+    write(store, "birds", labelled(21), replace=True)
     [problem] = verify(store, "birds")
     assert "another version of birds" in problem.what
 

@@ -61,7 +61,7 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def write_dataset(opened: store.Store, name: str = "toy", shard_bytes: int = 10) -> None:
-    shard = manifest.Shard("train/a.tar", 1, 10, "0", "train/a.index.json", "0")
+    shard = manifest.Shard("train/a.tar", 1, 10, "0" * 64, "train/a.index.json", "0" * 64)
     described = manifest.Manifest(
         format=manifest.FORMAT,
         name=name,
@@ -74,7 +74,7 @@ def write_dataset(opened: store.Store, name: str = "toy", shard_bytes: int = 10)
         splits={"train": manifest.Split(1, (), (shard,))},
         quarantined=(),
     )
-    opened.put(f"datasets/{name}/manifest.json", manifest.canonical_json(described))
+    opened.put(f"datasets/{name}/manifest.json", described.content)
     opened.put(f"datasets/{name}/train/a.tar", b"x" * shard_bytes)
 
 
