@@ -85,6 +85,14 @@ QualityOption = Annotated[
     int | None,
     typer.Option(help="Write every image, PNG too, as JPEG of this quality.", min=1, max=100),
 ]
+ScaleOption = Annotated[
+    str,
+    typer.Option(
+        metavar="LOW..HIGH",
+        help="Pixel values of images of more than 8 bits that become black and white: 0..4095 for "
+        "12 bits; full: 0..65535, also if the images use only a small part of it.",
+    ),
+]
 ClusterOption = Annotated[
     str,
     typer.Option(

@@ -15,6 +15,7 @@ from hpt_dist.cli.options import (
     QualityOption,
     ResizeOption,
     RootOption,
+    ScaleOption,
     SourceArgument,
     WorkOption,
 )
@@ -22,6 +23,7 @@ from hpt_dist.cli.requested import profile_file
 from hpt_dist.datasets.manifest import Manifest, read_manifest
 from hpt_dist.datasets.shard_workers import cores
 from hpt_dist.errors import RequestError
+from hpt_dist.images import depth
 from hpt_dist.images.formats import Encoding
 from hpt_dist.launch import on_slurm, shard_jobs
 from hpt_dist.launch.shard_jobs import Sharding, ShardingRequest
@@ -45,6 +47,15 @@ def shard(
     shard_mb: Annotated[float, typer.Option(help="Size of one tar, MB.", min=0.001)] = 256,
     resize: ResizeOption = None,
     quality: QualityOption = None,
+    scale: ScaleOption = "",
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="Replace the dataset that is there, if its images or options differ. It can be "
+            "read until the new one is complete.",
+        ),
+    ] = False,
     workers: Annotated[
         int | None,
         typer.Option(help="Number of processes; by default one for each usable core.", min=1),
@@ -59,8 +70,9 @@ def shard(
 ) -> None:
     """Write images as WebDataset tars with a manifest. Run it again to continue after a stop.
 
-    JPEG and PNG files are copied byte by byte unless --resize or --quality is given; other formats
-    become PNG. Boxes are stored as they are, with the image size that the annotation states.
+    JPEG and PNG files are copied byte by byte unless --resize, --quality or --scale changes them;
+    other formats become PNG. A dataset of other images or options that is there is only replaced
+    with --replace. Boxes are stored as they are, with the image size that the annotation states.
 
     \b
     Examples:
@@ -70,13 +82,14 @@ def shard(
       hpt-dist shard resisc45 ./hpt-store/datasets/resisc45 --root /data/NWPU-RESISC45
       hpt-dist shard ~/photos ./hpt-store/datasets/small --resize 256 --quality 85
       hpt-dist shard ~/photos ./hpt-store/datasets/photos --workers 8 --max-bad 100
+      hpt-dist shard ~/scans ./hpt-store/datasets/scans --scale 0..4095 --replace
       hpt-dist shard s.csv s3://b/hpt/datasets/s --on slurm/profiles/generic-cpu.yaml --jobs 16
     """
     if not on and (jobs or no_wait):
         raise RequestError("--jobs and --no-wait need a cluster", fix="name it with --on PROFILE")
     began_s = time.perf_counter()
-    encoding = Encoding(resize, quality)
-    request = _requested(source, destination, shard_mb, max_bad, encoding, root)
+    encoding = Encoding(resize, quality, depth.parse(scale))
+    request = _requested(source, destination, shard_mb, max_bad, encoding, root, replace)
     manifest = (
         _write_by_jobs(request, profile_file(on), jobs, workers, work, no_wait)
         if on
@@ -94,6 +107,7 @@ def _requested(
     max_bad: int,
     encoding: Encoding,
     root: Path | None = None,
+    replace: bool = False,
 ) -> ShardingRequest:
     """Return what the options ask for.
 
@@ -112,6 +126,7 @@ def _requested(
         max_bad=max_bad,
         encoding=encoding,
         root=str(root) if root else "",
+        replace=replace,
     )
 
 

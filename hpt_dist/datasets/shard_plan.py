@@ -23,11 +23,19 @@ _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 @dataclass(frozen=True)
 class ShardToWrite:
-    """One planned shard: its paths below the dataset's folder, and its samples."""
+    """One planned shard.
+
+    Args:
+        stem: its paths below the dataset's folder, without the ends.
+        split: of its samples.
+        samples: one at least.
+        sha256: that its tar must have, where it repairs a dataset that is there.
+    """
 
     stem: str
     split: str
     samples: tuple[Sample, ...]
+    sha256: str = ""
 
     @property
     def tar(self) -> str:
@@ -47,7 +55,7 @@ class ShardToWrite:
     def inputs(self, encoding: Encoding) -> str:
         """Return a digest of everything that decides the bytes of this shard."""
         facts = [(one.key, one.label, one.version, one.annotation) for one in self.samples]
-        return sha256(canonical_json([_WRITER, encoding, facts]))
+        return sha256(canonical_json([_WRITER, encoding.as_json(), facts]))
 
 
 def plan(source: Source, stem: str, shard_bytes: int) -> list[ShardToWrite]:

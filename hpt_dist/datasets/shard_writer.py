@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
+from pydantic_core import to_jsonable_python
 
 from hpt_dist.datasets import tar
 from hpt_dist.datasets.manifest import NO_LABEL, Index, Quarantined, canonical_json, sha256
 from hpt_dist.datasets.shard_plan import ShardToWrite
-from hpt_dist.errors import DataError
+from hpt_dist.errors import DataError, RequestError, StoreError
+from hpt_dist.images.depth import NONE, Depths, joined
 from hpt_dist.images.formats import Encoding, encode
 from hpt_dist.sources.sample import Sample
 from hpt_dist.store import ObjectInfo, Store
@@ -44,6 +46,7 @@ class ShardRecord:
         pixels: of all images together.
         sums: of the red, green and blue of all pixels, 0 to 255 each, exact.
         squares: of the squares of the same.
+        depths: of the images of more than 8 bits, where there are any and no scale is given.
     """
 
     inputs: str
@@ -55,6 +58,7 @@ class ShardRecord:
     pixels: int
     sums: tuple[int, ...]
     squares: tuple[int, ...]
+    depths: Depths | None = None
 
 
 _RECORD: TypeAdapter[ShardRecord] = TypeAdapter(ShardRecord)
@@ -70,6 +74,7 @@ class _ShardContents:
     histogram: NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, 256), np.int64))
     quarantined: dict[str, str] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
+    depths: Depths = NONE
 
     def take(self, sample: Sample, encoding: Encoding) -> str:
         """Add an image, or return the reason why it is left out."""
@@ -79,10 +84,11 @@ class _ShardContents:
             self.unread.append(sample.key)
             return self._leave_out(sample, error)
         try:
-            data, extension, rgb = encode(original, encoding)
+            data, extension, rgb, found = encode(original, encoding)
         except DataError as error:
             return self._leave_out(sample, error)
         self.histogram += np.asarray(rgb.histogram(), np.int64).reshape(3, 256)
+        self.depths = joined([self.depths, found])
         self._add(sample, data, extension)
         return ""
 
@@ -118,9 +124,8 @@ def finished_record(
     """
     if not {task.tar, task.index, task.record} <= listing.keys():
         return None
-    try:
-        record = _RECORD.validate_json(dataset.get(task.record))
-    except ValidationError:  # damaged, or of another version: the shard is written again
+    record = read_record(dataset, task)
+    if record is None:  # the shard is written again
         return None
     unchanged = (
         record.inputs == task.inputs(encoding)
@@ -131,6 +136,14 @@ def finished_record(
     if not unchanged or any(_readable(one) for one in task.samples if one.key in unread):
         return None
     return record
+
+
+def read_record(dataset: Store, task: ShardToWrite) -> ShardRecord | None:
+    """Return the record of a shard, or None if it is absent, damaged or of another version."""
+    try:
+        return _RECORD.validate_json(dataset.get(task.record))
+    except (StoreError, ValidationError):
+        return None
 
 
 def write_shard(
@@ -145,6 +158,7 @@ def write_shard(
         after_each: called after each image, with the image that was left out or None.
 
     Raises:
+        RequestError: its tar is another one than the dataset that it would repair has.
         StoreError: the store refused.
     """
     contents = _ShardContents()
@@ -169,11 +183,26 @@ def write_shard(
         pixels=int(contents.histogram[0].sum()),
         sums=tuple((contents.histogram @ values).tolist()),
         squares=tuple((contents.histogram @ values**2).tolist()),
+        depths=contents.depths if contents.depths.images else None,
     )
+    if task.sha256 not in ("", record.sha256):
+        raise RequestError(
+            "this shard is missing or damaged, and would be written with other content: its images "
+            "changed or became readable, or this version of the software encodes them otherwise",
+            where=f"{dataset.uri}/{task.tar}",
+            fix="replace the whole dataset with --replace, which keeps it until the new one is "
+            "complete",
+        )
     dataset.put(task.tar, archive)
     dataset.put(task.index, index)
-    dataset.put(task.record, canonical_json(record))
+    dataset.put(task.record, _content(record))
     return record
+
+
+def _content(record: ShardRecord) -> bytes:
+    """Return the bytes of a record; depths are in it where there are any."""
+    value = to_jsonable_python(record)
+    return canonical_json({k: v for k, v in value.items() if (k, v) != ("depths", None)})
 
 
 def _read(sample: Sample) -> bytes:

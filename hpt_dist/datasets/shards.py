@@ -1,9 +1,9 @@
 """Sharding: images of a source become WebDataset tars, their indexes and a manifest.
 
 `shard_plan` decides which images share a shard before any of them is read. `shard_writer` writes
-one shard, and `shard_workers` runs it in any number of processes. The manifest is written last, and
-is absent while any of its shards is being replaced. Killed at any moment and run again, sharding
-continues from the finished shards and ends with the same bytes.
+one shard, and `shard_workers` runs it in any number of processes. The manifest is written last.
+Killed at any moment and run again, sharding continues from the finished shards and ends with the
+same bytes. `shard_target` keeps a dataset that is there until another one is complete.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from dataclasses import replace as replaced
 
 from hpt_dist.datasets.manifest import (
     FORMAT,
@@ -23,27 +23,34 @@ from hpt_dist.datasets.manifest import (
     Quarantined,
     Shard,
     Split,
-    canonical_json,
     read_manifest,
 )
 from hpt_dist.datasets.shard_plan import ShardToWrite, plan
+from hpt_dist.datasets.shard_target import MANIFEST, ShardingPlan, Target
 from hpt_dist.datasets.shard_workers import write_shards
-from hpt_dist.datasets.shard_writer import ShardRecord, finished_record
+from hpt_dist.datasets.shard_writer import ShardRecord
 from hpt_dist.datasets.verify import verify
-from hpt_dist.errors import DataError, RequestError
+from hpt_dist.errors import DataError, RequestError, StoreError
+from hpt_dist.images import depth
 from hpt_dist.images.formats import AS_IT_IS, Encoding
 from hpt_dist.sources.sample import Sample, Source
-from hpt_dist.store import ObjectInfo, Store
+from hpt_dist.store import Store
 
-__all__ = ["Manifest", "Progress", "read_manifest", "verify", "write_dataset", "write_part"]
+__all__ = [
+    "Manifest",
+    "Progress",
+    "check",
+    "read_manifest",
+    "verify",
+    "write_dataset",
+    "write_part",
+]
 
 SHARD_BYTES = 256_000_000
 MAX_BAD = 10
 
-_MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _BAD_SHOWN = 5
-_RECORDS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,7 @@ def write_dataset(
     shard_bytes: int = SHARD_BYTES,
     max_bad: int = MAX_BAD,
     encoding: Encoding = AS_IT_IS,
+    replace: bool = False,
     workers: int = 1,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Manifest:
@@ -164,22 +172,32 @@ def write_dataset(
         shard_bytes: a shard ends before the image that would make it larger.
         max_bad: how many images may be left out because they cannot be read or do not decode.
         encoding: how images are stored.
+        replace: a dataset of other images or options that is there may be replaced. It can be read
+            until the new one is complete.
         workers: processes at once, each with one shard in its memory; 1 writes in this process.
         progress: called with what an earlier run had finished, then as images are done.
 
     Raises:
-        RequestError: the name cannot be used, or the samples cannot be sent to workers.
+        RequestError: the name cannot be used, the samples cannot be sent to workers, another
+            dataset is there that is not to be replaced, or images of more than 8 bits need a scale.
         DataError: keys are not unique, or too many images are left out.
-        StoreError: the store refused.
+        StoreError: the store refused, or another command deleted a shard.
     """
-    tasks = plan(source, stem_of(name), shard_bytes)
-    dataset = store.at(f"datasets/{name}")
-    listing = {info.path: info for info in dataset.list()}
-    shards = _write(tasks, dataset, listing, encoding, workers, max_bad, progress)
-    data = canonical_json(manifest := _describe(source, name, shards, encoding))
-    if dataset.stat(_MANIFEST) is None or dataset.get(_MANIFEST) != data:
-        dataset.put(_MANIFEST, data)
-    _delete_stale(dataset, tasks, listing)
+    sharding = _planned(source, store, name, shard_bytes, encoding)
+    target = sharding.target(replace, sharding.tasks)
+    shards = _write(sharding.tasks, target, encoding, workers, max_bad, progress)
+    if encoding.scale is None:
+        depth.refuse_unfit(depth.joined(one.record.depths or depth.NONE for one in shards), name)
+    manifest = _describe(source, name, shards, encoding, target.folder)
+    if not replace:
+        sharding.check(manifest, target)
+    dataset = sharding.dataset
+    there = {info.path: info.bytes for info in dataset.list()}
+    _check_complete(target, shards, there)
+    if MANIFEST not in sharding.listing or dataset.get(MANIFEST) != manifest.content:
+        dataset.put(MANIFEST, manifest.content)
+    for path in sharding.stale(target.folder, there):
+        dataset.delete(path)
     return manifest
 
 
@@ -193,6 +211,7 @@ def write_part(
     shard_bytes: int = SHARD_BYTES,
     max_bad: int = MAX_BAD,
     encoding: Encoding = AS_IT_IS,
+    replace: bool = False,
     workers: int = 1,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> int:
@@ -210,6 +229,7 @@ def write_part(
         shard_bytes: the same for all parts.
         max_bad: how many images of this part may be left out.
         encoding: the same for all parts.
+        replace: the same for all parts.
         workers: processes at once.
         progress: called as images of this part are done.
 
@@ -223,11 +243,47 @@ def write_part(
     """
     if not 0 <= part < parts:
         raise RequestError(f"there is no part {part} of {parts}", allowed=f"0 to {parts - 1}")
-    tasks = plan(source, stem_of(name), shard_bytes)[part::parts]
-    dataset = store.at(f"datasets/{name}")
-    listing = {info.path: info for info in dataset.list()}
-    _write(tasks, dataset, listing, encoding, workers, max_bad, progress)
+    sharding = _planned(source, store, name, shard_bytes, encoding)
+    tasks = sharding.tasks[part::parts]
+    target = sharding.target(replace, tasks)
+    _write(tasks, target, encoding, workers, max_bad, progress)
     return sum(len(task.samples) for task in tasks)
+
+
+def check(
+    source: Source,
+    store: Store,
+    name: str,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    encoding: Encoding = AS_IT_IS,
+    replace: bool = False,
+) -> list[ShardToWrite]:
+    """Return the planned shards of a dataset, or refuse what `write_dataset` would refuse.
+
+    Args:
+        source: see `write_dataset`, as for all arguments.
+        store: the root of the store.
+        name: of the dataset.
+        shard_bytes: size of a shard.
+        encoding: how images are stored.
+        replace: whether another dataset may be replaced.
+
+    Raises:
+        RequestError: see `write_dataset`.
+        DataError: keys are not unique.
+    """
+    sharding = _planned(source, store, name, shard_bytes, encoding)
+    sharding.target(replace, ())
+    return list(sharding.tasks)
+
+
+def _planned(
+    source: Source, store: Store, name: str, shard_bytes: int, encoding: Encoding
+) -> ShardingPlan:
+    tasks = plan(source, stem_of(name), shard_bytes)
+    dataset = store.at(f"datasets/{name}")
+    return ShardingPlan(tasks, dataset, {info.path: info for info in dataset.list()}, encoding)
 
 
 def stem_of(name: str) -> str:
@@ -242,30 +298,45 @@ def stem_of(name: str) -> str:
 
 def _write(
     tasks: Sequence[ShardToWrite],
-    dataset: Store,
-    listing: dict[str, ObjectInfo],
+    target: Target,
     encoding: Encoding,
     workers: int,
     max_bad: int,
     progress: Callable[[Progress], None],
 ) -> list[_WrittenShard]:
     """Write the shards that are not finished; return all of them."""
-    with ThreadPoolExecutor(_RECORDS_AT_ONCE) as threads:
-        records = threads.map(lambda task: finished_record(task, dataset, listing, encoding), tasks)
-        states = list(zip(tasks, records, strict=True))
-    shards = [_WrittenShard(task, record) for task, record in states if record]
-    pending = [task for task, record in states if not record]
+    records, expected = target.records, target.expected
+    shards = [_WrittenShard(task, records[task.tar]) for task in tasks if task.tar in records]
+    pending = [
+        replaced(task, sha256=expected.get(task.tar, ""))
+        for task in tasks
+        if task.tar not in records
+    ]
     account = _Account(sum(len(task.samples) for task in tasks), max_bad, shards, progress)
-    outdated = {task.record for task in pending} | ({_MANIFEST} if pending else set())
-    for path in sorted(outdated & listing.keys()):
-        dataset.delete(path)
-    with closing(write_shards(pending, dataset, encoding, workers, account.add)) as written:
+    for task in pending:
+        if not task.sha256 and task.record in target.paths:
+            target.store.delete(task.record)  # or the shard would count as finished too early
+    with closing(write_shards(pending, target.store, encoding, workers, account.add)) as written:
         shards += [_WrittenShard(task, record) for task, record in written]
     return shards
 
 
+def _check_complete(
+    target: Target, shards: Sequence[_WrittenShard], there: Mapping[str, int]
+) -> None:
+    """Raise StoreError if another command deleted or replaced shards before the manifest is put."""
+    below = f"{target.folder}/" if target.folder else ""
+    lost = [one.task.tar for one in shards if there.get(below + one.task.tar) != one.record.bytes]
+    if lost:
+        raise StoreError(
+            f"{len(lost):,} shards are gone: another command writes this dataset",
+            where=f"{target.store.uri}/{lost[0]}",
+            fix="wait for the other command; the same command then writes what is missing",
+        )
+
+
 def _describe(
-    source: Source, name: str, shards: Sequence[_WrittenShard], encoding: Encoding
+    source: Source, name: str, shards: Sequence[_WrittenShard], encoding: Encoding, folder: str
 ) -> Manifest:
     by_split: dict[str, list[_WrittenShard]] = {}
     for shard in sorted(shards, key=lambda shard: shard.task.stem):
@@ -287,6 +358,7 @@ def _describe(
         source=Origin(source.name, source.licence, source.credit, rule),
         splits=splits,
         quarantined=tuple(_sorted([bad for shard in shards for bad in shard.left_out])),
+        folder=folder,
     )
 
 
@@ -324,14 +396,3 @@ def _moments(
 
     (r, r_std), (g, g_std), (b, b_std) = map(moments, range(3))
     return (r, g, b), (r_std, g_std, b_std)
-
-
-def _delete_stale(
-    dataset: Store, tasks: Sequence[ShardToWrite], listing: dict[str, ObjectInfo]
-) -> None:
-    """Delete shards that an earlier, larger version of the dataset left behind."""
-    current = {path for task in tasks for path in (task.tar, task.index, task.record)}
-    shard_file = re.compile(r"[^/]+/[^/]+-\d{6}\.(tar|index\.json|done\.json)")
-    for path in sorted(listing.keys() - current):
-        if shard_file.fullmatch(path):
-            dataset.delete(path)

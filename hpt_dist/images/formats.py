@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from hpt_dist.errors import DamagedImageError, RequestError
+from hpt_dist.images import depth
 from hpt_dist.images.scans import excessive_scans
 
 # Decoders that only decode: for some other formats Pillow would start programs. The JPEG decoder
@@ -19,6 +22,8 @@ DEFAULT_QUALITY = 90
 _MAX_QUALITY = 100
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png"}
 _ORIENTATION = 0x0112  # EXIF tag
+_BITS_PER_SAMPLE = 0x0102  # TIFF tag
+_PNG_DEPTH, _BYTE = 24, 8  # where a PNG holds its bits per sample
 _ORIENTATIONS = range(1, 9)
 _FIRST_TURNED = 5
 # A JPEG is decoded at a half, a quarter or an eighth of its size where that leaves twice the
@@ -39,6 +44,9 @@ class Encoding:
             they are. JPEG stays JPEG, and PNG stays PNG unless there is a `quality`.
         quality: every image becomes a JPEG of this quality, 1 to 100; without it, resized JPEGs
             have `DEFAULT_QUALITY`.
+        scale: the values of pixels of more than 8 bits that become black and white. None is
+            `depth.FULL`, unless the images turn out not to fit it. With another one such images
+            are stored with 8 bits.
 
     Raises:
         RequestError: one of them is out of its range.
@@ -46,6 +54,7 @@ class Encoding:
 
     resize: int | None = None
     quality: int | None = None
+    scale: depth.Scale | None = None
 
     def __post_init__(self) -> None:
         if self.resize is not None and self.resize < 1:
@@ -66,7 +75,19 @@ class Encoding:
             words.append(f"all images encoded as JPEG of quality {self.quality}")
         elif self.resize:
             words.append(f"resized JPEGs encoded with quality {DEFAULT_QUALITY}")
+        if self.is_scaled:
+            words.append(depth.in_words(self.scale or depth.FULL))
         return ", ".join(words)
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether pixels of more than 8 bits are scaled from another range than all 16 bits."""
+        return self.scale not in (None, depth.FULL)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what decides the bytes of an image, as JSON."""
+        value: dict[str, Any] = {"resize": self.resize, "quality": self.quality}
+        return value | ({"scale": list(self.scale or ())} if self.is_scaled else {})
 
 
 AS_IT_IS = Encoding()
@@ -85,45 +106,72 @@ def decode(data: bytes) -> tuple[Image.Image, str]:
         DamagedImageError: the bytes are not such an image, are cut or damaged, hold more pixels
             than Pillow's limit against decompression bombs, or paint them too often.
     """
-    image, kind, _ = _decode(data, None)
-    return image, kind
+    decoded = _decode(data)
+    return decoded.rgb, decoded.kind
 
 
-def encode(data: bytes, encoding: Encoding = AS_IT_IS) -> tuple[bytes, str, Image.Image]:
+class Encoded(NamedTuple):
+    """An image for a dataset: its file, "jpg" or "png", what it decodes to, and its depth."""
+
+    data: bytes
+    extension: str
+    rgb: Image.Image
+    depths: depth.Depths
+
+
+def encode(data: bytes, encoding: Encoding = AS_IT_IS) -> Encoded:
     """Check an image, and encode it for a dataset. The same Pillow gives the same bytes.
 
     Args:
         data: a file of one of `FORMATS`.
         encoding: how it is stored.
 
-    Returns:
-        The bytes to store, their extension "jpg" or "png", and the image that they decode to.
-
     Raises:
         DamagedImageError: see `decode`; or JPEG cannot hold a picture of this size.
     """
-    rgb, kind, size = _decode(data, encoding.resize)
+    rgb, kind, size, is_deep, depths = _decode(
+        data, encoding.resize, encoding.scale, measure=encoding.scale is None
+    )
     short_side = min(size)
     resized = encoding.resize is not None and encoding.resize < short_side
-    if not resized and encoding.quality is None and kind in _EXTENSIONS:
-        return data, _EXTENSIONS[kind], rgb
+    scaled = is_deep and encoding.is_scaled
+    if not resized and not scaled and encoding.quality is None and kind in _EXTENSIONS:
+        return Encoded(data, _EXTENSIONS[kind], rgb, depths)
     if encoding.resize is not None and resized:
         width, height = (max(1, round(side * encoding.resize / short_side)) for side in size)
         rgb = rgb.resize((width, height), Image.Resampling.BICUBIC)
     rgb.info = {}  # or Pillow would write some of it
     if encoding.quality is None and _EXTENSIONS.get(kind) != "jpg":
-        return to_png(rgb), "png", rgb
+        return Encoded(to_png(rgb), "png", rgb, depths)
     stored = _to_jpeg(rgb, encoding.quality or DEFAULT_QUALITY)
-    return stored, "jpg", decode(stored)[0]
+    return Encoded(stored, "jpg", decode(stored)[0], depths)
 
 
-def _decode(data: bytes, short_side: int | None) -> tuple[Image.Image, str, tuple[int, int]]:
-    """Decode an image, perhaps at a fraction of its size that is well above `short_side`.
+class _Decoded(NamedTuple):
+    """A decoded image.
 
-    Returns:
-        The image as upright RGB, the name of its format, and the upright width and height that
-        it has in full.
+    Args:
+        rgb: upright.
+        kind: the name of its format.
+        size: the upright width and height that it has in full.
+        is_deep: whether its pixels have more than 8 bits.
+        depths: what it uses of them.
     """
+
+    rgb: Image.Image
+    kind: str
+    size: tuple[int, int]
+    is_deep: bool
+    depths: depth.Depths
+
+
+def _decode(
+    data: bytes,
+    short_side: int | None = None,
+    scale: depth.Scale | None = None,
+    measure: bool = False,
+) -> _Decoded:
+    """Decode an image, perhaps at a fraction of its size that is well above `short_side`."""
     if not data:
         raise DamagedImageError("empty file")
     try:
@@ -133,14 +181,43 @@ def _decode(data: bytes, short_side: int | None) -> tuple[Image.Image, str, tupl
             full = None
             if short_side is not None and kind == "JPEG":
                 full = _draft(image, _SPARE * short_side)
+            is_cut = _loses_bits(image, data, scale)
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
-            return to_rgb(image), kind, full or image.size
+            is_deep = is_cut or image.mode.startswith(("I", "F"))
+            depths = _depths(image, is_cut) if is_deep and measure else depth.NONE
+            return _Decoded(to_rgb(image, scale), kind, full or image.size, is_deep, depths)
     except UnidentifiedImageError as error:
         raise DamagedImageError(f"none of the formats {', '.join(FORMATS)}") from error
     except Exception as error:  # decoders raise almost anything on damaged bytes
         reason = str(error) or type(error).__name__
         raise DamagedImageError(f"does not decode: {reason}") from error
+
+
+def _loses_bits(image: Image.Image, data: bytes, scale: depth.Scale | None) -> bool:
+    """Return whether Pillow reads only the upper 8 bits of an opened image of 16 bits.
+
+    Raises:
+        ValueError: so it is, and the lower ones are needed to scale it.
+    """
+    bits = _BYTE
+    if image.format == "PNG" and not image.mode.startswith("I"):
+        bits = data[_PNG_DEPTH]
+    elif isinstance(image, TiffImageFile) and not image.mode.startswith(("I", "F")):
+        bits = max(image.tag_v2.get(_BITS_PER_SAMPLE) or (_BYTE,))
+    if bits > _BYTE and scale not in (None, depth.FULL):
+        raise ValueError("colours of 16 bits cannot be scaled: convert them to 8 bits")
+    return bits > _BYTE
+
+
+def _depths(image: Image.Image, is_cut: bool) -> depth.Depths:
+    """Return what an image of integers of more than 8 bits uses of them."""
+    if image.mode == "F":
+        return depth.NONE
+    values = np.asarray(image)
+    if is_cut:  # the upper 8 bits, without alpha
+        values = np.asarray(image.convert("RGB")).astype(np.int64) * 256 + 128
+    return depth.measured(values)
 
 
 def _draft(image: Image.Image, short_side: int) -> tuple[int, int]:
@@ -176,19 +253,23 @@ def _refuse_bomb(image: Image.Image, data: bytes) -> None:
         raise ValueError(f"a JPEG of {size} pixels in {scans} scans, which takes too long")
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, scale: depth.Scale | None = None) -> Image.Image:
     """Return an image as RGB, itself if it is: transparency on white, 16 bits scaled to 8.
 
     Pillow's own conversion drops transparency, which uncovers hidden colours, and clips 16 bits.
 
+    Args:
+        image: an image in any mode.
+        scale: see `Encoding`.
+
     Raises:
-        ValueError: the pixels are floats, which have no defined white.
+        ValueError: the pixels are floats, which have no defined white, and there is no scale.
     """
-    if image.mode == "F":
+    if image.mode == "F" and scale in (None, depth.FULL):
         raise ValueError("float pixels have no defined white")
-    if image.mode.startswith("I"):
-        values = np.asarray(image).clip(0, 65535) // 257
-        return Image.fromarray(values.astype(np.uint8)).convert("RGB")
+    if image.mode.startswith(("I", "F")):
+        values = depth.scaled(np.asarray(image), scale or depth.FULL)
+        return Image.fromarray(values).convert("RGB")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

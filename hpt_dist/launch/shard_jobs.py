@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 
 from hpt_dist import sources
 from hpt_dist.datasets import shards
-from hpt_dist.datasets.shard_plan import plan
+from hpt_dist.datasets.shard_plan import ShardToWrite
 from hpt_dist.errors import HptError, RequestError, StoreError
 from hpt_dist.images.formats import Encoding
 from hpt_dist.launch import on_slurm
@@ -66,6 +66,7 @@ class ShardingRequest:
         max_bad: see `shards.write_dataset`.
         encoding: how images are stored.
         root: see `sources.open_source`; empty for none.
+        replace: see `shards.write_dataset`.
     """
 
     source: str
@@ -76,6 +77,7 @@ class ShardingRequest:
     max_bad: int
     encoding: Encoding
     root: str = ""
+    replace: bool = False
 
     @property
     def id(self) -> str:
@@ -86,6 +88,17 @@ class ShardingRequest:
     def open_source(self) -> Source:
         """Open the images."""
         return sources.open_source(self.source, Path(self.root) if self.root else None)
+
+    def check(self, store: Store) -> list[ShardToWrite]:
+        """Return the planned shards, or refuse what `write` would refuse."""
+        return shards.check(
+            self.open_source(),
+            store,
+            self.name,
+            shard_bytes=self.shard_bytes,
+            encoding=self.encoding,
+            replace=self.replace,
+        )
 
     def write(
         self,
@@ -100,6 +113,7 @@ class ShardingRequest:
             "shard_bytes": self.shard_bytes,
             "max_bad": self.max_bad,
             "encoding": self.encoding,
+            "replace": self.replace,
             "workers": workers,
             "progress": progress,
         }
@@ -303,7 +317,7 @@ def _queued(request: ShardingRequest, store: Store) -> Sharding | None:
     spec = json.loads(store.get(f"{sharding_prefix(request.id)}/{_SPEC}"))
     # Who submitted them may have been killed before it could note their ids.
     parts, merge = (slurm_jobs.with_id(a, b) if b else a for a, b in zip(arrays, ids, strict=True))
-    if spec["request"] != asdict(request):
+    if spec["request"] != json.loads(json.dumps(asdict(request))):
         known = [job for job in (parts.id, merge.id) if job]
         raise RequestError(
             f"the jobs {' and '.join(known)} write {request.name} from other images or with other "
@@ -315,7 +329,7 @@ def _queued(request: ShardingRequest, store: Store) -> Sharding | None:
 
 def _planned(request: ShardingRequest, store: Store, site: Site, jobs: int) -> Sharding:
     """Return the sharding that is to be submitted."""
-    tasks = plan(request.open_source(), shards.stem_of(request.name), request.shard_bytes)
+    tasks = request.check(store)
     count, folder = max(1, min(jobs, len(tasks))), str(site.folder / request.id)
     parts = Array(f"{request.id}.0", tuple(f"{request.id}/{n}" for n in range(count)), folder)
     merge = Array(f"{request.id}.1", (f"{request.id}/merge",), folder)

@@ -252,7 +252,10 @@ def test_the_command_names_what_it_left_out(tmp_path):
     assert refused.returncode == 1
     assert "more than 3 images cannot be used" in refused.stderr
     (source / "2.png").chmod(0o644)
-    assert "left out: 6 of 9 images" in without_rights(*command).stdout
+    refused = without_rights(*command)
+    assert refused.returncode == 2
+    assert "became readable" in refused.stderr
+    assert "left out: 6 of 9 images" in without_rights(*command, "--replace").stdout
 
 
 def test_options_of_the_encoding_reach_the_manifest(tmp_path, photos):

@@ -13,6 +13,7 @@ import sys
 import tracemalloc
 import zlib
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from reads import broken, slowly
 from hpt_dist.datasets.manifest import parse_index, parse_manifest
 from hpt_dist.datasets.shard_plan import plan
 from hpt_dist.datasets.shards import Progress, read_manifest, verify, write_dataset, write_part
+from hpt_dist.datasets.verify import strays
 from hpt_dist.errors import DataError, RequestError, StoreError
 from hpt_dist.images.formats import Encoding, decode
 from hpt_dist.sources import open_source
@@ -303,6 +305,7 @@ def test_progress_counts_every_image_once(store):
 
 def test_only_shards_of_changed_images_are_written_again(store):
     shard(store)
+    store.delete(f"datasets/{NAME}/manifest.json")
     changed = next(one.key for one in SAMPLES if one.split == "unlabeled")
     samples = [
         sample(i, version="new") if one.key == changed else one for i, one in enumerate(SAMPLES)
@@ -316,6 +319,7 @@ def test_only_shards_of_changed_images_are_written_again(store):
 def test_what_a_larger_version_left_behind_is_deleted(tmp_path, store):
     fresh = open_store(str(tmp_path / "fresh"))
     shard(store)
+    store.delete(f"datasets/{NAME}/manifest.json")
     store.put(f"datasets/{NAME}/notes.txt", b"mine")
     shard(store, SAMPLES[:9])
     shard(fresh, SAMPLES[:9])
@@ -361,10 +365,7 @@ def test_finished_shards_are_never_written_again(store):
     shard(store, workers=2)
     after = files(store)
     changed = {name for name in before if after[name] != before[name]}
-    assert changed == {
-        *(f"{path}.{ending}" for ending in ("tar", "index.json", "done.json")),
-        f"datasets/{NAME}/manifest.json",
-    }
+    assert changed == {f"{path}.{ending}" for ending in ("tar", "index.json", "done.json")}
 
 
 @pytest.mark.parametrize("parts", [1, 3, 50])
@@ -393,25 +394,172 @@ def test_a_part_that_there_is_not_is_refused(store):
             write_part(source(SAMPLES), store, NAME, part, 3)
 
 
-def test_a_part_that_replaces_shards_takes_the_manifest_away_first(store):
-    shard(store)
-    write_part(source(SAMPLES), store, NAME, 0, 2, shard_bytes=SHARD_BYTES)
-    assert store.stat(f"datasets/{NAME}/manifest.json")
-    other = Encoding(resize=5)
-    write_part(source(SAMPLES), store, NAME, 0, 2, shard_bytes=SHARD_BYTES, encoding=other)
-    assert store.stat(f"datasets/{NAME}/manifest.json") is None
-
-
 def test_a_shard_that_is_being_replaced_is_not_taken_for_finished(tmp_path, store):
     """Labels of equal length give tars of equal size, so only the record tells them apart."""
     fresh = open_store(str(tmp_path / "fresh"))
     shard(fresh)
     shard(store)
-    other = [sample(i, label=one.label and 3 - one.label) for i, one in enumerate(SAMPLES)]
+    store.delete(f"datasets/{NAME}/manifest.json")
     with pytest.raises(ConnectionError):
-        shard(Failing(store, [], fail_at=1), other)  # after the first tar
+        shard(Failing(store, [], fail_at=1), OTHER)  # after the first tar
     shard(store)
     assert contents(store) == contents(fresh)
+
+
+# A dataset that is there
+
+OTHER = [sample(i, label=one.label and 3 - one.label) for i, one in enumerate(SAMPLES)]
+DIFFERENT = {
+    "other labels": {"samples": OTHER},
+    "more images": {"samples": [*SAMPLES, sample(24)]},
+    "fewer images": {"samples": SAMPLES[:-1]},
+    "another encoding": {"encoding": Encoding(resize=9)},
+}
+
+
+def readable(store, manifest) -> set[str]:
+    """Return the images of a dataset as a reader that opened this manifest finds them."""
+    return {key for key, _, data in stored_images(store, manifest) if decode(data)}
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_another_dataset_is_not_replaced_without_a_word(store, name):
+    shard(store)
+    before = contents(store)
+    with pytest.raises(RequestError, match=r"24 images \(birds\) is there") as caught:
+        shard(store, **DIFFERENT[name])
+    assert "--replace" in caught.value.problem.fix
+    options = {"encoding": DIFFERENT[name].get("encoding", Encoding())}
+    images = source(DIFFERENT[name].get("samples", SAMPLES))
+    with pytest.raises(RequestError, match="is there"):
+        write_part(images, store, NAME, 0, 2, shard_bytes=SHARD_BYTES, **options)
+    assert contents(store) == before
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_a_dataset_can_be_read_until_the_one_that_replaces_it_is_complete(tmp_path, store, name):
+    fresh = open_store(str(tmp_path / "fresh"))
+    expected = shard(fresh, **DIFFERENT[name])
+    old = shard(store)
+    for fail_at in (0, 1, 5):
+        with pytest.raises(ConnectionError):
+            shard(Failing(store, [], fail_at), **DIFFERENT[name], replace=True)
+        assert read_manifest(store, NAME) == old
+        assert readable(store, old) == {one.key for one in SAMPLES}
+        assert verify(store, NAME) == []
+    puts: list[str] = []
+    new = shard(Failing(store, puts), **DIFFERENT[name], replace=True)
+    assert puts[-1] == "manifest.json"
+    assert new.digest == expected.digest == read_manifest(store, NAME).digest
+    assert verify(store, NAME) == []
+    assert strays(store, NAME) == []
+    # The same bytes, in a folder of their own; nothing of the old ones is left.
+    below = f"datasets/{NAME}/"
+    moved = {
+        path.replace(f"{below}{new.folder}/", below): data
+        for path, data in contents(store).items()
+        if not path.endswith("manifest.json")
+    }
+    assert moved == {
+        path: data for path, data in contents(fresh).items() if not path.endswith("manifest.json")
+    }
+    with pytest.raises(StoreError):
+        readable(store, old)
+    before = files(store)
+    assert shard(store, **DIFFERENT[name]) == new
+    assert files(store) == before
+
+
+def test_a_dataset_can_be_replaced_again_and_again(store):
+    first = shard(store)
+    folders = {shard(store, OTHER, replace=True).folder}
+    again = shard(store, replace=True)
+    assert again.digest == first.digest
+    folders |= {again.folder, shard(store, OTHER, replace=True).folder}
+    assert len(folders) == 3
+    assert verify(store, NAME) == []
+    assert len([path for path in contents(store) if path.endswith(".tar")]) == len(
+        [one for split in first.splits.values() for one in split.shards]
+    )
+
+
+def test_parts_replace_a_dataset_when_the_whole_is_written(tmp_path, store):
+    fresh = open_store(str(tmp_path / "fresh"))
+    expected, old = shard(fresh, OTHER), shard(store)
+    for part in (2, 0, 1):
+        options = {"shard_bytes": SHARD_BYTES, "replace": True}
+        write_part(source(OTHER), store, NAME, part, 3, **options)
+        assert read_manifest(store, NAME) == old
+        assert readable(store, old) == {one.key for one in SAMPLES}
+    puts: list[str] = []
+    assert shard(Failing(store, puts), OTHER, replace=True).digest == expected.digest
+    assert puts == ["manifest.json"]
+
+
+def test_the_same_sharding_repairs_a_damaged_manifest(store):
+    shard(store)
+    before = contents(store)
+    path = f"datasets/{NAME}/manifest.json"
+    store.put(path, before[path][:-9])
+    with pytest.raises(RequestError, match="a dataset with a damaged manifest is there"):
+        shard(store, OTHER)
+    shard(store)
+    assert contents(store) == before
+
+
+def test_other_names_of_classes_are_another_dataset(store):
+    """Though not a byte of its shards differs."""
+    old = shard(store)
+    before = files(store)
+    renamed = replace(source(SAMPLES), classes=["crow", "eagle owl", "wren"])
+    options = {"shard_bytes": SHARD_BYTES}
+    with pytest.raises(RequestError, match="their classes or options differ"):
+        write_dataset(renamed, store, NAME, **options)
+    assert files(store) == before
+    new = write_dataset(renamed, store, NAME, replace=True, **options)
+    assert (new.classes[1], new.folder) == ("eagle owl", old.folder)
+    after = files(store)
+    assert [path for path in after if after[path] != before[path]] == [
+        f"datasets/{NAME}/manifest.json"
+    ]
+
+
+def test_a_repair_writes_no_other_bytes_into_a_dataset(store):
+    """Its images changed though they say that they did not."""
+    shard(store)
+    before = contents(store)
+    path = f"datasets/{NAME}/test/photos-test-000000.tar"
+    store.delete(path)
+    changed = [
+        sample(i, read=partial(encoded, i + 99)) if one.split == "test" else one
+        for i, one in enumerate(SAMPLES)
+    ]
+    with pytest.raises(RequestError, match="would be written with other content") as caught:
+        shard(store, changed)
+    assert path in caught.value.problem.where
+    shard(store)
+    assert contents(store) == before
+
+
+def test_shards_that_another_command_deleted_are_missed(store):
+    def delete(progress: Progress) -> None:
+        if progress.images == len(SAMPLES):
+            for path in contents(store):
+                if path.endswith(".tar"):
+                    store.delete(path)
+
+    with pytest.raises(StoreError, match="another command writes this dataset"):
+        shard(store, progress=delete)
+    assert store.stat(f"datasets/{NAME}/manifest.json") is None
+
+
+def test_a_failing_replacement_leaves_the_dataset(store):
+    old = shard(store)
+    bad = [sample(100 + i, b"", split="train", label=0) for i in range(6)]
+    with pytest.raises(DataError, match="more than 5 images cannot be used"):
+        shard(store, SAMPLES + bad, max_bad=5, replace=True, workers=2)
+    assert read_manifest(store, NAME) == old
+    assert verify(store, NAME) == []
 
 
 def test_the_limit_of_bad_images_holds_across_workers(store):
@@ -497,7 +645,7 @@ def test_a_shard_is_not_in_memory_twice(store):
 
 def stored_images(store, manifest):
     """Yield the key, the extension and the bytes of every image."""
-    dataset = store.at(f"datasets/{NAME}")
+    dataset = manifest.shards_in(store.at(f"datasets/{NAME}"))
     for one in itertools.chain(*(split.shards for split in manifest.splits.values())):
         index = parse_index(dataset.get(one.index), one.index)
         for key, extension, offset, length in zip(
@@ -509,7 +657,7 @@ def stored_images(store, manifest):
 def test_another_encoding_writes_other_shards_and_says_so(store):
     plain = shard(store)
     before = contents(store)
-    small = shard(store, encoding=Encoding(resize=9), workers=2)
+    small = shard(store, encoding=Encoding(resize=9), workers=2, replace=True)
     assert small.source.rule == (
         "as they come; short sides of more than 9 pixels resized to that, "
         "resized JPEGs encoded with quality 90"
@@ -518,8 +666,8 @@ def test_another_encoding_writes_other_shards_and_says_so(store):
     for _, _, data in stored_images(store, small):
         assert min(decode(data)[0].size) <= 9
     assert shard(store, encoding=Encoding(resize=9)) == small
-    assert shard(store) == plain
-    assert contents(store) == before
+    assert shard(store, replace=True).digest == plain.digest
+    assert {*contents(store).values()} >= {d for p, d in before.items() if p.endswith(".tar")}
 
 
 def test_mean_and_std_are_those_of_the_pixels_that_are_stored(store):
@@ -608,9 +756,12 @@ def test_a_file_that_cannot_be_read_is_left_out_until_it_can(tmp_path, store):
     )
     assert shard(store, samples) == manifest
     file.write_bytes(encoded(100))
-    assert shard(store, samples).quarantined == ()
-    shard(fresh, samples)
-    assert contents(store) == contents(fresh)
+    with pytest.raises(RequestError, match="changed or became readable"):
+        shard(store, samples)
+    assert read_manifest(store, NAME) == manifest
+    again = shard(store, samples, replace=True)
+    assert again.quarantined == ()
+    assert again.digest == shard(fresh, samples).digest
 
 
 def test_every_file_of_a_folder_is_in_the_dataset_or_named_with_a_reason(tmp_path, monkeypatch):
@@ -721,7 +872,11 @@ def test_verify_names_false_counts_and_repeated_keys(store):
 
     def change(document):
         train = document["splits"]["train"]
-        train["shards"].append(train["shards"][0])
+        again = train["shards"][0] | {"path": "train/again.tar"}
+        train["shards"].append(again)
+        train["images"] += again["images"]
+        path = f"datasets/{NAME}/train"
+        store.put(f"{path}/again.tar", store.get(f"{path}/photos-train-000000.tar"))
 
     edited(store, change)
     text = "\n".join(map(str, verify(store, NAME)))

@@ -100,7 +100,7 @@ def close(one: Image.Image, other: Image.Image) -> bool:
 @pytest.mark.parametrize("resize", [None, 60, 99])
 def test_small_jpeg_and_png_keep_their_bytes_without_a_quality(kind, resize):
     data = file(photo(80, 60), kind)
-    stored, extension, image = encode(data, Encoding(resize))
+    stored, extension, image, _ = encode(data, Encoding(resize))
     assert (stored, extension) == (data, {"JPEG": "jpg", "PNG": "png"}[kind])
     assert image.tobytes() == decode(data)[0].tobytes()
 
@@ -112,7 +112,7 @@ def test_resizing_makes_the_short_side_and_keeps_the_picture(size, orientation, 
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     data = file(photo(*size), kind, exif=exif)
-    stored, extension, image = encode(data, Encoding(resize=32))
+    stored, extension, image, _ = encode(data, Encoding(resize=32))
     upright = decode(data)[0]
     if min(size) > 32 or kind == "WEBP":
         with Image.open(io.BytesIO(stored)) as read:

@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -321,6 +321,20 @@ def request(photos: Path, tmp_path: Path) -> ShardingRequest:
 
 def site_of(cluster: Profile, tmp_path: Path) -> on_slurm.Site:
     return on_slurm.site(cluster, FolderStore(tmp_path / "store"), str(tmp_path / "my work"))
+
+
+def test_another_dataset_is_refused_before_any_job(fake_slurm, photos, tmp_path):
+    asked = request(photos, tmp_path)
+    site = site_of(Profile(), tmp_path)
+    store = FolderStore(tmp_path / "store")
+    shards.write_dataset(open_source(str(photos)), store, asked.name)
+    before = contents(store.root / "datasets")
+    with pytest.raises(RequestError, match=r"a dataset of 30 images \(photos\) is there"):
+        shard_jobs.submit(asked, site, 3)
+    assert contents(store.root / "datasets") == before
+    assert not (tmp_path / "n").exists()
+    shard_jobs.submit(replace(asked, replace=True), site, 3)
+    assert (tmp_path / "n").exists()
 
 
 PART = """\
