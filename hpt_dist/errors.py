@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class HptError(Exception):
     def __init__(self, what: str, *, where: str = "", allowed: str = "", fix: str = "") -> None:
         self.problem = Problem(what, where, allowed, fix)
         super().__init__(str(self.problem))
+
+    def at(self, where: str) -> Self:
+        """Return the same error with its place, for a caller who knows it."""
+        problem = self.problem
+        return type(self)(problem.what, where=where, allowed=problem.allowed, fix=problem.fix)
 
 
 class RequestError(HptError):

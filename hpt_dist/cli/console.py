@@ -143,6 +143,11 @@ class Lines:
             self._printed[trial.key] = (time.monotonic(), step)
             print_line(f"        {trial.name}  step {step}/{facts.get('steps')}  {_rate(facts)}")
 
+    def noted(self, trial: Trial, lines: Sequence[str]) -> None:
+        """Show what a trial understood."""
+        for line in lines:
+            print_line(f"        {trial.name}  {line}")
+
     def ended(self, trial: Trial, error: str) -> None:
         """Show that a trial ended."""
         self._ended += 1
@@ -172,6 +177,11 @@ class Bars:
         self.started(trial)
         step = int(facts.get("step", 0))
         self._progress.update(self._tasks[trial.key], completed=step, rate=_rate(facts))
+
+    def noted(self, trial: Trial, lines: Sequence[str]) -> None:
+        """Show what a trial understood."""
+        for line in lines:
+            self._progress.console.print(f"{trial.name}  {line}", markup=False, soft_wrap=True)
 
     def ended(self, trial: Trial, error: str) -> None:
         """Show that a trial ended."""

@@ -153,6 +153,11 @@ class _Logged:
         """A running trial reported its progress."""
         log.debug("%s: %s", trial.name, facts)
 
+    def noted(self, trial: Trial, lines: Sequence[str]) -> None:
+        """A running trial reported what it understood."""
+        for line in lines:
+            log.info("%s: %s", trial.name, line)
+
     def ended(self, trial: Trial, error: str) -> None:
         """A trial ended."""
         log.info("%s %s", "failed" if error else "done", trial.name)

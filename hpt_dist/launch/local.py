@@ -43,6 +43,9 @@ class Watcher(Protocol):
     def moved(self, trial: Trial, facts: Mapping[str, Any]) -> None:
         """A running trial reported its progress."""
 
+    def noted(self, trial: Trial, lines: Sequence[str]) -> None:
+        """A running trial reported what it understood."""
+
     def ended(self, trial: Trial, error: str) -> None:
         """A trial ended; `error` is empty when it is done."""
 
@@ -213,7 +216,7 @@ def _start(left: _Work, trial: Trial) -> None:
     left.running[trial.key] = running
     if left.settings.where == "inline":
         with environment.replaced(_variables(each)):
-            running.outcome = run(job, lambda facts: left.watcher.moved(trial, facts))
+            running.outcome = run(job, lambda facts: _pass_on(left.watcher, trial, facts))
         return
     try:
         with files.in_work_folder(left.settings.work):
@@ -278,10 +281,20 @@ def _listen(running: _Running, watcher: Watcher) -> None:
         for message in process.received():
             if isinstance(message, Outcome):
                 running.outcome = message
+            elif "notes" in message:
+                _pass_on(watcher, running.trial, message)
             else:
                 facts = message
         if facts:
-            watcher.moved(running.trial, facts)
+            _pass_on(watcher, running.trial, facts)
+
+
+def _pass_on(watcher: Watcher, trial: Trial, facts: Mapping[str, Any]) -> None:
+    """Give what a trial reported to who watches: notes, or how far it is."""
+    if "notes" in facts:
+        watcher.noted(trial, facts["notes"])
+    else:
+        watcher.moved(trial, facts)
 
 
 def _is_over(running: _Running) -> bool:

@@ -17,6 +17,7 @@ from pydantic import Field
 from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.datasets.subset import Subset, read_subset
 from hpt_dist.errors import HptError, Problem, RecipeError, RequestError
+from hpt_dist.launch import imports
 from hpt_dist.launch.launches import launches
 from hpt_dist.recipe import Spec, plan, shipped
 from hpt_dist.recipe import file as recipe_file
@@ -101,6 +102,11 @@ def plan_against_store(
         stand_ins: a YAML file that describes datasets that are not there yet.
         device: where the trials will compute.
         store_uri: of a store that takes the place of the recipe's own and of HPT_STORE.
+
+    Raises:
+        RecipeError: with every problem of the recipe, or every dataset or file that is missing or
+            does not fit.
+        RequestError: the recipe or the store cannot be read.
     """
     variables = dict(os.environ)
     if store_uri:
@@ -120,7 +126,10 @@ def plan_against_store(
     known = {name: key for launch in of_recipe for name, key in launch.trials.items()}
     on_slurm = any(launch.where == "slurm" for launch in of_recipe)
     queued = slurm_jobs.known_queue(store) if on_slurm else None
-    return Planned(recipe, store, found, trials, states(store, trials, known, queued), last)
+    where = states(store, trials, known, queued)
+    idle = [trial for trial in trials if where[trial.key].name in ("runs", "failed", "resumes")]
+    imports.check(recipe, store, idle)
+    return Planned(recipe, store, found, trials, where, last)
 
 
 def facts(recipe: Recipe, store: Store, stand_ins: Path | None = None) -> Facts:

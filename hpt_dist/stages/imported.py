@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 
 from hpt_dist.recipe import Import
 from hpt_dist.trial.run import Context, Result
 from hpt_dist.weights import match as weights
 from hpt_dist.weights import source as weights_source
-
-log = logging.getLogger(__name__)
 
 
 def run(context: Context, spec: Import) -> Result:
@@ -25,11 +21,13 @@ def run(context: Context, spec: Import) -> Result:
         force=spec.force,
         fingerprint=trial.document["weights"],
     )
-    log.info("%s", report)
+    context.note(report.lines)
     details = {
         "matched": len(report.matched),
         "missing": list(report.missing),
         "misshapen": list(report.misshapen),
+        "layers": list(report.layers),
+        "adapted": list(report.adapted),
         "unexpected": list(report.unexpected),
         "aside": list(report.aside),
         "recognised": report.recognised,

@@ -155,6 +155,12 @@ class Context:
         self.report(facts)
         log.info("step %d/%d  %.0f images/s", step, steps, images_per_second)
 
+    def note(self, lines: Sequence[str]) -> None:
+        """Tell the log and who started this process what was understood, a line for each fact."""
+        for line in lines:
+            log.info("%s", line)
+        self.report({"notes": list(lines)})
+
     def check(self) -> None:
         """Raise if another process took the trial over."""
         if self.lease:

@@ -28,7 +28,8 @@ def load_backbone(
         weights: as in a recipe, such as `timm/NAME` or a file; or `trial/KEY`, the key of a
             finished trial. Random values come from torch's generator.
         store: URI of the store that holds the trial, or the file of a relative path.
-        force: accept weights of which less than 99 % match.
+        force: accept weights of which entries are missing, misshapen or of other layers; what the
+            backbone lacks stays random.
 
     Raises:
         RequestError: the model, file or finished trial does not exist.

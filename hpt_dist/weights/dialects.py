@@ -7,7 +7,7 @@ other padding) have none, and `exports` reports why.
 Names were read in public code and documents, none of which is part of this one: torchvision, timm,
 facebookresearch/detectron2 (tools/convert-torchvision-to-d2.py), huggingface/transformers,
 google-deepmind/deepmind-research (byol) with dm-haiku, Separius/SimCLRv2-Pytorch,
-lightly-ai/lightly (examples), lukemelas/EfficientNet-PyTorch.
+lightly-ai/lightly (examples), lukemelas/EfficientNet-PyTorch, facebookresearch/dinov2.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 
 from hpt_dist.errors import HptError
 from hpt_dist.networks import backbones
+from hpt_dist.networks.backbones import Backbone
 from hpt_dist.recipe import plugins
 
 # The backbone's entry -> the file's entries, which are joined along their first dimension.
@@ -61,6 +62,7 @@ LABELS = {
     "numbered": "torchvision's names with the network's children numbered",
     "haiku": "haiku's names",
     "efficientnet_pytorch": "names of efficientnet_pytorch",
+    "dinov2": "DINOv2's names",
 }
 
 
@@ -90,15 +92,21 @@ def is_vit(full_name: str) -> bool:
 
 
 @cache
-def shapes(full_name: str) -> Mapping[str, tuple[int, ...]]:
-    """Return the names of a backbone's entries and their shapes; draws nothing from a generator."""
+def blank(full_name: str) -> Backbone:
+    """Return a backbone for its names, shapes and types; draws nothing from a generator."""
     try:
         with torch.device("meta"):  # no memory and no initial values
-            state = backbones.create(full_name).state_dict()
+            return backbones.create(full_name)
     except (RuntimeError, NotImplementedError, HptError):  # some compute while they are built
         with torch.random.fork_rng(devices=[]):
-            state = backbones.create(full_name).state_dict()
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+            backbone: Backbone = backbones.create(full_name).to("meta")
+            return backbone
+
+
+@cache
+def shapes(full_name: str) -> Mapping[str, tuple[int, ...]]:
+    """Return the names of a backbone's entries and their shapes."""
+    return {name: tuple(tensor.shape) for name, tensor in blank(full_name).state_dict().items()}
 
 
 def dialects_of(full_name: str) -> dict[str, Names]:
@@ -125,6 +133,8 @@ def dialects_of(full_name: str) -> dict[str, Names]:
         dialects |= _of_vit(library, entries, bool(model_in(other, full_name)))
     elif twin := model_in(other, full_name):
         dialects[other] = _in_order(entries, f"{other}/{twin}")
+    if library == "timm" and "dinov2" in model:
+        dialects["dinov2"] = _renamed(entries, partial(_dinov2, gated="giant" in model))
     if "blocks.0.0.conv_dw.weight" in own:
         dialects["efficientnet_pytorch"] = efficientnet_pytorch(entries)
     return dialects
@@ -298,6 +308,15 @@ def _of_vit(library: str, entries: list[str], has_twin: bool) -> dict[str, Names
         dialects = {"huggingface": {tv: other_name for _, tv, other_name in rows}}
         other = {"timm": {tv: (timm,) for timm, tv, _ in rows}}
     return dialects | other if has_twin else dialects
+
+
+def _dinov2(name: str, gated: bool) -> str:
+    """Name an entry of timm's as DINOv2 does, whose largest network has MLPs with a gate."""
+    if name == "reg_token":
+        return "register_tokens"
+    if gated:
+        return name.replace(".mlp.fc1.", ".mlp.w12.").replace(".mlp.fc2.", ".mlp.w3.")
+    return name
 
 
 # EfficientNet in the names of the package that many older files come from.

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-
-from torch import Tensor
+from dataclasses import dataclass, field
 
 from hpt_dist.errors import RequestError
 from hpt_dist.weights.dialects import LABELS, Names
+from hpt_dist.weights.headers import Entry, printable
 
 # A part of a prefix -> the project, the encoder, and whether it is the default: the one that its
 # authors evaluate. Read in public code: moco, moco-v3 and dino of facebookresearch,
@@ -52,7 +51,17 @@ _HEADS = frozenset(
         *("queue", "queue_ptr"),
     }
 )
+# What training and older libraries save inside a network and no forward pass reads.
+_HARMLESS = frozenset(
+    {
+        *("num_batches_tracked", "mask_token", "attn_mask", "total_ops", "total_params"),
+        *("relative_position_index", "relative_coords_table", "position_ids"),
+    }
+)
+# The beginnings of the names of layers that stand between the images and the features.
+_LAYERS = ("conv", "bn", "norm", "ln_", "layer", "block", "stage", "stem", "pos", "patch")
 _CLEARLY = 0.9  # of the best candidate's share
+_MOST = 64  # candidates; a checkpoint of any project has less than ten
 
 
 @dataclass(frozen=True)
@@ -64,23 +73,30 @@ class Encoder:
         prefix: of each entry's name, with the last dot; may be empty.
         project: the project that trained it, or empty.
         name: which encoder it is, such as `teacher`, or empty.
+        share: of the backbone's entries that are there in their shape.
     """
 
     dialect: str
     prefix: str
     project: str = ""
     name: str = ""
+    share: float = field(default=0.0, compare=False)
+
+    @property
+    def place(self) -> str:
+        """Its place in the file, which chooses it behind the file's name."""
+        return self.prefix.rstrip(".") or "."
 
     def __str__(self) -> str:
         origin = self.project or ("plain" if not self.name else "")
         words = [origin] if origin else []
         words += [f"{self.name} encoder"] if self.name else []
         words += [LABELS[self.dialect]]
-        return ", ".join(words) + (f", under {self.prefix[:-1]}" if self.prefix else "")
+        return ", ".join(words) + (f", under {printable(self.prefix[:-1])}" if self.prefix else "")
 
 
 def find(
-    entries: Mapping[str, Tensor],
+    entries: Mapping[str, Entry],
     dialects: Mapping[str, Names],
     shapes: Mapping[str, tuple[int, ...]],
     choice: str = "",
@@ -89,9 +105,9 @@ def find(
 
     Args:
         entries: of the file by full name, such as `state_dict.module.encoder_q.fc.bias`.
-        dialects: see `dialects.of`.
+        dialects: see `dialects.dialects_of`.
         shapes: of the backbone's entries.
-        choice: an encoder's name or a prefix; empty for the default.
+        choice: an encoder's name or a prefix, `.` for no prefix; empty for the default.
 
     Raises:
         RequestError: the file has no encoder of that name.
@@ -104,18 +120,19 @@ def find(
     clear = [place for place, value in share.items() if value >= _CLEARLY * best]
     taken: dict[str, Encoder] = {}  # a prefix has one dialect, the first that fits
     for dialect, prefix in sorted(clear, key=lambda place: (-share[place], place[1])):
-        taken.setdefault(prefix, _named(dialect, prefix))
+        taken.setdefault(prefix, _named(dialect, prefix, share[dialect, prefix]))
     encoders = sorted(
         taken.values(),
-        key=lambda at: (_rank(at), -share[at.dialect, at.prefix], len(at.prefix), at.prefix),
-    )
+        key=lambda at: (_rank(at), -at.share, len(at.prefix), at.prefix),
+    )[:_MOST]
     if choice:
-        chosen = [at for at in encoders if choice in (at.name, at.prefix.rstrip("."))]
+        chosen = [at for at in encoders if choice in (at.name, at.place)]
         if not chosen:
-            known = dict.fromkeys(at.name or at.prefix.rstrip(".") for at in encoders)
+            known = dict.fromkeys(at.name or printable(at.place) for at in encoders)
+            one = known.keys() <= {"."}
             raise RequestError(
                 f"this file has no encoder {choice!r}",
-                allowed=", ".join(filter(None, known)) or "no choice: there is one encoder",
+                allowed="no choice: there is one encoder" if one else ", ".join(known),
             )
         encoders = [*chosen, *(at for at in encoders if at not in chosen)]
     elif not encoders:
@@ -123,10 +140,18 @@ def find(
     return encoders[0], tuple(encoders[1:])
 
 
+def rivals(at: Encoder, others: Iterable[Encoder]) -> list[Encoder]:
+    """Return the other places that nothing sets behind the chosen one: neither name nor fit."""
+    return [one for one in others if (_rank(one), one.share) == (_rank(at), at.share)]
+
+
 def split_rest(
     entries: Iterable[str], taken: set[str], at: Encoder, others: Iterable[Encoder], heads: set[str]
-) -> tuple[list[str], list[str]]:
-    """Sort a file's other entries into those left aside and unexpected ones.
+) -> tuple[list[str], list[str], list[str]]:
+    """Sort a file's other entries into those left aside, unexpected ones, and those of layers.
+
+    An entry of a layer that the backbone has not shows that the file is of another, mostly of a
+    deeper network, although all of the backbone's names are in it.
 
     Args:
         entries: full names of the file's entries.
@@ -136,12 +161,14 @@ def split_rest(
         heads: modules of the backbone's classifier.
 
     Returns:
-        The entries left aside, as `PLACE (N entries)`; and the unexpected names, without prefix.
+        The entries left aside, as `PLACE (N entries)`; and without prefix the unexpected names, and
+        those of layers.
     """
     roots = sorted((other.prefix for other in others if other.prefix), key=len, reverse=True)
     depth = at.prefix.count(".") + 1
     aside: Counter[str] = Counter()
-    unexpected = []
+    unexpected, layers = [], []
+    tops = {name.removeprefix(at.prefix).split(".")[0] for name in taken}
     for name in entries:
         if name in taken:
             continue
@@ -152,13 +179,15 @@ def split_rest(
             aside[root[:-1]] += 1
         elif not is_inside or _is_head(inside, heads):
             aside[".".join(name.split(".")[:depth])] += 1
+        elif _is_layer(inside, tops):
+            layers.append(inside)
         else:
             unexpected.append(inside)
-    return [f"{place} ({count})" for place, count in aside.items()], unexpected
+    return [f"{place} ({count})" for place, count in aside.items()], unexpected, layers
 
 
 def _prefixes(
-    entries: Mapping[str, Tensor], names: Names, shapes: Mapping[str, tuple[int, ...]]
+    entries: Mapping[str, Entry], names: Names, shapes: Mapping[str, tuple[int, ...]]
 ) -> Counter[str]:
     """Count, for each prefix, the backbone's entries that exist under it in their shape."""
     by_name = {parts[0]: (name, len(parts)) for name, parts in names.items()}
@@ -178,13 +207,13 @@ def _prefixes(
     return +counts
 
 
-def _named(dialect: str, prefix: str) -> Encoder:
+def _named(dialect: str, prefix: str, share: float) -> Encoder:
     for part in prefix.split("."):
         if part in _PARTS:
             project, name, _ = _PARTS[part]
-            return Encoder(dialect, prefix, project, name)
+            return Encoder(dialect, prefix, project, name, share)
     project = {"simclr_v2": "SimCLR v2", "haiku": "BYOL"}.get(dialect, "")
-    return Encoder(dialect, prefix, project)
+    return Encoder(dialect, prefix, project, share=share)
 
 
 def _rank(at: Encoder) -> int:
@@ -198,3 +227,11 @@ def _rank(at: Encoder) -> int:
 def _is_head(inside: str, heads: set[str]) -> bool:
     first = inside.split(".")[0]
     return first in _HEADS or any(inside.startswith(f"{head}.") for head in heads)
+
+
+def _is_layer(inside: str, tops: set[str]) -> bool:
+    """Return whether an entry is of a layer that changes features, to judge by its name."""
+    first, last = inside.split(".")[0], inside.rpartition(".")[2]
+    if last in _HARMLESS:
+        return False
+    return first in tops or first.startswith(_LAYERS) or last.endswith(("_token", "_tokens"))

@@ -1,7 +1,8 @@
 """Files of weights to named tensors, and back. Nothing in a file is executed.
 
 Pickles are read with `weights_only=True`: what they hold besides tensors and plain values is
-refused before it is created. Arrays of numpy are read with `allow_pickle=False`.
+refused before it is created. Arrays of numpy are read with `allow_pickle=False`, and only those
+that are asked for.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors.torch
@@ -23,6 +26,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from hpt_dist.errors import WeightsError
+from hpt_dist.weights import headers
+from hpt_dist.weights.headers import Array, Entry, printable
 
 StateDict = dict[str, Tensor]
 
@@ -30,11 +35,25 @@ StateDict = dict[str, Tensor]
 # only holds attributes, and what those are is checked like everything else.
 _HARMLESS_CLASSES: list[Any] = [argparse.Namespace]
 _DEEPEST = 8  # levels of dicts in a file
+_MOST_VALUES = 1_000_000  # in all dicts of a file; one in many places counts in each
 _CODE_IN_PICKLE = re.compile(r"GLOBAL ([\w.]+)")
 
 
-def tensors(data: bytes, name: str) -> StateDict:
-    """Return every tensor of a file by its full name, dots between the levels.
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file of weights: what it declares, and its tensors when they are asked for.
+
+    Args:
+        entries: by full name, dots between the levels.
+        read: returns the tensor of an entry.
+    """
+
+    entries: Mapping[str, Entry]
+    read: Callable[[str], Tensor]
+
+
+def opened(data: bytes, name: str) -> WeightsFile:
+    """Open a file that is in memory.
 
     Args:
         data: the file.
@@ -43,15 +62,44 @@ def tensors(data: bytes, name: str) -> StateDict:
     Raises:
         WeightsError: it is damaged, holds code, or holds no named tensors.
     """
+    headers.check_start(data[:512], len(data))
+    if name.endswith(".npz"):
+        return _opened_npz(data)
     if name.endswith(".safetensors"):
-        return read(data)[0]
-    content = _read_npz(data) if name.endswith(".npz") else _flat(_read_pickle(data))
-    if not content:
+        state, _ = read(data)
+    else:
+        state = _flat(_read_pickle(io.BytesIO(data)))
+    return of_tensors(state)
+
+
+def of_tensors(state: Mapping[str, Tensor]) -> WeightsFile:
+    """Return tensors in memory as a file.
+
+    Raises:
+        WeightsError: there are none, or they have names that no network has.
+    """
+    if not state:
         raise WeightsError(
             "this holds no state dict: no tensors with names",
             fix="save the state dict: torch.save(model.state_dict(), path)",
         )
-    return content
+    headers.check_names(state)
+    entries = {name: Entry(tuple(tensor.shape), _type_of(tensor)) for name, tensor in state.items()}
+    return WeightsFile(entries, state.__getitem__)
+
+
+def listed(path: Path) -> Mapping[str, Entry]:
+    """Return the entries of a file on this machine, without reading its numbers.
+
+    Raises:
+        WeightsError: it is damaged, holds code, or holds no named tensors.
+    """
+    with path.open("rb") as file:
+        entries = headers.listed(file, path.name, path.stat().st_size)
+        if entries is not None:
+            return entries
+        file.seek(0)
+        return of_tensors(_flat(_read_pickle(file))).entries
 
 
 def save(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -75,10 +123,13 @@ def read(data: bytes) -> tuple[StateDict, dict[str, str]]:
     Raises:
         WeightsError: the file is damaged.
     """
+    headers.safetensors_entries(io.BytesIO(data), len(data))
     try:
         state = safetensors.torch.load(data)
-    except SafetensorError as error:
-        raise WeightsError(f"this is no complete safetensors file: {error}") from error
+    # a type that this version of torch has not
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        what = f"this is no complete safetensors file: {printable(str(error))}"
+        raise WeightsError(what) from error
     header, _ = _split(data)
     return state, header.get("__metadata__", {})
 
@@ -102,10 +153,13 @@ def save_pickle(content: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _read_pickle(data: bytes) -> Any:
+def _read_pickle(file: BinaryIO) -> Any:
+    if file.read(2) == b"PK":
+        headers.check_torch_archive(file)
+    file.seek(0)
     try:
         with torch.serialization.safe_globals(_HARMLESS_CLASSES):
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes can raise almost anything
         if code := _CODE_IN_PICKLE.search(str(error)):
             raise WeightsError(
@@ -119,66 +173,72 @@ def _read_pickle(data: bytes) -> Any:
         ) from error
 
 
-def _flat(content: Any, root: str = "", depth: int = 0) -> StateDict:
-    """Return the dense tensors of nested dicts; options, optimizers and the like are not named."""
+def _flat(content: Any) -> StateDict:
+    """Return the tensors of nested dicts; options, optimizers and the like are not named."""
     tensors: StateDict = {}
-    if not isinstance(content, Mapping) or depth > _DEEPEST:
-        return tensors
-    for name, value in content.items():
-        if not isinstance(name, str):
-            continue
-        if type(value) in (Tensor, Parameter) and _is_dense(value):
-            inner = {root + name: value.detach()}
-        else:
-            inner = _flat(value, f"{root}{name}.", depth + 1)
-        if twice := tensors.keys() & inner.keys():
-            raise WeightsError(f"this is no state dict: it holds {min(twice)} twice")
-        tensors |= inner
+    values = 0
+
+    def walk(inner: Mapping[Any, Any], root: str, depth: int) -> None:
+        nonlocal values
+        values += len(inner)
+        if values > _MOST_VALUES:
+            raise WeightsError(f"this is no state dict: it holds over {_MOST_VALUES:,} values")
+        for name, value in inner.items():
+            if not isinstance(name, str):
+                continue
+            if isinstance(value, Mapping) and depth < _DEEPEST:
+                walk(value, f"{root}{name}.", depth + 1)
+            elif isinstance(value, Tensor):
+                if root + name in tensors:
+                    what = f"this is no state dict: it holds {printable(root + name)} twice"
+                    raise WeightsError(what)
+                tensors[root + name] = value.detach()
+
+    if isinstance(content, Mapping):
+        walk(content, "", 0)
     return tensors
 
 
-def _is_dense(value: Tensor) -> bool:
-    return value.layout == torch.strided and not value.is_meta and not value.is_quantized
+def _type_of(value: Tensor) -> str:
+    """Return the name of a tensor's type, or why it holds no plain numbers."""
+    if type(value) not in (Tensor, Parameter):
+        return type(value).__name__
+    if value.is_meta:
+        return "no"
+    if value.is_quantized:
+        return "quantized"
+    if value.layout != torch.strided:
+        return "sparse"
+    return str(value.dtype).removeprefix("torch.")
 
 
-def _read_npz(data: bytes) -> StateDict:
+def _opened_npz(data: bytes) -> WeightsFile:
+    arrays = headers.npz_arrays(io.BytesIO(data))
+    if not arrays:
+        raise WeightsError("this archive is empty")
+    archive = zipfile.ZipFile(io.BytesIO(data))
+    return WeightsFile(
+        {name: array.entry for name, array in arrays.items()},
+        lambda name: _array(archive, arrays[name]),
+    )
+
+
+def _array(archive: zipfile.ZipFile, array: Array) -> Tensor:
+    """Read one array of an npz archive."""
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise WeightsError("this is a single array, not an npz archive")  # noqa: TRY301
-            arrays = {name: archive[name] for name in archive.files}
-        if any("/~/" in name for name in arrays):
-            return _from_haiku(arrays)
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
-    except WeightsError:
-        raise
-    except (zipfile.BadZipFile, OSError, EOFError, MemoryError) as error:
-        raise WeightsError(f"this is no complete npz file ({type(error).__name__})") from error
+        with archive.open(array.member) as stream:
+            found = np.lib.format.read_array(stream, allow_pickle=False)
+            stream.read(1)  # at its end the archive compares the checksum
+        turned = found.transpose(array.axes) if array.axes else found.reshape(array.entry.shape)
+        # In the order of this machine's bytes, which torch needs.
+        plain = np.ascontiguousarray(turned, turned.dtype.newbyteorder("="))
+        return torch.from_numpy(plain.reshape(array.entry.shape))
     except Exception as error:  # damaged bytes can raise almost anything
         raise WeightsError(
-            f"this npz file cannot be read: {error}",
-            fix="write arrays of plain numbers: np.savez(path, **{name: np.asarray(value)})",
+            f"this is no complete npz file: {printable(array.member)} cannot be read "
+            f"({type(error).__name__})",
+            fix="copy it again",
         ) from error
-
-
-def _from_haiku(arrays: Mapping[str, np.ndarray[Any, Any]]) -> StateDict:
-    """Give haiku's parameters dotted names and torch's order of dimensions.
-
-    A convolution's `w` is [height, width, in, out] there and [out, in, height, width] here; a
-    linear layer's is turned too. A norm's values are [1, 1, 1, channels]. Its averages keep
-    `average`, which evaluation reads, and drop `hidden` and `counter`, from which it is computed.
-    """
-    state: StateDict = {}
-    for name, array in arrays.items():
-        *module, entry = name.replace("/~/", "/").split("/")
-        if entry in ("hidden", "counter"):
-            continue
-        if entry == "w":
-            array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T  # noqa: PLW2901
-        else:
-            array = array.reshape(-1)  # noqa: PLW2901
-        state[".".join([*module, entry])] = torch.from_numpy(np.ascontiguousarray(array))
-    return state
 
 
 def _split(data: bytes) -> tuple[dict[str, Any], bytes]:

@@ -1,82 +1,32 @@
 """Weights in: any known source to a backbone's state dict, with a report of the matches.
 
-`source` parses where weights come from, `files` reads them without running code in them,
-`encoders` and `dialects` find the backbone in them; `exports` writes them.
+`source` parses where weights come from; `headers` and `files` read them without running code in
+them, `libraries` those of timm and torchvision; `encoders` and `dialects` find the backbone in
+them, `fit` compares, `adapt` resamples and repeats, `values` refuses. `exports` writes them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from pathlib import Path
 
-import timm
 import torch
 from torch import Tensor
-from torchvision import models
 
-from hpt_dist.errors import RequestError, WeightsError, nearest
+from hpt_dist.errors import RequestError, WeightsError
 from hpt_dist.networks import backbones
 from hpt_dist.networks.backbones import Backbone
 from hpt_dist.store import Store
-from hpt_dist.weights import dialects, encoders
+from hpt_dist.weights import dialects, files, fit, libraries, values
 from hpt_dist.weights import source as weights_source
-from hpt_dist.weights.files import StateDict, tensors
+from hpt_dist.weights.adapt import CLASS_TOKENS, Positions
+from hpt_dist.weights.files import StateDict, WeightsFile
 from hpt_dist.weights.files import read as read
 from hpt_dist.weights.files import save as save
+from hpt_dist.weights.fit import Fit, MatchReport, Taken
+from hpt_dist.weights.headers import printable
 from hpt_dist.weights.source import WeightsSource
-
-MATCHED_SHARE = 0.99  # of the backbone's entries; less is refused unless forced
-
-_NAMES_SHOWN = 4
-
-
-@dataclass(frozen=True)
-class MatchReport:
-    """How a file's entries fit a backbone's.
-
-    Not counted are absent counters (`num_batches_tracked`, which older files lack and no default
-    batch norm reads).
-
-    Args:
-        matched: names with the same shape on both sides.
-        missing: the backbone's names that the file lacks.
-        unexpected: the file's names that neither the backbone nor any known head has.
-        misshapen: `name file-shape, backbone-shape` where the two differ.
-        recognised: the project that wrote the file, the chosen encoder, and its place in the file.
-        aside: entries left out on purpose, as `place (number of entries)`: classifiers and
-            projection heads, other encoders, queues.
-    """
-
-    matched: tuple[str, ...]
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    misshapen: tuple[str, ...] = ()
-    recognised: str = ""
-    aside: tuple[str, ...] = ()
-
-    @property
-    def share(self) -> float:
-        """The matched share of the backbone's entries, 0 to 1."""
-        return len(self.matched) / self._expected
-
-    @property
-    def _expected(self) -> int:
-        return len(self.matched) + len(self.missing) + len(self.misshapen)
-
-    def __str__(self) -> str:
-        lines = [f"{len(self.matched)} of {self._expected} entries match ({self.share:.1%})"]
-        if self.recognised:
-            lines.append(f"  recognised: {self.recognised}")
-        kinds = ("missing", "unexpected", "misshapen", "aside")
-        for kind in kinds:
-            if names := getattr(self, kind):
-                more = f", ... {len(names)} in all" if len(names) > _NAMES_SHOWN else ""
-                title = "left aside" if kind == "aside" else kind
-                lines.append(f"  {title}: {', '.join(names[:_NAMES_SHOWN])}{more}")
-        return "\n".join(lines)
 
 
 def load(
@@ -88,7 +38,7 @@ def load(
         source: see `source.WeightsSource`.
         backbone_name: see `backbones.resolve`.
         store: where relative paths are looked up.
-        force: accept weights of which less than 99 % match.
+        force: accept weights of which entries are missing, misshapen or of other layers.
         fingerprint: the result of `source.fingerprint` at planning; if it starts with `sha256:`,
             other content is refused.
 
@@ -97,8 +47,10 @@ def load(
         did not match, and all of `random`, come from torch's generator, which the caller seeds.
 
     Raises:
-        RequestError: the source, its encoder or the backbone does not exist.
-        WeightsError: the weights cannot be downloaded, are damaged, or do not fit.
+        RequestError: the source, its encoder or the backbone does not exist, or the file holds
+            several networks and nothing says which is meant.
+        WeightsError: the weights cannot be downloaded, are damaged, do not fit, or hold numbers
+            that no weights have.
     """
     parsed = weights_source.parse(source)
     full_name = backbones.resolve(backbone_name)
@@ -106,85 +58,61 @@ def load(
     if parsed.kind == "random":
         fresh = backbone.state_dict()
         return fresh, MatchReport(matched=tuple(fresh))
-    entries = _fetch(parsed, store, fingerprint)
+    file = _opened(parsed, store, fingerprint)
     try:
-        state, report = match(entries, backbone, full_name, parsed.encoder)
+        found = fit.fit(file.entries, backbone, full_name, parsed.encoder)
+        _refuse_rivals(file, found, parsed.name)
     except RequestError as error:
-        problem = error.problem
-        raise RequestError(problem.what, where=source, allowed=problem.allowed) from error
-    if report.share < MATCHED_SHARE and not force:
-        raise WeightsError(
-            f"these weights do not fit {full_name}: {report}",
-            where=source,
-            allowed=f"at least {MATCHED_SHARE:.0%} of the backbone's entries",
-            fix="name the backbone that the weights were made for, or set force: true",
-        )
-    return state, report
+        raise error.at(source) from error
+    if not force:
+        fit.require(found, file.entries, full_name, source)
+    values.refuse(found.faults, source)
+    return _filled(file, found, backbone, source), found.report
 
 
 def match(
-    entries: Mapping[str, Tensor], backbone: Backbone, full_name: str, encoder: str = ""
+    file: WeightsFile, backbone: Backbone, full_name: str, encoder: str = ""
 ) -> tuple[StateDict, MatchReport]:
     """Fit a file's entries to a backbone: find it among them, and translate its names.
 
     Args:
-        entries: of the file by full name.
+        file: see `files.opened`.
         backbone: gives the names, shapes and types, and the values of missing entries.
         full_name: the backbone's, see `backbones.resolve`.
         encoder: which of several to take, see `encoders`; empty for the default.
 
     Raises:
         RequestError: there is no such encoder among them.
+        WeightsError: entries hold numbers that no weights have.
     """
-    state = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
-    known = dialects.dialects_of(full_name)
-    at, others = encoders.find(entries, known, dialects.shapes(full_name), encoder)
-    names = {
-        name: [at.prefix + part for part in parts] for name, parts in known[at.dialect].items()
-    }
-    matched, missing, misshapen = [], [], []
-    for name, value in state.items():
-        parts = [entries[part] for part in names.get(name, ()) if part in entries]
-        if not parts or len(parts) < len(names[name]):
-            if not name.endswith("num_batches_tracked"):
-                missing.append(name)
-            continue
-        fitting = _joined(parts, value)
-        if fitting is None:
-            shape = " + ".join(str(list(part.shape)) for part in parts)
-            misshapen.append(f"{name} {shape}, {list(value.shape)}")
-        else:
-            value.copy_(fitting)
-            matched.append(name)
-    taken = {part for parts in names.values() for part in parts}
-    aside, unexpected = encoders.split_rest(
-        entries, taken, at, others, set(backbone.classifier_names)
-    )
-    report = MatchReport(
-        tuple(matched),
-        tuple(missing),
-        tuple(unexpected),
-        tuple(misshapen),
-        str(at),
-        tuple(aside),
-    )
-    return state, report
+    found = fit.fit(file.entries, backbone, full_name, encoder)
+    values.refuse(found.faults)
+    return _filled(file, found, backbone, ""), found.report
 
 
-def _joined(parts: list[Tensor], like: Tensor) -> Tensor | None:
-    """Return several tensors joined to one, or None if the result has another shape than `like`."""
-    if len(parts) > 1:
-        if any(part.shape[1:] != like.shape[1:] or not part.dim() for part in parts):
-            return None
-        parts = [torch.cat(parts)]
-    return parts[0] if parts[0].shape == like.shape else None
+def foresee(path: Path, source: str, backbone_name: str) -> None:
+    """Refuse a file whose entries do not fit a backbone, to judge by names, types and shapes.
+
+    Args:
+        path: of the file.
+        source: which the file is.
+        backbone_name: see `backbones.resolve`.
+
+    Raises:
+        RequestError: the encoder or the backbone does not exist.
+        WeightsError: the file is damaged, or does not fit.
+    """
+    full_name = backbones.resolve(backbone_name)
+    entries = files.listed(path)
+    blank, encoder = dialects.blank(full_name), weights_source.parse(source).encoder
+    found = fit.fit(entries, blank, full_name, encoder)
+    fit.require(found, entries, full_name, "")
+    values.refuse(found.faults)
 
 
-def _fetch(source: WeightsSource, store: Store, fingerprint: str) -> StateDict:
-    if source.kind == "torchvision":
-        return _fetch_torchvision(source)
-    if source.kind == "timm":
-        return _fetch_timm(source)
+def _opened(source: WeightsSource, store: Store, fingerprint: str) -> WeightsFile:
+    if source.kind in ("torchvision", "timm"):
+        return files.of_tensors(libraries.fetch(source))
     name, data = weights_source.content(source, store)
     if fingerprint.startswith("sha256:"):
         digest = hashlib.sha256(data).hexdigest()
@@ -195,44 +123,55 @@ def _fetch(source: WeightsSource, store: Store, fingerprint: str) -> StateDict:
                 fix="launch again; results under the new content get a new key",
             )
     try:
-        return tensors(data, name)
+        return files.opened(data, name)
     except WeightsError as error:
-        raise WeightsError(error.problem.what, where=source.name, fix=error.problem.fix) from error
+        raise error.at(source.name) from error
 
 
-def _fetch_torchvision(source: WeightsSource) -> StateDict:
-    where = f"torchvision/{source.name}/{source.weights}"
-    names = models.list_models(module=models)
-    if source.name not in names:
-        raise RequestError("no such model", where=where, fix=nearest(source.name, names))
-    weights = {entry.name: entry for entry in models.get_model_weights(source.name)}
-    if source.weights not in weights:
-        allowed = ", ".join(weights)
-        raise RequestError("no such weights of this model", where=where, allowed=allowed)
-    entry = weights[source.weights]
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # it announces downloads on stdout
-            state = entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:
-        raise WeightsError(
-            f"torchvision could not get the file: {error}",
-            where=where,
-            fix=f"put {entry.url} into {torch.hub.get_dir()}/checkpoints, or name a file",
-        ) from error
-    return dict(state)
+def _refuse_rivals(file: WeightsFile, found: Fit, name: str) -> None:
+    """Refuse to guess which of several networks is meant; equal ones are no question."""
+    others = [
+        place for place, rival in found.rivals.items() if not _equal(file, found.taken, rival)
+    ]
+    if others:
+        choices = [printable(place) for place in (found.place, *others)]
+        raise RequestError(
+            f"this file holds {len(choices)} networks that fit, and nothing says which is meant",
+            allowed=", ".join(choices),
+            fix=f"choose one, as in {name}#{choices[0]}",
+        )
 
 
-def _fetch_timm(source: WeightsSource) -> StateDict:
-    where = f"timm/{source.name}"
-    backbones.resolve(where)
-    try:
-        # With its classifier, since only then does timm insist that every entry matches.
-        model = timm.create_model(source.name, pretrained=True)
-    except (OSError, RuntimeError) as error:
-        raise WeightsError(
-            f"timm could not get the weights: {error}",
-            where=where,
-            fix="load them once on a machine with network and share HF_HOME, or name a file",
-        ) from error
-    state: StateDict = model.state_dict()
+def _equal(file: WeightsFile, one: Mapping[str, Taken], other: Mapping[str, Taken]) -> bool:
+    """Return whether two networks of a file hold the same values."""
+    if one.keys() != other.keys():
+        return False
+    pairs = (pair for name in one for pair in zip(one[name].parts, other[name].parts, strict=True))
+    return all(a == b or torch.equal(file.read(a), file.read(b)) for a, b in pairs)
+
+
+def _filled(file: WeightsFile, found: Fit, backbone: Backbone, where: str) -> StateDict:
+    """Return the backbone's state dict with what is taken of a file, its values checked."""
+    state = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    faults: dict[str, str] = {}
+    of_class: list[Tensor] = []
+    for name, taken in found.taken.items():
+        own = state[name]
+        try:
+            parts = [file.read(part) for part in taken.parts]
+        except WeightsError as error:
+            raise error.at(where) from error
+        joined = torch.cat(parts) if len(parts) > 1 else parts[0]
+        if fault := values.wrong_values(name, joined, own):
+            faults[name] = fault
+            continue
+        given = joined.to(own.dtype)
+        if isinstance(taken.change, Positions) and taken.change.moves_class:
+            of_class.append(taken.change.of_class(given))
+        own.copy_(taken.change(given) if taken.change else given.reshape(own.shape))
+    values.refuse(faults, where)
+    for name in CLASS_TOKENS:
+        for added in of_class:
+            if name in state:
+                state[name] += added
     return state

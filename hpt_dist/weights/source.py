@@ -16,9 +16,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote
 
-from hpt_dist.errors import RequestError, nearest
+from hpt_dist.errors import RequestError, WeightsError, nearest
 from hpt_dist.store import ObjectInfo, Store, open_store, paths
+from hpt_dist.weights import headers
 
 # The formats of exports; see `exports`.
 FORMATS = ("safetensors", "torchvision", "timm", "detectron2", "moco", "huggingface")
@@ -29,6 +31,7 @@ _FORMS = (
     f"({', '.join(FILE_SUFFIXES)}), or in MLflow {_MLFLOW_FORMS}; "
     "#ENCODER may follow a file or an artifact"
 )
+_START_BYTES = 512
 _MLFLOW = re.compile(r"(runs|models|mlflow-artifacts):/")
 _MLFLOW_URI = re.compile(
     r"runs:/[^/#]+/[^#]+|models:/([^/@#]+(/\d+|@[^/#]+)|m-\w+)(/[^#]+)?|mlflow-artifacts:/[^#]+"
@@ -127,15 +130,22 @@ def locate(source: WeightsSource, store: Store) -> tuple[Store, ObjectInfo]:
 
     Raises:
         RequestError: the package is not installed, or there is no such file.
+        WeightsError: the file is plainly no file of weights, such as an empty one or a web page.
     """
     place, path = _package_place(source) if source.kind == "package" else _place(source.name, store)
     info = place.stat(path)
     if info is None:
+        file = place.local(path)
+        is_other = bool(file) and file.exists()  # type: ignore[union-attr]
         raise RequestError(
-            "no such file of weights exists",
+            "this is no regular file" if is_other else "no such file of weights exists",
             where=source.name,
             fix=f"check the path; a relative one is looked up in {Path.cwd()}, then in {store.uri}",
         )
+    try:
+        headers.check_start(place.get(path, 0, _START_BYTES), info.bytes)
+    except WeightsError as error:
+        raise error.at(source.name) from error
     return place, info
 
 
@@ -189,7 +199,26 @@ def _parse_mlflow(source: str) -> WeightsSource:
         raise RequestError(
             "this names no artifact in MLflow", where=source, allowed=f"{_MLFLOW_FORMS}, #ENCODER"
         )
+    if _leaves(uri):
+        raise RequestError(
+            "this path could lead out of the artifacts",
+            where=repr(source)[1:-1],
+            allowed='names separated by single slashes, none of them "." or ".."',
+        )
     return WeightsSource("mlflow", uri, encoder=encoder)
+
+
+def _leaves(uri: str) -> bool:
+    """Return whether the path of an artifact could lead elsewhere, however often it is decoded."""
+    path = uri.partition(":/")[2]
+    while True:
+        if not path.isprintable() or "\\" in path:
+            return True
+        if {"", ".", ".."} & {part.strip() for part in path.rstrip("/").split("/")}:
+            return True
+        if (decoded := unquote(path)) == path:
+            return False
+        path = decoded
 
 
 def _download(uri: str, store: Store) -> tuple[str, bytes]:
@@ -220,7 +249,13 @@ def _download(uri: str, store: Store) -> tuple[str, bytes]:
                 allowed=f"one file ({', '.join(FILE_SUFFIXES)}), or a folder that holds one",
                 fix="name the file: the artifact's path in the run, down to the file",
             )
-        return files[0].name, files[0].read_bytes()
+        return files[0].name, _read(files[0], uri)
+
+
+def _read(file: Path, uri: str) -> bytes:
+    if not file.is_file() or file.is_symlink():
+        raise RequestError("this artifact is no regular file", where=uri)
+    return file.read_bytes()
 
 
 def _package_place(source: WeightsSource) -> tuple[Store, str]:

@@ -55,7 +55,7 @@ def the_file(files):
 def read(files, backbone, name):
     """Read an export's bytes into the names of a backbone."""
     (source,) = (path for path in files if not path.endswith(".json"))
-    return weights.match(weight_files.tensors(files[source], source), backbone, name)
+    return weights.match(weight_files.opened(files[source], source), backbone, name)
 
 
 def same(left, right):

@@ -24,7 +24,6 @@ from hpt_dist.errors import HptError, RequestError, WeightsError
 from hpt_dist.networks import backbones
 from hpt_dist.store import open_store
 from hpt_dist.weights import dialects
-from hpt_dist.weights import files as weight_files
 from hpt_dist.weights import match as weights
 from hpt_dist.weights import source as weights_source
 
@@ -85,6 +84,7 @@ def without_classifier(state):
         ("models:/backbone/3", "mlflow"),
         ("models:/backbone/3/deep/down.pth#key", "mlflow"),
         ("models:/m-0123456789abcdef", "mlflow"),
+        ("runs:/0123456789abcdef/last epoch/..a%20b...pth", "mlflow"),
         ("mlflow-artifacts:/0/0123456789abcdef/artifacts/a.pth", "mlflow"),
     ],
 )
@@ -109,6 +109,21 @@ def test_a_source_has_one_kind(text, kind):
         "models:/backbone/latest",
         "mlflow-artifacts:/",
         "runs:/0123456789abcdef/a.pth#",
+        "runs:/0123456789abcdef/../../../secret.pt",
+        "runs:/0123456789abcdef/%2e%2e/secret.pt",
+        "runs:/0123456789abcdef/%252e%252E/secret.pt",
+        "runs:/0123456789abcdef/.%2e%2f../secret.pt",
+        "runs:/0123456789abcdef/..\\..\\secret.pt",
+        "runs:/0123456789abcdef/%5c..%5csecret.pt",
+        "runs:/0123456789abcdef//etc/secret.pt",
+        "runs:/0123456789abcdef/%2fetc/secret.pt",
+        "runs:/0123456789abcdef/a/./secret.pt",
+        "runs:/0123456789abcdef/a%00.pt",
+        "runs:/../secret.pt",
+        "models:/backbone/3/../../secret.pt",
+        "models:/backbone@champion/%2e%2e/secret.pt",
+        "mlflow-artifacts:/../secret.pt",
+        "mlflow-artifacts:///etc/secret.pt",
     ],
 )
 def test_other_sources_are_refused_with_what_is_allowed(text):
@@ -209,32 +224,23 @@ def test_weights_of_another_backbone_are_refused_unless_forced(store):
     store.put("a.pth", pth(state))
     with pytest.raises(WeightsError) as refused:
         weights.load("a.pth", "resnet50", store)
-    for part in ("torchvision/resnet50", "missing: ", "misshapen: ", "[64, 64, 3, 3]", "99%"):
+    for part in (
+        "torchvision/resnet50",
+        "missing: ",
+        "misshapen: ",
+        "[64, 64, 3, 3]",
+        "force: true",
+    ):
         assert part in str(refused.value)
 
     torch.manual_seed(5)
     loaded, report = weights.load("a.pth", "resnet50", store, force=True)
     torch.manual_seed(5)
     fresh = backbones.create("resnet50").state_dict()
-    assert 0 < report.share < weights.MATCHED_SHARE
+    assert 0 < report.share < 1
     assert loaded.keys() == fresh.keys()
     for name, value in loaded.items():
         assert torch.equal(value, state[name] if name in report.matched else fresh[name])
-
-
-@pytest.mark.parametrize(("absent", "fits"), [(1, True), (2, False)])
-def test_the_limit_is_99_percent_of_the_backbones_entries(store, absent, fits):
-    state = without_classifier(resnet18().state_dict())  # 120 entries: 119 are 99.2 %, 118 98.3 %
-    for name in [name for name in state if name.endswith("bias")][:absent]:
-        del state[name]
-    store.put("a.pth", pth({**state, "extra.weight": torch.zeros(2)}))
-    if fits:
-        _, report = weights.load("a.pth", "resnet18", store)
-        assert report.share == 119 / 120
-        assert report.unexpected == ("extra.weight",)
-    else:
-        with pytest.raises(WeightsError, match="118 of 120 entries"):
-            weights.load("a.pth", "resnet18", store)
 
 
 def test_random_weights_follow_the_seed(store):
@@ -391,15 +397,6 @@ def test_a_file_that_holds_itself_is_refused(store):
     store.put("ring.pth", pth(ring))
     with pytest.raises(WeightsError, match="no state dict"):
         weights.load("ring.pth", TINY, store, force=True)
-
-
-@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
-def test_tensors_that_hold_no_plain_numbers_are_no_weights(store):
-    """None of these can be copied into a parameter."""
-    kinds = {"sparse": torch.ones(2, 2).to_sparse(), "meta": torch.empty(2, device="meta")}
-    store.put("a.pth", pth({**kinds, "bn1.weight": torch.ones(64)}))
-    found = weight_files.tensors(store.get("a.pth"), "a.pth")
-    assert found.keys() == {"bn1.weight"}
 
 
 def test_weights_that_changed_after_planning_are_refused(store):

@@ -23,7 +23,9 @@ class Import(StageSpec):
         "runs:/, models:/ or mlflow-artifacts:/; #ENCODER may follow, see docs/weights.md"
     )
     force: bool = Field(
-        default=False, description="accept weights of which less than 99 % match the backbone"
+        default=False,
+        description="accept weights with entries that are missing, of another shape or of layers "
+        "that the backbone has not; they stay random or are left out",
     )
 
     @property
