@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hpt_dist.errors import DataError
+from hpt_dist.errors import DataError, TrainingError
 
 # Plain values, ready for JSON: "val/top1", "test/top1", "selected", ...
 Result = dict[str, Any]
@@ -61,6 +61,25 @@ def extract(backbone: nn.Module, batches: Iterable[Tensor], device: torch.device
     if not features:
         raise DataError("there are no images to extract features from")
     return torch.cat(features)
+
+
+def require_finite(features: Tensor) -> None:
+    """Refuse features from which nothing can be learned or judged.
+
+    Args:
+        features: [n, d], or [views, n, d].
+
+    Raises:
+        TrainingError: some are not finite, or so large that their length is not.
+    """
+    lengths = torch.linalg.vector_norm(features, dim=-1)
+    if bad := lengths.numel() - int(lengths.isfinite().sum()):
+        raise TrainingError(
+            f"the backbone's features of {bad} of {lengths.numel()} images are not finite",
+            where="features",
+            fix="look at the weights that made them, not at this evaluation: import others, or "
+            "where they were trained here, lower the learning rate of that training",
+        )
 
 
 def top1(scores: Tensor, labels: Tensor) -> float:

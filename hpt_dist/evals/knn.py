@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional
 
-from hpt_dist.evals.features import Labelled, Result, top1
+from hpt_dist.evals.features import Labelled, Result, require_finite, top1
 
 _QUERIES_AT_ONCE = 256  # bounds the similarities in memory to 256 n_train
 
@@ -72,7 +72,12 @@ def vote(
     Returns:
         float32 [len(k), q, num_classes]; each query's weights are relative to its nearest
         neighbour's, so that no temperature overflows.
+
+    Raises:
+        TrainingError: features are not finite.
     """
+    for features in (train.features, queries):
+        require_finite(features)
     neighbours = functional.normalize(train.features, dim=1)
     scores = queries.new_zeros(len(k), len(queries), num_classes)
     for start in range(0, len(queries), _QUERIES_AT_ONCE):

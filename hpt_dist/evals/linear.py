@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from hpt_dist.errors import TrainingError
-from hpt_dist.evals.features import Labelled, Result, top1
+from hpt_dist.evals.features import Labelled, Result, require_finite, top1
 from hpt_dist.reading.order import Order
 from hpt_dist.train.optim import steps_down
 
@@ -51,8 +51,10 @@ def evaluate(
         "diverged" (learning rates), "n_train", "n_val" and "n_test".
 
     Raises:
-        TrainingError: if every learning rate diverged.
+        TrainingError: features are not finite, or every learning rate diverged.
     """
+    for features in (train.features, val.features, test.features):
+        require_finite(features)
     heads = fit(
         train,
         num_classes=num_classes,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hpt_dist.evals.features import require_finite
+
 _TINY = 1e-7
 
 
@@ -16,7 +18,11 @@ def rankme(features: Tensor) -> float:
 
     Args:
         features: [n, d].
+
+    Raises:
+        TrainingError: they are not finite.
     """
+    require_finite(features)
     wide = features.double()
     gram = wide @ wide.T if len(wide) < wide.shape[1] else wide.T @ wide
     values = torch.linalg.eigvalsh(gram).clamp_(min=0).sqrt_()

@@ -26,9 +26,11 @@ from hpt_dist.reading.stream import (
 )
 from hpt_dist.recipe import Augment
 from hpt_dist.store import committed, open_store
+from hpt_dist.store.paths import stage_prefix
 from hpt_dist.train.loop import Accelerator, make_accelerator
 from hpt_dist.trial.run import Context
 from hpt_dist.weights import match as weights
+from hpt_dist.weights import values
 
 # Images that are looked at together where nothing is trained.
 EVAL_BATCH = 256
@@ -97,10 +99,12 @@ def backbone_of(context: Context) -> Backbone:
 
     Raises:
         StoreError: they are not what that trial committed.
+        WeightsError: they are not finite.
     """
     backbone = backbones.create(context.order.trial.backbone)
     parent = context.order.trial.init
     state, _ = weights.read(committed.read(context.store, parent, committed.WEIGHTS))
+    values.require_finite(state, where=f"{context.store.uri}/{stage_prefix(parent)}")
     backbone.load_state_dict(state)
     backbones.check_size(backbone, context.order.image_size)
     return backbone

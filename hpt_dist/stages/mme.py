@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hpt_dist.datasets import fewshot
+from hpt_dist.errors import TrainingError
 from hpt_dist.evals.features import evaluating
 from hpt_dist.images.photometric import Normalize
 from hpt_dist.methods import MME
@@ -114,20 +115,32 @@ def _accuracy(
     """Return the share of a split's images that a method classifies rightly, and their number.
 
     Each rank looks at its share of them.
+
+    Raises:
+        TrainingError: answers are not finite, on every rank.
     """
     pool = pool_of(context, (f"{target}/{split}",))
     share = pool.subset(monitor.share_of(np.arange(len(pool)), accelerator))
     device = accelerator.device
     normalize = Normalize(*mean_std(context), device)
     size, threads = context.order.image_size, context.order.threads
-    right = torch.zeros((), dtype=torch.int64, device=device)
+    right, finite = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
     with torch.inference_mode(), evaluating(method):
         for batch in center_batches(share, batch=EVAL_BATCH, size=size, workers=threads):
-            answers = method.predict(normalize(batch.images[0])).argmax(dim=1)
-            right += (answers == batch.labels.to(device)).sum()
+            logits = method.predict(normalize(batch.images[0]))
+            right += (logits.argmax(dim=1) == batch.labels.to(device)).sum()
+            finite += logits.isfinite().all(dim=1).sum()
+    counts = torch.stack([right, finite]).clone()
     if accelerator.num_processes > 1:
-        right = accelerator.reduce(right.clone(), "sum")
-    return int(right) / len(pool), len(pool)
+        counts = accelerator.reduce(counts, "sum")
+    right_count, finite_count = counts.tolist()
+    if finite_count < len(pool):
+        raise TrainingError(
+            f"the answers to {len(pool) - finite_count} of {len(pool)} images are not finite",
+            where=f"{target}/{split}",
+            fix="lower the learning rate of this training, or look at the weights it starts from",
+        )
+    return right_count / len(pool), len(pool)
 
 
 def _keys(spec: Mme, pools: dict[str, Pool], step: int) -> list[str]:

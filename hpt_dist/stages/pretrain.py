@@ -22,6 +22,7 @@ from hpt_dist.stages.trained import Training, begin_training
 from hpt_dist.train import optim
 from hpt_dist.train.loop import Feed, Inputs
 from hpt_dist.trial.run import Context, Result
+from hpt_dist.weights import values
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ def run(context: Context, spec: Pretrain) -> Result:
         steps=spec.steps,
     )
     state = outcome.selection.weights if spec.keeps_best else backbone.state_dict()
+    values.require_finite(state)
     metrics, details = monitor.kept_metrics(outcome.selection, spec)
     return Result(
         metrics,

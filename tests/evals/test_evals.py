@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hpt_dist.errors import DataError, TrainingError
 from hpt_dist.evals import knn, linear
 from hpt_dist.evals.features import Labelled, evaluating, extract, top1
+from hpt_dist.evals.spread import rankme
 from hpt_dist.networks import batch_norm
 
 CLASSES = 4
@@ -229,6 +230,23 @@ def test_each_part_gets_its_own_mode_back_even_after_an_error():
 def test_no_images_is_an_error():
     with pytest.raises(DataError, match="no images"):
         extract(nn.Flatten(), [], torch.device("cpu"))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 3e38])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_features_that_are_not_finite_are_an_error_everywhere(value, at):
+    """3e38 is finite, but the length of such features is not."""
+    given = list(splits())
+    given[at].features[3] = value
+    copies = given[0]._replace(features=given[0].features[None])
+    for evaluate in (
+        lambda: knn.evaluate(*given, num_classes=CLASSES, k=(1, 5), temperature=0.07),
+        lambda: linear.evaluate(copies, *given[1:], **SETTINGS),
+        lambda: rankme(given[at].features),
+    ):
+        with pytest.raises(TrainingError, match=r"features of 1 of \d+ images") as refused:
+            evaluate()
+        assert "not at this evaluation" in str(refused.value)
 
 
 def test_top1_counts_exactly():
