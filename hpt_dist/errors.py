@@ -18,6 +18,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+_MOST_COMPARISONS = 2_000_000  # of characters, to find the nearest name: tenths of a second
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -105,6 +107,12 @@ class Interrupted(HptError):  # noqa: N818 - not a fault
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `did you mean X?` for the nearest of the known names, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    """Return `did you mean X?` for the nearest of the known names, or an empty string.
+
+    Long names, or very many, have none: comparing them would take longer than looking.
+    """
+    names = list(known)
+    if len(name) * sum(map(len, names)) > _MOST_COMPARISONS:
+        return ""
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else ""

@@ -1,10 +1,14 @@
-"""A page of text as blocks, and its two forms: Markdown that reads well in a terminal, and HTML."""
+"""A page of text as blocks, and its two forms: Markdown that reads well in a terminal, and HTML.
+
+Names in texts come from other people's files. `printable` makes them safe to show.
+"""
 
 from __future__ import annotations
 
 import base64
 import html
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,6 +63,11 @@ class Sheet:
 
 Block = Heading | Paragraph | Items | Grid | Picture | Sheet
 
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # Unicode's categories
+_JOINERS = "\u200c\u200d"
+_BLACK_FLAG = "\U0001f3f4"
+_TAGS = range(0xE0020, 0xE0080)
+
 _WIDTH = 100  # of lines in Markdown; only tables are wider
 
 _STYLE = """
@@ -76,6 +85,33 @@ body:has(.sheet) { max-width: none }
 """.strip()
 
 
+def printable(text: str) -> str:
+    r"""Return a text with what a terminal would obey, or nobody sees, as escapes such as `\x1b`.
+
+    Line ends and tabs stay, and what emoji and other scripts are made of: joiners between letters
+    beyond Latin ones, and the tags of a flag. Half a surrogate pair becomes an escape too, so the
+    text can always be encoded.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if _is_seen(text, at) else character.encode("unicode_escape").decode()
+        for at, character in enumerate(text)
+    )
+
+
+def _is_seen(text: str, at: int) -> bool:
+    """Return whether a character can be shown as it is."""
+    character = text[at]
+    if character in "\n\t" or unicodedata.category(character) not in _UNSEEN:
+        return ord(character) & 0xFFFE != 0xFFFE  # these two of each plane are no characters
+    if character in _JOINERS:
+        around = text[at - 1 : at] + text[at + 1 : at + 2]
+        return len(around) == 2 and min(around) >= "\u0300"
+    is_tag = ord(character) in _TAGS
+    return is_tag and text[:at].rstrip("".join(map(chr, _TAGS))).endswith(_BLACK_FLAG)
+
+
 def table_lines(
     header: Sequence[str], rows: Sequence[Sequence[str]], num_left: int = 1
 ) -> list[str]:
@@ -86,7 +122,7 @@ def table_lines(
         rows: as many texts each as the header has.
         num_left: how many columns are aligned left; the others are aligned right.
     """
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    cells = [[printable(cell).replace("|", "\\|") for cell in row] for row in (header, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
 
     def line(row: Sequence[str]) -> str:
@@ -117,7 +153,7 @@ def markdown(blocks: Sequence[Block]) -> str:
                 parts.append("\n".join(table_lines(header, rows, num_left)))
             case Picture() | Sheet():
                 pass
-    return "\n\n".join(parts) + "\n"
+    return printable("\n\n".join(parts) + "\n")
 
 
 def as_html(title: str, blocks: Sequence[Block]) -> str:
@@ -126,7 +162,7 @@ def as_html(title: str, blocks: Sequence[Block]) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>\n{_STYLE}\n</style>\n</head>\n"
+        f"<title>{_escaped(title)}</title>\n<style>\n{_STYLE}\n</style>\n</head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
     )
 
@@ -134,11 +170,11 @@ def as_html(title: str, blocks: Sequence[Block]) -> str:
 def _element(block: Block) -> str:
     match block:
         case Heading(level, text):
-            return f"<h{level}>{html.escape(text)}</h{level}>"
+            return f"<h{level}>{_escaped(text)}</h{level}>"
         case Paragraph(text):
-            return f"<p>{html.escape(text)}</p>"
+            return f"<p>{_escaped(text)}</p>"
         case Items(texts):
-            items = "\n".join(f"<li>{html.escape(text)}</li>" for text in texts)
+            items = "\n".join(f"<li>{_escaped(text)}</li>" for text in texts)
             return f"<ul>\n{items}\n</ul>"
         case Grid(header, rows, num_left):
             lines = [_row("th", header, num_left), *(_row("td", row, num_left) for row in rows)]
@@ -152,12 +188,16 @@ def _element(block: Block) -> str:
 
 def _figure(picture: Picture) -> str:
     data = base64.b64encode(picture.png).decode("ascii")
-    name, caption = html.escape(picture.name), html.escape(picture.caption)
+    name, caption = _escaped(picture.name), _escaped(picture.caption)
     hint = f' title="{name}&#10;{caption}"' if name else ""  # the page cuts long captions
     return (
         f'<figure{hint}><img src="data:image/png;base64,{data}" alt="{name or caption}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )
+
+
+def _escaped(text: str) -> str:
+    return html.escape(printable(text))
 
 
 def _wrapped(text: str, indent: str = "") -> str:
@@ -170,6 +210,6 @@ def _wrapped(text: str, indent: str = "") -> str:
 def _row(tag: str, cells: Sequence[str], num_left: int) -> str:
     kinds = ("" if at < num_left else ' class="number"' for at in range(len(cells)))
     texts = (
-        f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)
+        f"<{tag}{kind}>{_escaped(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)
     )
     return f"<tr>{''.join(texts)}</tr>"

@@ -1,4 +1,7 @@
-"""Output for people: tables and progress bars on a terminal, plain lines elsewhere."""
+"""Output for people: tables and progress bars on a terminal, plain lines elsewhere.
+
+Every text goes through `page.printable`: names of files, classes and keys are other people's.
+"""
 
 from __future__ import annotations
 
@@ -22,31 +25,32 @@ from rich.progress import (
 from rich.table import Table
 
 from hpt_dist.launch.survey import State
+from hpt_dist.page import printable
 from hpt_dist.recipe.facts import Facts
 from hpt_dist.recipe.numerics import Device, Numerics
 from hpt_dist.recipe.plan import Trial
 
 PLAIN_EVERY_S = 10.0
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 _STATES = ("cached", "running", "queued", "failed", "resumes", "runs")
 
 
 def print_line(text: str) -> None:
     """Print one line as it is."""
-    out.print(text, markup=False, soft_wrap=True)
+    out.print(printable(text), markup=False, soft_wrap=True)
 
 
 def print_note(text: str) -> None:
     """Print one line on standard error, so that the output stays clean for programs."""
-    err.print(text, markup=False)
+    err.print(printable(text), markup=False)
 
 
 def print_error(text: str) -> None:
     """Print an error on standard error."""
-    err.print(text, markup=False, style="red")
+    err.print(printable(text), markup=False, style="red")
 
 
 def print_json(value: Any) -> None:
@@ -56,6 +60,7 @@ def print_json(value: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; without a terminal its columns are separated by two spaces or more."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     if not out.is_terminal:
         widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
         for row in (columns, *rows):
@@ -170,7 +175,9 @@ class Bars:
         """Show that a trial has a process now."""
         if trial.key not in self._tasks:
             total = trial.steps or None
-            self._tasks[trial.key] = self._progress.add_task(trial.name, total=total, rate="")
+            self._tasks[trial.key] = self._progress.add_task(
+                printable(trial.name), total=total, rate=""
+            )
 
     def moved(self, trial: Trial, facts: Mapping[str, Any]) -> None:
         """Show how far a running trial is."""
@@ -188,7 +195,7 @@ class Bars:
         if task := self._tasks.pop(trial.key, None):
             self._progress.remove_task(task)
         self._progress.advance(self._all)
-        self._progress.console.print(f"{'FAILED' if error else 'done'}  {trial.name}", markup=False)
+        print_line(f"{'FAILED' if error else 'done'}  {trial.name}")
         if error:
             print_error(error)
 
@@ -245,7 +252,7 @@ class _Bar:
 
     def __init__(self, progress: Progress, what: str) -> None:
         self._progress = progress
-        self._task = progress.add_task(what, total=None, rate="")
+        self._task = progress.add_task(printable(what), total=None, rate="")
         self._speed = _Speed()
         self._begun = False
 
@@ -275,15 +282,15 @@ class _Count:
         self._last_s = time.monotonic()
         left = timedelta(seconds=round(left_s))
         text = f"{done:,} of {total:,}, {images_per_second:,.0f} images/s, {left} left"
-        err.print(f"{self._what}: {text}", markup=False)
+        print_note(f"{self._what}: {text}")
 
 
 def _progress(console: Console = out) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]}", markup=False),
         console=console,
     )

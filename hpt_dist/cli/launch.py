@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import sys
@@ -110,7 +109,6 @@ def _run_here(
     fresh: bool = False,
 ) -> bool:
     """Run the pending trials of a plan and print the report; return whether all are done."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     trials = here.chosen(prepared, only)
     pending = here.pending(prepared, trials, where, ranks)
     if pending:

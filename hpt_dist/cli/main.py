@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from hpt_dist import __version__
 from hpt_dist.cli import console, data
 from hpt_dist.cli.verbs import Verbs
 from hpt_dist.errors import HptError
+from hpt_dist.processes import output
 
 
 class _AllVerbs(Verbs):
@@ -64,6 +66,8 @@ def _top(
 
 def main() -> None:
     """Run the command line; exit 0 when done, 1 when the work failed, 2 for a wrong request."""
+    output.encode_any_text()
+    output.log_lines(logging.WARNING, sys.stderr, "%(levelname)s %(message)s")
     try:
         app()
     except HptError as error:

@@ -19,7 +19,7 @@ from hpt_dist.datasets import fewshot, tar
 from hpt_dist.datasets.manifest import NO_LABEL, Manifest, Shard, read_index
 from hpt_dist.errors import DataError, RequestError, nearest
 from hpt_dist.images.formats import decode
-from hpt_dist.page import Heading, Paragraph, Picture, Sheet, as_html
+from hpt_dist.page import Heading, Paragraph, Picture, Sheet, as_html, printable
 from hpt_dist.store import Store
 
 THUMBNAIL_PX = 144
@@ -270,7 +270,7 @@ def _sheet(shown: Preview) -> Image.Image:
         draw.rectangle(frame, outline=_FRAME)
         spare = np.subtract(THUMBNAIL_PX, thumbnail.picture.size) // 2
         sheet.paste(thumbnail.picture, (left + int(spare[0]), top + int(spare[1])))
-        caption = truncated(thumbnail.caption or _NO_LABEL, font, THUMBNAIL_PX)
+        caption = truncated(_line(thumbnail.caption) or _NO_LABEL, font, THUMBNAIL_PX)
         middle = (left + THUMBNAIL_PX / 2, top + THUMBNAIL_PX + _CAPTION_PX / 2 + 1)
         draw.text(middle, caption, _INK if thumbnail.caption else _FAINT, font, "mm")
     return sheet
@@ -285,11 +285,16 @@ def _png(picture: Image.Image) -> bytes:
 def _write_title(draw: ImageDraw.ImageDraw, shown: Preview, width: int) -> None:
     font, small = ImageFont.load_default(_TITLE_TEXT_PX), ImageFont.load_default(_TEXT_PX)
     baseline = _MARGIN_PX + _TITLE_TEXT_PX - 4
-    title = truncated(shown.title, font, width)
+    title = truncated(_line(shown.title), font, width)
     draw.text((_MARGIN_PX, baseline), title, _INK, font, "ls")
     left = font.getlength(title) + _GAP_PX
-    subtitle = truncated(shown.subtitle, small, width - left)
+    subtitle = truncated(_line(shown.subtitle), small, width - left)
     draw.text((_MARGIN_PX + left, baseline), subtitle, _FAINT, small, "ls")
+
+
+def _line(text: str) -> str:
+    """Return a text as one line that can be drawn."""
+    return printable(" ".join(text.splitlines()))
 
 
 def truncated(

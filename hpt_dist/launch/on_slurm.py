@@ -32,7 +32,7 @@ from hpt_dist.slurm.placement import Placement, place
 from hpt_dist.slurm.profile import Profile
 from hpt_dist.store import Store, lease, open_store
 from hpt_dist.store.committed import is_done
-from hpt_dist.store.paths import SUBMITTING, default_tracking_uri, work_folder
+from hpt_dist.store.paths import SUBMITTING, default_tracking_uri, local_path, work_folder
 from hpt_dist.trial.records import Launch
 
 _PATIENCE_S = 120.0
@@ -94,7 +94,7 @@ class Site:
             RequestError: Slurm could not write there.
         """
         chosen = self.profile.shared_folder
-        base = Path(chosen).expanduser() if chosen else self.settings.work / "jobs"
+        base = local_path(chosen) if chosen else self.settings.work / "jobs"
         return slurm.checked_folder(base)
 
 

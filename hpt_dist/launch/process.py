@@ -13,6 +13,7 @@ from select import select
 from typing import Any, Literal
 
 from hpt_dist.errors import HptError, Interrupted
+from hpt_dist.processes import output
 from hpt_dist.store.lease import LeaseTakenError
 from hpt_dist.train.interrupt import Interrupt, listening
 from hpt_dist.trial import ranks
@@ -117,13 +118,9 @@ def take_part(order: TrialOrder, interrupt: Interrupt) -> None:
 @contextlib.contextmanager
 def listening_process() -> Iterator[Interrupt]:
     """Set up this process for training, and listen for signals."""
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stdout,
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt="%H:%M:%S",
-        force=True,
-    )
+    output.encode_any_text()
+    form = "%(asctime)s %(levelname)s %(message)s"
+    output.log_lines(logging.INFO, sys.stdout, form, dates="%H:%M:%S", force=True)
     # submitit has a handler of its own, which would repeat each of its lines.
     logging.getLogger("submitit").propagate = False
     keep_freed_memory()

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import Field
 
 from hpt_dist.datasets.manifest import read_manifest
@@ -19,7 +18,7 @@ from hpt_dist.datasets.subset import Subset, read_subset
 from hpt_dist.errors import HptError, Problem, RecipeError, RequestError
 from hpt_dist.launch import imports
 from hpt_dist.launch.launches import launches
-from hpt_dist.recipe import Spec, plan, shipped
+from hpt_dist.recipe import Spec, plan, shipped, validation, variables, yaml_document
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe.facts import DatasetFacts, Facts
 from hpt_dist.recipe.file import Recipe
@@ -62,8 +61,8 @@ class State:
 class _StandIn(Spec):
     """A dataset that is only assumed, to plan before the images are there."""
 
-    classes: Annotated[int, Field(ge=0)] = 0
-    images: dict[str, int]
+    classes: Annotated[int, Field(ge=0, le=100_000)] = 0
+    images: Annotated[dict[str, Annotated[int, Field(ge=0)]], Field(max_length=100)]
 
 
 @dataclass(frozen=True)
@@ -108,16 +107,22 @@ def plan_against_store(
             does not fit.
         RequestError: the recipe or the store cannot be read.
     """
-    variables = dict(os.environ)
+    environment = dict(os.environ)
     if store_uri:
         overrides = [*overrides, f"store={json.dumps(store_uri)}"]
-        variables["HPT_STORE"] = store_uri
-    recipe = recipe_file.load(shipped.recipe(path), overrides, variables)
+        environment["HPT_STORE"] = store_uri
+    recipe = recipe_file.load(shipped.recipe(path), overrides, environment)
     if recipe.report and recipe.report.compare:
         try:
             published.find(recipe.report.compare)
         except RequestError as error:
             raise RecipeError([_located(error, recipe.where("report", "compare"))]) from error
+    with variables.hidden(recipe.document.used.values()):
+        return _planned(recipe, stand_ins, device)
+
+
+def _planned(recipe: Recipe, stand_ins: Path | None, device: Device) -> Planned:
+    """Plan a recipe, and look up where each of its trials stands."""
     store = open_store(recipe.store)
     found = replace(facts(recipe, store, stand_ins), device=device)
     trials = plan.make(recipe, found)
@@ -149,8 +154,10 @@ def facts(recipe: Recipe, store: Store, stand_ins: Path | None = None) -> Facts:
     subsets = _subsets_named(recipe)
     for alias, reference in recipe.datasets.items():
         try:
-            datasets[alias] = assumed.get(reference) or _dataset(
-                store, reference, subsets.get(alias, set())
+            datasets[alias] = (
+                _assumed(reference, assumed[reference])
+                if reference in assumed
+                else _dataset(store, reference, subsets.get(alias, set()))
             )
         except HptError as error:
             problems.append(_located(error, recipe.where("datasets", alias)))
@@ -333,17 +340,25 @@ def _subset(store: Store, name: str, reference: str) -> Subset:
     return subset
 
 
-def _stand_ins(path: Path) -> dict[str, DatasetFacts]:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-        assumed = {name: _StandIn.model_validate(value) for name, value in raw.items()}
-    except (OSError, yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
-        raise RequestError(
-            f"cannot read the stand-ins: {error}",
-            where=str(path),
-            allowed="name: {classes: N, images: {train: N, val: N, test: N}}",
-        ) from error
-    return {name: _assumed(name, stand_in) for name, stand_in in assumed.items()}
+def _stand_ins(path: Path) -> dict[str, _StandIn]:
+    """Read the file of stand-ins, by the names of their datasets.
+
+    Raises:
+        RequestError: with every problem found, or the file cannot be read.
+    """
+    document = yaml_document.read(path, os.environ, "file of stand-ins")
+    yaml_document.refuse_variables(document, lambda _: False, "recipes alone")
+    is_mapping = isinstance(document.tree, dict)
+    if not is_mapping and not document.problems:
+        allowed = "name: {classes: N, images: {train: N, val: N, test: N}}"
+        document.problem((), "stand-ins are a mapping of datasets", allowed)
+    found = {}
+    for name, raw in document.tree.items() if is_mapping else ():
+        if stand_in := validation.validated(document, _StandIn, raw, (name,)):
+            found[name] = stand_in
+    if document.problems:
+        raise document.refusal()
+    return found
 
 
 def _assumed(name: str, stand_in: _StandIn) -> DatasetFacts:

@@ -29,6 +29,7 @@ from pathlib import Path
 
 from hpt_dist.errors import DataError, RequestError
 from hpt_dist.store import PIECE_BYTES, Store, absent
+from hpt_dist.store.paths import local_path
 
 DEFAULT_LIMIT_GB = 20.0
 
@@ -242,7 +243,7 @@ def _limit_gb() -> float:
 def _default_folder() -> Path:
     named = os.environ.get("HPT_CACHE")
     if named:  # perhaps a node's scratch folder, which other users share
-        return Path(named).expanduser().absolute() / f"hpt-dist-{os.geteuid()}"
+        return local_path(named).absolute() / f"hpt-dist-{os.geteuid()}"
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     return base.expanduser() / "hpt-dist" / "shards"
 

@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any, cast, get_origin
+from typing import Any
 
 from pydantic import Field
 
-from hpt_dist.errors import Problem, RecipeError, RequestError, nearest
-from hpt_dist.recipe import plugins
+from hpt_dist.errors import Problem, RequestError
+from hpt_dist.recipe import plugins, sweeps
 from hpt_dist.recipe.kinds import KINDS
 from hpt_dist.recipe.kinds.stage import StageSpec
 from hpt_dist.recipe.plugins import Kind, Plugin
 from hpt_dist.recipe.presets import filled
-from hpt_dist.recipe.settings import Image, Report, Spec
+from hpt_dist.recipe.settings import OPERATIONAL, Image, Report, Spec
+from hpt_dist.recipe.sweeps import Axis
+from hpt_dist.recipe.validation import validated
 from hpt_dist.recipe.yaml_document import (
     Document,
     KeyPath,
     apply,
-    fields_at,
     fill,
     read,
-    validated,
+    refuse_variables,
 )
+from hpt_dist.recipe.yaml_values import listed, shown
 
-Axis = str | int | float | bool | None
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_MOST_GENERATIONS = 100  # of stages that start from each other: a trial names all that it inherits
 
 
 @dataclass(frozen=True)
@@ -107,11 +109,10 @@ def load(
         RecipeError: with every problem found.
         RequestError: the file cannot be read.
     """
-    document = read(Path(path), os.environ if environment is None else environment)
+    known = os.environ if environment is None else environment
+    document = read(Path(path), known)
     for override in overrides:
-        apply(document, override)
-    if document.problems:
-        raise RecipeError(document.sorted_problems())
+        apply(document, override, known)
     return validate(document)
 
 
@@ -121,40 +122,60 @@ def parse(
     """Validate a recipe given as text; see `load`."""
     document = Document(file)
     fill(document, text, os.environ if environment is None else environment)
-    if document.problems:
-        raise RecipeError(document.sorted_problems())
     return validate(document)
 
 
 def validate(document: Document) -> Recipe:
-    """Turn plain data into a recipe, or raise a RecipeError with every problem."""
+    """Turn plain data into a recipe.
+
+    Raises:
+        RecipeError: with every problem.
+    """
+    if document.tree is None and document.problems:
+        raise document.refusal()
+    refuse_variables(document, _is_local, "store, datasets, and a stage's resources")
     head = validated(document, _Head, document.tree, ())
-    raw_stages = document.tree.get("stages") if isinstance(document.tree, dict) else None
     points: dict[str, tuple[Point, ...]] = {}
     plugged: dict[tuple[Kind, str], Plugin] = {}
-    if isinstance(raw_stages, dict):
-        for name, raw in raw_stages.items():
-            points[name] = _stage(document, str(name), raw)
+    stages = _mapping(document, "stages")
+    if sweeps.fit(document, stages):
+        points = {name: _stage(document, name, raw) for name, raw in stages.items()}
     if isinstance(document.tree, dict):
         _check_names(document)
         _check_references(document)
         _check_report(document)
         plugged = _plugged(document)
-    if not document.problems and (stage := _cycle(points)):
-        document.problem(("stages", stage), f"{stage} starts, in the end, from itself")
     if head is None or document.problems:
-        raise RecipeError(document.sorted_problems())
+        raise document.refusal()
+    ordered = _parents_first(document, points)
+    if not document.problems:
+        starts = {s: [(p.axes.get("seed"), p.spec.parent) for p in points[s]] for s in ordered}
+        sweeps.check_trials(document, stages, starts)
+    if document.problems:
+        raise document.refusal()
     return Recipe(
         name=head.name,
         store=head.store,
         datasets=head.datasets,
         backbone=head.backbone,
         image=head.image,
-        stages={name: points[name] for name in _parents_first(points)},
+        stages={name: points[name] for name in ordered},
         report=head.report,
         document=document,
         plugins=plugged,
     )
+
+
+def _is_local(path: KeyPath) -> bool:
+    """Return whether a key says where things are, or what a machine gives: it is in no trial's key.
+
+    Names and the report are written to records, which are the same wherever they are read.
+    """
+    if path[:1] != ("stages",) or len(path) < 3:
+        return path[:1] in (("store",), ("datasets",))
+    fields = [kind.model_fields.get(str(path[2])) for kind in KINDS.values()]
+    # A preset is in no key itself, and what it fills in is.
+    return path[2] != "preset" and any(f and f.json_schema_extra == OPERATIONAL for f in fields)
 
 
 def schema() -> dict[str, Any]:
@@ -183,95 +204,36 @@ def _stage(document: Document, name: str, raw: Any) -> tuple[Point, ...]:
         return ()
     kind = raw.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
-        what = f"unknown kind {kind}" if "kind" in raw else "kind is missing"
-        document.problem((*path, "kind"), what, ", ".join(KINDS), nearest(str(kind), KINDS))
+        what = f"unknown kind {shown(str(kind))}" if "kind" in raw else "kind is missing"
+        hint = document.nearest(str(kind), KINDS)
+        document.problem((*path, "kind"), what, ", ".join(KINDS), hint)
         return ()
     settings = {key: value for key, value in raw.items() if key != "sweep"}
-    sweep = _sweep(document, path, KINDS[kind], raw.get("sweep", {}), settings)
+    sweep = sweeps.checked(document, path, KINDS[kind], raw.get("sweep", {}), settings)
     if sweep is None:
         return ()
     points = []
     noted: set[Problem] = set()
     for values in itertools.product(*sweep.values()):
         axes = dict(zip(sweep, values, strict=True))
-        inner = Document(document.file, lines=document.lines)
-        spec = validated(inner, KINDS[kind], filled(kind, _substituted(settings, axes)), path)
+        inner = replace(document, problems=[], left_out=0)
+        spec = validated(inner, KINDS[kind], filled(kind, sweeps.substituted(settings, axes)), path)
         # A fault shared by many points is one problem.
         fresh = [p for p in inner.problems if p not in noted]
         noted.update(fresh)
-        document.problems += fresh
+        for problem in fresh:
+            document.note(problem)
         if spec is not None:
             points.append(Point(axes, spec))
     return tuple(points)
 
 
-def _sweep(
-    document: Document, path: KeyPath, spec: type[StageSpec], raw: Any, settings: dict[str, Any]
-) -> dict[str, list[Axis]] | None:
-    """Check a sweep's shape; return None where it has a fault."""
-    here = (*path, "sweep")
-    if not isinstance(raw, dict):
-        document.problem(here, "a sweep is a mapping of settings to lists of values")
-        return None
-    before = len(document.problems)
-    for key, values in raw.items():
-        _check_axis(document, (*here, key), spec, key, settings)
-        _check_values(document, (*here, key), values)
-    for key in settings:
-        document.lines.setdefault((*here, key), document.lines.get((*path, key), 1))
-    for key in raw:
-        # A fault in a swept value is then reported at the sweep's line.
-        document.lines.setdefault((*path, *key.split(".")), document.lines.get((*here, key), 1))
-    return raw if len(document.problems) == before else None
-
-
-def _check_axis(
-    document: Document, path: KeyPath, spec: type[StageSpec], key: str, settings: dict[str, Any]
-) -> None:
-    """Check that a sweep's key is a setting, or one inside another, that nothing else sets."""
-    outer, dot, _ = key.partition(".")
-    known = [name for name in spec.model_fields if name != "kind"]
-    if dot and outer in known and (nested := fields_at(spec, [outer])) != list(spec.model_fields):
-        known = [f"{outer}.{name}" for name in nested]
-    elif dot and outer in known and get_origin(spec.model_fields[outer].annotation) is dict:
-        known = [key]  # whatever it is called: a method of somebody else's knows
-    if key not in known:
-        close = nearest(key, known)
-        document.problem(path, f"cannot sweep over {key}", ", ".join(known), close)
-    elif key in settings:
-        what = f"{key} stands in the stage and in its sweep"
-        document.problem(path, what, fix="keep one of them")
-
-
-def _check_values(document: Document, path: KeyPath, values: Any) -> None:
-    if not isinstance(values, list) or not values:
-        document.problem(path, "a sweep needs a list of values", allowed="[value, ...]")
-    elif any(isinstance(value, list | dict) for value in values):
-        document.problem(path, "a sweep's values are single values")
-    elif len(set(map(repr, values))) < len(values):
-        document.problem(path, "a value stands twice", fix="keep one of them")
-
-
-def _substituted(settings: dict[str, Any], axes: Mapping[str, Axis]) -> dict[str, Any]:
-    tree = cast("dict[str, Any]", json.loads(json.dumps(settings, default=str)))
-    for path, value in axes.items():
-        *outer, last = path.split(".")
-        inner = tree
-        for key in outer:
-            inner = inner.setdefault(key, {})
-            if not isinstance(inner, dict):
-                break
-        if isinstance(inner, dict):
-            inner[last] = value
-    return tree
-
-
 def _check_names(document: Document) -> None:
-    allowed = "letters, digits, '.', '_' and '-', starting with a letter or digit"
+    allowed = "up to 100 letters, digits, '.', '_' and '-', starting with a letter or digit"
     names = [(("name",), document.tree.get("name"))]
     for path, name in [*names, *((("stages", s), s) for s in _mapping(document, "stages"))]:
         if isinstance(name, str) and not _NAME.fullmatch(name):
-            document.problem(path, f"{name!r} cannot be a name", allowed)
+            document.problem(path, f"{shown(name)!r} cannot be a name", allowed)
 
 
 def _check_references(document: Document) -> None:
@@ -285,9 +247,9 @@ def _check_references(document: Document) -> None:
             elif (alias := name.split("/")[0]) not in datasets:
                 document.problem(
                     path,
-                    f"no dataset {alias} in this recipe",
-                    ", ".join(datasets) or "(datasets: is empty)",
-                    nearest(alias, datasets) or f"add {alias} to datasets:",
+                    f"no dataset {shown(alias)} in this recipe",
+                    listed(datasets) or "(datasets: is empty)",
+                    document.nearest(alias, datasets) or f"add {shown(alias)} to datasets:",
                 )
 
 
@@ -313,9 +275,10 @@ def _plugged(document: Document) -> dict[tuple[Kind, str], Plugin]:
             names = _written(raw, "method") or [kind.model_fields["method"].default]
             named += [("method", ("stages", stage, "method"), name) for name in names]
     found = {}
+    find = functools.cache(plugins.find)  # it reads the metadata of all distributions
     for what, path, name in dict.fromkeys(named):
         try:
-            plugin = plugins.find(what, name)
+            plugin = find(what, name)
         except RequestError as error:
             document.problem(path, error.problem.what, error.problem.allowed, error.problem.fix)
         else:
@@ -341,9 +304,10 @@ def _at(raw: Any, path: str) -> Any:
 
 
 def _check_init(document: Document, path: KeyPath, name: str, stages: dict[str, Any]) -> None:
-    others = [stage for stage in stages if stage != path[1]]
     if name not in stages:
-        document.problem(path, f"no stage {name}", ", ".join(others), nearest(name, others))
+        others = [stage for stage in stages if stage != path[1]]
+        hint = document.nearest(name, others)
+        document.problem(path, f"no stage {shown(name)}", listed(others), hint)
     elif (kind := KINDS.get(str(_at(stages[name], "kind")))) and kind.LEAVES != "weights":
         what = f"{name} makes no weights to start from"
         fit = sorted(name for name, kind in KINDS.items() if kind.LEAVES == "weights")
@@ -356,16 +320,16 @@ def _check_report(document: Document) -> None:
     if not isinstance(table, str):
         return
     if table not in stages:
-        close = nearest(table, stages)
-        document.problem(("report", "table"), f"no stage {table}", ", ".join(stages), close)
+        close = document.nearest(table, stages)
+        document.problem(("report", "table"), f"no stage {shown(table)}", listed(stages), close)
         return
     sweep = stages[table].get("sweep") if isinstance(stages[table], dict) else None
     axes = list(sweep) if isinstance(sweep, dict) else []
     for key in ("rows", "columns"):
         axis = report.get(key)
         if isinstance(axis, str) and axis not in axes:
-            what = f"{table} has no sweep over {axis}"
-            document.problem(("report", key), what, ", ".join(axes), nearest(axis, axes))
+            what = f"{table} has no sweep over {shown(axis)}"
+            document.problem(("report", key), what, listed(axes), document.nearest(axis, axes))
 
 
 def _mapping(document: Document, key: str) -> dict[str, Any]:
@@ -373,25 +337,27 @@ def _mapping(document: Document, key: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _parents(points: Mapping[str, tuple[Point, ...]], stage: str) -> set[str]:
-    return {point.spec.parent for point in points[stage] if point.spec.parent}
-
-
-def _cycle(points: Mapping[str, tuple[Point, ...]]) -> str | None:
-    """Return a stage that is its own ancestor."""
-    for stage in points:
-        reached, frontier = set[str](), _parents(points, stage)
-        while frontier:
-            reached |= frontier
-            frontier = {p for name in frontier for p in _parents(points, name)} - reached
-        if stage in reached:
-            return stage
-    return None
-
-
-def _parents_first(points: Mapping[str, tuple[Point, ...]]) -> list[str]:
+def _parents_first(document: Document, points: Mapping[str, tuple[Point, ...]]) -> list[str]:
+    """Return the stages by generations; note a stage that starts, in the end, from itself."""
+    place = {stage: n for n, stage in enumerate(points)}
+    sorter = TopologicalSorter(
+        {stage: {p.spec.parent for p in its if p.spec.parent} for stage, its in points.items()}
+    )
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        stage = min(error.args[1], key=place.__getitem__)
+        document.problem(("stages", stage), f"{stage} starts, in the end, from itself")
+        return list(points)
     ordered: list[str] = []
-    while len(ordered) < len(points):
-        ready = [s for s in points if s not in ordered and _parents(points, s) <= set(ordered)]
+    generations = 0
+    while sorter.is_active():
+        ready = sorted(sorter.get_ready(), key=place.__getitem__)
         ordered += ready
+        sorter.done(*ready)
+        generations += 1
+        if generations > _MOST_GENERATIONS:
+            what = f"more than {_MOST_GENERATIONS} stages start from each other, up to {ready[0]}"
+            document.problem(("stages", ready[0]), what)
+            break
     return ordered

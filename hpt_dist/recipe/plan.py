@@ -16,11 +16,12 @@ from typing import Any
 
 from hpt_dist.errors import Problem, RecipeError, RequestError, nearest
 from hpt_dist.recipe.facts import DatasetFacts, Facts
-from hpt_dist.recipe.file import Axis, Recipe
+from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.kinds.stage import Fault, Read, StageSpec
 from hpt_dist.recipe.numerics import DeviceKind, Numerics
 from hpt_dist.recipe.plugins import Kind
 from hpt_dist.recipe.settings import result_fields
+from hpt_dist.recipe.sweeps import Axis
 
 
 @dataclass(frozen=True)

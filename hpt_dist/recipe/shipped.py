@@ -30,7 +30,11 @@ def located(name: Path | str, folder: Path, kind: str, others: Sequence[str] = (
         RequestError: it is no path, and no shipped file has this name.
     """
     path = Path(name)
-    if len(path.parts) != 1 or (path.exists() and not path.is_dir()):
+    try:
+        is_path = len(path.parts) != 1 or (path.exists() and not path.is_dir())
+    except OSError:  # such as a name that is too long
+        is_path = True
+    if is_path:
         return path  # its reader reports what is wrong with it
     names = sorted(file.stem for file in folder.glob("*.yaml"))
     if path.name not in names:

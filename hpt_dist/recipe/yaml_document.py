@@ -1,235 +1,348 @@
-"""A YAML file as plain data that knows the line of each of its keys.
+"""A YAML file as plain data that knows where each of its keys stands.
 
-PyYAML's safe loader does the parsing; what is added is positions, refusal of repeated keys,
-environment variables, `--set` overrides, and validation against pydantic's models.
+What is added to the values is positions, refusal of repeated keys, environment variables, and
+`--set` overrides.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
-from hpt_dist.errors import Problem, RequestError, nearest
+from hpt_dist.errors import Problem, RecipeError, RequestError, nearest
+from hpt_dist.recipe import variables, yaml_values
+from hpt_dist.recipe.yaml_values import Unreadable, listed, shown
 
 KeyPath = tuple[str | int, ...]
 
-S = TypeVar("S", bound=BaseModel)
-
-_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+MOST_PROBLEMS = 100  # that a message lists
+_HINTS = 20  # problems that get a "did you mean": it takes milliseconds
+_OPTION = "--set"
+_DEEPEST_OVERRIDE = 10  # keys in a path
 
 
 @dataclass
 class Document:
-    """A YAML file as plain data, with the line of every key; messages call it a `kind`."""
+    """A YAML file as plain data, with the place of every key; messages call it a `kind`.
+
+    Args:
+        file: its path, or `--set` of what an option gives.
+        tree: the plain data.
+        places: `file:line` or `--set` by key path.
+        problems: at most `MOST_PROBLEMS`.
+        kind: what messages call it.
+        shell_keys: top-level keys whose texts are shell, which has forms of `${` of its own.
+        used: the variables that its values were filled from, by key path.
+        unread: the key paths of values that have a problem already: what follows from it is none.
+        left_out: how many problems are not in `problems`.
+    """
 
     file: str
     tree: Any = None
-    lines: dict[KeyPath, int] = field(default_factory=dict)
+    places: dict[KeyPath, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     kind: str = "recipe"
+    shell_keys: frozenset[str] = frozenset()
+    used: dict[KeyPath, variables.Used] = field(default_factory=dict)
+    unread: set[KeyPath] = field(default_factory=set)
+    left_out: int = 0
 
     def sorted_problems(self) -> list[Problem]:
-        """Return the problems in the order of the file's lines."""
-        return sorted(self.problems, key=lambda problem: _line(problem.where))
+        """Return the problems in the order of the file's lines; those of options come first."""
+        found = sorted(self.problems, key=lambda problem: self._line(problem.where))
+        if self.left_out:
+            found.append(Problem(f"and {self.left_out:,} more problems", self.file))
+        return found
+
+    def refusal(self) -> RequestError:
+        """Return the error with every problem."""
+        problems = self.sorted_problems()
+        if self.kind == "recipe":
+            return RecipeError(problems)
+        title = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the {self.kind}"
+        return RequestError("\n".join([title, *map(str, problems)]))
+
+    def place(self, path: KeyPath) -> str:
+        """Return `file:line` or `--set`; a missing key has the place of the nearest above it."""
+        heads = (path[:length] for length in range(len(path), -1, -1))
+        return next((self.places[head] for head in heads if head in self.places), self.at(1))
+
+    def at(self, line: int) -> str:
+        """Return how a line of this document is called."""
+        return _OPTION if self.file == _OPTION else f"{self.file}:{line}"
 
     def where(self, path: KeyPath) -> str:
-        """Return `file:line key.path`; a missing key has the line of the nearest one above it."""
-        at = next(
-            (self.lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in self.lines), 1
-        )
-        return f"{self.file}:{at} {'.'.join(map(str, path))}".rstrip()
+        """Return `file:line key.path`, or `--set key.path`."""
+        return f"{self.place(path)} {_dotted(path)}".rstrip()
 
     def problem(self, path: KeyPath, what: str, allowed: str = "", fix: str = "") -> None:
-        """Note one more problem."""
-        self.problems.append(Problem(what, self.where(path), allowed, fix))
+        """Note one more problem at a key, unless its value has one already."""
+        if not any(path[:length] in self.unread for length in range(len(path) + 1)):
+            self.note(Problem(what, self.where(path), allowed, fix))
+
+    def unreadable(self, path: KeyPath, what: str, allowed: str = "", fix: str = "") -> None:
+        """Note that a value has no meaning, so that nothing else is asked of it."""
+        self.problem(path, what, allowed, fix)
+        self.unread.add(path)
+
+    def note(self, problem: Problem) -> None:
+        """Note one more problem, or that there are too many to list."""
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(problem)
+        else:
+            self.left_out += 1
+
+    def nearest(self, name: str, known: Iterable[str]) -> str:
+        """Return `did you mean X?` for a name; empty once there are many problems."""
+        return nearest(name, known) if len(self.problems) < _HINTS else ""
+
+    def _line(self, where: str) -> int:
+        found = re.match(r":(\d+)", where.removeprefix(self.file))
+        return int(found[1]) if found else 0
 
 
-def _line(where: str) -> int:
-    found = re.search(r":(\d+)", where)
-    return int(found[1]) if found else 0
+def read(
+    path: Path,
+    environment: Mapping[str, str],
+    kind: str = "recipe",
+    shell_keys: frozenset[str] = frozenset(),
+) -> Document:
+    """Read a file; problems are noted when it is not YAML.
 
+    Args:
+        path: the file.
+        environment: what `${NAME}` and `${NAME:-default}` refer to.
+        kind: what messages call it.
+        shell_keys: top-level keys whose texts are shell.
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1's safe loader, reading 1e-4 as the number it is in YAML 1.2."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: list(resolvers) for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-
-
-def read(path: Path, environment: Mapping[str, str], kind: str = "recipe") -> Document:
-    """Read a file; RequestError when it cannot be read, problems noted when it is not YAML."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(
-            f"cannot read the {kind}: {error}", where=str(path), fix="name a YAML file"
-        ) from error
-    document = Document(str(path), kind=kind)
-    fill(document, text, environment)
+    Raises:
+        RequestError: it cannot be read, is no file, is too large or is not UTF-8.
+    """
+    document = Document(str(path), kind=kind, shell_keys=shell_keys)
+    fill(document, _text(path, kind), environment)
     return document
 
 
-def fill(document: Document, text: str, environment: Mapping[str, str]) -> None:
-    """Parse a text into the document, noting every problem in it."""
-    loader = None
+def _text(path: Path, kind: str) -> str:
+    def refused(what: str, line: str = "", fix: str = "name a YAML file") -> RequestError:
+        return RequestError(f"cannot read the {kind}: {what}", where=f"{path}{line}", fix=fix)
+
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        if node is None:
+        # A pipe would block, and a device may have no end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise refused("it is a folder, a pipe or a device")
+        with path.open("rb") as file:
+            data = file.read(yaml_values.MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise refused(str(error)) from error
+    if len(data) > yaml_values.MOST_BYTES:
+        raise refused(f"it is larger than {yaml_values.MOST_BYTES:,} bytes")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        what = f"the byte 0x{data[error.start]:02x} is not UTF-8"
+        raise refused(what, f":{line}", "save the file as UTF-8") from error
+
+
+def fill(document: Document, text: str, environment: Mapping[str, str], path: KeyPath = ()) -> None:
+    """Parse a text into the document, noting every problem in it.
+
+    Args:
+        document: gets the tree.
+        text: YAML.
+        environment: what `${NAME}` refers to.
+        path: the key path at which the text's value stands.
+    """
+    try:
+        node = yaml_values.composed(text)
+        if node is not None:
+            document.tree = _Reading(document, environment).value(node, path)
+        elif document.file == _OPTION:
+            document.problem(path, "no value", fix="put a text that begins with # in quotes")
+        else:
             fix = "start with name: and stages:" if document.kind == "recipe" else ""
             document.problem((), f"the {document.kind} is empty", fix=fix)
-        else:
-            document.tree = _plain(document, loader, node, (), environment)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
-        what = f"not valid YAML: {error.problem or error.context}"
-        document.problems.append(Problem(what, f"{document.file}:{line}"))
-    except (yaml.YAMLError, RecursionError) as error:
-        document.problems.append(Problem(f"not valid YAML: {error}", document.file))
-    finally:
-        if loader:
-            loader.dispose()
+    except Unreadable as error:
+        where = f"{document.at(error.line)} {_dotted(path)}".rstrip()
+        document.note(Problem(error.what, where))
 
 
-def _plain(
-    document: Document, loader: _Loader, node: yaml.Node, path: KeyPath, env: Mapping[str, str]
-) -> Any:
-    """Turn a YAML node into plain data, noting lines, repeated keys and unset variables."""
-    document.lines.setdefault(path, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
+class _Reading:
+    """Turns the nodes of a document into plain data; notes places, problems and variables."""
+
+    def __init__(self, document: Document, environment: Mapping[str, str]) -> None:
+        self._document = document
+        self._environment = environment
+        self._count = 0
+        self._open: set[int] = set()  # the nodes that the one being read is inside of
+
+    def value(self, node: yaml.Node, path: KeyPath) -> Any:
+        """Return the plain data of a node."""
+        line = node.start_mark.line + 1
+        self._count += 1
+        if self._count > yaml_values.MOST_VALUES:
+            raise Unreadable(yaml_values.too_many(), line)
+        self._document.places.setdefault(path, self._document.at(line))
+        if id(node) in self._open:
+            what = "this value contains itself: an alias inside its anchor"
+            self._document.unreadable(path, what)
+            return None
+        if fault := yaml_values.fault_of_tag(node):
+            self._document.unreadable(path, fault, allowed="plain values, without tags")
+            return None
+        self._open.add(id(node))
+        try:
+            if isinstance(node, yaml.MappingNode):
+                return self._mapping(node, path)
+            if isinstance(node, yaml.SequenceNode):
+                return [self.value(item, (*path, n)) for n, item in enumerate(node.value)]
+            return self._scalar(cast("yaml.ScalarNode", node), path)
+        finally:
+            self._open.discard(id(node))
+
+    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         tree: dict[str, Any] = {}
+        lines: dict[str, int] = {}
         for key_node, value_node in node.value:
-            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "?"
-            here = (*path, key)
+            line = key_node.start_mark.line + 1
+            key = self._key(key_node, path)
+            if key is None:
+                continue
             if key in tree:
-                first = document.lines[here]
-                document.problem(
-                    path,
-                    f"the key {key} stands twice: lines {first} and {key_node.start_mark.line + 1}",
-                    fix="keep one of them",
-                )
-            document.lines.setdefault(here, key_node.start_mark.line + 1)
-            tree[key] = _plain(document, loader, value_node, here, env)
+                what = f"the key {shown(key)} stands twice: lines {lines[key]} and {line}"
+                self._document.problem(path, what, fix="keep one of them")
+            lines.setdefault(key, line)
+            self._document.places.setdefault((*path, key), self._document.at(line))
+            tree[key] = self.value(value_node, (*path, key))
         return tree
-    if isinstance(node, yaml.SequenceNode):
-        return [
-            _plain(document, loader, item, (*path, n), env) for n, item in enumerate(node.value)
-        ]
-    if "${" in node.value:
-        # A variable's text is read as YAML reads it, so ${STEPS} can be a number.
-        filled = _interpolate(document, path, node.value, env)
-        return filled if getattr(node, "style", None) in ("'", '"') else _scalar(filled)
-    try:
-        return loader.construct_object(node)
-    except (ValueError, KeyError) as error:  # such as the date 2024-99-99
-        document.problem(path, f"{node.value[:40]!r} cannot be read: {error}")
+
+    def _key(self, node: yaml.Node, path: KeyPath) -> str | None:
+        """Return a key; None where it is none that a setting can have, which is noted."""
+        what, fix = yaml_values.fault_of_tag(node), ""
+        key = node.value if isinstance(node, yaml.ScalarNode) else ""
+        if not isinstance(node, yaml.ScalarNode):
+            what = "a key is a single value"
+        elif key == "<<":
+            what, fix = "keys are not merged here by <<", "write the settings out"
+        elif not yaml_values.is_key(key):
+            what = (
+                f"{shown(key)!r} can be no key: it is empty, too long, or holds a control character"
+            )
+        if what:
+            where = f"{self._document.at(node.start_mark.line + 1)} {_dotted(path)}".rstrip()
+            self._document.note(Problem(what, where, fix=fix))
+        return None if what else key
+
+    def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
+        try:
+            if "${" not in node.value:
+                return yaml_values.scalar_value(node.tag, node.value)
+            is_shell = bool(path) and path[0] in self._document.shell_keys
+            text, used = variables.filled(node.value, self._environment, is_shell=is_shell)
+            if used.names:
+                self._document.used[path] = used
+            # A variable's text is read as YAML reads it, so ${STEPS} can be a number.
+            is_quoted = node.style in ("'", '"')
+            return yaml_values.joined(text) if is_quoted else yaml_values.plain_value(text)
+        except RequestError as error:
+            self._document.unreadable(path, error.problem.what, fix=error.problem.fix)
+        except ValueError as error:
+            is_filled = (
+                path in self._document.used
+            )  # the message would show what it was filled with
+            what = f"{shown(node.value)} holds no value of a setting" if is_filled else str(error)
+            self._document.unreadable(path, f"this cannot be read: {what}")
         return None
 
 
-def _scalar(text: str) -> Any:
-    try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, ValueError, KeyError):
-        return text
-    return value if isinstance(value, int | float | bool) else text
-
-
-def _interpolate(document: Document, path: KeyPath, text: str, env: Mapping[str, str]) -> str:
-    def value(match: re.Match[str]) -> str:
-        name, default = match.groups()
-        found = env.get(name) or default
-        if found is None:
-            document.problem(
-                path,
-                f"the environment variable {name} is not set",
-                fix=f"export {name}=..., or write ${{{name}:-default}}",
-            )
-            return ""
-        return found
-
-    return _VARIABLE.sub(value, text)
-
-
-def apply(document: Document, override: str) -> None:
+def apply(document: Document, override: str, environment: Mapping[str, str]) -> None:
     """Put one `key.path=value` into the tree."""
     path, equals, text = override.partition("=")
-    keys = path.split(".")
-    if not equals or not all(keys):
-        document.problems.append(
-            Problem(f"--set {override}", allowed="key.path=value, such as stages.hpt.steps=100")
-        )
+    keys = tuple(path.split("."))
+    is_path = all(map(yaml_values.is_key, keys)) and len(keys) <= _DEEPEST_OVERRIDE
+    if not equals or not is_path:
+        allowed = "key.path=value, such as stages.hpt.steps=100"
+        document.note(Problem(f"{_OPTION} {shown(override)}", allowed=allowed))
         return
-    inner = Document(f"--set {override}")
-    fill(inner, text or "''", os.environ)
-    document.problems += inner.problems
-    tree = document.tree
+    inner = Document(_OPTION, kind=document.kind)
+    fill(inner, text or "''", environment, keys)
+    if inner.tree is None and inner.problems:
+        inner.unread.add(keys)
+    for problem in inner.problems:
+        document.note(problem)
+    mapping = _mapping_at(document, keys)
+    if mapping is None:
+        return
+    mapping[keys[-1]] = inner.tree
+    for places in (document.places, document.used):
+        for old in [one for one in places if one[: len(keys)] == keys]:
+            del places[old]
+    document.unread -= {one for one in document.unread if one[: len(keys)] == keys}
+    document.places |= inner.places
+    document.used |= inner.used
+    document.unread |= inner.unread
+
+
+def _mapping_at(document: Document, keys: tuple[str, ...]) -> dict[str, Any] | None:
+    """Return the mapping that a key is put into, made where it is missing; None if none can be."""
+    tree, where = document.tree, f"{_OPTION} {_dotted(keys)}"
     for depth, key in enumerate(keys[:-1]):
         if not isinstance(tree, dict):
             break
         if depth == 1 and keys[0] == "stages" and key not in tree:
-            document.problems.append(
-                Problem(f"no stage {key}", f"--set {override}", ", ".join(tree), nearest(key, tree))
-            )
-            return
+            hint = document.nearest(key, tree)
+            document.note(Problem(f"no stage {shown(key)}", where, listed(tree), hint))
+            return None
+        if key not in tree:
+            document.places[keys[: depth + 1]] = _OPTION
         tree = tree.setdefault(key, {})
-    if not isinstance(tree, dict):
-        document.problems.append(Problem("a part of the path is no mapping", f"--set {override}"))
-        return
-    tree[keys[-1]] = inner.tree
+    if isinstance(tree, dict):
+        return tree
+    document.note(Problem("a part of the path is no mapping", where))
+    return None
 
 
-def validated(document: Document, spec: type[S], raw: Any, path: KeyPath) -> S | None:
-    """Validate plain data against a spec; note every fault and return None if there is one."""
-    try:
-        # JSON's rules make 224 no string and "224" no number, and still a list a tuple.
-        return spec.model_validate_json(json.dumps(raw, default=str), strict=True)
-    except ValidationError as error:
-        for fault in error.errors(include_url=False):
-            _note(document, spec, (*path, *fault["loc"]), cast("dict[str, Any]", fault))
-        return None
+def refuse_variables(
+    document: Document, is_allowed: Callable[[KeyPath], bool], allowed: str
+) -> None:
+    """Note a problem for each variable where none may be.
+
+    Args:
+        document: read, with all overrides.
+        is_allowed: whether a key's value may come from variables.
+        allowed: in words, where they may be.
+    """
+    for path, used in list(document.used.items()):
+        names = " and ".join(f"${{{name}}}" for name in used.names)
+        if secret := next(filter(variables.is_secret, used.names), None):
+            what = f"${{{secret}}} is a secret by its name, and would be written to files and logs"
+            fix = "leave it out: credentials are read from the environment where they are needed"
+            _blank(document, path)
+            document.unreadable(path, what, fix=fix)
+        elif not is_allowed(path):
+            what = f"{names} cannot set this: the same text must mean the same everywhere"
+            by_shell = f', or have your shell fill it in: {_OPTION} "KEY.PATH=$NAME"'
+            fix = "write the value" + (by_shell if document.kind == "recipe" else "")
+            _blank(document, path)
+            document.unreadable(path, what, f"variables in {allowed}", fix)
 
 
-def _note(document: Document, spec: type[BaseModel], path: KeyPath, fault: dict[str, Any]) -> None:
-    key = str(path[-1]) if path else ""
-    kind, context = fault["type"], fault.get("ctx", {})
-    if kind == "extra_forbidden":
-        known = fields_at(spec, fault["loc"][:-1])
-        document.problem(path, f"unknown setting {key}", ", ".join(known), nearest(key, known))
-    elif kind == "missing":
-        document.problem(path, f"{key} is missing", fix=f"add {key}")
-    elif kind == "literal_error":
-        allowed = str(context["expected"]).replace("'", "")
-        choices = re.split(", | or ", allowed)
-        document.problem(
-            path, f"{fault['input']!r} is not known", allowed, nearest(str(fault["input"]), choices)
-        )
-    else:
-        what = fault["msg"].removeprefix("Value error, ")
-        given = fault["input"]
-        shown = f" (given: {given!r})" if isinstance(given, str | int | float) else ""
-        document.problem(path, what[0].lower() + what[1:] + shown)
+def _blank(document: Document, path: KeyPath) -> None:
+    """Take a value out of the tree, so that no other problem shows it."""
+    tree: Any = {"": document.tree}
+    *above, last = ("", *path)
+    for key in above:
+        tree = tree[key]
+    tree[last] = None
+    document.tree = None if not path else document.tree
 
 
-def fields_at(spec: type[BaseModel], path: Sequence[str | int]) -> list[str]:
-    """Return the field names of the spec that stands at a path inside another."""
-    for key in path:
-        annotation = spec.model_fields[str(key)].annotation if key in spec.model_fields else None
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        spec = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), spec)
-    return list(spec.model_fields)
+def _dotted(path: Sequence[str | int]) -> str:
+    return ".".join(shown(str(key)) for key in path)

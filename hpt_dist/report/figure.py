@@ -6,6 +6,8 @@ import io
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
+from hpt_dist.page import printable
+
 # Okabe and Ito's colours: colour-blind readers can distinguish them. Markers differ too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -73,5 +75,5 @@ def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
 
 
 def _plain(text: str) -> str:
-    """Escape the signs that matplotlib would read as mathematics."""
-    return text.replace("$", r"\$")
+    """Escape what cannot be drawn, and the signs that matplotlib would read as mathematics."""
+    return printable(text).replace("$", r"\$")

@@ -18,7 +18,8 @@ from pydantic import Field
 from hpt_dist.errors import RequestError
 from hpt_dist.recipe import Positive, Rate, Spec, shipped
 from hpt_dist.recipe.numerics import Device
-from hpt_dist.recipe.yaml_document import read, validated
+from hpt_dist.recipe.validation import validated
+from hpt_dist.recipe.yaml_document import KeyPath, read, refuse_variables
 from hpt_dist.slurm.container import PYTHON, Container, matching
 
 # What a job needs in order to find its programs and to speak its user's language.
@@ -158,12 +159,16 @@ def load(path: Path | str, environment: Mapping[str, str] | None = None) -> Prof
     Raises:
         RequestError: with every problem found, or the file cannot be read.
     """
-    document = read(located(path), os.environ if environment is None else environment, "profile")
-    profile = None
-    if not document.problems:
-        profile = validated(document, Profile, document.tree, ())
-    if profile is None:
-        problems = document.sorted_problems()
-        title = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the profile"
-        raise RequestError("\n".join([title, *map(str, problems)]))
+    known = os.environ if environment is None else environment
+    document = read(located(path), known, "profile", shell_keys=frozenset({"setup"}))
+    refuse_variables(document, _is_local, "all settings but those that decide the precision")
+    is_yaml = document.tree is not None or not document.problems
+    profile = validated(document, Profile, document.tree, ()) if is_yaml else None
+    if profile is None or document.problems:
+        raise document.refusal()
     return profile
+
+
+def _is_local(path: KeyPath) -> bool:
+    """Return whether a setting changes no trial's key: only the device and its precision do."""
+    return path[:1] not in (("gpus_per_node",), ("accelerator",), ("precision",))

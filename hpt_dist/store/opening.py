@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 from hpt_dist.errors import RequestError
 from hpt_dist.store.base import Store, checked
 from hpt_dist.store.folder import FolderStore
+from hpt_dist.store.paths import local_path
 
 
 def open_store(uri: str) -> Store:
@@ -33,7 +34,7 @@ def open_store(uri: str) -> Store:
     if parts.scheme == "file" and not parts.netloc and parts.path:
         return FolderStore(Path(unquote(parts.path)))
     if uri and "://" not in uri:
-        return FolderStore(Path(uri).expanduser().absolute())
+        return FolderStore(local_path(uri).absolute())
     raise RequestError(
         "this is not the URI of a store",
         where=uri or "store",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hpt_dist.errors import RequestError
 from hpt_dist.store.base import Store
 
 # A trial is finished when this object exists; it is written last and names all the others.
@@ -14,6 +15,19 @@ FAILURE = "failure.json"
 LAUNCHES = "launches"
 # The lease of whoever submits jobs for a store, or takes back what was noted of them.
 SUBMITTING = f"{LAUNCHES}/submitting"
+
+
+def local_path(text: str) -> Path:
+    """Return the path that a text names, with `~` and `~user` in full.
+
+    Raises:
+        RequestError: there is no such user, or the user has no home.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        what = f"~ stands for no folder: {error}"
+        raise RequestError(what, where=text, fix="write the path in full") from error
 
 
 def stage_prefix(key: str) -> str:

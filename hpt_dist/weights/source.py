@@ -274,7 +274,7 @@ def _place(name: str, store: Store) -> tuple[Store, str]:
     if "://" in name:
         folder, _, file_name = name.rpartition("/")
         return open_store(folder), file_name
-    path = Path(name).expanduser()
+    path = paths.local_path(name)
     if path.is_absolute() or path.is_file():
         return open_store(str(path.absolute().parent)), path.name
     return store, name

@@ -16,7 +16,7 @@ from hpt_dist.errors import RecipeError
 from hpt_dist.recipe import KINDS, METHOD_SETTINGS, Image, Linear, Pretrain, Spec, result_fields
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe.presets import BN_GROUPS, PRESETS, filled
-from hpt_dist.recipe.yaml_document import fields_at
+from hpt_dist.recipe.validation import fields_at
 
 PAGE = (Path(__file__).parents[2] / "docs/presets.md").read_text()
 NEEDED = {

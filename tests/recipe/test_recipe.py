@@ -84,7 +84,7 @@ def test_every_problem_comes_at_once_with_its_line_and_the_nearest_name():
         (("kind: mme", "kind: [mme]"), "unknown kind"),
         (("lr: 3e-4}", "lr: 3e-4}\n    sweep: {steps.x: [1]}"), "cannot sweep over steps.x"),
         (("lr: 3e-4}", "lr: 3e-4}\n    sweep: {moco.queu: [512]}"), "did you mean moco.queue?"),
-        (("name: small", "name: 2024-99-99"), "cannot be read"),
+        (("name: small", "name: 010"), "8 in YAML 1.1 and 10 in YAML 1.2"),
         (("steps: 100", "seed: 99999999999999999999999"), "less than"),
         (("target: line", "target: line\n    crop_area: [0.9, 0.5]"), "low <= high"),
         (("init: [base, hpt]", "init: [base, adapt]"), "adapt makes no weights to start from"),
@@ -112,12 +112,16 @@ def test_each_fault_is_named(change, said):
 
 
 def test_variables_are_filled_and_typed():
-    text = GOOD.replace("steps: 100", "steps: ${STEPS}").replace("name: small", "name: '${NAME}'")
+    text = GOOD.replace("steps: 100", "resources:\n      gpus: '${N}'\n      time_min: ${N}")
+    with pytest.raises(
+        RecipeError, match=r"gpus: input should be a valid integer \(given: \${N}\)"
+    ):
+        recipe_file.parse(text, environment={"N": "7"})
     recipe = recipe_file.parse(
-        text, environment={"STEPS": "7", "NAME": "12", "HPT_STORE": "s3://b"}
+        text.replace("'${N}'", "${GPUS:-2}"), environment={"N": "7", "HPT_STORE": "s3://b"}
     )
-    assert recipe.stages["hpt"][0].spec.steps == 7
-    assert recipe.name == "12"
+    resources = recipe.stages["hpt"][0].spec.resources
+    assert (resources.gpus, resources.time_min) == (2, 7)
     assert recipe.store == "s3://b"
 
 
@@ -127,8 +131,12 @@ def test_overrides_change_settings_and_are_checked_like_the_file(tmp_path):
     recipe = recipe_file.load(path, ["stages.hpt.steps=5", "stages.hpt.optimizer.lr=1e-3"])
     spec = recipe.stages["hpt"][0].spec
     assert (spec.steps, spec.optimizer.lr) == (5, 1e-3)
-    with pytest.raises(RecipeError, match="did you mean steps"):
+    with pytest.raises(RecipeError, match=r"--set stages\.hpt\.step: .*\n.*\n.*did you mean steps"):
         recipe_file.load(path, ["stages.hpt.step=5"])
+    with pytest.raises(RecipeError, match=r"--set image\.size: .*valid integer \(given: 'x'\)"):
+        recipe_file.load(path, ["image.size=x"])
+    with pytest.raises(RecipeError, match=r"--set stages\.hpt\.optimizr: unknown setting"):
+        recipe_file.load(path, ["stages.hpt.optimizr.lr=1"])
     with pytest.raises(RecipeError, match="did you mean hpt"):
         recipe_file.load(path, ["stages.hptt.steps=5"])
     with pytest.raises(RecipeError, match="allowed: key"):

@@ -1,0 +1,70 @@
+"""Plain data against pydantic's models, with every fault in words at its place in the file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar, cast
+
+from pydantic import BaseModel, ValidationError
+
+from hpt_dist.recipe import variables
+from hpt_dist.recipe.yaml_document import MOST_PROBLEMS, Document, KeyPath
+from hpt_dist.recipe.yaml_values import shown
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def validated(document: Document, spec: type[S], raw: Any, path: KeyPath) -> S | None:
+    """Validate plain data against a spec; note every fault and return None if there is one."""
+    try:
+        # JSON's rules make 224 no string and "224" no number, and still a list a tuple.
+        return spec.model_validate_json(json.dumps(raw), strict=True)
+    except ValidationError as error:
+        for fault in error.errors(include_url=False):
+            _note(document, spec, (*path, *fault["loc"]), cast("dict[str, Any]", fault))
+        return None
+
+
+def _note(document: Document, spec: type[BaseModel], path: KeyPath, fault: dict[str, Any]) -> None:
+    if len(document.problems) >= MOST_PROBLEMS:
+        document.left_out += 1
+        return
+    key = shown(str(path[-1])) if path else ""
+    kind, context = fault["type"], fault.get("ctx", {})
+    used = _used(document, path)
+    # What was written, not what its variables hold.
+    given = shown(used.written if used else repr(fault["input"]))
+    if kind == "extra_forbidden":
+        known = fields_at(spec, fault["loc"][:-1])
+        document.problem(
+            path, f"unknown setting {key}", ", ".join(known), document.nearest(key, known)
+        )
+    elif kind == "missing":
+        document.problem(path, f"{key} is missing", fix=f"add {key}")
+    elif kind == "literal_error":
+        allowed = str(context["expected"]).replace("'", "")
+        choices = re.split(", | or ", allowed)
+        hint = "" if used else document.nearest(str(fault["input"]), choices)
+        document.problem(path, f"{given} is not known", allowed, hint)
+    else:
+        what = fault["msg"].removeprefix("Value error, ")
+        is_single = isinstance(fault["input"], str | int | float)
+        more = f" (given: {given})" if is_single else ""
+        document.problem(path, shown(what[0].lower() + what[1:], 500) + more)
+
+
+def _used(document: Document, path: KeyPath) -> variables.Used | None:
+    """Return the variables that a value, or one that it stands inside of, was filled from."""
+    heads = (path[:length] for length in range(len(path), -1, -1))
+    return next((document.used[head] for head in heads if head in document.used), None)
+
+
+def fields_at(spec: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    """Return the field names of the spec that stands at a path inside another."""
+    for key in path:
+        annotation = spec.model_fields[str(key)].annotation if key in spec.model_fields else None
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        spec = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), spec)
+    return list(spec.model_fields)
