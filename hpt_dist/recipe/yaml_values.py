@@ -40,6 +40,12 @@ _IMPLICIT = {
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
 }
 
+_TAGS = {
+    yaml.MappingNode: {f"{_STANDARD}map"},
+    yaml.SequenceNode: {f"{_STANDARD}seq"},
+    yaml.ScalarNode: {_STANDARD + name for name in ("str", *_IMPLICIT)},
+}
+
 
 class Unreadable(Exception):  # noqa: N818 - not a fault of ours
     """A text is not YAML, or is more of it than a person writes.
@@ -123,9 +129,7 @@ def _goes_on(problem: str | None) -> bool:
 
 def fault_of_tag(node: yaml.Node) -> str:
     """Return why a node's tag cannot be used; empty for the tags of plain data."""
-    kinds = {yaml.MappingNode: ("map",), yaml.SequenceNode: ("seq",)}
-    allowed = kinds.get(type(node), ("str", *_IMPLICIT))
-    if node.tag in [_STANDARD + name for name in allowed]:
+    if node.tag in _TAGS[type(node)]:
         return ""
     return f"the tag {shown(node.tag.replace(_STANDARD, '!!'))} cannot be used"
 
