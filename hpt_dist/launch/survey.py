@@ -123,7 +123,7 @@ def plan_against_store(
 
 def _planned(recipe: Recipe, stand_ins: Path | None, device: Device) -> Planned:
     """Plan a recipe, and look up where each of its trials stands."""
-    store = open_store(recipe.store)
+    store = _own_store(recipe)
     found = replace(facts(recipe, store, stand_ins), device=device)
     trials = plan.make(recipe, found)
     of_recipe = [launch for launch in launches(store) if launch.recipe == recipe.name]
@@ -170,6 +170,16 @@ def facts(recipe: Recipe, store: Store, stand_ins: Path | None = None) -> Facts:
     if problems:
         raise RecipeError(problems)
     return Facts(datasets, weights)
+
+
+def _own_store(recipe: Recipe) -> Store:
+    try:
+        return open_store(recipe.store)
+    except RequestError as error:
+        problem = error.problem
+        what = f"{problem.what} ({problem.where})"
+        fault = Problem(what, recipe.where("store"), problem.allowed, problem.fix)
+        raise RecipeError([fault]) from error
 
 
 def dataset_store(reference: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ What is added to the values is positions, refusal of repeated keys, environment 
 
 from __future__ import annotations
 
+import contextlib
 import re
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -336,12 +337,15 @@ def refuse_variables(
 
 def _blank(document: Document, path: KeyPath) -> None:
     """Take a value out of the tree, so that no other problem shows it."""
-    tree: Any = {"": document.tree}
-    *above, last = ("", *path)
-    for key in above:
-        tree = tree[key]
-    tree[last] = None
-    document.tree = None if not path else document.tree
+    if not path:
+        document.tree = None
+        return
+    *above, last = path
+    tree: Any = document.tree
+    with contextlib.suppress(KeyError, IndexError, TypeError):  # the same key again took its place
+        for key in above:
+            tree = tree[key]
+        tree[last] = None
 
 
 def _dotted(path: Sequence[str | int]) -> str:

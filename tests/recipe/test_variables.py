@@ -62,6 +62,12 @@ def test_a_secret_is_put_nowhere(recipe, key, name):
     assert SECRET not in str(caught.value)
 
 
+def test_a_variable_whose_key_stands_twice_is_refused_too():
+    text = RECIPE + "image: {size: '${VAR}'}\nimage: 5\n"
+    with pytest.raises(RequestError, match=r"stands twice[^$]*\n.* \${VAR} cannot set this"):
+        recipe_file.parse(text.replace("${HPT_STORE}", "s"), "r.yaml", {"VAR": SECRET})
+
+
 @pytest.mark.parametrize("key", LOCAL.split())
 def test_where_a_variable_may_be_its_value_is_in_no_message(recipe, tmp_path, key):
     said = hpt(
@@ -77,6 +83,7 @@ def test_a_store_from_a_variable_that_cannot_be_opened_is_named_by_it(recipe, tm
     said = hpt(*command, store=str(tmp_path), code=2, PLACE=value)
     assert "${PLACE}" in said
     assert value not in said
+    assert "--set store: " in said or "r.yaml:3 datasets.a: " in said
 
 
 @pytest.mark.parametrize(
