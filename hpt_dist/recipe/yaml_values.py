@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, cast
 
 import yaml
 from yaml.reader import ReaderError
@@ -63,7 +63,7 @@ class Unreadable(Exception):  # noqa: N818 - not a fault of ours
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with own rules for plain scalars, and with limits."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as its base class has it
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -71,7 +71,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Compose one node, unless there are too many, or it lies too deep."""
-        mark = self.peek_event().start_mark
+        mark = cast("Any", self).peek_event().start_mark
         self._count += 1
         if self._count > MOST_VALUES:
             raise Unreadable(too_many(), mark.line + 1)

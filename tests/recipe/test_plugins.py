@@ -117,7 +117,7 @@ def test_settings_are_swept_over_and_count(site):
         (("method: cool", "method: byol"), ["method_settings is not of byol", "are byol"]),
         (("method: cool", "moco: {queue: 16}\n    method: cool"), ["moco is of method moco_v2"]),
         (("heat: 0.5", "seed: 1"), ["seed is a setting of the stage"]),
-        (("heat: 0.5", "heat: .nan"), ["r.yaml:8", "not JSON compliant"]),
+        (("heat: 0.5", "heat: .nan"), [".heat: ", ".nan is no finite number"]),
         (("timm/test_efficientnet", "plugin/tinny"), ["r.yaml:4 backbone", "did you mean tiny?"]),
     ],
 )

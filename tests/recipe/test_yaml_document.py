@@ -202,6 +202,12 @@ def test_an_option_is_read_like_a_file(tmp_path):
             recipe_file.load(path, [override])
 
 
+def test_a_home_that_nobody_has_is_named_at_its_line():
+    text = RECIPE.replace("random", "~no-such-user/x.pt")
+    with pytest.raises(RequestError, match=r"r\.yaml:4 stages\.base\.weights: ~ stands for no"):
+        facts(recipe_file.parse(text, "r.yaml"), open_store("/nowhere"))
+
+
 def test_many_problems_are_listed_to_a_limit_and_counted():
     text = RECIPE + "".join(f"setting{n}: 1\n" for n in range(5000))
     began_s = time.process_time()
