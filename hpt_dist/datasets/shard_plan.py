@@ -81,7 +81,8 @@ def plan(source: Source, stem: str, shard_bytes: int) -> list[ShardToWrite]:
             )
         if sample.key in origins:
             raise DataError(
-                f"{origins[sample.key]} and {sample.origin} have the same key {sample.key}"
+                f"{origins[sample.key]} and {sample.origin} have the same key {sample.key}",
+                fix="rename one of them; names that look equal differ in their form of Unicode",
             )
         origins[sample.key] = sample.origin
         splits.setdefault(sample.split, []).append(sample)

@@ -1,4 +1,4 @@
-"""Lists in Parquet: `path,label[,split]` as in CSV, or with the images inside as on Hugging Face.
+"""Lists in Parquet: the columns of CSV, or with the images inside as on Hugging Face.
 
 Images inside are a column `image`, binary or a struct of `bytes` and `path`. Only the columns of
 names and labels are read for the list; the sizes of its images follow from the sizes of its row
@@ -26,10 +26,16 @@ import pyarrow.compute as pc
 from pyarrow import parquet as pq
 
 from hpt_dist.errors import DataError, RequestError, nearest
+from hpt_dist.sources.class_names import plain
 from hpt_dist.sources.problems import Problems
-from hpt_dist.sources.rows import FIELDS, Embedded, Row, Rows
+from hpt_dist.sources.rows import FIELDS, MAX_ROWS, Embedded, Row, Rows
 
 _HELD_BYTES = 256 * 2**20
+_MAX_TEXT_BYTES = 8 * 2**30
+_BATCH_ROWS = 65_536
+_SHOWN = 300
+# What pyarrow raises for damaged bytes; invalid UTF-8 is a ValueError.
+_DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, OverflowError, MemoryError)
 # A column whose cells are all empty has the type null.
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
@@ -44,8 +50,9 @@ def read(file: Path) -> Rows:
     try:
         with pq.ParquetFile(file) as opened:
             return _rows(file, opened)
-    except (pa.ArrowException, OSError) as error:
-        raise RequestError(f"cannot be read as Parquet: {error}", where=str(file)) from error
+    except _DAMAGED as error:
+        what = f"cannot be read as Parquet: {str(error)[:_SHOWN] or type(error).__name__}"
+        raise RequestError(what, where=str(file), fix="write or download it again") from error
 
 
 def _rows(file: Path, opened: Any) -> Rows:
@@ -54,7 +61,7 @@ def _rows(file: Path, opened: Any) -> Rows:
     has_images = "image" in schema.names
     leaves = {opened.schema.column(i).path for i in range(len(opened.schema))}
     columns = [*(set(schema.names) & set(FIELDS)), *({"image.path"} & leaves)]
-    table = opened.read(columns=columns, use_threads=False)
+    table = _read_texts(file, opened, columns)
     nothing: list[Any] = [None] * opened.metadata.num_rows
     if "path" in table.column_names:
         paths = _texts(file, "path", table["path"])
@@ -62,7 +69,10 @@ def _rows(file: Path, opened: Any) -> Rows:
         paths = _texts(file, "image.path", pc.struct_field(table["image"], "path"))
     else:
         paths = nothing
-    splits = _texts(file, "split", table["split"]) if "split" in schema.names else nothing
+    splits, groups = (
+        _texts(file, name, table[name]) if name in schema.names else nothing
+        for name in ("split", "group")
+    )
     classes = _class_names(schema, column) if column else None
     labels = _labels(file, column, table[column], classes) if column else nothing
     images = _images(file, opened) if has_images else nothing
@@ -71,14 +81,41 @@ def _rows(file: Path, opened: Any) -> Rows:
         path = paths[line] or ""
         if image:  # names inside need not be unique, and there may be none
             path = "/".join(filter(None, [file.name, str(line), path]))
-        rows.append(Row(file, line, path, labels[line], intern(splits[line] or ""), image))
+        split = intern(splits[line] or "")
+        group = "" if groups[line] is None else plain(str(groups[line]))
+        rows.append(Row(file, line, path, labels[line], split, image, group))
     return Rows(rows, column == "labels", classes)
+
+
+def _read_texts(file: Path, opened: Any, columns: list[str]) -> Any:
+    """Read columns without images, up to what a list of images can hold.
+
+    The metadata of a column says its size, too, but asking a damaged file for it ends the process.
+    """
+    rows = opened.metadata.num_rows
+    batches, size_bytes = [], 0
+    if 0 <= rows <= MAX_ROWS:
+        for batch in opened.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False):
+            batches.append(batch)
+            size_bytes += batch.nbytes
+            if size_bytes > _MAX_TEXT_BYTES:
+                break
+        else:
+            return pa.Table.from_batches(batches) if batches else opened.read(columns=columns)
+    raise RequestError(
+        f"it says that it has {rows:,} rows; {size_bytes:,} bytes of names and labels were read",
+        where=str(file),
+        allowed=f"up to {MAX_ROWS:,} rows and {_MAX_TEXT_BYTES:,} bytes",
+        fix="write or download it again, or make several datasets",
+    )
 
 
 def _check_columns(file: Path, schema: Any) -> str | None:
     """Return the name of the column of labels, or None without one."""
     names = set(schema.names)
-    columns = f"its columns are {', '.join(schema.names)}"
+    columns = f"its columns are {', '.join(schema.names)[:_SHOWN]}"
+    if len(names) < len(schema.names):
+        raise RequestError(f"two columns have one name; {columns}", where=str(file))
     if not names & {"path", "image"}:
         raise RequestError(f"no column path or image; {columns}", where=str(file))
     image = schema.field("image").type if "image" in names else None
@@ -104,9 +141,10 @@ def _texts(file: Path, name: str, column: Any) -> list[Any]:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
         column = column.cast(kind)
-    numbers = name in {"label", "labels"} and pa.types.is_integer(kind)
-    if not (numbers or any(is_kind(kind) for is_kind in _TEXTS)):
-        allowed = "texts or whole numbers" if name in {"label", "labels"} else "texts"
+    may_be_numbers = name in {"label", "labels", "group"}
+    is_numbers = may_be_numbers and pa.types.is_integer(kind)
+    if not (is_numbers or any(is_kind(kind) for is_kind in _TEXTS)):
+        allowed = "texts or whole numbers" if may_be_numbers else "texts"
         raise RequestError(
             f"the column {name} is of the type {kind}", where=str(file), allowed=allowed
         )
@@ -120,8 +158,12 @@ def _labels(
     problems = Problems()
 
     def named(line: int, value: Any) -> str:
-        if classes is None or isinstance(value, str):
-            return "" if value is None else intern(str(value))
+        if classes is None:
+            return "" if value is None else plain(str(value))
+        if isinstance(value, str):
+            if value not in classes:
+                problems.add(f"{file}:row {line}", f"no class is {value!r}", value, classes)
+            return value
         if value is None or not 0 <= value < len(classes):
             what = f"no class is {value}; allowed: 0 to {len(classes) - 1}"
             problems.add(f"{file}:row {line}", what)
@@ -132,7 +174,8 @@ def _labels(
     if name == "label":
         none = {None, ""} | ({-1} if classes else set())
         values = _texts(file, name, column)
-        labels = [None if one in none else (named(i, one),) for i, one in enumerate(values)]
+        names = ("" if one in none else named(i, one) for i, one in enumerate(values))
+        labels = [(one,) if one else None for one in names]
     else:
         labels = [
             None if values is None else tuple(named(i, one) for one in values)
@@ -187,7 +230,9 @@ def _sizes(opened: Any, group: int) -> list[int | None]:
     metadata = opened.metadata.row_group(group)
     rows = metadata.num_rows
     columns = (metadata.column(i) for i in range(metadata.num_columns))
-    column = next(one for one in columns if one.path_in_schema in {"image", "image.bytes"})
+    column = next((one for one in columns if one.path_in_schema in {"image", "image.bytes"}), None)
+    if column is None:
+        raise ValueError("the images have another name in a row group")
     has_null_count = column.statistics is not None and column.statistics.has_null_count
     if has_null_count and not column.statistics.null_count:
         return [column.total_uncompressed_size // max(rows, 1)] * rows
@@ -244,7 +289,7 @@ def read_image(file: Path, group: int, row: int) -> bytes:
     """
     try:
         image = _GROUPS.images(file, group)[row].as_py()
-    except (pa.ArrowException, IndexError) as error:
+    except _DAMAGED as error:
         raise DataError(f"cannot be read from Parquet: {error}", where=file.name) from error
     if image is None:
         raise DataError("the row holds no image", where=file.name)

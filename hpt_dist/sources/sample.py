@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from stat import S_ISREG
@@ -27,6 +28,8 @@ SPLITS = {
 }
 
 METRICS: dict[LabelKind, str] = {"single": "top1", "multi": "auroc", "none": ""}
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 HASH_SPLIT_RULE = "70 % train, 15 % val and 15 % test by SHA-256 of each file's path"
 
@@ -95,7 +98,19 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class FileSource:
-    """A source with a complete list of images, from a folder, a list or an annotation file."""
+    """A source with a complete list of images, from a folder, a list or an annotation file.
+
+    Args:
+        name: see `Source`.
+        rule: see `Source`.
+        classes: see `Source`.
+        files: every sample.
+        licence: see `Source`.
+        credit: see `Source`.
+        multi_label: an image has any number of classes.
+        notes: how the files were understood and what was set aside, a line each, for the terminal.
+        groups: of images that must share a split, such as those of a patient, by the sample's key.
+    """
 
     name: str
     rule: str
@@ -104,6 +119,8 @@ class FileSource:
     licence: str = "not stated"
     credit: str = "not stated"
     multi_label: bool = False
+    notes: tuple[str, ...] = ()
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> LabelKind:
@@ -147,7 +164,7 @@ def file_sample(
         key=key_of(relative),
         split=split,
         label=label,
-        origin=relative.encode("utf-8", "backslashreplace").decode(),
+        origin=printable(relative),
         version=version,
         size_bytes=size_bytes,
         read=partial(read_file, path),
@@ -166,15 +183,28 @@ def read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def printable(text: str) -> str:
+    """Return a name or path of a file as UTF-8 without control characters; others are escaped."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
 def key_of(relative: str) -> str:
     """Return a readable key without dots; its hash part keeps it unique."""
+    relative = unicodedata.normalize("NFC", relative)
     readable = re.sub(r"[^A-Za-z0-9_-]+", "_", relative.rpartition(".")[0] or relative)
-    digest = hashlib.sha256(relative.encode("utf-8", "surrogateescape")).hexdigest()
-    return f"{readable[-60:].lstrip('-') or '_'}-{digest[:12]}"
+    return f"{readable[-60:].lstrip('-') or '_'}-{_sha256(relative).hex()[:12]}"
 
 
 def hash_split(relative: str) -> str:
-    """Return the split of a file in a source without splits, by `HASH_SPLIT_RULE`."""
-    digest = hashlib.sha256(relative.encode("utf-8", "surrogateescape")).digest()
+    """Return the split of a file or a group in a source without splits, by `HASH_SPLIT_RULE`.
+
+    The same for both forms in which systems write accents (NFC and NFD).
+    """
+    digest = _sha256(unicodedata.normalize("NFC", relative))
     share = int.from_bytes(digest[:8], "big") / 2**64
     return "train" if share < 0.70 else "val" if share < 0.85 else "test"
+
+
+def _sha256(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()

@@ -24,6 +24,7 @@ from xml.etree import ElementTree
 from hpt_dist.errors import RequestError
 from hpt_dist.sources import annotated
 from hpt_dist.sources.annotated import ImageBoxes
+from hpt_dist.sources.class_names import plain
 from hpt_dist.sources.problems import Problems
 from hpt_dist.sources.sample import (
     HASH_SPLIT_RULE,
@@ -300,7 +301,7 @@ def _parsed(xml: Path) -> tuple[tuple[int, int], ImageBoxes]:
 
 
 def _object(element: ElementTree.Element) -> dict[str, Any]:
-    name = (element.findtext("name") or "").strip()
+    name = plain(element.findtext("name") or "")
     if not name:
         raise ValueError("an object has no name")
     corners = ("xmin", "ymin", "xmax", "ymax")

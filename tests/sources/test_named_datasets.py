@@ -315,7 +315,8 @@ def test_a_name_without_a_root_says_where_to_download(monkeypatch, tmp_path):
 def test_a_users_folder_goes_before_a_name_without_a_root(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     picture(tmp_path / "xview/boats/a.jpg")
-    assert open_source("xview").classes == ["boats"]
+    picture(tmp_path / "xview/cars/a.jpg")
+    assert open_source("xview").classes == ["boats", "cars"]
 
 
 def test_a_misspelt_name_is_corrected(tmp_path):
