@@ -73,6 +73,18 @@ RootOption = Annotated[
     Path | None,
     typer.Option(help="Folder of a named dataset; for a list, the folder its paths start at."),
 ]
+LayoutOption = Annotated[
+    str,
+    typer.Option(help="What the top folders are, where that is not plain: classes or splits."),
+]
+GroupOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGEX",
+        help="Keep images in one split whose paths match alike in the pattern's first group, such "
+        "as those of a patient; '' ignores a list's column group.",
+    ),
+]
 ResizeOption = Annotated[
     int | None,
     typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,9 @@ import typer
 from hpt_dist.cli import console
 from hpt_dist.cli.options import (
     ClusterOption,
+    GroupOption,
     JsonOption,
+    LayoutOption,
     QualityOption,
     ResizeOption,
     RootOption,
@@ -29,6 +32,7 @@ from hpt_dist.launch import on_slurm, shard_jobs
 from hpt_dist.launch.shard_jobs import Sharding, ShardingRequest
 from hpt_dist.launch.survey import dataset_store
 from hpt_dist.slurm import profile
+from hpt_dist.sources import Source, understood
 from hpt_dist.store import open_store
 
 _LEFT_OUT_SHOWN = 5
@@ -40,6 +44,8 @@ def shard(
         str, typer.Argument(metavar="DEST", help="The dataset to write: STORE/datasets/NAME.")
     ],
     root: RootOption = None,
+    layout: LayoutOption = "",
+    group_by: GroupOption = None,
     max_bad: Annotated[
         int,
         typer.Option(help="Number of unreadable or damaged images that may be left out.", min=0),
@@ -73,6 +79,8 @@ def shard(
     JPEG and PNG files are copied byte by byte unless --resize, --quality or --scale changes them;
     other formats become PNG. A dataset of other images or options that is there is only replaced
     with --replace. Boxes are stored as they are, with the image size that the annotation states.
+    How the source was understood is printed first: its layout, classes, splits, and what was set
+    aside.
 
     \b
     Examples:
@@ -83,6 +91,7 @@ def shard(
       hpt-dist shard ~/photos ./hpt-store/datasets/small --resize 256 --quality 85
       hpt-dist shard ~/photos ./hpt-store/datasets/photos --workers 8 --max-bad 100
       hpt-dist shard ~/scans ./hpt-store/datasets/scans --scale 0..4095 --replace
+      hpt-dist shard ~/scans ./hpt-store/datasets/scans --group-by '(patient[0-9]+)'
       hpt-dist shard s.csv s3://b/hpt/datasets/s --on slurm/profiles/generic-cpu.yaml --jobs 16
     """
     if not on and (jobs or no_wait):
@@ -90,6 +99,7 @@ def shard(
     began_s = time.perf_counter()
     encoding = Encoding(resize, quality, depth.parse(scale))
     request = _requested(source, destination, shard_mb, max_bad, encoding, root, replace)
+    request = dataclasses.replace(request, layout=layout, group_by=group_by)
     manifest = (
         _write_by_jobs(request, profile_file(on), jobs, workers, work, no_wait)
         if on
@@ -132,8 +142,14 @@ def _requested(
 
 def _write_here(request: ShardingRequest, workers: int | None) -> Manifest:
     """Shard in processes of this machine, by default as many as there are cores."""
+    source = request.open_source()
+    _print_understood(source)
     with console.counting(f"shard {request.source}") as update:
-        request.write(workers or cores(), lambda progress: update(progress.images, progress.total))
+        request.write(
+            workers or cores(),
+            lambda progress: update(progress.images, progress.total),
+            source=source,
+        )
     return read_manifest(open_store(request.store), request.name)
 
 
@@ -158,7 +174,9 @@ def _write_by_jobs(
     cluster = profile.load(on)
     store = open_store(request.store)
     site = on_slurm.site(cluster, store, work)
-    sharding = shard_jobs.submit(request, site, jobs or cluster.max_parallel_jobs, workers)
+    sharding = shard_jobs.submit(
+        request, site, jobs or cluster.max_parallel_jobs, workers, _print_understood
+    )
     array, merge = sharding.ids
     count = len(sharding.parts.keys)
     console.print_note(f"{count} parts in job {array}, the manifest in job {merge}")
@@ -173,6 +191,11 @@ def _write_by_jobs(
         _print_how_to_look(sharding)
         raise
     return read_manifest(store, request.name)
+
+
+def _print_understood(source: Source) -> None:
+    for line in understood.in_words(source):
+        console.print_note(line)
 
 
 def _print_how_to_look(sharding: Sharding) -> None:

@@ -67,6 +67,8 @@ class ShardingRequest:
         encoding: how images are stored.
         root: see `sources.open_source`; empty for none.
         replace: see `shards.write_dataset`.
+        layout: see `sources.open_source`.
+        group_by: see `sources.open_source`.
     """
 
     source: str
@@ -78,6 +80,8 @@ class ShardingRequest:
     encoding: Encoding
     root: str = ""
     replace: bool = False
+    layout: str = ""
+    group_by: str | None = None
 
     @property
     def id(self) -> str:
@@ -87,12 +91,13 @@ class ShardingRequest:
 
     def open_source(self) -> Source:
         """Open the images."""
-        return sources.open_source(self.source, Path(self.root) if self.root else None)
+        root = Path(self.root) if self.root else None
+        return sources.open_source(self.source, root, layout=self.layout, group_by=self.group_by)
 
-    def check(self, store: Store) -> list[ShardToWrite]:
-        """Return the planned shards, or refuse what `write` would refuse."""
+    def check(self, store: Store, source: Source) -> list[ShardToWrite]:
+        """Return the planned shards of what `open_source` returned, or refuse as `write` would."""
         return shards.check(
-            self.open_source(),
+            source,
             store,
             self.name,
             shard_bytes=self.shard_bytes,
@@ -106,9 +111,18 @@ class ShardingRequest:
         progress: Callable[[shards.Progress], None],
         part: int | None = None,
         parts: int = 1,
+        source: Source | None = None,
     ) -> None:
-        """Write one part; or, without a part, what is left and the manifest."""
-        where = (self.open_source(), open_store(self.store), self.name)
+        """Write one part; or, without a part, what is left and the manifest.
+
+        Args:
+            workers: processes at once.
+            progress: see `shards.write_dataset`.
+            part: which one.
+            parts: how many there are.
+            source: what `open_source` returned before, if it did.
+        """
+        where = (source or self.open_source(), open_store(self.store), self.name)
         options: dict[str, Any] = {
             "shard_bytes": self.shard_bytes,
             "max_bad": self.max_bad,
@@ -278,7 +292,13 @@ def _last_message(log: str) -> str:
     return "\n".join(lines[begins[-1] :]) if begins else ""
 
 
-def submit(request: ShardingRequest, site: Site, jobs: int, workers: int | None = None) -> Sharding:
+def submit(
+    request: ShardingRequest,
+    site: Site,
+    jobs: int,
+    workers: int | None = None,
+    note: Callable[[Source], None] = lambda _: None,
+) -> Sharding:
     """Submit the jobs of a sharding, or find those of an earlier call that are not over.
 
     Args:
@@ -286,6 +306,7 @@ def submit(request: ShardingRequest, site: Site, jobs: int, workers: int | None 
         site: how the cluster is used.
         jobs: parts to split the work into; never more than there are shards.
         workers: processes of one job; as many as it has cores by default.
+        note: receives the opened source, before jobs are submitted.
 
     Raises:
         RequestError: Slurm is not here or refuses the jobs, others write this dataset, or its
@@ -298,7 +319,7 @@ def submit(request: ShardingRequest, site: Site, jobs: int, workers: int | None 
     with on_slurm.alone(store):
         found = _queued(request, store)
     # Listing the source may take minutes, in which others may submit.
-    sharding = found or _planned(request, store, site, jobs)
+    sharding = found or _planned(request, store, site, jobs, note)
     with on_slurm.alone(store):
         sharding = _queued(request, store) or sharding
         return sharding if sharding.merge.id else _submit(sharding, site, workers)
@@ -327,9 +348,12 @@ def _queued(request: ShardingRequest, store: Store) -> Sharding | None:
     return Sharding(request, store, parts, merge, tuple(spec["images"]))
 
 
-def _planned(request: ShardingRequest, store: Store, site: Site, jobs: int) -> Sharding:
+def _planned(
+    request: ShardingRequest, store: Store, site: Site, jobs: int, note: Callable[[Source], None]
+) -> Sharding:
     """Return the sharding that is to be submitted."""
-    tasks = request.check(store)
+    note(source := request.open_source())
+    tasks = request.check(store, source)
     count, folder = max(1, min(jobs, len(tasks))), str(site.folder / request.id)
     parts = Array(f"{request.id}.0", tuple(f"{request.id}/{n}" for n in range(count)), folder)
     merge = Array(f"{request.id}.1", (f"{request.id}/merge",), folder)
