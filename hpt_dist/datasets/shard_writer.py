@@ -60,6 +60,14 @@ class ShardRecord:
     squares: tuple[int, ...]
     depths: Depths | None = None
 
+    def __post_init__(self) -> None:
+        if not len(self.sums) == len(self.squares) == 3:
+            raise ValueError("there are three channels")
+        for total, squares in zip(self.sums, self.squares, strict=True):
+            # No variance is negative, and no value of a pixel is above 255.
+            if not 0 <= total * total <= self.pixels * squares <= 255 * self.pixels * total:
+                raise ValueError("its sums are those of no pixels")
+
 
 _RECORD: TypeAdapter[ShardRecord] = TypeAdapter(ShardRecord)
 

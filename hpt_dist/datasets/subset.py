@@ -34,7 +34,7 @@ PAPER_PERCENTS = (1, 10, 25)
 PAPER_BUDGETS = (345, 3795, 5470, 7883, 11362, 16376, 23603)
 _DOMAINNET_CLASSES = 345
 
-_STRICT = ConfigDict(extra="forbid", strict=True)
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _NAME = re.compile(r"(?!manifest$)[A-Za-z0-9_][A-Za-z0-9._-]*")
 _READERS = 8
 _FIX = "delete it and choose it again: hpt-dist data subset"

@@ -25,7 +25,8 @@ import hpt_dist
 from hpt_dist.doctor import machine, services
 from hpt_dist.doctor.finding import Check, Finding, error_finding, failed, guarded
 from hpt_dist.errors import HptError
-from hpt_dist.store import files
+from hpt_dist.store import files, records
+from hpt_dist.store.records import DamagedRecordError
 
 _LEAST_SCRATCH_GB = 2.0
 _LEAST_SHARED_GB = 1.0
@@ -83,12 +84,20 @@ class NodeReport:
 
     @classmethod
     def read(cls, folder: str | Path, rank: int) -> NodeReport | None:
-        """Return the report of a process; None if it has not written one yet."""
+        """Return the report of a process; None if it has not written one yet.
+
+        Raises:
+            DamagedRecordError: it is damaged.
+        """
+        file = _file(folder, rank)
         try:
-            fields = json.loads(_file(folder, rank).read_text(encoding="utf-8"))
+            data = file.read_bytes()
         except FileNotFoundError:
             return None
-        return cls(**fields | {"findings": [Finding(**one) for one in fields["findings"]]})
+        report = records.decoded(data, cls, where=str(file), fix="run doctor again")
+        if report.rank != rank:
+            raise DamagedRecordError(f"it is the report of rank {report.rank}", where=str(file))
+        return report
 
 
 def _file(folder: str | Path, rank: int) -> Path:
@@ -262,7 +271,10 @@ class Probe:
             os._exit(0)
 
     def _has_failed_elsewhere(self, rank: int) -> bool:
-        reports = (NodeReport.read(self.folder, i) for i in range(self.ranks) if i != rank)
+        try:
+            reports = [NodeReport.read(self.folder, i) for i in range(self.ranks) if i != rank]
+        except DamagedRecordError:
+            return False  # doctor itself names it
         findings = [finding for report in reports if report for finding in report.findings]
         return any(one.name == "all-reduce" and not one.ok for one in findings)
 

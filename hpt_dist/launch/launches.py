@@ -17,8 +17,9 @@ from hpt_dist.errors import HptError, RequestError, nearest
 from hpt_dist.launch import parent_run
 from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.plan import Trial
-from hpt_dist.store import Store, lease
+from hpt_dist.store import Store, absent, lease, records
 from hpt_dist.store.paths import LAUNCHES, LEASE, stage_prefix, trial_folder
+from hpt_dist.store.records import DamagedRecordError
 from hpt_dist.trial.records import Launch, Where
 from hpt_dist.trial.run import TrialOrder
 
@@ -60,7 +61,11 @@ class Settings:
 
 
 def record(recipe: Recipe, trials: Sequence[Trial], store: Store, settings: Settings) -> Launch:
-    """Write a new launch record and open its MLflow run, if MLflow can be reached."""
+    """Write a new launch record and open its MLflow run, if MLflow can be reached.
+
+    Raises:
+        RequestError: a name or a path holds what no record may hold.
+    """
     now = datetime.now(UTC)
     name = f"{recipe.name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     reported = any(recipe.report and trial.stage == recipe.report.table for trial in trials)
@@ -76,6 +81,7 @@ def record(recipe: Recipe, trials: Sequence[Trial], store: Store, settings: Sett
         tracking_uri=settings.tracking_uri,
         where=settings.where,
     )
+    _check(launch)
     # On a cluster the first trial opens it: that takes seconds, and a launch there is to be short.
     if settings.tracking_uri and settings.where != "slurm":
         try:
@@ -84,21 +90,37 @@ def record(recipe: Recipe, trials: Sequence[Trial], store: Store, settings: Sett
         except HptError as error:
             # MLflow being down must not stop a launch.
             log.warning("MLflow is out of reach; `hpt-dist sync` brings it up to date: %s", error)
-    data = json.dumps(asdict(launch), indent=2).encode()
-    store.put(f"{LAUNCHES}/{launch.id}.json", data)
+    store.put(f"{LAUNCHES}/{launch.id}.json", _encoded(launch))
     return launch
 
 
+def _encoded(launch: Launch) -> bytes:
+    return json.dumps(asdict(launch), indent=2).encode()
+
+
+def _check(launch: Launch) -> None:
+    """Refuse a launch whose record could not be read again."""
+    try:
+        records.decoded(_encoded(launch), Launch, where=launch.id)
+    except DamagedRecordError as error:
+        raise RequestError(
+            f"this launch cannot be recorded: {error.problem.what.partition(': ')[2]}",
+            where=ascii(launch.file)[1:-1],
+            fix="use names and paths in one line, without control characters",
+        ) from error
+
+
 def launches(store: Store) -> list[Launch]:
-    """Return every launch of a store, oldest first."""
+    """Return every launch of a store, oldest first; damaged records are left out with a warning."""
     found = []
     for info in store.list(f"{LAUNCHES}/"):
         if info.path.endswith(".json"):
             try:
-                found.append(Launch(**json.loads(store.get(info.path))))
-            except (ValueError, TypeError) as error:
-                log.warning("%s/%s is damaged and left out: %s", store.uri, info.path, error)
-    return sorted(found, key=lambda launch: launch.created)
+                found.append(_read(store, info.path))
+            except DamagedRecordError as error:
+                problem = error.problem
+                log.warning("%s is left out: %s", problem.where, problem.what)
+    return sorted(filter(None, found), key=lambda launch: launch.created)
 
 
 def read(store: Store, launch_id: str) -> Launch:
@@ -106,8 +128,22 @@ def read(store: Store, launch_id: str) -> Launch:
 
     Raises:
         StoreError: there is none.
+        DamagedRecordError: its record is damaged.
     """
-    return Launch(**json.loads(store.get(f"{LAUNCHES}/{launch_id}.json")))
+    path = f"{LAUNCHES}/{launch_id}.json"
+    launch = _read(store, path)
+    if launch is None:
+        raise absent(f"{store.uri}/{path}")
+    return launch
+
+
+def _read(store: Store, path: str) -> Launch | None:
+    """Return the launch whose record lies at a path; None if it does not exist."""
+    launch = records.read(store, path, Launch, fix="delete it: no trial needs it")
+    if launch and path != f"{LAUNCHES}/{launch.id}.json":
+        what = f"it is the record of {launch.id}"
+        raise DamagedRecordError(what, where=f"{store.uri}/{path}", fix="delete it")
+    return launch
 
 
 def find(store: Store, name: str = "") -> Launch:

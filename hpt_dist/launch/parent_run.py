@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from dataclasses import replace
 
@@ -14,6 +15,10 @@ from hpt_dist.trial.records import Launch
 
 # How long a trial waits for another one that opens the run, which may have died.
 _PATIENCE_S = lease.TTL_S + 30.0
+
+# Servers choose the ids of their runs; MLflow's own are 32 hexadecimal digits.
+_RUN_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_-]*")
+_LONGEST_RUN_ID = 256
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +55,12 @@ def opened_once(store: Store, launch: Launch, artifact_location: str) -> str:
     watch = lease.LeaseWatch()
     patience = time.monotonic() + _PATIENCE_S
     while launch.tracking_uri and time.monotonic() < patience:
-        if store.stat(path):
-            return store.get(path).decode()
+        if run := _noted(store, path):
+            return run
         _, silent = watch.look(store, opening)
         try:
             with lease.hold(store, opening, silent=silent):
-                if store.stat(path) is None:
+                if not _noted(store, path):
                     store.put(path, opened(launch, artifact_location).encode())
         except lease.LeaseTakenError:
             time.sleep(0.5)
@@ -67,7 +72,18 @@ def opened_once(store: Store, launch: Launch, artifact_location: str) -> str:
 
 def noted(store: Store, launch: Launch) -> Launch:
     """Return a record with the MLflow run that a trial has opened for it."""
-    path = f"{LAUNCHES}/{launch.id}.parent"
-    if launch.parent_run or store.stat(path) is None:
+    if launch.parent_run:
         return launch
-    return replace(launch, parent_run=store.get(path).decode())
+    return replace(launch, parent_run=_noted(store, f"{LAUNCHES}/{launch.id}.parent"))
+
+
+def _noted(store: Store, path: str) -> str:
+    """Return the MLflow run that a trial has noted; empty if there is none, or it is damaged."""
+    info = store.stat(path)
+    if info is None:
+        return ""
+    run = store.get(path) if info.bytes <= _LONGEST_RUN_ID else b""
+    if _RUN_ID.fullmatch(run):
+        return run.decode()
+    log.warning("%s/%s is left out: it names no MLflow run", store.uri, path)
+    return ""

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hpt_dist.errors import RequestError, nearest
+from hpt_dist.launch.survey import looked_up
 from hpt_dist.store import Store, committed, files
 from hpt_dist.store.committed import WEIGHTS, is_done
-from hpt_dist.store.paths import stage_prefix
-from hpt_dist.trial.records import Finished, Launch
+from hpt_dist.trial.records import Finished, Launch, ResultPart, RunPart, SpecPart, document
 from hpt_dist.weights.source import FORMATS as FORMATS
 
 
 def finished(store: Store, launch: Launch) -> list[Finished]:
     """Return the finished trials of a launch, in the plan's order."""
-    found = []
-    for name, key in launch.trials.items():
-        if is_done(store, key):
-            result, run = (_document(store, key, file) for file in ("result.json", "run.json"))
-            found.append(Finished(name, key, result, run))
-    return found
+    found = looked_up(lambda trial: _finished(store, *trial), launch.trials.items())
+    return [trial for trial in found if trial]
+
+
+def _finished(store: Store, name: str, key: str) -> Finished | None:
+    if not is_done(store, key):
+        return None
+    result = document(store, key, "result.json", ResultPart)
+    return Finished(name, key, result, document(store, key, "run.json", RunPart))
 
 
 def trials_of(launch: Launch, name: str) -> list[str]:
@@ -67,7 +68,7 @@ def pull(
         objects[name] = committed.digests(store, key)
     if file_format != "safetensors":
         for backbone in {
-            _document(store, key, "spec.json")["backbone"]
+            document(store, key, "spec.json", SpecPart)["backbone"]
             for name, key in keys.items()
             if WEIGHTS in objects[name]
         }:
@@ -83,23 +84,6 @@ def pull(
                 files.replace(folder / path, content)
                 written.append(folder / path)
     return written
-
-
-_MUST_HOLD = {
-    "spec.json": "backbone",
-    "result.json": "kind",
-    "run.json": "seconds",
-}
-
-
-def _document(store: Store, key: str, name: str) -> dict[str, Any]:
-    """Return a JSON object of a finished trial."""
-    try:
-        document: dict[str, Any] = json.loads(store.at(stage_prefix(key)).get(name))
-        document[_MUST_HOLD[name]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise committed.damaged(store, key, name, f"is damaged: {error!r}") from error
-    return document
 
 
 def _require(backbone: str, file_format: str) -> None:

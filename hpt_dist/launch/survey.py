@@ -27,10 +27,11 @@ from hpt_dist.recipe.plan import Trial, difference
 from hpt_dist.report import published
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.slurm.commands import Queued
-from hpt_dist.store import Store, committed, lease, open_store
+from hpt_dist.store import Store, committed, lease, open_store, records
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, stage_prefix
+from hpt_dist.store.records import DamagedRecordError
 from hpt_dist.train.checkpoint import Checkpoints
-from hpt_dist.trial.records import Launch
+from hpt_dist.trial.records import Launch, failure
 from hpt_dist.weights import source as weights_source
 
 T = TypeVar("T")
@@ -262,8 +263,8 @@ def _found_state(store: Store, key: str, queued: Mapping[str, Queued] | None) ->
     if job:
         again = f", goes on {after}" if saved else ""
         return State("queued" if job.state == "PENDING" else "running", f"{job}{again}", saved)
-    if FAILURE in there:
-        error = str(json.loads(root.get(FAILURE))["error"]).splitlines()[0]
+    if FAILURE in there and (message := failure(root)):
+        error = message.splitlines()[0]
         return State("failed", f"{after}: {error}" if saved else error, saved)
     return State("resumes", after, saved) if saved else None
 
@@ -296,13 +297,13 @@ def _why(store: Store, trial: Trial, last_key: str) -> str:
         return "never run"
     if last_key == trial.key:
         return "launched before, but no state was saved"
-    old = store.at(stage_prefix(last_key))
-    if not old.stat("spec.json"):
-        return "changed since the last launch"
     try:
-        changes = difference(json.loads(old.get("spec.json")), trial.document)
-    except ValueError:
+        old = records.read(store, f"{stage_prefix(last_key)}/spec.json", dict[str, Any])
+    except DamagedRecordError:
         return "changed since the last launch, whose spec.json is damaged"
+    if old is None:
+        return "changed since the last launch"
+    changes = difference(old, trial.document)
     more = f" and {len(changes) - 2} more" if len(changes) > 2 else ""
     return "changed: " + "; ".join(changes[:2]) + more
 

@@ -8,17 +8,25 @@ was killed in between. The parts of a sharding are noted as trials are: it is a 
 from __future__ import annotations
 
 import json
+import logging
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from hpt_dist.errors import HptError, StoreError
+from hpt_dist.errors import HptError
 from hpt_dist.slurm import commands as slurm
 from hpt_dist.slurm.commands import Queued
-from hpt_dist.store import Store
+from hpt_dist.store import Store, records
 from hpt_dist.store.lease import LeaseInfo
 from hpt_dist.store.paths import LAUNCHES
+from hpt_dist.store.records import DamagedRecordError, Line
+
+# Jobs of other software, with any names, are in the queue too.
+_LAUNCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,10 +40,10 @@ class Array:
         id: Slurm's; empty until it is known.
     """
 
-    name: str
-    keys: tuple[str, ...]
-    folder: str
-    id: str = ""
+    name: Line
+    keys: tuple[Line, ...]
+    folder: Line
+    id: Line = ""
 
     def job_of(self, key: str) -> str:
         """Return Slurm's name for the job of a trial."""
@@ -49,15 +57,24 @@ def write(store: Store, launch: str, arrays: Iterable[Array]) -> None:
 
 
 def read(store: Store, launch: str) -> list[Array]:
-    """Return the arrays of a launch; none for one that ran elsewhere."""
+    """Return the arrays of a launch; none for one that ran elsewhere.
+
+    Raises:
+        DamagedRecordError: the note of its arrays is damaged.
+    """
     path = f"{LAUNCHES}/{launch}.jobs"
+    return (
+        records.read(store, path, list[Array], fix="end its jobs by scancel, and delete it") or []
+    )
+
+
+def _readable(store: Store, launch: str) -> list[Array]:
+    """Return the arrays of a launch; none, with a warning, if the note of them is damaged."""
     try:
-        noted = json.loads(store.get(path))
-    except StoreError:
-        if store.stat(path):
-            raise
+        return read(store, launch)
+    except DamagedRecordError as error:
+        log.warning("%s is left out: %s", error.problem.where, error.problem.what)
         return []
-    return [Array(**one | {"keys": tuple(one["keys"])}) for one in noted]
 
 
 def forget(store: Store, launch: str) -> None:
@@ -81,11 +98,11 @@ def queued(store: Store) -> dict[str, Queued]:
     seen: set[str] = set()
     for job in slurm.queue():
         launch, dot, _ = job.name.rpartition(".")
-        if dot and launch not in seen:
+        if dot and launch not in seen and _LAUNCH.fullmatch(launch):
             seen.add(launch)
-            arrays |= {array.name: array for array in read(store, launch)}
-        if array := arrays.get(job.name):
-            index = int(job.id.partition("_")[2] or "0")
+            arrays |= {array.name: array for array in _readable(store, launch)}
+        array, index = arrays.get(job.name), int(job.id.partition("_")[2] or "0")
+        if array and index < len(array.keys):
             found[array.keys[index]] = job
     return found
 
@@ -118,7 +135,7 @@ def lives(holder: LeaseInfo, key: str, queue: Mapping[str, Queued] | None) -> bo
 def log_files(store: Store, launch: str, key: str) -> list[Path]:
     """Return what the processes of a trial's job wrote, rank by rank."""
     files: list[Path] = []
-    for array in read(store, launch):
+    for array in _readable(store, launch):
         if key in array.keys and array.id:
             job = array.job_of(key)
             found = Path(array.folder).glob(f"{job}_*_log.out")

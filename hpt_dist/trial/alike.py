@@ -7,8 +7,8 @@ those of its own parent, so what follows either is one and the same computation.
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from hpt_dist.errors import DataError, HptError
 from hpt_dist.recipe.plan import Trial, key_of
 from hpt_dist.store import Store, committed
 from hpt_dist.store.committed import MODEL, WEIGHTS
+from hpt_dist.trial.records import ResultPart, RunPart, SpecPart, document
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _INPUTS = "inputs"
+_KEY = re.compile("[0-9a-f]{64}")
+_KEY_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -67,17 +70,19 @@ def find(store: Store, trial: Trial, inputs: str) -> Alike | None:
         inputs: what it reads; see `inputs_of`.
     """
     place = f"{_INPUTS}/{inputs}"
-    if not inputs or store.stat(place) is None:
+    if not inputs or (info := store.stat(place)) is None:
         return None
-    key = store.get(place).decode(errors="replace")
     try:
+        key = store.get(place).decode("ascii", "replace") if info.bytes == _KEY_BYTES else ""
+        if not _KEY.fullmatch(key):
+            raise DataError("it names no trial", where=f"{store.uri}/{place}")
         # The index alone is not believed: its trial must have been asked for the same.
-        document = json.loads(committed.read(store, key, "spec.json"))
-        if document | {"init": ""} != {**trial.document, "init": ""}:
+        settings = document(store, key, "spec.json", SpecPart)
+        if settings | {"init": ""} != {**trial.document, "init": ""}:
             raise DataError(f"trial {key[:12]} has other settings", where=f"{store.uri}/{place}")
         return _read(store, key)
-    except (HptError, ValueError, KeyError, TypeError) as error:
-        log.warning("trial %s has read the same, but cannot be used: %s", key[:12], error)
+    except HptError as error:
+        log.warning("another trial has read the same, but cannot be used: %s", error)
         return None
 
 
@@ -91,10 +96,10 @@ def _read(store: Store, key: str) -> Alike:
     from hpt_dist.weights import files
 
     there = committed.digests(store, key)
-    result = json.loads(committed.read(store, key, "result.json"))
-    run = json.loads(committed.read(store, key, "run.json"))
+    result = document(store, key, "result.json", ResultPart)
+    run = document(store, key, "run.json", RunPart)
     tensors = {
         name: files.read(committed.read(store, key, name))[0] if name in there else None
         for name in (WEIGHTS, MODEL)
     }
-    return Alike(key, result, str(run["numerics"]), tensors[WEIGHTS], tensors[MODEL])
+    return Alike(key, result, str(run.get("numerics", "")), tensors[WEIGHTS], tensors[MODEL])

@@ -1,12 +1,58 @@
-"""What is kept of launches and finished trials."""
+"""What is kept of launches and finished trials, and the specs by which it is read."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from hpt_dist.recipe import KINDS
+from hpt_dist.store import Store, committed, records
+from hpt_dist.store.paths import DONE, FAILURE, stage_prefix
+from hpt_dist.store.records import SEEN, Count, DamagedRecordError, Line, Name, PathPart, Sha256
 
 Where = Literal["local", "inline", "slurm"]
+# `pull` names folders by them.
+TrialName = Annotated[str, Field(pattern=f"^[A-Za-z0-9_]{SEEN}*$", max_length=1000)]
+# Numbers whose squares can be added.
+_Finite = Annotated[float, Field(gt=-1e100, lt=1e100)]
+_SHARE = re.compile(r"/(top1|top5|accuracy|auroc)$")
+
+
+def _is_time(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+def _is_report(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    texts = ("table", "rows", "columns", "metric")
+    if report and not all(isinstance(report.get(name), str) for name in texts):
+        raise ValueError(f"it lacks one of {', '.join(texts)}")
+    return report
+
+
+def _are_documents(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name, document in settings.items():
+        if not isinstance(document, dict) or not isinstance(document.get("init", ""), str):
+            raise ValueError(f"the settings of {name} are no document")  # noqa: TRY004
+    return settings
+
+
+def _are_metrics(metrics: dict[str, float]) -> dict[str, float]:
+    for name, value in metrics.items():
+        if _SHARE.search(name) and not 0 <= value <= 1:
+            raise ValueError(f"{name} is no share of 1")
+    return metrics
+
+
+def _is_kind(kind: str) -> str:
+    if kind not in KINDS:
+        raise ValueError(f"there is no kind of stage {kind}")
+    return kind
 
 
 @dataclass(frozen=True)
@@ -27,16 +73,18 @@ class Launch:
         parent_run: MLflow run of the launch; empty while MLflow was out of reach.
     """
 
-    id: str
-    recipe: str
-    file: str
-    created: str
-    trials: Mapping[str, str]
-    report: Mapping[str, Any]
-    work: str
-    tracking_uri: str
-    parent_run: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    id: PathPart
+    recipe: PathPart
+    file: Line
+    created: Annotated[str, AfterValidator(_is_time)]
+    trials: Mapping[TrialName, Sha256]
+    report: Annotated[Mapping[str, Any], AfterValidator(_is_report)]
+    work: Line
+    tracking_uri: Line
+    parent_run: Line = ""
+    settings: Annotated[Mapping[str, Any], AfterValidator(_are_documents)] = field(
+        default_factory=dict
+    )
     where: Where = "local"
 
 
@@ -60,3 +108,99 @@ class Finished:
     def origin(self) -> str:
         """The key of the trial that computed its result: another one that read the same, or it."""
         return str(self.run.get("same_as", self.key))
+
+
+@dataclass(frozen=True)
+class SpecPart:
+    """What readers of spec.json use of it."""
+
+    backbone: Name
+    init: str = ""
+
+
+@dataclass(frozen=True)
+class _Gate:
+    says: str = ""
+
+
+@dataclass(frozen=True)
+class _Details:
+    """What reports use of a result's details: verdicts, and the images of each split."""
+
+    gate: _Gate = field(default_factory=_Gate)
+    collapsed: tuple[str, ...] = ()
+    n_train: Count | None = None
+    n_val: Count | None = None
+    n_test: Count | None = None
+    n_labelled: Count | None = None
+    n_unlabelled: Count | None = None
+
+
+@dataclass(frozen=True)
+class ResultPart:
+    """What readers of result.json use of it."""
+
+    kind: Annotated[str, AfterValidator(_is_kind)]
+    seed: Annotated[int, Field(gt=-(2**63), lt=2**63)]
+    images: Count
+    metrics: Annotated[dict[Line, _Finite], AfterValidator(_are_metrics)]
+    details: _Details
+    replaced: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunPart:
+    """What readers of run.json use of it."""
+
+    seconds: Annotated[_Finite, Field(ge=0)]
+    host: str = ""
+    numerics: str = ""
+    same_as: Sha256 = ""
+
+
+def document(store: Store, key: str, name: str, part: type[Any]) -> dict[str, Any]:
+    """Return a JSON object of a finished trial, its digest checked.
+
+    Args:
+        store: the root of the store.
+        key: of the trial.
+        name: spec.json, result.json or run.json.
+        part: the spec of what its reader uses of it.
+
+    Raises:
+        StoreError: it does not exist, or differs from what was committed.
+        DamagedRecordError: it was committed so, but is not what the spec says.
+    """
+    root = store.at(stage_prefix(key))
+    data = committed.read(store, key, name)
+    fix = f"delete {root.uri}/{DONE} and launch again"
+    return records.document(data, part, where=f"{root.uri}/{name}", fix=fix)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """The content of failure.json: the message of the error that ended a process."""
+
+    error: str
+
+
+def failure(root: Store) -> str:
+    """Return why the last process of a trial, or of a part of a sharding, failed.
+
+    It is only a note: where it is damaged, the text says so.
+
+    Args:
+        root: the store at its prefix.
+
+    Returns:
+        The message; empty if there is no note.
+
+    Raises:
+        StoreError: the store cannot be reached.
+    """
+    unreadable = f"for a reason that cannot be read ({root.uri}/{FAILURE})"
+    try:
+        found = records.read(root, FAILURE, _Failure)
+    except DamagedRecordError:
+        return unreadable
+    return (found.error.strip() or unreadable) if found else ""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import io
 import itertools
 import json
+import operator
 import os
 import pickle
 import subprocess
@@ -335,6 +337,27 @@ def test_a_missing_or_cut_file_is_written_again(tmp_path, store, suffix):
         harm()
         shard(store)
         assert contents(store) == before
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        {"sums": [1, 2]},
+        {"sums": [-1, 2, 3]},
+        {"squares": [0, 0, 0]},
+        {"squares": [10**12, 10**12, 10**12]},
+        {"pixels": 0},
+        {"pixels": "many"},
+        {"quarantined": []},
+    ],
+)
+def test_a_shard_whose_record_is_damaged_is_written_again(store, harm):
+    shard(store)
+    before = contents(store)
+    path = f"datasets/{NAME}/train/photos-train-000000.done.json"
+    store.put(path, json.dumps(json.loads(before[path]) | harm).encode())
+    shard(store)
+    assert contents(store) == before
 
 
 # Processes and parts
@@ -911,7 +934,32 @@ def test_manifests_of_another_shape_are_refused(store, change, message):
     assert "manifest.json" in caught.value.problem.where
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff"])
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("mean",), [float("nan")] * 3),
+        (("std",), [float("inf")] * 3),
+        (("splits", "train", "images"), -1),
+        (("splits", "train", "images"), 1.0),
+        (("splits", "train", "class_counts"), [-1, 1]),
+        (("splits", "train", "shards"), {}),
+        (("classes",), ["\ud800", "b"]),
+        (("classes",), "ab"),
+    ],
+)
+def test_a_manifest_with_a_wrong_value_is_refused(store, path, value):
+    shard(store)
+    document = json.loads(store.get(f"datasets/{NAME}/manifest.json"))
+    *outer, last = path
+    inner = functools.reduce(operator.getitem, outer, document)
+    inner[last] = value
+    store.put(f"datasets/{NAME}/manifest.json", json.dumps(document).encode())
+    with pytest.raises(DataError, match="damaged manifest") as caught:
+        read_manifest(store, NAME)
+    assert "manifest.json" in caught.value.problem.where
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
 def test_manifests_and_indexes_that_are_no_json_are_refused(data):
     with pytest.raises(DataError, match="here"):
         parse_manifest(data, "here")

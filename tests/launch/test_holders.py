@@ -34,6 +34,7 @@ from hpt_dist.trial.records import Launch
 from hpt_dist.trial.run import TrialOrder
 
 KEY = "5" * 64
+CREATED = "2026-01-01T12:00:00+00:00"
 TRIAL = Trial(
     "probe", "probe", {}, frozenset(), Knn(kind="knn", init="base", data="line"),
     "", {}, "resnet50", {}, KEY,
@@ -65,7 +66,7 @@ def job_in(store: Store, **more: object) -> TrialOrder:
 
 
 def record(store: Store, where: str) -> Launch:
-    made = Launch("small-1", "small", "small.yaml", "", {"probe": KEY}, {}, store.uri, "")
+    made = Launch("small-1", "small", "small.yaml", CREATED, {"probe": KEY}, {}, store.uri, "")
     made = Launch(**asdict(made) | {"where": where})
     store.put(f"{LAUNCHES}/small-1.json", json.dumps(asdict(made)).encode())
     return made
@@ -149,7 +150,8 @@ def test_a_trial_that_is_done_holds_no_launch_open(store):
     """Its process was killed before it could release the lease."""
     made = record(store, "local")
     leave_trial(store, **ELSEWHERE)
-    store.at(stage_prefix(KEY)).put(DONE, b"{}")
+    done = json.dumps({"key": KEY, "objects": {}}).encode()
+    store.at(stage_prefix(KEY)).put(DONE, done)
     closing.finish_orphans(store, "small", None)
     assert store.get(f"{LAUNCHES}/{made.id}.end") == b"FINISHED"
 
