@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +25,7 @@ from hpt_dist.cli.options import (
     WhereOption,
     WorkOption,
 )
-from hpt_dist.cli.requested import planned, profile_file
+from hpt_dist.cli.requested import begun, planned, profile_file
 from hpt_dist.cli.status import states_of
 from hpt_dist.errors import RequestError
 from hpt_dist.launch import here, on_slurm, results
@@ -114,6 +115,7 @@ def _run_here(
     if pending:
         console.print_plan(trials, prepared.states, prepared.facts)
         _report_switches()
+    prepared = replace(prepared, store=begun(prepared.store))
     settings = here.settings(
         prepared,
         where=where,
@@ -124,12 +126,12 @@ def _run_here(
         fresh=fresh,
     )
     if not pending:
-        return _print_report(_cached(prepared, trials, settings), prepared.store)
+        return _print_report(_cached(prepared, trials, settings), prepared.store, settings.work)
     record = here.begin(prepared, trials, settings)
     console.print_line(f"launch {record.id}")
     with console.watching(len(pending)) as watcher:
         errors = here.work_through(prepared, trials, settings, record, watcher)
-    _print_report(record, prepared.store)
+    _print_report(record, prepared.store, settings.work)
     if errors:
         console.print_error(f"{len(errors)} of {len(trials)} trials are not done:")
         for name, error in errors.items():
@@ -152,21 +154,20 @@ def _cached(prepared: Planned, trials: Sequence[Trial], settings: Settings) -> L
     return here.cached(prepared, trials, settings)
 
 
-def _print_report(record: Launch, store: Store) -> bool:
+def _print_report(record: Launch, store: Store, work: Path) -> bool:
     """Print a launch's report, the path of its file, and where to see its runs."""
     report = build(record, results.finished(store, record))
-    folder = Path(record.work) / "reports" / record.recipe
+    folder = work / "reports" / record.recipe
     console.print_line("")
     console.print_line(report.markdown())
     try:
-        with files.in_work_folder(Path(record.work)):
+        with files.in_work_folder(work):
             written = report.write(folder)
         page = next((path for path in written if path.suffix == ".html"), folder)
         console.print_line(f"report: {page}")
     except files.WorkFolderError as error:
         # The results are in the store, and so is all that the report is made of.
         console.print_note(f"the report is not written: {error}")
-    work = Path(record.work)
     option = "" if store.uri == str(Path("hpt-store").absolute()) else f" --store {store.uri}"
     option += "" if work == work_folder(store) else f" --work {work}"
     if record.tracking_uri == default_tracking_uri(work):
@@ -206,9 +207,10 @@ def _run_on_slurm(
     """
     trials = here.chosen(prepared, only)
     if all(prepared.states[trial.key].name == "cached" for trial in trials):
+        prepared = replace(prepared, store=begun(prepared.store))
         on_slurm.make_folders(where)
         record = _cached(prepared, trials, where.settings)
-        _print_report(record, prepared.store)
+        _print_report(record, prepared.store, where.settings.work)
         return True
     if dry_run:
         for title, script in on_slurm.scripts(prepared, trials, where):
@@ -216,6 +218,7 @@ def _run_on_slurm(
             console.print_line(script)
         return True
     on_slurm.check()
+    prepared = replace(prepared, store=begun(prepared.store))
     on_slurm.make_folders(where)
     console.print_plan(trials, prepared.states, prepared.facts)
     submitted = _submit(prepared, trials, where)
@@ -223,7 +226,7 @@ def _run_on_slurm(
         return True
     done = submitted is None or _watch(prepared.store, submitted)
     if submitted:
-        _print_report(submitted, prepared.store)
+        _print_report(submitted, prepared.store, where.settings.work)
     return done
 
 

@@ -1,4 +1,4 @@
-"""What commands ask for: recipes and profiles by path or name."""
+"""What commands ask for: recipes and profiles by path or name, and a store to write to."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hpt_dist.launch.survey import Planned, plan_against_store
 from hpt_dist.recipe import shipped
 from hpt_dist.recipe.numerics import Device
 from hpt_dist.slurm.profile import located
+from hpt_dist.store import Store, marker
 
 
 def planned(
@@ -17,6 +18,13 @@ def planned(
     """Return the plan of a recipe, given its path or its name in the package."""
     file = _announced(recipe, shipped.recipe(recipe))
     return plan_against_store(file, set_ or [], stand_ins, device)
+
+
+def begun(store: Store) -> Store:
+    """Return a store that a command is about to write to; print if it is a new one."""
+    if marker.is_new(store):
+        console.print_note(f"new store at {store.uri}")
+    return marker.begin(store)
 
 
 def profile_file(name: str, *others: str) -> str:

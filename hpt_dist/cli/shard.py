@@ -22,7 +22,7 @@ from hpt_dist.cli.options import (
     SourceArgument,
     WorkOption,
 )
-from hpt_dist.cli.requested import profile_file
+from hpt_dist.cli.requested import begun, profile_file
 from hpt_dist.datasets.manifest import Manifest, read_manifest
 from hpt_dist.datasets.shard_workers import cores
 from hpt_dist.errors import RequestError
@@ -144,13 +144,15 @@ def _write_here(request: ShardingRequest, workers: int | None) -> Manifest:
     """Shard in processes of this machine, by default as many as there are cores."""
     source = request.open_source()
     _print_understood(source)
+    store = begun(open_store(request.store))
     with console.counting(f"shard {request.source}") as update:
         request.write(
+            source,
+            store,
             workers or cores(),
             lambda progress: update(progress.images, progress.total),
-            source=source,
         )
-    return read_manifest(open_store(request.store), request.name)
+    return read_manifest(store, request.name)
 
 
 def _write_by_jobs(
@@ -174,6 +176,8 @@ def _write_by_jobs(
     cluster = profile.load(on)
     store = open_store(request.store)
     site = on_slurm.site(cluster, store, work)
+    on_slurm.check("without --on")
+    store = begun(store)
     sharding = shard_jobs.submit(
         request, site, jobs or cluster.max_parallel_jobs, workers, _print_understood
     )

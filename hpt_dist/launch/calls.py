@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from hpt_dist.launch import here, launches, results
 from hpt_dist.launch.local import Watcher
 from hpt_dist.launch.survey import Planned, StateName, plan_against_store
 from hpt_dist.recipe.plan import Trial
-from hpt_dist.store import open_store
+from hpt_dist.store import marker, open_store
 from hpt_dist.trial.records import Finished
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,7 @@ def run(
     prepared = _prepared(recipe, store, overrides)
     trials = here.chosen(prepared, only)
     pending = here.pending(prepared, trials, "local", ranks)
+    prepared = replace(prepared, store=marker.begin(prepared.store))
     used = here.settings(
         prepared,
         where="local",

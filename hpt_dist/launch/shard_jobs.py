@@ -40,9 +40,11 @@ from hpt_dist.slurm.commands import Step
 from hpt_dist.slurm.jobs import Array
 from hpt_dist.slurm.placement import Placement
 from hpt_dist.sources import Source
-from hpt_dist.store import Store, lease, open_store
+from hpt_dist.store import Store, lease, marker, open_store, records
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, SUBMITTING, sharding_prefix
+from hpt_dist.store.records import Count, DamagedRecordError
 from hpt_dist.trial import starts
+from hpt_dist.trial.records import failure
 
 _SPEC = "spec.json"
 _POLL_S = (0.5, 30.0)
@@ -107,22 +109,24 @@ class ShardingRequest:
 
     def write(
         self,
+        source: Source,
+        store: Store,
         workers: int,
         progress: Callable[[shards.Progress], None],
         part: int | None = None,
         parts: int = 1,
-        source: Source | None = None,
     ) -> None:
         """Write one part; or, without a part, what is left and the manifest.
 
         Args:
-            workers: processes at once.
+            source: the opened one.
+            store: its own, opened.
+            workers: see `shards.write_dataset`.
             progress: see `shards.write_dataset`.
-            part: which one.
+            part: which one; None for the rest.
             parts: how many there are.
-            source: what `open_source` returned before, if it did.
         """
-        where = (source or self.open_source(), open_store(self.store), self.name)
+        where = (source, store, self.name)
         options: dict[str, Any] = {
             "shard_bytes": self.shard_bytes,
             "max_bad": self.max_bad,
@@ -164,8 +168,8 @@ class ShardingPart:
         if Path(self.request.folder).is_dir():
             os.chdir(self.request.folder)
         with slurm.failures_are_final():
-            store = open_store(self.request.store)
-            self._write(store.at(sharding_prefix(self.key)))
+            store = marker.existing(open_store(self.request.store))
+            self._write(store)
             if self.part is None:
                 self._put_away(store)
 
@@ -174,7 +178,8 @@ class ShardingPart:
         slurm.go_on()
         sys.exit(slurm.AGAIN)
 
-    def _write(self, root: Store) -> None:
+    def _write(self, store: Store) -> None:
+        root = store.at(sharding_prefix(self.key))
         job, term = slurm.job_id(), slurm.restarts()
 
         def note(progress: shards.Progress) -> None:
@@ -187,7 +192,8 @@ class ShardingPart:
         with lease.hold(root, LEASE, job=job, restarts=term, patience_s=math.inf) as held:
             root.delete(FAILURE)
             try:
-                self.request.write(self.workers, note, self.part, self.parts)
+                source = self.request.open_source()
+                self.request.write(source, store, self.workers, note, self.part, self.parts)
                 held.check()
             except lease.LeaseLostError:
                 raise
@@ -206,6 +212,14 @@ class ShardingPart:
             for info in list(root.list()):
                 root.delete(info.path)
             slurm_jobs.forget(store, self.request.id)
+
+
+@dataclass(frozen=True)
+class _NotedRequest:
+    """What the jobs of a sharding do: its request, and how many images each part has."""
+
+    request: dict[str, Any]
+    images: tuple[Count, ...]
 
 
 @dataclass(frozen=True)
@@ -273,8 +287,8 @@ class Sharding:
     def _failure(self, key: str) -> str:
         """Return why a job that is over has not done its work; empty for a part that has."""
         root, there = self._noted(key)
-        if FAILURE in there:
-            return str(json.loads(root.get(FAILURE))["error"])
+        if FAILURE in there and (message := failure(root)):
+            return message
         array = self.parts if key in self.parts.keys else self.merge
         if DONE in there and array is self.parts:
             return ""
@@ -315,7 +329,7 @@ def submit(
         HptError: Slurm does not answer, or another command submits for too long.
     """
     on_slurm.check("without --on")
-    store = open_store(request.store)
+    store = marker.begin(open_store(request.store))
     with on_slurm.alone(store):
         found = _queued(request, store)
     # Listing the source may take minutes, in which others may submit.
@@ -330,22 +344,28 @@ def _queued(request: ShardingRequest, store: Store) -> Sharding | None:
 
     Raises:
         RequestError: they do something else.
+        DamagedRecordError: nobody can tell what they do.
     """
     queue, arrays = slurm_jobs.queued(store), slurm_jobs.read(store, request.id)
     ids = [[queue[key].id for key in array.keys if key in queue] for array in arrays]
     if not any(ids):
         return None
-    spec = json.loads(store.get(f"{sharding_prefix(request.id)}/{_SPEC}"))
     # Who submitted them may have been killed before it could note their ids.
     parts, merge = (slurm_jobs.with_id(a, b) if b else a for a, b in zip(arrays, ids, strict=True))
-    if spec["request"] != json.loads(json.dumps(asdict(request))):
-        known = [job for job in (parts.id, merge.id) if job]
+    known = " ".join(job for job in (parts.id, merge.id) if job)
+    end = f"end them, and shard again: scancel {known}"
+    path = f"{sharding_prefix(request.id)}/{_SPEC}"
+    noted = records.read(store, path, _NotedRequest, fix=end)
+    if noted is None or len(noted.images) != len(parts.keys):
+        what = f"the note of what the jobs {known} write is missing or damaged"
+        raise DamagedRecordError(what, where=f"{store.uri}/{path}", fix=end)
+    if noted.request != json.loads(json.dumps(asdict(request))):
         raise RequestError(
-            f"the jobs {' and '.join(known)} write {request.name} from other images or with other "
-            "options",
-            fix=f"wait for them, or end them: scancel {' '.join(known)}",
+            f"the jobs {known.replace(' ', ' and ')} write {request.name} from other images or "
+            "with other options",
+            fix=f"wait for them, or end them: scancel {known}",
         )
-    return Sharding(request, store, parts, merge, tuple(spec["images"]))
+    return Sharding(request, store, parts, merge, noted.images)
 
 
 def _planned(
@@ -384,8 +404,8 @@ def _submit(sharding: Sharding, site: Site, workers: int | None) -> Sharding:
         for key in (*sharding.parts.keys, *sharding.merge.keys):
             for name in (DONE, FAILURE):
                 store.delete(f"{sharding_prefix(key)}/{name}")
-        spec = {"request": asdict(request), "images": sharding.images}
-        store.put(f"{sharding_prefix(request.id)}/{_SPEC}", json.dumps(spec).encode())
+        noted = _NotedRequest(asdict(request), sharding.images)
+        store.put(f"{sharding_prefix(request.id)}/{_SPEC}", json.dumps(asdict(noted)).encode())
         slurm_jobs.write(store, request.id, (sharding.parts, sharding.merge))
         parts = submitted(sharding.parts, range(len(sharding.parts.keys)))
         sharding = replace(sharding, parts=parts)

@@ -29,7 +29,7 @@ from hpt_dist.launch.launches import is_cancelled
 from hpt_dist.processes import environment
 from hpt_dist.slurm import commands as slurm
 from hpt_dist.slurm.commands import AGAIN
-from hpt_dist.store import lease, open_store
+from hpt_dist.store import lease, marker, open_store
 from hpt_dist.store.paths import LEASE, stage_prefix
 from hpt_dist.train.interrupt import Interrupt
 from hpt_dist.trial import ranks
@@ -89,7 +89,7 @@ def _going_on_after_losses() -> Iterator[None]:
 
 def _lead(order: TrialOrder) -> None:
     """Be rank 0."""
-    store = open_store(order.store)
+    store = marker.existing(open_store(order.store))
     with process.listening_process() as interrupt:
         try:
             with ranks.hosting(order.ranks) as together:
@@ -124,7 +124,7 @@ def _run(order: TrialOrder, interrupt: Interrupt, together: Together) -> None:
     from hpt_dist.stages.runners import RUNNERS
     from hpt_dist.trial import run as trial
 
-    root = open_store(order.store).at(stage_prefix(order.trial.key))
+    root = marker.existing(open_store(order.store)).at(stage_prefix(order.trial.key))
     watch, silent = lease.LeaseWatch(), ""
     while True:
         order = dataclasses.replace(order, silent=silent)

@@ -114,14 +114,9 @@ class ShardReader:
             path = self._downloaded(shard)
             if path is None:
                 return None
-        try:
-            file = _OpenFile(path)
-        except FileNotFoundError as error:
-            if self.is_remote:  # evicted a moment ago
-                return None
-            raise StoreError("the shard does not exist", where=str(path), fix=self._fix) from error
-        except OSError as error:
-            raise StoreError(error.strerror or str(error), where=str(path)) from error
+        file = self._opened(path, shard)
+        if file is None:
+            return None
         if file.size_bytes != shard.bytes:
             raise self._wrong_length(shard, file.size_bytes)
         with self._lock:
@@ -132,6 +127,19 @@ class ShardReader:
             while len(self._open) > OPEN_FILES:
                 self._open.popitem(last=False)
         return file
+
+    def _opened(self, path: Path, shard: Shard) -> _OpenFile | None:
+        """Open the file of a shard; None if this node's cache has just evicted it."""
+        try:
+            return _OpenFile(path)
+        except FileNotFoundError as error:
+            if self.is_remote:
+                return None
+            if self._store.stat(shard.path):  # it waited for a store that was away
+                return self._opened(path, shard)
+            raise StoreError("the shard does not exist", where=str(path), fix=self._fix) from error
+        except OSError as error:
+            raise StoreError(error.strerror or str(error), where=str(path)) from error
 
     def _downloaded(self, shard: Shard) -> Path | None:
         """Return the shard's file in the cache if it is there; raise what its download raised."""

@@ -56,7 +56,7 @@ def replace(path: Path, data: Content, draft: Path | None = None) -> os.stat_res
     writes could look like one.
 
     Args:
-        path: of the file; its folder is created if needed.
+        path: of the file; without a draft its folder is created if needed.
         data: its content; a Path is a file to copy.
         draft: the file to write first, on the same file system; by default beside it.
 
@@ -66,8 +66,9 @@ def replace(path: Path, data: Content, draft: Path | None = None) -> os.stat_res
     Raises:
         OSError: the old file is unchanged, and no draft is left.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = draft or partial(path)
+    if draft is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = partial(path)
     try:
         with draft.open("wb") as target:
             if isinstance(data, Path):

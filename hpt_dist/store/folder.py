@@ -6,12 +6,12 @@ import fcntl
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, TypeVar
 
 from hpt_dist.errors import StoreError
 from hpt_dist.store.base import (
@@ -25,6 +25,9 @@ from hpt_dist.store.base import (
     os_errors,
 )
 from hpt_dist.store.files import replace
+from hpt_dist.store.presence import is_back
+
+T = TypeVar("T")
 
 _LOCK = "lock"
 _ABANDONED_S = 3600.0
@@ -39,9 +42,15 @@ class FolderStore:
     Its etag is modification time, size and inode; an inode is soon used again, and `files.replace`
     stamps the time itself, in nanoseconds.
     `swap` holds an flock, which the kernel releases when its holder dies.
+
+    Args:
+        root: its folder, which is created by the first write, unless there is an anchor.
+        anchor: a file or folder that exists as long as the store is there. While it is missing,
+            reads and writes wait for a while, and then fail: nothing is made anew in its place.
     """
 
     root: Path
+    anchor: Path | None = None
 
     @property
     def uri(self) -> str:
@@ -57,7 +66,7 @@ class FolderStore:
         """Write an object; see `Store.put`."""
         file = self._file(path)
         with os_errors(file):
-            return _describe(path, _replace(file, data))
+            return _describe(path, self._written(file, lambda: _replace(file, data)))
 
     def get(self, path: str, start: int = 0, length: int | None = None, etag: str = "") -> bytes:
         """Read an object or a part of it; see `Store.get`."""
@@ -75,23 +84,17 @@ class FolderStore:
         """Describe an object; see `Store.stat`."""
         file = self._file(path)
         with os_errors(file):
-            try:
-                status = file.stat()
-            except (FileNotFoundError, NotADirectoryError):
-                return None
-        return _describe(path, status) if S_ISREG(status.st_mode) else None
+            status = self._status(file)
+        return _describe(path, status) if status and S_ISREG(status.st_mode) else None
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Describe objects by the beginning of their path; see `Store.list`."""
         folder = prefix.rpartition("/")[0]
         top = self._file(folder) if folder else self.root
-        paths = []
         with os_errors(top):
-            for place, subfolders, names in os.walk(top, onerror=_raise, followlinks=True):
-                if SCRATCH in subfolders:
-                    subfolders.remove(SCRATCH)
-                base = Path(place).relative_to(self.root)
-                paths += [(base / name).as_posix() for name in names]
+            paths = _paths(self.root, top)
+            while is_back(self.anchor):
+                paths = _paths(self.root, top)
         for path in sorted(path for path in paths if path.startswith(prefix)):
             info = self.stat(path)
             if info is not None:
@@ -107,11 +110,16 @@ class FolderStore:
     def swap(self, path: str, data: bytes, expected: str | None) -> str | None:
         """Write an object if its etag is the expected one; see `Store.swap`."""
         file = self._file(path)
-        with os_errors(file), _locked(file.parent):
-            current = self.stat(path)
-            if (current.etag if current else None) != expected:
-                return None
-            return _describe(path, _replace(file, data)).etag
+
+        def swapped() -> str | None:
+            with _locked(file.parent):
+                current = self.stat(path)
+                if (current.etag if current else None) != expected:
+                    return None
+                return _describe(path, _replace(file, data)).etag
+
+        with os_errors(file):
+            return self._written(file, swapped)
 
     def sweep(self) -> None:
         """Delete what killed writers left unfinished; see `Store.sweep`."""
@@ -130,7 +138,7 @@ class FolderStore:
     def at(self, prefix: str) -> FolderStore:
         """Return the store seen from a folder; see `Store.at`."""
         prefix = prefix.rstrip("/")
-        return FolderStore(self._file(prefix)) if prefix else self
+        return FolderStore(self._file(prefix), self.anchor) if prefix else self
 
     def local(self, path: str) -> Path:
         """Return the object's file; see `Store.local`."""
@@ -139,11 +147,39 @@ class FolderStore:
     def _file(self, path: str) -> Path:
         return self.root / checked(path, self.uri)
 
+    def _status(self, file: Path) -> os.stat_result | None:
+        """Return the status of a file, or None if there is none in a store that is there."""
+        while True:
+            try:
+                return file.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                if not is_back(self.anchor):
+                    return None
+
+    def _written(self, file: Path, write: Callable[[], T]) -> T:
+        """Write a file by a function that may be called again, if the store was away meanwhile."""
+        while True:
+            is_back(self.anchor)
+            try:
+                _make_scratch(file.parent, self.anchor)
+                return write()
+            except (FileNotFoundError, NotADirectoryError):
+                if not is_back(self.anchor):
+                    raise
+
+    def _open(self, file: Path) -> BinaryIO:
+        while True:
+            try:
+                return file.open("rb")
+            except (FileNotFoundError, NotADirectoryError):
+                if not is_back(self.anchor):
+                    raise
+
     @contextmanager
     def _opened(self, path: str, etag: str) -> Iterator[BinaryIO]:
         file = self._file(path)
         try:
-            with os_errors(file), file.open("rb") as content:
+            with os_errors(file), self._open(file) as content:
                 if etag and _describe(path, os.fstat(content.fileno())).etag != etag:
                     raise changed(str(file))
                 yield content
@@ -151,6 +187,17 @@ class FolderStore:
             if self.stat(path) is None:
                 raise absent(str(file)) from error
             raise
+
+
+def _paths(root: Path, top: Path) -> list[str]:
+    """Return the paths below `root` of all files in a folder of it."""
+    paths = []
+    for place, subfolders, names in os.walk(top, onerror=_raise, followlinks=True):
+        if SCRATCH in subfolders:
+            subfolders.remove(SCRATCH)
+        base = Path(place).relative_to(root)
+        paths += [(base / name).as_posix() for name in names]
+    return paths
 
 
 def _describe(path: str, status: os.stat_result) -> ObjectInfo:
@@ -165,10 +212,20 @@ def _replace(file: Path, data: Content) -> os.stat_result:
     return status
 
 
+def _make_scratch(folder: Path, anchor: Path | None) -> None:
+    """Make the folder for unfinished files, but not the root of a store that must be there."""
+    scratch = folder / SCRATCH
+    if anchor is None:
+        scratch.mkdir(parents=True, exist_ok=True)
+    elif not scratch.is_dir():
+        inside = [one for one in (scratch, *scratch.parents) if anchor.parent in one.parents]
+        for one in reversed(inside):
+            one.mkdir(exist_ok=True)
+
+
 def _scratch(folder: Path) -> Path:
     """Return the folder for unfinished files, after deleting those of dead writers."""
     scratch = folder / SCRATCH
-    scratch.mkdir(parents=True, exist_ok=True)
     for entry in os.scandir(scratch):
         try:
             abandoned = time.time() - entry.stat().st_mtime > _ABANDONED_S

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
+from pydantic_core import from_json
+
 from hpt_dist.errors import HptError, StoreError
 from hpt_dist.store.base import ObjectInfo, Store
 
@@ -34,6 +36,7 @@ _POLL_S = 0.5
 # The names of fields in the stored JSON, where they differ: other versions of this code read them.
 _STORED_NAMES = {"process_space": "pids", "restarts": "term"}
 _NUMBER_LIMIT = 10**15
+_LARGEST_BYTES = 1 << 20
 
 
 class LeaseTakenError(HptError):
@@ -41,7 +44,7 @@ class LeaseTakenError(HptError):
 
 
 class LeaseLostError(HptError):
-    """Another process has taken the lease over; this one may not write any more."""
+    """The lease was taken over or deleted; this process may not write any more."""
 
 
 @dataclass(frozen=True)
@@ -159,13 +162,13 @@ class Lease:
         self._info = info
         self._etag = etag
         self._facts: dict[str, float] = {}
-        self._lost = ""
+        self._lost: LeaseLostError | None = None
         self._lock = threading.Lock()
 
     @property
     def is_lost(self) -> bool:
-        """Whether another process is known to have it."""
-        return bool(self._lost)
+        """Whether it is known that this process no longer holds it."""
+        return self._lost is not None
 
     def beat(self, **facts: float) -> None:
         """Note progress; the next renewal shows it to others."""
@@ -176,17 +179,13 @@ class Lease:
         """Renew the lease now.
 
         Raises:
-            LeaseLostError: another process has it.
+            LeaseLostError: another process has it, or somebody deleted it.
         """
         with self._lock:
             if not self._lost:
                 self._renew()
             if self._lost:
-                raise LeaseLostError(
-                    "another process has taken this trial over",
-                    where=f"{self._store.uri}/{self._path}",
-                    fix="nothing: the other process goes on from the last saved state",
-                )
+                raise self._lost
 
     def keep(self, stop: threading.Event) -> None:
         """Renew the lease until `stop` is set; a failed renewal is tried again later."""
@@ -211,7 +210,8 @@ class Lease:
             if holder and holder.owner == info.owner:
                 etag = self._store.swap(self._path, _encoded(info), current_etag)
         if etag is None:
-            self._lost = "lost"
+            where, version = f"{self._store.uri}/{self._path}", self._store.stat(self._path)
+            self._lost = _lost(where, taken=version is not None)
             self._on_loss()
         else:
             self._etag = etag
@@ -239,7 +239,7 @@ def hold(
         restarts: number of earlier starts of this job; the lease of an earlier start is taken over
             even from a living holder, which then may not write any more.
         patience_s: how long to wait for a holder to release it, or to count as dead.
-        on_loss: called, in another thread, when another process has taken the lease over.
+        on_loss: called, in another thread, once the lease was taken over or deleted.
 
     Raises:
         LeaseTakenError: another process holds it and may be alive.
@@ -296,6 +296,20 @@ def _acquire(
     raise _taken(store, path, read(store, path))
 
 
+def _lost(where: str, *, taken: bool) -> LeaseLostError:
+    if taken:
+        return LeaseLostError(
+            "another process has taken this trial over",
+            where=where,
+            fix="nothing: the other process goes on from the last saved state",
+        )
+    return LeaseLostError(
+        "the lease of this trial was deleted, or another process took it over and has ended",
+        where=where,
+        fix="launch again: it goes on from the last saved state",
+    )
+
+
 def _taken(store: Store, path: str, info: LeaseInfo | None) -> LeaseTakenError:
     who = f"process {info.pid} on {info.host}" if info else "another process"
     return LeaseTakenError(
@@ -313,12 +327,16 @@ def _current(store: Store, path: str) -> tuple[LeaseInfo | None, str | None]:
 
 def _read_version(store: Store, version: ObjectInfo) -> tuple[LeaseInfo | None, str | None]:
     """Return a version of a lease; see `_current`."""
+    if version.bytes > _LARGEST_BYTES:
+        return None, version.etag
     # Should it change between the two requests, a swap under this etag fails: nothing is lost.
     try:
-        return _decoded(store.get(version.path)), version.etag
+        data = store.get(version.path)
     except StoreError:  # released in between
         return None, None
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    try:
+        return _decoded(data), version.etag
+    except (ValueError, TypeError, AttributeError):
         return None, version.etag
 
 
@@ -327,19 +345,21 @@ def _decoded(data: bytes) -> LeaseInfo:
 
     It drops damaged numbers, which are shown to people and computed with.
     """
-    document = json.loads(data)
+    document = from_json(data)
     names = {_STORED_NAMES.get(one.name, one.name): one.name for one in fields(LeaseInfo)}
     info = LeaseInfo(**{names[name]: value for name, value in document.items() if name in names})
     texts = (info.owner, info.host, info.started, info.process_space)
-    if not all(isinstance(text, str) and text for text in texts) or not isinstance(info.job, str):
-        raise TypeError("a lease without the names of its holder")
-    if not all(isinstance(n, int) and 0 <= n < _NUMBER_LIMIT for n in (info.pid, info.restarts)):
+    if not all(texts) or not all(text.isprintable() for text in (*texts, info.job)):
+        raise ValueError("a lease without the names of its holder")
+    if not all(isinstance(n, int) and _is_valid(n) for n in (info.pid, info.restarts)):
         raise ValueError("a lease with damaged numbers")
     return replace(info, facts={name: n for name, n in info.facts.items() if _is_valid(n)})
 
 
 def _is_valid(number: object) -> bool:
-    return isinstance(number, int | float) and 0 <= number < _NUMBER_LIMIT
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return False
+    return 0 <= number < _NUMBER_LIMIT
 
 
 def _encoded(info: LeaseInfo) -> bytes:

@@ -81,6 +81,8 @@ def initialise(tracking_uri: str) -> None:
         HptError: MLflow failed; the parent functions below raise it too.
     """
     with explaining(tracking_uri):
+        if database := _database(tracking_uri):
+            database.parent.mkdir(parents=True, exist_ok=True)
         _client(tracking_uri).search_experiments(max_results=1)
 
 
@@ -233,7 +235,7 @@ def set_environment() -> None:
 def _client(tracking_uri: str) -> MlflowClient:
     set_environment()
     if database := _database(tracking_uri):
-        database.parent.mkdir(parents=True, exist_ok=True)
+        database.parent.mkdir(exist_ok=True)
     logging.getLogger("urllib3.connectionpool").setLevel(
         logging.ERROR
     )  # else a line for each retry

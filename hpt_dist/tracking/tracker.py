@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import math
@@ -36,7 +37,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Self
 
 from hpt_dist.errors import HptError
-from hpt_dist.store import files, records
+from hpt_dist.store import Content, files, records
 from hpt_dist.store.records import DamagedRecordError
 from hpt_dist.tracking.metrics_file import Line, kept_until, last_steps, read_lines
 from hpt_dist.tracking.mlflow_run import (
@@ -100,6 +101,7 @@ class Tracker:
         self._folder = folder
         path = folder / METRICS
         with files.in_work_folder(folder):
+            folder.mkdir(parents=True, exist_ok=True)
             started = _first_start(folder)
             self._record = _RunRecord(identity, tracking_uri, "RUNNING", started)
             self._record.write(folder)
@@ -152,7 +154,7 @@ class Tracker:
 
     def _rewritten(self) -> FileIO:
         """Write the file anew, and return it opened for what follows."""
-        files.replace(self._folder / METRICS, self._points)
+        _replace(self._folder, METRICS, self._points)
         self._written = len(self._points)
         return (self._folder / METRICS).open("ab", buffering=0)
 
@@ -167,7 +169,7 @@ class Tracker:
         if path.is_absolute() or ".." in path.parts:
             raise ValueError(f"artifact {name!r} would lie outside its run")
         with _forgiving_disk(self._folder / ARTIFACTS / path):
-            files.replace(self._folder / ARTIFACTS / path, data)
+            _replace(self._folder, f"{ARTIFACTS}/{path}", data)
 
     def finish(self, status: FinalStatus, timeout_s: float = 15) -> None:
         """Record how the run ended, and let MLflow catch up.
@@ -223,6 +225,18 @@ class Tracker:
                 # The next attempt starts from MLflow's own state.
                 shipper = None
                 pause_s = SHIP_EVERY_S * 2 ** min(failures, MOST_DOUBLINGS)
+
+
+def _replace(folder: Path, name: str, data: Content) -> None:
+    """Replace a file of a run's work folder; raises OSError."""
+    _require(folder)
+    files.replace(folder / name, data)
+
+
+def _require(folder: Path) -> None:
+    """Raise if a run's work folder is gone: it may lie in a store that is away for a while."""
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "the work folder is gone", str(folder))
 
 
 @contextlib.contextmanager
@@ -332,7 +346,7 @@ class _RunRecord:
         return records.decoded(path.read_bytes(), cls, where=str(path), fix=_RECORD_FIX)
 
     def write(self, folder: Path) -> None:
-        files.replace(folder / RECORD, json.dumps(dataclasses.asdict(self), indent=1).encode())
+        _replace(folder, RECORD, json.dumps(dataclasses.asdict(self), indent=1).encode())
 
 
 def _first_start(folder: Path) -> float:
@@ -364,6 +378,7 @@ class _Shipper:
     """Uploads a work folder to its run, from the state that MLflow reports."""
 
     def __init__(self, folder: Path, record: _RunRecord, tracking_uri: str) -> None:
+        _require(folder)
         self.run = open_run(tracking_uri, record.identity, record.started)
         self.points = self.artifacts = 0
         self._folder = folder
@@ -396,4 +411,4 @@ class _Shipper:
 
     def _note(self) -> None:
         state = {"run_id": self.run.id, "artifacts": self._stamps}
-        files.replace(self._folder / SHIPPED, json.dumps(state, indent=1).encode())
+        _replace(self._folder, SHIPPED, json.dumps(state, indent=1).encode())

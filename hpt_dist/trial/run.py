@@ -19,7 +19,7 @@ from hpt_dist import __version__
 from hpt_dist.errors import HptError, Interrupted, StoreError, TrainingError
 from hpt_dist.recipe import plugins
 from hpt_dist.recipe.plan import Trial
-from hpt_dist.store import Store, committed, files, lease, open_store
+from hpt_dist.store import Store, committed, files, lease, marker, open_store
 from hpt_dist.store.committed import MODEL, WEIGHTS
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, stage_prefix, trial_folder
 from hpt_dist.tracking.tracker import METRICS, RunIdentity, Tracker
@@ -195,14 +195,14 @@ def run(
         StoreError: what it committed is damaged; nothing is deleted.
         HptError: the work failed; MLflow's run is marked failed.
     """
-    store = open_store(order.store)
+    store = marker.existing(open_store(order.store))
     root = store.at(stage_prefix(order.trial.key))
     holding = lease.hold(
         *(root, LEASE),
         silent=order.silent,
         job=order.scheduled,
         restarts=order.term,
-        on_loss=lambda: interrupt.ask("another process that took it over"),
+        on_loss=lambda: interrupt.ask("the loss of its lease"),
     )
     with holding as held:
         # Before anything is deleted, all that it committed is read.
@@ -290,7 +290,7 @@ def _check_parent(store: Store, trial: Trial) -> None:
 def follow(order: TrialOrder, runner: Runner, interrupt: Interrupt) -> None:
     """Take part in a trial as a rank that writes nothing."""
     plugins.check(order.trial.document)
-    store = open_store(order.store)
+    store = marker.existing(open_store(order.store))
     context = Context(order, store, store.at(stage_prefix(order.trial.key)), interrupt)
     runner(context, order.trial.spec)
 

@@ -276,6 +276,23 @@ def test_options_of_the_encoding_reach_the_manifest(tmp_path, photos):
     )
 
 
+def test_a_new_store_is_announced_once_and_not_made_for_nothing(tmp_path, photos):
+    store = tmp_path / "store"
+
+    def said(source, name, code):
+        options = ["--workers", "1", "--resize", "8"]
+        words = ["shard", str(source), str(store / "datasets" / name), *options]
+        ended = CliRunner().invoke(app, words)
+        assert (ended.exception is not None) is bool(code), ended.output
+        return " ".join(ended.output.split())
+
+    said(tmp_path / "nothing", "a", 2)
+    assert not store.exists()
+    assert f"new store at {store}" in said(photos, "a", 0)
+    assert (store / "STORE").exists()
+    assert "new store" not in said(photos, "b", 0)
+
+
 @pytest.mark.parametrize(
     "options", [["--resize", "0"], ["--quality", "101"], ["--workers", "0"], ["--shard-mb", "0"]]
 )

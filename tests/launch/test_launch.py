@@ -161,9 +161,19 @@ class Story:
 
     def killed(self):
         [launch] = self.start()
+        self.store_is_away()
+        before = saved_step(self.trial("hpt"))
+        wait_for(lambda: saved_step(self.trial("hpt")) > before)
         kill_group(launch)
         # Large processes are some time dying.
         wait_for(lambda: "resumes" in hpt("plan", str(self.recipe), store=str(self.store)))
+
+    def store_is_away(self):
+        away = self.store.with_name("away")
+        self.store.rename(away)
+        time.sleep(2)
+        assert not self.store.exists(), "nothing is made anew in its place"
+        away.rename(self.store)
 
     def worker_killed_alone(self):
         [launch] = self.start()
@@ -317,7 +327,7 @@ def test_a_damaged_launch_record_is_left_out(tiny, tmp_path):
     shutil.copytree(tiny[0] / "launches", tmp_path / "launches")
     (tmp_path / "launches/tiny-bad.json").write_text("{")
     said = hpt("status", "tiny", store=str(tmp_path))
-    assert "tiny-bad.json is damaged" in said
+    assert "tiny-bad.json is left out: the record is damaged" in said
     assert "adapt" in said
 
 

@@ -36,8 +36,9 @@ from hpt_dist.slurm.jobs import Array
 from hpt_dist.slurm.placement import Placement
 from hpt_dist.slurm.profile import Profile
 from hpt_dist.sources import open_source
-from hpt_dist.store import FolderStore, Store, lease
+from hpt_dist.store import FolderStore, Store, lease, marker
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, sharding_prefix
+from hpt_dist.store.records import DamagedRecordError
 from hpt_dist.trial import starts
 
 ROOT = Path(__file__).parents[2]
@@ -163,7 +164,7 @@ def test_jobs_on_two_nodes_write_what_one_process_writes(site, photos, tmp_path)
     [array] = re.findall(r"3 parts in job (\d+), the manifest in job", said)
     assert site.slurm.nodes_of(array) == {"n1", "n2"}
     # Nothing is left of the jobs in the store.
-    assert {info.path.split("/")[0] for info in site.store.list()} == {"datasets"}
+    assert {info.path.split("/")[0] for info in site.store.list()} == {"STORE", "datasets"}
     assert strays(site.store, "pets") == []
     # The jobs get the variables that the profile names, and only those.
     variables = dict(line.partition("=")[::2] for line in seen.read_text().splitlines())
@@ -446,6 +447,23 @@ def test_a_command_killed_while_it_submits_leaves_what_the_next_one_goes_on_from
     assert shard_jobs.submit(asked, site, 3) == made
 
 
+@pytest.mark.parametrize(
+    "spec", [b"", b"{", b"[" * 10**5, b"[1]", b'{"request": 5, "images": [1]}', b'{"request": {}}']
+)
+def test_what_is_queued_for_a_damaged_request_is_named(fake_slurm, photos, tmp_path, spec):
+    asked, site = request(photos, tmp_path), site_of(Profile(), tmp_path)
+    made = shard_jobs.submit(asked, site, 3)
+    program(fake_slurm, "squeue", f"printf '1_0|RUNNING|None|{asked.id}.0\\n'")
+    path = f"{sharding_prefix(asked.id)}/spec.json"
+    made.store.put(path, spec)
+    with pytest.raises(DamagedRecordError, match=path) as error:
+        shard_jobs.submit(asked, site, 3)
+    assert "scancel 1 2" in error.value.problem.fix
+    made.store.delete(path)
+    with pytest.raises(DamagedRecordError, match="missing"):
+        shard_jobs.submit(asked, site, 3)
+
+
 def killed(*_: object) -> None:
     raise KeyboardInterrupt
 
@@ -576,8 +594,12 @@ def test_a_merge_that_failed_is_told_until_it_has_put_everything_away(tmp_path):
     with pytest.raises(HptError, match="the merge failed: job 8 never began"):
         jobs.check()
     failure = json.dumps({"error": "no image is left"}).encode()
-    jobs.store.put(f"{sharding_prefix(jobs.merge.keys[0])}/{FAILURE}", failure)
+    path = f"{sharding_prefix(jobs.merge.keys[0])}/{FAILURE}"
+    jobs.store.put(path, failure)
     with pytest.raises(HptError, match="the merge failed: no image is left"):
+        jobs.check()
+    jobs.store.put(path, b"{}")
+    with pytest.raises(HptError, match="the merge failed: for a reason that cannot be read"):
         jobs.check()
     slurm_jobs.forget(jobs.store, jobs.request.id)
     jobs.check()
@@ -588,9 +610,10 @@ def test_a_merge_that_failed_is_told_until_it_has_put_everything_away(tmp_path):
 
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Be a start of job 12_1; return the folder of its script."""
+    """Be a start of job 12_1 in a store that is marked; return the folder of its script."""
     folder = tmp_path / "jobs"
     folder.mkdir()
+    marker.begin(FolderStore(tmp_path / "store"))
     names = {"ARRAY_JOB_ID": "12", "ARRAY_TASK_ID": "1", "JOB_ID": "14", "RESTART_COUNT": "0"}
     for name, value in names.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
@@ -619,7 +642,7 @@ def test_parts_and_the_merge_write_the_dataset_and_put_everything_away(job, phot
     slurm_jobs.write(FolderStore(tmp_path / "store"), asked.id, [])
     part_of(asked, None)()
     there = FolderStore(tmp_path / "store").list()
-    assert {info.path.split("/")[0] for info in there} == {"datasets"}
+    assert {info.path.split("/")[0] for info in there} == {"STORE", "datasets"}
     assert strays(FolderStore(tmp_path / "store"), "birds/photos") == []
 
 

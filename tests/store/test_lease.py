@@ -297,6 +297,18 @@ def test_neither_does_one_that_is_no_lease(folder: FolderStore, data: bytes) -> 
         held.check()
 
 
+@pytest.mark.parametrize("name", ["owner", "host", "started", "pids", "job"])
+@pytest.mark.parametrize("value", ["\x1b[2J", "a\nb", "\ud800", 5, None, ["n1"], True])
+def test_nor_one_whose_names_are_none(folder: FolderStore, name: str, value: object) -> None:
+    leave_behind(folder, **ELSEWHERE | {name: value})
+    assert lease.read(folder, PATH) is None
+
+
+def test_nor_one_that_is_huge(folder: FolderStore) -> None:
+    leave_behind(folder, **ELSEWHERE, more="x" * (2 << 20))
+    assert lease.read(folder, PATH) is None
+
+
 @pytest.mark.parametrize("facts", [[], "fast", None, 3])
 def test_nor_one_whose_facts_are_none(folder: FolderStore, facts: object) -> None:
     leave_behind(folder, **ELSEWHERE, facts=facts)

@@ -20,7 +20,7 @@ from hpt_dist.datasets.subset import (
     write_subset,
 )
 from hpt_dist.errors import RequestError
-from hpt_dist.store import files
+from hpt_dist.store import files, marker
 
 
 def subset(
@@ -76,7 +76,7 @@ def subset(
                 raise
             console.print_note(f"note: no {subset_name}: {error}")
             continue
-        path = write_subset(store, dataset_name, chosen)
+        path = write_subset(marker.begin(store), dataset_name, chosen)
         if out:
             files.replace(out, "".join(f"{key}\n" for key in chosen.keys).encode())
         written.append({"name": subset_name, "images": len(chosen.keys), "digest": chosen.digest})
