@@ -15,15 +15,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Self
+
+from hpt_dist.errors.secrets import without_secrets
 
 _MOST_COMPARISONS = 2_000_000  # of characters, to find the nearest name: tenths of a second
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault, described for the person who must fix it.
+    """One fault, described for the person who must fix it, without secrets.
 
     Args:
         what: the fault, in one sentence.
@@ -36,6 +38,10 @@ class Problem:
     where: str = ""
     allowed: str = ""
     fix: str = ""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, without_secrets(getattr(self, field.name)))
 
     def __str__(self) -> str:
         lines = [f"{self.where}: {self.what}" if self.where else self.what]
