@@ -13,7 +13,8 @@ from botocore.exceptions import ClientError
 from hpt_dist.errors import StoreError
 from hpt_dist.store import s3_read, s3_upload
 from hpt_dist.store.base import Content, ObjectInfo, checked, os_errors
-from hpt_dist.store.s3_client import call, client, code, etag_of, explained, settings
+from hpt_dist.store.s3_client import NOT_S3, call, client, code, etag_of, settings
+from hpt_dist.store.s3_errors import explained
 
 # The error codes of a conditional put that came too late. Ceph 16.2 and SeaweedFS answer 412; AWS
 # also 409 while the other put is running, and NoSuchKey if the expected object is gone.
@@ -149,6 +150,6 @@ def _require_bucket(bucket: str, _settings: tuple[tuple[str, str], ...]) -> None
     try:
         call("head_bucket", {"Bucket": bucket})
     except ClientError as error:
-        if code(error) == "404":
-            error.response["Error"] = {"Code": "NoSuchBucket", "Message": ""}
+        if code(error) == "404":  # S3 would have named its code
+            error.response["Error"] = {"Code": NOT_S3, "Message": "it answers 404 to all requests"}
         raise

@@ -1,4 +1,4 @@
-"""boto3's client for the AWS settings of this process: retries, waits and error messages.
+"""boto3's client for the AWS settings of this process: retries, waits, and answers checked.
 
 boto3's own retries are off. All threads share a limit of about 100 in a short time, so a gateway
 that fails for some seconds would end a job with many readers; and their waits may be very short.
@@ -10,8 +10,7 @@ import functools
 import os
 import random
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import boto3
@@ -23,14 +22,12 @@ from botocore.exceptions import (
     ConnectionError,  # noqa: A004  (botocore's, of which SSLError is one)
     HTTPClientError,
     IncompleteReadError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    SSLError,
 )
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-from hpt_dist.errors import RequestError, StoreError
+from hpt_dist.errors import RequestError
+from hpt_dist.errors.secrets import public_address
 
 # A body that breaks off shows some of urllib3's errors, a cut list or error text the parser's.
 FAILURES = (ClientError, BotoCoreError, ResponseParserError, HTTPError)
@@ -46,23 +43,19 @@ _TRANSIENT = {
     # Damage in transfer: the server saw other bytes than were sent.
     *("RequestTimeout", "BadDigest", "XAmzContentSHA256Mismatch"),
 }
+# The code of answers that come from something else: a web server, a login page of the network.
+NOT_S3 = "NotS3"
+_NEEDED = {
+    "list_objects_v2": "IsTruncated",
+    "create_multipart_upload": "UploadId",
+    **dict.fromkeys(("head_object", "get_object", "put_object", "upload_part"), "ETag"),
+}
+_ENDPOINT = "http://host:port"
 _DEFAULT_ATTEMPTS = 6
 # The waits between 6 attempts sum up to 16 s at least and 32 s at most.
 _FIRST_WAIT_S = 0.3
 _LONGEST_WAIT_S = 20.0
 _CLIENTS = 4
-
-_CREDENTIALS_FIX = (
-    "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE), and the bucket's policy"
-)
-_S3_FIXES = {
-    "NoSuchBucket": "create the bucket, or correct the URI of the store",
-    "InvalidAccessKeyId": _CREDENTIALS_FIX,
-    "SignatureDoesNotMatch": _CREDENTIALS_FIX,
-    "AccessDenied": _CREDENTIALS_FIX,
-    "403": _CREDENTIALS_FIX,
-    "BadDigest": "leave the file as it is during its upload; else check the network and memory",
-}
 
 
 class Patience:
@@ -97,20 +90,50 @@ def call(
     """Send a request such as `head_object`; send it again if the server or the network failed.
 
     Raises:
-        ClientError, BotoCoreError: the last failure; see `explained`.
+        ClientError, BotoCoreError: the last failure; see `s3_errors.explained`.
     """
     patience = Patience(give_up)
     while True:
         try:
             answer: dict[str, Any] = getattr(client(), operation)(**request)
+            check_answer(operation, answer)
         except FAILURES as error:
-            patience.wait_after(error)
+            patience.wait_after(_with_reason(error, operation, request))
         else:
             return answer
 
 
+def _with_reason(error: Exception, operation: str, request: dict[str, Any]) -> Exception:
+    """Return a failure with the server's reason, which no answer to a HEAD has: it has no body."""
+    bare = {"301", "302", "307", "400", "403", *(["404"] if operation == "head_bucket" else [])}
+    if operation.startswith("head_") and code(error) in bare:
+        try:
+            prefix = request.get("Key", "")
+            client().list_objects_v2(Bucket=request["Bucket"], Prefix=prefix, MaxKeys=1)
+        except FAILURES as reason:
+            return reason
+    return error
+
+
+def check_answer(operation: str, answer: dict[str, Any]) -> None:
+    """Refuse an answer that no S3 server gives, such as a web page.
+
+    Raises:
+        ClientError: of the code NOT_S3.
+    """
+    needed = _NEEDED.get(operation, "ResponseMetadata")
+    if needed not in answer:
+        kind = answer["ResponseMetadata"].get("HTTPHeaders", {}).get("content-type", "no type")
+        error = {"Code": NOT_S3, "Message": f"the answer has no {needed}; it is of {kind}"}
+        raise ClientError({**answer, "Error": error}, operation)
+
+
 def client() -> Any:
-    """Return the client for the AWS settings of this moment."""
+    """Return the client for the AWS settings of this moment.
+
+    Raises:
+        RequestError: the address of the server cannot be used, or holds a password.
+    """
     return _client_of(os.getpid(), settings())
 
 
@@ -124,12 +147,7 @@ def _client_of(_pid: int, settings: tuple[tuple[str, str], ...]) -> Any:
     """Return the client of one process and AWS environment: connections survive no fork."""
     core = botocore.session.get_session()
     profile = core.get_scoped_config()
-    environment = dict(settings)
-    custom_endpoint = (
-        environment.get("AWS_ENDPOINT_URL_S3")
-        or environment.get("AWS_ENDPOINT_URL")
-        or profile.get("endpoint_url")
-    )
+    name, custom_endpoint = _custom_endpoint(dict(settings), profile)
     # A private server seldom has a DNS name for each bucket.
     s3 = {"addressing_style": "path" if custom_endpoint else "auto"} | profile.get("s3", {})
     config = Config(
@@ -142,7 +160,41 @@ def _client_of(_pid: int, settings: tuple[tuple[str, str], ...]) -> Any:
         read_timeout=60,
         max_pool_connections=32,
     )
-    return boto3.session.Session(botocore_session=core).client("s3", config=config)
+    try:
+        made = boto3.session.Session(botocore_session=core).client("s3", config=config)
+    except ValueError as error:
+        if isinstance(error, BotoCoreError):  # such as that of a region
+            raise
+        what, where = "this is not the address of a server", f"{name}={custom_endpoint}"
+        raise RequestError(what, where=where, allowed=_ENDPOINT) from error
+    made.meta.events.register_first("needs-retry.s3.HeadBucket", _end_without_region)
+    return made
+
+
+def _custom_endpoint(environment: Mapping[str, str], profile: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the setting that names the server, and the server's address; empty for AWS."""
+    names = [name for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if environment.get(name)]
+    name = names[0] if names else "endpoint_url"
+    address = str((environment if names else profile).get(name, ""))
+    if public_address(address) != address:
+        raise RequestError(
+            "the address of the S3 server holds a password",
+            where=f"{name}={address}",
+            allowed=_ENDPOINT,
+            fix="take it out; keys are in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        )
+    return name, address
+
+
+def _end_without_region(response: Any, operation: Any, **_: Any) -> None:
+    """End a request for a bucket's region that is answered without one.
+
+    botocore would ask for the region again, in order to follow the answer, and again.
+    """
+    if response is None or response[0].status_code not in (301, 302, 307):
+        return
+    if "x-amz-bucket-region" not in response[1]["ResponseMetadata"]["HTTPHeaders"]:
+        raise ClientError(response[1], operation.name)
 
 
 def _attempts() -> int:
@@ -161,7 +213,9 @@ def _is_transient(error: Exception) -> bool:
     if isinstance(error, ClientError):
         status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
         return code(error) in _TRANSIENT or status == 429 or (status >= 500 and status != 501)
-    return isinstance(error, _NETWORK_FAILURES) and "CERTIFICATE_VERIFY_FAILED" not in str(error)
+    lasting = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "<html", "<!doctype")
+    text = str(error).lower()
+    return isinstance(error, _NETWORK_FAILURES) and not any(one.lower() in text for one in lasting)
 
 
 def code(error: BaseException | None) -> str:
@@ -173,28 +227,3 @@ def etag_of(answer: dict[str, Any]) -> str:
     """Return the etag of an answer without quotes."""
     etag: str = answer.get("ETag", "")
     return etag.strip('"')
-
-
-@contextmanager
-def explained(where: str) -> Iterator[None]:
-    """Raise failures as StoreError; the failure itself is its cause.
-
-    Args:
-        where: the URI that messages name.
-    """
-    try:
-        yield
-    except ClientError as error:
-        answer = " ".join(filter(None, [code(error), error.response["Error"].get("Message")]))
-        fix = _S3_FIXES.get(code(error), "")
-        raise StoreError(f"S3 refused: {answer}", where=where, fix=fix) from error
-    except (NoCredentialsError, PartialCredentialsError) as error:
-        raise StoreError(str(error), where=where, fix=_CREDENTIALS_FIX) from error
-    except SSLError as error:
-        fix = "set AWS_CA_BUNDLE to the file of the server's CA certificate"
-        raise StoreError(str(error), where=where, fix=fix) from error
-    except ConnectionError as error:
-        fix = "check AWS_ENDPOINT_URL_S3, and that the server runs and can be reached from here"
-        raise StoreError(str(error), where=where, fix=fix) from error
-    except FAILURES as error:
-        raise StoreError(f"S3 failed: {error}", where=where) from error

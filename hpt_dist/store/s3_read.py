@@ -13,7 +13,16 @@ from botocore.exceptions import IncompleteReadError
 
 from hpt_dist.errors import StoreError
 from hpt_dist.store.base import PIECE_BYTES, ObjectInfo, absent, changed
-from hpt_dist.store.s3_client import FAILURES, Patience, call, client, code, etag_of, explained
+from hpt_dist.store.s3_client import (
+    FAILURES,
+    Patience,
+    call,
+    check_answer,
+    client,
+    code,
+    etag_of,
+)
+from hpt_dist.store.s3_errors import explained
 
 # Measured against Ceph on two cores: 8 MB beat 4 and 16, and 4 requests at a time 1 and 2.
 RANGE_BYTES = 8 << 20
@@ -130,6 +139,7 @@ class _Reading:
             request["IfMatch"] = self._etag
         answer = client().get_object(**request)
         with closing(answer["Body"]) as body:
+            check_answer("get_object", answer)
             self._accept(answer)
             while not self.done:
                 missing = self._end - self._position  # type: ignore[operator]

@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnec
 
 from hpt_dist.errors import StoreError
 from hpt_dist.store.base import Content
-from hpt_dist.store.s3_client import FAILURES, Patience, call, client, code, etag_of
+from hpt_dist.store.s3_client import FAILURES, Patience, call, check_answer, client, code, etag_of
 
 _PART_BYTES = 8 << 20
 _MOST_PARTS = 10_000
@@ -107,7 +107,7 @@ def write(target: dict[str, str], data: Content, where: str) -> tuple[int, str]:
 
     Raises:
         StoreError: the stored object differs from the parts that were sent.
-        ClientError, BotoCoreError: see `s3_client.explained`.
+        ClientError, BotoCoreError: see `s3_errors.explained`.
         OSError: the file cannot be read.
     """
     with _opened(data) as source:
@@ -175,6 +175,7 @@ def _begin(target: dict[str, str], digests: _Digests) -> dict[str, Any]:
     while True:
         try:
             upload = client().create_multipart_upload(**request)
+            check_answer("create_multipart_upload", upload)
         except BaseException as error:
             if not isinstance(error, _NEVER_SENT):
                 with suppress(*FAILURES):
