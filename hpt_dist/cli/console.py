@@ -1,6 +1,7 @@
 """Output for people: tables and progress bars on a terminal, plain lines elsewhere.
 
-Every text goes through `page.printable`: names of files, classes and keys are other people's.
+Every text goes through `safe`: names of files, classes and keys are other people's, and no secret
+is shown.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from hpt_dist.errors.secrets import without_secrets
 from hpt_dist.launch.survey import State
-from hpt_dist.page import printable
+from hpt_dist.processes.output import safe
 from hpt_dist.recipe.facts import Facts
 from hpt_dist.recipe.numerics import Device, Numerics
 from hpt_dist.recipe.plan import Trial
@@ -40,27 +42,27 @@ _STATES = ("cached", "running", "queued", "failed", "resumes", "runs")
 
 def print_line(text: str) -> None:
     """Print one line as it is."""
-    out.print(printable(text), markup=False, soft_wrap=True)
+    out.print(safe(text), markup=False, soft_wrap=True)
 
 
 def print_note(text: str) -> None:
     """Print one line on standard error, so that the output stays clean for programs."""
-    err.print(printable(text), markup=False)
+    err.print(safe(text), markup=False)
 
 
 def print_error(text: str) -> None:
     """Print an error on standard error."""
-    err.print(printable(text), markup=False, style="red")
+    err.print(safe(text), markup=False, style="red")
 
 
 def print_json(value: Any) -> None:
     """Print a value for programs."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    sys.stdout.write(without_secrets(json.dumps(value, indent=2)) + "\n")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; without a terminal its columns are separated by two spaces or more."""
-    rows = [[printable(cell) for cell in row] for row in rows]
+    rows = [[safe(cell) for cell in row] for row in rows]
     if not out.is_terminal:
         widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
         for row in (columns, *rows):
@@ -175,9 +177,7 @@ class Bars:
         """Show that a trial has a process now."""
         if trial.key not in self._tasks:
             total = trial.steps or None
-            self._tasks[trial.key] = self._progress.add_task(
-                printable(trial.name), total=total, rate=""
-            )
+            self._tasks[trial.key] = self._progress.add_task(safe(trial.name), total=total, rate="")
 
     def moved(self, trial: Trial, facts: Mapping[str, Any]) -> None:
         """Show how far a running trial is."""
@@ -222,6 +222,7 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     The first call sets the start for the speed: an earlier run did what is done by then. Everything
     goes to standard error, so that the output stays clean for programs.
     """
+    what = safe(what)
     if err.is_terminal:
         with _progress(err) as progress:
             yield _Bar(progress, what).update
@@ -252,7 +253,7 @@ class _Bar:
 
     def __init__(self, progress: Progress, what: str) -> None:
         self._progress = progress
-        self._task = progress.add_task(printable(what), total=None, rate="")
+        self._task = progress.add_task(what, total=None, rate="")
         self._speed = _Speed()
         self._begun = False
 

@@ -6,9 +6,10 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -28,7 +29,8 @@ from hpt_dist.cli.options import (
 from hpt_dist.cli.requested import begun, planned, profile_file
 from hpt_dist.cli.status import states_of
 from hpt_dist.errors import RequestError
-from hpt_dist.launch import here, on_slurm, results
+from hpt_dist.errors.secrets import public_address
+from hpt_dist.launch import here, on_slurm, parent_run, results
 from hpt_dist.launch.launches import Settings
 from hpt_dist.launch.on_slurm import Site
 from hpt_dist.launch.survey import Planned
@@ -36,7 +38,9 @@ from hpt_dist.processes import environment
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.report.report import build
 from hpt_dist.store import Store, files
-from hpt_dist.store.paths import default_tracking_uri, work_folder
+from hpt_dist.store.committed import is_done
+from hpt_dist.store.paths import tracking_database, trial_folder, work_folder
+from hpt_dist.tracking import tracker
 from hpt_dist.trial.records import Launch, Where
 
 _POLL_S = 2.0
@@ -168,13 +172,38 @@ def _print_report(record: Launch, store: Store, work: Path) -> bool:
     except files.WorkFolderError as error:
         # The results are in the store, and so is all that the report is made of.
         console.print_note(f"the report is not written: {error}")
-    option = "" if store.uri == str(Path("hpt-store").absolute()) else f" --store {store.uri}"
-    option += "" if work == work_folder(store) else f" --work {work}"
-    if record.tracking_uri == default_tracking_uri(work):
-        console.print_line(f"to see the runs in MLflow's UI: {_own_name()} ui{option}")
-    elif record.tracking_uri:
-        console.print_line(f"the runs are in MLflow at {record.tracking_uri}")
+    for line in _ways_to_runs(record, store):
+        console.print_line(line)
     return True
+
+
+def _ways_to_runs(record: Launch, store: Store) -> Iterator[str]:
+    """Yield where the runs of a launch are in MLflow, and how to send those that it lacks."""
+    if not record.tracking_uri:
+        return
+    work, place = Path(record.work), f"MLflow at {public_address(record.tracking_uri)}"
+    option = (
+        "" if store.uri == str(Path("hpt-store").absolute()) else f" --store {quote(store.uri)}"
+    )
+    there = {
+        key: tracker.has_arrived(trial_folder(work, key), record.tracking_uri)
+        for key in record.trials.values()
+    }
+    arrived = [bool(parent_run.noted(store, record).parent_run), *there.values()]
+    if lacking := arrived.count(False):
+        yield (
+            f"{lacking} of {len(arrived)} runs are not in {place} yet; to send them: "
+            f"{_own_name()} sync {record.id}{option}"
+        )
+    if elsewhere := sum(is_done(store, key) for key in there if there[key] is None):
+        yield f"{elsewhere} of {len(arrived)} runs were made on another machine, which sends them"
+    if True not in there.values():
+        return
+    if tracking_database(record.tracking_uri) == work / "mlflow.db":
+        option += "" if work == work_folder(store) else f" --work {quote(str(work))}"
+        yield f"to see the runs in MLflow's UI: {_own_name()} ui{option}"
+    else:
+        yield f"the {'other ' if lacking or elsewhere else ''}runs are in {place}"
 
 
 def _own_name() -> str:

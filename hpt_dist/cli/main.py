@@ -12,7 +12,7 @@ from hpt_dist import __version__
 from hpt_dist.cli import console, data
 from hpt_dist.cli.verbs import Verbs
 from hpt_dist.errors import HptError
-from hpt_dist.processes import output
+from hpt_dist.processes import environment, output
 
 
 class _AllVerbs(Verbs):
@@ -68,6 +68,8 @@ def main() -> None:
     """Run the command line; exit 0 when done, 1 when the work failed, 2 for a wrong request."""
     output.encode_any_text()
     output.log_lines(logging.WARNING, sys.stderr, "%(levelname)s %(message)s")
+    output.guard_errors()
+    environment.provide_home()
     try:
         app()
     except HptError as error:
@@ -80,4 +82,7 @@ def main() -> None:
         if ended.code == _CTRL_C:
             console.print_error("interrupted")
             sys.exit(1)
+        raise
+    except Exception:
+        output.guard_errors()  # typer has set a hook of its own
         raise

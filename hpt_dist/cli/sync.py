@@ -14,6 +14,7 @@ from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.store import Store, committed, open_store
 from hpt_dist.store.paths import trial_folder
 from hpt_dist.tracking import tracker
+from hpt_dist.tracking.address import given
 from hpt_dist.trial.records import Launch
 
 
@@ -38,7 +39,7 @@ def _sync(store: Store, record: Launch, tracking_uri: str) -> None:
     Raises:
         HptError: MLflow still cannot be reached.
     """
-    record = replace(record, tracking_uri=tracking_uri or record.tracking_uri)
+    record = replace(record, tracking_uri=given(tracking_uri) or record.tracking_uri)
     parent = parent_run.opened(record)
     states = states_of(store, record, slurm_jobs.known_queue(store))
     for name, state in states.items():

@@ -14,6 +14,7 @@ from hpt_dist.cli.options import DEFAULT_STORE, StoreOption, WorkOption
 from hpt_dist.errors import RequestError
 from hpt_dist.store import open_store
 from hpt_dist.store.paths import default_tracking_uri, work_folder
+from hpt_dist.tracking.address import reached
 
 
 def ui(
@@ -36,7 +37,7 @@ def _open_ui(work: Path, host: str, port: int) -> None:
     if not (work / "mlflow.db").exists():
         raise RequestError(f"there is no {work}/mlflow.db", fix="hpt-dist launch RECIPE")
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    uri = default_tracking_uri(work)
+    uri = reached(default_tracking_uri(work))
     # Without this setting MLflow opens its pages for language models.
     page = f"http://{host}:{port}/#/experiments?workflowType=machine_learning"
     console.print_line(f"MLflow's UI: {page}   (Ctrl-C ends it)")

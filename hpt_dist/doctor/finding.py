@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from hpt_dist.errors import HptError
+from hpt_dist.errors.secrets import without_secrets
 
 # torch appends its stack to its errors, behind this.
 _STACK = "\nException raised from"
@@ -14,7 +15,7 @@ _LONGEST = 500
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of one check.
+    """The outcome of one check, without secrets.
 
     Args:
         name: name of the check; several findings may share it.
@@ -27,6 +28,10 @@ class Finding:
     ok: bool | None
     says: str
     fix: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "says", without_secrets(self.says))
+        object.__setattr__(self, "fix", without_secrets(self.fix))
 
 
 Check = Callable[[], Iterable[Finding]]

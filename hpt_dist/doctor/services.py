@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 import sqlite3
@@ -25,7 +26,8 @@ from hpt_dist.doctor import machine
 from hpt_dist.doctor.finding import Check, Finding, failed, guarded, judged
 from hpt_dist.errors import HptError
 from hpt_dist.store import Store, open_store
-from hpt_dist.store.paths import work_folder
+from hpt_dist.store.paths import tracking_database, work_folder
+from hpt_dist.tracking.address import credentials, given, reached
 
 T = TypeVar("T")
 
@@ -274,12 +276,13 @@ def _wrong_shards(store: Store, manifest: Manifest) -> Iterator[str]:
 
 def _mlflow(uri: str) -> Iterator[Finding]:
     """Check whether MLflow can record runs."""
+    uri = given(uri)
     scheme = urlsplit(uri).scheme
     if not uri:
         fix = "set MLFLOW_TRACKING_URI"
         yield Finding("mlflow", None, "no MLflow is set; metrics stay in local files", fix)
-    elif scheme == "sqlite":
-        yield _sqlite(uri)
+    elif database := tracking_database(uri):
+        yield _sqlite(database)
     elif scheme in ("http", "https"):
         yield _server(uri.rstrip("/"))
     elif scheme in ("", "file"):
@@ -293,8 +296,7 @@ def _mlflow(uri: str) -> Iterator[Finding]:
         yield Finding("mlflow", None, f"doctor does not check {scheme} addresses", fix)
 
 
-def _sqlite(uri: str) -> Finding:
-    path = Path(uri.removeprefix("sqlite:///"))
+def _sqlite(path: Path) -> Finding:
     if not path.exists():
         return _missing("mlflow", path, "choose another file, or create that folder")
     fix = f"move {path} away and run `hpt-dist sync`, which fills a new one from local files"
@@ -319,7 +321,14 @@ def _sqlite(uri: str) -> Finding:
 
 
 def _server(uri: str) -> Finding:
+    address = reached(uri)
+    user, password = credentials(address)
+    user = user or os.environ.get("MLFLOW_TRACKING_USERNAME", "")
+    password = password or os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
     request = urllib.request.Request(f"{uri}/health")  # noqa: S310  the user's own server
+    if user:
+        login = base64.b64encode(f"{user}:{password}".encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {login}")
     try:
         with _open(request, "MLFLOW_TRACKING_SERVER_CERT_PATH", "REQUESTS_CA_BUNDLE"):
             return Finding("mlflow", True, f"{uri} answers")

@@ -6,14 +6,9 @@ through here: addresses by `public_address`, and errors, logs and output by `wit
 
 from __future__ import annotations
 
-import logging
 import os
 import re
-import sys
-import traceback
 from collections.abc import Iterator, Mapping
-from types import TracebackType
-from typing import TextIO
 from urllib.parse import unquote
 
 _MARK = "***"
@@ -62,34 +57,6 @@ def without_secrets(text: str, environment: Mapping[str, str] | None = None) -> 
     for value in sorted(known, key=len, reverse=True):
         text = text.replace(value, _MARK)
     return _FIELD.sub(rf"\1{_MARK}", _USER_IN_TEXT.sub(r"\1", text))
-
-
-class Formatter(logging.Formatter):
-    """A formatter of log lines without secrets."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the lines of a record."""
-        return without_secrets(super().format(record))
-
-
-def log_handler(stream: TextIO, layout: str, dates: str | None = None) -> logging.Handler:
-    """Return what writes log lines to a stream, without secrets."""
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(Formatter(layout, dates))
-    return handler
-
-
-def guard_errors() -> None:
-    """Print lines without a log's handler, and the error that ends the process, without secrets."""
-    sys.excepthook = _print_traceback
-    if logging.lastResort:
-        logging.lastResort.setFormatter(Formatter())
-
-
-def _print_traceback(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    sys.stderr.write(without_secrets("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _known(environment: Mapping[str, str]) -> Iterator[str]:

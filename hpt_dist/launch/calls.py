@@ -13,6 +13,7 @@ from hpt_dist.errors import HptError
 from hpt_dist.launch import here, launches, results
 from hpt_dist.launch.local import Watcher
 from hpt_dist.launch.survey import Planned, StateName, plan_against_store
+from hpt_dist.processes import environment
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import marker, open_store
 from hpt_dist.trial.records import Finished
@@ -134,6 +135,7 @@ def finished(launch: str = "", *, store: str) -> list[Finished]:
 
 
 def _prepared(recipe: Path | str, store: str, overrides: Sequence[str]) -> Planned:
+    environment.provide_home()
     return plan_against_store(recipe, overrides, device=here.device(), store_uri=store)
 
 

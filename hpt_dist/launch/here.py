@@ -17,6 +17,7 @@ from hpt_dist.recipe.numerics import Device
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.store.paths import default_tracking_uri, work_folder
+from hpt_dist.tracking.address import given
 from hpt_dist.trial.records import Launch, Where
 
 
@@ -85,7 +86,7 @@ def settings(
     Raises:
         RequestError: the work folder cannot be made.
     """
-    folder = work_folder(prepared.store, work)
+    folder, tracking_uri = work_folder(prepared.store, work), given(tracking_uri)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -33,6 +33,7 @@ from hpt_dist.slurm.profile import Profile
 from hpt_dist.store import Store, lease, open_store
 from hpt_dist.store.committed import is_done
 from hpt_dist.store.paths import SUBMITTING, default_tracking_uri, local_path, work_folder
+from hpt_dist.tracking.address import given
 from hpt_dist.trial.records import Launch
 
 _PATIENCE_S = 120.0
@@ -121,7 +122,7 @@ def site(
 ) -> Site:
     """Return how a launch uses a cluster; MLflow's address comes from the environment."""
     folder = work_folder(store, work)
-    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    tracking_uri = given(os.environ.get("MLFLOW_TRACKING_URI", ""))
     settings = Settings(
         where="slurm",
         cores=0,

@@ -13,6 +13,7 @@ from select import select
 from typing import Any, Literal
 
 from hpt_dist.errors import HptError, Interrupted
+from hpt_dist.errors.secrets import without_secrets
 from hpt_dist.processes import output
 from hpt_dist.store.lease import LeaseTakenError
 from hpt_dist.train.interrupt import Interrupt, listening
@@ -44,7 +45,7 @@ def work(pipe: Connection, order: TrialOrder) -> None:
     except BaseException:
         origins = order.trial.document.get("plugins", {}).values()
         whose = dict.fromkeys(["hpt-dist", *(" ".join(origin.values()) for origin in origins)])
-        what = f"a bug in {' or in '.join(whose)}:\n{traceback.format_exc()}"
+        what = f"a bug in {' or in '.join(whose)}:\n{without_secrets(traceback.format_exc())}"
         _send(pipe, Outcome("failed", what))
         raise
     _send(pipe, outcome)
@@ -121,6 +122,7 @@ def listening_process() -> Iterator[Interrupt]:
     output.encode_any_text()
     form = "%(asctime)s %(levelname)s %(message)s"
     output.log_lines(logging.INFO, sys.stdout, form, dates="%H:%M:%S", force=True)
+    output.guard_errors()
     # submitit has a handler of its own, which would repeat each of its lines.
     logging.getLogger("submitit").propagate = False
     keep_freed_memory()

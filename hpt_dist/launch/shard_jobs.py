@@ -30,6 +30,7 @@ from hpt_dist import sources
 from hpt_dist.datasets import shards
 from hpt_dist.datasets.shard_plan import ShardToWrite
 from hpt_dist.errors import HptError, RequestError, StoreError
+from hpt_dist.errors.secrets import without_secrets
 from hpt_dist.images.formats import Encoding
 from hpt_dist.launch import on_slurm
 from hpt_dist.launch.on_slurm import Site
@@ -198,7 +199,7 @@ class ShardingPart:
             except lease.LeaseLostError:
                 raise
             except Exception as error:
-                message = str(error) or type(error).__name__
+                message = without_secrets(str(error)) or type(error).__name__
                 with contextlib.suppress(StoreError):
                     root.put(FAILURE, json.dumps({"error": message}).encode())
                 raise

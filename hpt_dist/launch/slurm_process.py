@@ -144,6 +144,7 @@ def _run(order: TrialOrder, interrupt: Interrupt, together: Together) -> None:
 
 def _clean_environment(threads: int) -> None:
     """Drop what could change the result, whoever set it, and say so; before torch is loaded."""
+    environment.provide_home()
     kept, dropped = environment.for_trials(os.environ, scheduled=True)
     os.environ.clear()
     os.environ.update(kept | environment.threads(threads))

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing import forkserver
@@ -34,6 +35,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from hpt_dist.errors import RequestError
+from hpt_dist.errors.secrets import without_secrets
 from hpt_dist.processes import environment
 
 # A function of a module: called with the child's end of the pipe, and further arguments.
@@ -289,7 +291,11 @@ def _run(pipe: Connection, task: bytes, mortal: bool) -> None:
     except Exception as error:  # noqa: BLE001 - unpickling calls anything
         send(pipe, not_sent(error))
         return
-    work(pipe, *arguments)
+    try:
+        work(pipe, *arguments)
+    except Exception:  # noqa: BLE001 - the interpreter would print it too, with the secrets in it
+        sys.stderr.write(without_secrets(traceback.format_exc()))
+        sys.exit(1)
 
 
 def send(pipe: Connection, message: object) -> None:

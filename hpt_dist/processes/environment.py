@@ -7,9 +7,13 @@ starters who belongs together. A trial's key does not hold them, so they end her
 from __future__ import annotations
 
 import os
+import pwd
+import stat
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 # What programs and people need: places, languages, certificates, proxies.
 _SYSTEM = (
@@ -79,6 +83,33 @@ def threads(count: int) -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": "1",  # numpy's and scipy's, whose matrices here are small
         "GOMP_SPINCOUNT": "10000",
     }
+
+
+def provide_home() -> None:
+    """Give this process a home and a name where its user has none, as in many containers.
+
+    Libraries look for both when they are imported. A home that `/etc/passwd` does not know and
+    nobody can write to, such as `/`, counts as none.
+    """
+    uid = os.getuid()
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        if not os.access(os.environ.get("HOME") or "/nowhere", os.W_OK | os.X_OK):
+            os.environ["HOME"] = str(_made_home(uid))
+        if not any(os.environ.get(name) for name in ("LOGNAME", "USER")):
+            os.environ["LOGNAME"] = os.environ["USER"] = str(uid)
+
+
+def _made_home(uid: int) -> Path:
+    """Return a folder of this user's alone: others may make files of any name beside it."""
+    folder = Path(tempfile.gettempdir(), f"hpt-dist-home-{uid}")
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    if stat.S_ISDIR(status.st_mode) and status.st_uid == uid and not status.st_mode & 0o077:
+        return folder
+    return Path(tempfile.mkdtemp(prefix="hpt-dist-home-"))
 
 
 @contextmanager

@@ -1,21 +1,29 @@
-"""What processes print: any text on any terminal, and nothing that the terminal would obey."""
+"""What processes print: any text on any terminal, nothing that it would obey, and no secret."""
 
 from __future__ import annotations
 
 import io
 import logging
 import sys
+import traceback
+from types import TracebackType
 from typing import TextIO
 
+from hpt_dist.errors.secrets import without_secrets
 from hpt_dist.page import printable
 
 
-class PrintableFormatter(logging.Formatter):
-    """Formats log lines whose texts, such as names of other people's files, are safe to show."""
+def safe(text: str) -> str:
+    """Return a text as it may be shown: printable, and without secrets."""
+    return printable(without_secrets(text))
+
+
+class SafeFormatter(logging.Formatter):
+    """Formats log lines as they may be shown."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record, and its traceback."""
-        return printable(super().format(record))
+        return safe(super().format(record))
 
 
 def encode_any_text() -> None:
@@ -38,5 +46,18 @@ def log_lines(
         force: print them nowhere else; without it nothing changes where they are printed already.
     """
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(PrintableFormatter(form, dates))
+    handler.setFormatter(SafeFormatter(form, dates))
     logging.basicConfig(level=level, handlers=[handler], force=force)
+
+
+def guard_errors() -> None:
+    """Print lines without a log's handler, and the error that ends the process, as safely."""
+    sys.excepthook = _print_traceback
+    if logging.lastResort:
+        logging.lastResort.setFormatter(SafeFormatter())
+
+
+def _print_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    sys.stderr.write(safe("".join(traceback.format_exception(kind, error, trace))))

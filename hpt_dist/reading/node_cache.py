@@ -244,8 +244,8 @@ def _default_folder() -> Path:
     named = os.environ.get("HPT_CACHE")
     if named:  # perhaps a node's scratch folder, which other users share
         return local_path(named).absolute() / f"hpt-dist-{os.geteuid()}"
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return base.expanduser() / "hpt-dist" / "shards"
+    base = local_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return base / "hpt-dist" / "shards"
 
 
 class _GivenUpError(Exception):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
 import math
 import os
@@ -14,9 +13,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
 from hpt_dist.errors import HptError, RequestError
+from hpt_dist.errors.secrets import without_secrets
 from hpt_dist.slurm import container
 from hpt_dist.slurm.placement import Placement
 from hpt_dist.slurm.profile import Profile
@@ -111,12 +112,16 @@ def failures_are_final() -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - any failure is final
         _note_of_start("failed")
-        if not isinstance(error, HptError):
-            raise
-        log.error("%s", error)  # noqa: TRY400 - no bug, so no traceback
+        # submitit would write the traceback of a bug as it is, also to a file beside the log.
+        log.error("%s", without_secrets(_text_of(error)))  # noqa: TRY400
         sys.exit(1)
+
+
+def _text_of(error: Exception) -> str:
+    """Return the message of an error, or the traceback of a bug."""
+    return str(error) if isinstance(error, HptError) else "".join(format_exception(error))
 
 
 def _note_of_start(what: str) -> None:
@@ -132,7 +137,7 @@ def queue() -> list[Queued]:
     Raises:
         HptError: Slurm is not here, or does not answer.
     """
-    wanted = ("--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T|%r|%j")
+    wanted = ("--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r|%j")
     rows = [line.split("|", 3) for line in call("squeue", *wanted).splitlines()]
     return [Queued(id_, name, state, reason) for id_, state, reason, name in rows]
 

@@ -22,9 +22,12 @@ from hpt_dist.recipe.validation import validated
 from hpt_dist.recipe.yaml_document import KeyPath, read, refuse_variables
 from hpt_dist.slurm.container import PYTHON, Container, matching
 
-# What a job needs in order to find its programs and to speak its user's language.
-_ALWAYS = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TZ")
-
+# What a job needs in order to find its programs, to speak its user's language, and to reach the
+# MLflow that its order names without the password.
+_ALWAYS = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TZ"),
+    "MLFLOW_TRACKING_URI",
+)
 
 _Name = Annotated[str, matching(r"[A-Za-z0-9_][\w.,@+-]*", "a name of letters, digits and _.,@+-")]
 _Constraint = Annotated[

@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from hpt_dist.errors import RequestError
+from hpt_dist.errors.secrets import public_address
 from hpt_dist.store.base import Store, checked
 from hpt_dist.store.folder import FolderStore
 from hpt_dist.store.paths import local_path
@@ -18,8 +19,15 @@ def open_store(uri: str) -> Store:
     AWS_MAX_ATTEMPTS and so on.
 
     Raises:
-        RequestError: if the URI is none of these.
+        RequestError: if the URI is none of these, or holds a password or a key.
     """
+    if public_address(uri) != uri:
+        raise RequestError(
+            "the URI of a store holds a password or a key, which would be written down",
+            where=uri,
+            allowed="s3://bucket/prefix",
+            fix="take it out; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+        )
     try:
         parts = urlsplit(uri)
         if "\0" in uri:

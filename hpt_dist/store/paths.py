@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import unquote
 
 from hpt_dist.errors import RequestError
 from hpt_dist.store.base import Store
@@ -13,11 +14,12 @@ LEASE = "lease.json"
 # Why the last process of a trial ended without a result.
 FAILURE = "failure.json"
 LAUNCHES = "launches"
+_SQLITE = "sqlite:///"
 # The lease of whoever submits jobs for a store, or takes back what was noted of them.
 SUBMITTING = f"{LAUNCHES}/submitting"
 
 
-def local_path(text: str) -> Path:
+def local_path(text: Path | str) -> Path:
     """Return the path that a text names, with `~` and `~user` in full.
 
     Raises:
@@ -27,7 +29,7 @@ def local_path(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:
         what = f"~ stands for no folder: {error}"
-        raise RequestError(what, where=text, fix="write the path in full") from error
+        raise RequestError(what, where=str(text), fix="write the path in full") from error
 
 
 def stage_prefix(key: str) -> str:
@@ -62,4 +64,11 @@ def trial_folder(work: Path, key: str) -> Path:
 
 def default_tracking_uri(work: Path) -> str:
     """Return the URI of the SQLite database that MLflow uses if no server is configured."""
-    return f"sqlite:///{work}/mlflow.db"
+    path = str(work / "mlflow.db")
+    return f"{_SQLITE}{path.translate({ord(sign): f'%{ord(sign):02X}' for sign in '%?#'})}"
+
+
+def tracking_database(tracking_uri: str) -> Path | None:
+    """Return the file of a SQLite database that MLflow uses; None for any other address."""
+    path, _, _ = tracking_uri.removeprefix(_SQLITE).partition("?")
+    return Path(unquote(path)).absolute() if tracking_uri.startswith(_SQLITE) else None

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hpt_dist.errors import HptError
 from hpt_dist.store import files
+from hpt_dist.store.paths import tracking_database
+from hpt_dist.tracking.address import reached
 from hpt_dist.tracking.metrics_file import Line
 
 if TYPE_CHECKING:
@@ -33,6 +35,10 @@ TIMEOUT_VARIABLE = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 TIMEOUT_S = 5
 SLOWEST_UPLOAD = 1 << 20  # bytes/s
 SLOWEST_DOWNLOAD_S = 60  # until the first bytes come, where a server fetches them first
+_LOGIN = (
+    "log in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_URI to "
+    "the address with both"
+)
 
 # With MLflow's own settings a call to a dead server blocks for minutes. Its errors reach us as
 # exceptions, so its own lines would only break the progress bars.
@@ -81,7 +87,7 @@ def initialise(tracking_uri: str) -> None:
         HptError: MLflow failed; the parent functions below raise it too.
     """
     with explaining(tracking_uri):
-        if database := _database(tracking_uri):
+        if database := tracking_database(tracking_uri):
             database.parent.mkdir(parents=True, exist_ok=True)
         _client(tracking_uri).search_experiments(max_results=1)
 
@@ -135,7 +141,8 @@ def download(tracking_uri: str, uri: str, folder: Path) -> Path:
 
         with _patience(SLOWEST_DOWNLOAD_S):
             place = _place_of(client, uri)
-            return Path(download_artifacts(place, dst_path=str(folder), tracking_uri=tracking_uri))
+            copy = download_artifacts(place, dst_path=str(folder), tracking_uri=client.tracking_uri)
+            return Path(copy)
     except Exception as error:
         raise HptError(
             f"MLflow did not give the artifact: {type(error).__name__}: {error}",
@@ -150,11 +157,11 @@ def explaining(tracking_uri: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise HptError(
-            f"MLflow failed: {type(error).__name__}: {error}",
-            where=tracking_uri,
-            fix="start it or correct its address; nothing is lost, `hpt-dist sync` sends the rest",
-        ) from error
+        what = f"MLflow failed: {type(error).__name__}: {error}"
+        refused = re.search("error code 40[13]|UNAUTHENTICATED|PERMISSION_DENIED", what)
+        fix = _LOGIN if refused else "start it or correct its address"
+        lost = "nothing is lost, `hpt-dist sync` sends the rest"
+        raise HptError(what, where=tracking_uri, fix=f"{fix}; {lost}") from error
 
 
 class MlflowRun:
@@ -234,19 +241,14 @@ def set_environment() -> None:
 
 def _client(tracking_uri: str) -> MlflowClient:
     set_environment()
-    if database := _database(tracking_uri):
+    if database := tracking_database(tracking_uri):
         database.parent.mkdir(exist_ok=True)
     logging.getLogger("urllib3.connectionpool").setLevel(
         logging.ERROR
     )  # else a line for each retry
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri)
-
-
-def _database(tracking_uri: str) -> Path | None:
-    path = tracking_uri.removeprefix("sqlite:///")
-    return None if path == tracking_uri else Path(path).absolute()
+    return MlflowClient(reached(tracking_uri))
 
 
 def _run_of(tracking_uri: str, run_id: str) -> MlflowRun:
@@ -283,7 +285,7 @@ def _open_experiment(client: MlflowClient, tracking_uri: str, identity: RunIdent
     from mlflow.exceptions import MlflowException
 
     location = identity.artifact_location
-    if location is None and (database := _database(tracking_uri)):
+    if location is None and (database := tracking_database(tracking_uri)):
         # MLflow's own default is a folder below wherever each process happens to run.
         location = (database.parent / "mlartifacts").as_uri()
     experiment = client.get_experiment_by_name(identity.experiment)

@@ -5,7 +5,8 @@ A run's work folder holds
     metrics.jsonl   a line {"step": int, "time": unix, "metrics": {...}} for each log()
     artifacts/      files to show beside the metrics
     run.json        the run's own record: identity, MLflow's address, status
-    mlflow.json     MLflow's state: run id, stamps of uploaded artifacts; may be lost
+    mlflow.json     MLflow's state: run id, stamps of uploaded artifacts, the status if it has all
+                    of the run; may be lost
 
 The truth is in memory, and in the state that training resumes from: `points` and `restore`. The
 folder is a copy on its way to MLflow. If its disk or MLflow fails, training neither waits nor
@@ -37,6 +38,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Self
 
 from hpt_dist.errors import HptError
+from hpt_dist.errors.secrets import public_address
 from hpt_dist.store import Content, files, records
 from hpt_dist.store.records import DamagedRecordError
 from hpt_dist.tracking.metrics_file import Line, kept_until, last_steps, read_lines
@@ -60,6 +62,7 @@ __all__ = [
     "Status",
     "SyncResult",
     "Tracker",
+    "has_arrived",
     "initialise",
     "is_unfinished",
     "log_parent",
@@ -211,7 +214,7 @@ class Tracker:
                 if self._settled.is_set():
                     shipper.ship()
                 if closing:
-                    shipper.run.set_status(self._record.status, self._record.ended)
+                    shipper.end(self._record)
                     self._is_behind = False
                     return
                 failures, pause_s = 0, SHIP_EVERY_S
@@ -283,6 +286,28 @@ def complete(folder: Path, points: bytes) -> None:
             files.replace(path, points)
 
 
+def has_arrived(folder: Path, tracking_uri: str) -> bool | None:
+    """Return whether MLflow has all of an ended run.
+
+    Args:
+        folder: the run's work folder.
+        tracking_uri: MLflow's address.
+
+    Returns:
+        None if nothing of the run is in the folder: another machine ran it.
+    """
+    try:
+        record, shipped = _RunRecord.read(folder), _Shipped.read(folder / SHIPPED)
+    except DamagedRecordError:
+        return False
+    if record is None:
+        return None
+    if record.public_uri != public_address(tracking_uri) or not shipped.run_id:
+        return False
+    # Older versions noted no status.
+    return (shipped.status or record.status) == record.status != "RUNNING"
+
+
 def sync(
     folder: Path,
     *,
@@ -324,7 +349,7 @@ def _synced(
     with explaining(record.tracking_uri):
         shipper = _Shipper(folder, record, record.tracking_uri)
         shipper.ship()
-        shipper.run.set_status(record.status, record.ended)
+        shipper.end(record)
     return SyncResult(shipper.run.id, record.status, shipper.points, shipper.artifacts)
 
 
@@ -338,6 +363,11 @@ class _RunRecord:
     started: float
     ended: float | None = None
 
+    @property
+    def public_uri(self) -> str | None:
+        """MLflow's address without secrets, which a record of an older version may hold."""
+        return self.tracking_uri and public_address(self.tracking_uri)
+
     @classmethod
     def read(cls, folder: Path) -> Self | None:
         path = folder / RECORD
@@ -346,7 +376,8 @@ class _RunRecord:
         return records.decoded(path.read_bytes(), cls, where=str(path), fix=_RECORD_FIX)
 
     def write(self, folder: Path) -> None:
-        _replace(folder, RECORD, json.dumps(dataclasses.asdict(self), indent=1).encode())
+        values = dataclasses.asdict(self) | {"tracking_uri": self.public_uri}
+        _replace(folder, RECORD, json.dumps(values, indent=1).encode())
 
 
 def _first_start(folder: Path) -> float:
@@ -365,6 +396,7 @@ class _Shipped:
 
     run_id: str = ""
     artifacts: Mapping[str, str] = field(default_factory=dict)
+    status: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -382,6 +414,7 @@ class _Shipper:
         self.run = open_run(tracking_uri, record.identity, record.started)
         self.points = self.artifacts = 0
         self._folder = folder
+        self._status: Status = "RUNNING"
         self._position = 0  # of the next line of metrics, in bytes
         known = _Shipped.read(folder / SHIPPED)
         self._stamps = dict(known.artifacts) if known.run_id == self.run.id else {}
@@ -400,6 +433,12 @@ class _Shipper:
             if path.is_file() and not path.match(files.partial(Path("*")).name):
                 self._ship_artifact(path, path.relative_to(folder).as_posix())
 
+    def end(self, record: _RunRecord) -> None:
+        """Give the run its final status, and note that MLflow has all of it."""
+        self.run.set_status(record.status, record.ended)
+        self._status = record.status
+        self._note()
+
     def _ship_artifact(self, path: Path, name: str) -> None:
         file = path.stat()
         stamp = f"{file.st_size} bytes at {file.st_mtime_ns} ns"
@@ -410,5 +449,5 @@ class _Shipper:
             self._note()
 
     def _note(self) -> None:
-        state = {"run_id": self.run.id, "artifacts": self._stamps}
+        state = {"run_id": self.run.id, "artifacts": self._stamps, "status": self._status}
         _replace(self._folder, SHIPPED, json.dumps(state, indent=1).encode())

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpt_dist import __version__
 from hpt_dist.errors import HptError, Interrupted, StoreError, TrainingError
+from hpt_dist.errors.secrets import without_secrets
 from hpt_dist.recipe import plugins
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store, committed, files, lease, marker, open_store
@@ -240,7 +241,8 @@ def run(
 
 
 def _note_failure(root: Store, error: BaseException) -> None:
-    root.put(FAILURE, _json({"error": str(error) or type(error).__name__}))
+    message = without_secrets(str(error)) or type(error).__name__
+    root.put(FAILURE, _json({"error": message}))
 
 
 def _perform(

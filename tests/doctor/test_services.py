@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import sqlite3
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from email.utils import formatdate
 from pathlib import Path
 from time import time
 
 import pytest
+from answering import answering
 from services import S3Server, free_ports
 
 from hpt_dist import store
@@ -157,42 +156,18 @@ def test_an_s3_endpoint_that_nobody_serves_is_a_fault(monkeypatch: pytest.Monkey
     assert not named(findings, "datasets")
 
 
-@contextmanager
-def answering(status: int, date: str | None = None) -> Iterator[str]:
-    """Serve one status, and perhaps a wrong time, at a free port."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response_only(status)
-            if date:
-                self.send_header("Date", date)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        do_HEAD = do_PUT = do_DELETE = do_GET  # noqa: N815  http.server's names
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
 def test_a_wrong_clock_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    with answering(403, formatdate(time() - 1000, usegmt=True)) as endpoint:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    date = formatdate(time() - 1000, usegmt=True)
+    with answering(403, headers={"Date": date}) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.address)
         findings = examine("s3://bucket/prefix", "")
     # The header has whole seconds, and asking takes some time.
     assert any(f"{seconds} s" in fault(findings, "clock").says for seconds in range(999, 1010))
 
 
 def test_missing_credentials_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    with answering(403, formatdate(usegmt=True)) as endpoint:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    with answering(403, headers={"Date": formatdate(usegmt=True)}) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.address)
         findings = examine("s3://bucket/prefix", "")
     assert named(findings, "clock")[0].ok
     assert "AWS_ACCESS_KEY_ID" in fault(findings, "store").fix
@@ -230,10 +205,25 @@ def test_a_dead_mlflow_server_is_a_fault(tmp_path: Path) -> None:
     [port] = free_ports(1)
     found = fault(examine(str(tmp_path), f"http://127.0.0.1:{port}"), "mlflow")
     assert "Connection refused" in found.says
-    with answering(500) as address:
-        assert "HTTP 500" in fault(examine(str(tmp_path), address), "mlflow").says
-    with answering(200) as address:
-        assert named(examine(str(tmp_path), address), "mlflow")[0].ok
+    with answering(500) as server:
+        assert "HTTP 500" in fault(examine(str(tmp_path), server.address), "mlflow").says
+    with answering() as server:
+        assert named(examine(str(tmp_path), server.address), "mlflow")[0].ok
+
+
+def test_a_password_reaches_mlflow_and_no_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "")
+    with answering() as server:
+        address = server.address.replace("://", "://ada:planted@")
+        (found,) = named(examine(str(tmp_path), address), "mlflow")
+    assert (found.ok, found.says) == (True, f"{server.address} answers")
+    assert server.logins == ["Basic YWRhOnBsYW50ZWQ="]
+    (found,) = named(examine(str(tmp_path), address), "mlflow")
+    assert "planted" not in found.says
+    assert server.address in found.says
 
 
 @pytest.mark.parametrize("uri", ["./mlruns", "file:///mlruns"])

@@ -120,7 +120,7 @@ def test_logs_and_tracebacks_hold_no_secret(monkeypatch: pytest.MonkeyPatch) -> 
     assert "ValueError: ***" in Formatter().format(record)
     assert "planted" not in Formatter().format(record)
     code = (
-        "import logging; from hpt_dist.errors.secrets import guard_errors; guard_errors();"
+        "import logging; from hpt_dist.processes.output import guard_errors; guard_errors();"
         "logging.getLogger().warning('planted-value');"
         "raise KeyError('http://ada:planted@h')"
     )

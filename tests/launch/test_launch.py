@@ -284,6 +284,9 @@ def test_mlflow_out_of_reach_costs_nothing(store, tmp_path):
     only = ["--only", "hpt", "--tracking-uri", nowhere]
     said = hpt("launch", str(recipe), *only, store=str(store))
     assert "done    hpt" in said
+    assert f"3 of 3 runs are not in MLflow at {nowhere} yet; to send them: " in said
+    assert " sync tiny-" in said
+    assert "the runs are in MLflow" not in said
     hpt("sync", "tiny", "--tracking-uri", f"sqlite:///{store}/later.db", store=str(store))
     with sqlite3.connect(store / "later.db") as database:
         rows = database.execute(

@@ -75,7 +75,8 @@ class Site:
     @property
     def environment(self) -> dict[str, str]:
         work = {"HPT_WORK": str(self.folder / "my work"), "AWS_SECRET_ACCESS_KEY": SECRET}
-        return self.slurm.environment | work
+        mlflow = {"MLFLOW_TRACKING_URI": f"http://ada:{SECRET}@127.0.0.1:9"}
+        return self.slurm.environment | work | mlflow
 
     def profile(self, text: str = DEV) -> Path:
         file = self.folder / "cluster.yaml"
@@ -169,6 +170,7 @@ def test_jobs_on_two_nodes_write_what_one_process_writes(site, photos, tmp_path)
     # The jobs get the variables that the profile names, and only those.
     variables = dict(line.partition("=")[::2] for line in seen.read_text().splitlines())
     assert variables["AWS_SECRET_ACCESS_KEY"] == SECRET
+    assert SECRET in variables["MLFLOW_TRACKING_URI"]
     assert variables["HPT_SETUP"] == "1"
     assert "HPT_CORES" in variables
     assert "PYTHONWARNINGS" not in variables
