@@ -29,8 +29,9 @@ from hpt_dist.errors import RequestError
 from hpt_dist.images import depth
 from hpt_dist.images.formats import Encoding
 from hpt_dist.launch import on_slurm, shard_jobs
-from hpt_dist.launch.shard_jobs import Sharding, ShardingRequest
-from hpt_dist.launch.survey import dataset_store
+from hpt_dist.launch.lookup import dataset_store
+from hpt_dist.launch.shard_jobs import Sharding
+from hpt_dist.launch.sharding import ShardingRequest
 from hpt_dist.slurm import profile
 from hpt_dist.sources import Source, understood
 from hpt_dist.store import open_store

@@ -12,28 +12,18 @@ deletes it all; the note of the jobs is the last to go.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import math
-import os
 import re
-import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from hpt_dist import sources
-from hpt_dist.datasets import shards
-from hpt_dist.datasets.shard_plan import ShardToWrite
-from hpt_dist.errors import HptError, RequestError, StoreError
-from hpt_dist.errors.secrets import without_secrets
-from hpt_dist.images.formats import Encoding
+from hpt_dist.errors import HptError, RequestError
 from hpt_dist.launch import on_slurm
 from hpt_dist.launch.on_slurm import Site
+from hpt_dist.launch.sharding import ShardingPart, ShardingRequest
 from hpt_dist.launch.survey import looked_up
 from hpt_dist.slurm import commands as slurm
 from hpt_dist.slurm import jobs as slurm_jobs
@@ -42,9 +32,8 @@ from hpt_dist.slurm.jobs import Array
 from hpt_dist.slurm.placement import Placement
 from hpt_dist.sources import Source
 from hpt_dist.store import Store, lease, marker, open_store, records
-from hpt_dist.store.paths import DONE, FAILURE, LEASE, SUBMITTING, sharding_prefix
+from hpt_dist.store.paths import DONE, FAILURE, LEASE, sharding_prefix
 from hpt_dist.store.records import Count, DamagedRecordError
-from hpt_dist.trial import starts
 from hpt_dist.trial.records import failure
 
 _SPEC = "spec.json"
@@ -54,165 +43,6 @@ _PATIENCE_S = 600.0
 _SHOWN = 5
 # What srun and the shell add to a job's log after its own last words.
 _NOISE = re.compile("srun: |Terminated|Killed")
-
-
-@dataclass(frozen=True)
-class ShardingRequest:
-    """What is sharded, in values that mean the same on every node.
-
-    Args:
-        source: what `sources.open_source` takes.
-        folder: where relative paths in `source` and `root` begin.
-        store: URI of the store.
-        name: of the dataset.
-        shard_bytes: see `shards.write_dataset`.
-        max_bad: see `shards.write_dataset`.
-        encoding: how images are stored.
-        root: see `sources.open_source`; empty for none.
-        replace: see `shards.write_dataset`.
-        layout: see `sources.open_source`.
-        group_by: see `sources.open_source`.
-    """
-
-    source: str
-    folder: str
-    store: str
-    name: str
-    shard_bytes: int
-    max_bad: int
-    encoding: Encoding
-    root: str = ""
-    replace: bool = False
-    layout: str = ""
-    group_by: str | None = None
-
-    @property
-    def id(self) -> str:
-        """The name of its jobs and their folders: one for each dataset of each store."""
-        place = hashlib.sha256(f"{self.store}\n{self.name}".encode()).hexdigest()
-        return f"shard-{slurm.plain(self.name)}-{place[:12]}"
-
-    def open_source(self) -> Source:
-        """Open the images."""
-        root = Path(self.root) if self.root else None
-        return sources.open_source(self.source, root, layout=self.layout, group_by=self.group_by)
-
-    def check(self, store: Store, source: Source) -> list[ShardToWrite]:
-        """Return the planned shards of what `open_source` returned, or refuse as `write` would."""
-        return shards.check(
-            source,
-            store,
-            self.name,
-            shard_bytes=self.shard_bytes,
-            encoding=self.encoding,
-            replace=self.replace,
-        )
-
-    def write(
-        self,
-        source: Source,
-        store: Store,
-        workers: int,
-        progress: Callable[[shards.Progress], None],
-        part: int | None = None,
-        parts: int = 1,
-    ) -> None:
-        """Write one part; or, without a part, what is left and the manifest.
-
-        Args:
-            source: the opened one.
-            store: its own, opened.
-            workers: see `shards.write_dataset`.
-            progress: see `shards.write_dataset`.
-            part: which one; None for the rest.
-            parts: how many there are.
-        """
-        where = (source, store, self.name)
-        options: dict[str, Any] = {
-            "shard_bytes": self.shard_bytes,
-            "max_bad": self.max_bad,
-            "encoding": self.encoding,
-            "replace": self.replace,
-            "workers": workers,
-            "progress": progress,
-        }
-        if part is None:
-            shards.write_dataset(*where, **options)
-        else:
-            shards.write_part(*where, part, parts, **options)
-
-
-@dataclass(frozen=True)
-class ShardingPart:
-    """What one job does: write one part, or, without a part, what is left and the manifest.
-
-    Args:
-        request: what is sharded.
-        key: under which the job is noted.
-        workers: processes that write shards.
-        requeue_limit: restarts in a row that may finish no shard.
-        part: which one; None for the merge.
-        parts: how many there are.
-    """
-
-    request: ShardingRequest
-    key: str
-    workers: int
-    requeue_limit: int
-    part: int | None
-    parts: int
-
-    def __call__(self) -> None:
-        """Do it, in a job's own process; exit 1 where it fails."""
-        # submitit lets SIGTERM pass, and Slurm then waits for a while and kills.
-        signal.signal(signal.SIGTERM, lambda *_: self.checkpoint())
-        if Path(self.request.folder).is_dir():
-            os.chdir(self.request.folder)
-        with slurm.failures_are_final():
-            store = marker.existing(open_store(self.request.store))
-            self._write(store)
-            if self.part is None:
-                self._put_away(store)
-
-    def checkpoint(self) -> NoReturn:
-        """Answer the signal before the job's end, which submitit takes: another start goes on."""
-        slurm.go_on()
-        sys.exit(slurm.AGAIN)
-
-    def _write(self, store: Store) -> None:
-        root = store.at(sharding_prefix(self.key))
-        job, term = slurm.job_id(), slurm.restarts()
-
-        def note(progress: shards.Progress) -> None:
-            if progress.images == progress.reused:  # nothing is done yet
-                starts.note(root, progress.reused, job, self.requeue_limit, "image")
-            held.beat(images=progress.images)
-            if held.is_lost:
-                held.check()
-
-        with lease.hold(root, LEASE, job=job, restarts=term, patience_s=math.inf) as held:
-            root.delete(FAILURE)
-            try:
-                source = self.request.open_source()
-                self.request.write(source, store, self.workers, note, self.part, self.parts)
-                held.check()
-            except lease.LeaseLostError:
-                raise
-            except Exception as error:
-                message = without_secrets(str(error)) or type(error).__name__
-                with contextlib.suppress(StoreError):
-                    root.put(FAILURE, json.dumps({"error": message}).encode())
-                raise
-            root.put(DONE, b"")
-
-    def _put_away(self, store: Store) -> None:
-        """Delete what was noted of the jobs, while nobody submits others."""
-        root = store.at(sharding_prefix(self.request.id))
-        with lease.hold(store, SUBMITTING, patience_s=math.inf):
-            # Without its lease, a process that lives on where Slurm has lost it stops.
-            for info in list(root.list()):
-                root.delete(info.path)
-            slurm_jobs.forget(store, self.request.id)
 
 
 @dataclass(frozen=True)

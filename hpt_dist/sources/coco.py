@@ -38,6 +38,7 @@ from hpt_dist.sources.sample import (
     Sample,
     file_sample,
     hash_split,
+    is_file,
 )
 
 _ROBOFLOW = "_annotations.coco.json"
@@ -172,7 +173,7 @@ def _folder_of(file: Path, contents: _CocoFile) -> Path:
     beside = file.parent
     usual = [beside, beside / "images", beside.parent / "images"]
     for folder in usual:
-        if contents.images and (folder / contents.images[0].file_name).is_file():
+        if contents.images and is_file(folder / contents.images[0].file_name):
             return folder
     first = contents.images[0].file_name if contents.images else ""
     raise RequestError(
@@ -228,7 +229,7 @@ class _CocoListing:
                 self._problems.add(where, f"{relative!r} is listed twice")
                 continue
             path = folder / image.file_name
-            if not path.is_file():
+            if not is_file(path):
                 self._problems.add(where, f"no such file: {str(path)!r}")
                 continue
             boxes = None if objects is None else objects[image.id]

@@ -183,6 +183,16 @@ def read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def is_file(path: Path) -> bool:
+    """Return whether a file is there; there is none of a name that is too long for one."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
+
+
 def printable(text: str) -> str:
     """Return a name or path of a file as UTF-8 without control characters; others are escaped."""
     text = text.encode("utf-8", "backslashreplace").decode()

@@ -147,6 +147,8 @@ def _members(folder: Path, image_set: str, images: Container[str]) -> list[str]:
     path = folder / "ImageSets" / "Main" / f"{image_set}.txt"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise RequestError("is no UTF-8 text", where=str(path), fix="save it as UTF-8") from error
     except OSError as error:
         names = sorted(one.stem for one in path.parent.glob("*.txt"))
         raise RequestError(

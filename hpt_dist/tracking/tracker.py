@@ -25,43 +25,52 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
-import json
 import logging
 import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, Self
 
-from hpt_dist.errors import HptError
-from hpt_dist.errors.secrets import public_address
-from hpt_dist.store import Content, files, records
-from hpt_dist.store.records import DamagedRecordError
+from hpt_dist.store import files
 from hpt_dist.tracking.metrics_file import Line, kept_until, last_steps, read_lines
 from hpt_dist.tracking.mlflow_run import (
     FinalStatus,
     RunIdentity,
     Status,
-    explaining,
     initialise,
     log_parent,
     open_parent,
-    open_run,
     set_environment,
     set_status,
 )
+from hpt_dist.tracking.run_folder import (
+    ARTIFACTS,
+    METRICS,
+    RECORD,
+    SHIPPED,
+    RunRecord,
+    complete,
+    first_start,
+    has_arrived,
+    is_unfinished,
+    replace_file,
+)
+from hpt_dist.tracking.shipper import Shipper, SyncResult, sync
 
 __all__ = [
+    "ARTIFACTS",
+    "METRICS",
+    "RECORD",
+    "SHIPPED",
     "FinalStatus",
     "Line",
     "RunIdentity",
     "Status",
     "SyncResult",
     "Tracker",
+    "complete",
     "has_arrived",
     "initialise",
     "is_unfinished",
@@ -72,11 +81,8 @@ __all__ = [
     "sync",
 ]
 
-METRICS, ARTIFACTS, RECORD, SHIPPED = "metrics.jsonl", "artifacts", "run.json", "mlflow.json"
 SHIP_EVERY_S = 2.0
 MOST_DOUBLINGS = 5  # of that pause while MLflow is down: about a minute
-LINES_AT_ONCE = 1000
-_RECORD_FIX = "delete it, unless the trial runs; nothing more of this run then gets to MLflow"
 
 logger = logging.getLogger(__name__)
 
@@ -105,8 +111,8 @@ class Tracker:
         path = folder / METRICS
         with files.in_work_folder(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            started = _first_start(folder)
-            self._record = _RunRecord(identity, tracking_uri, "RUNNING", started)
+            started = first_start(folder)
+            self._record = RunRecord(identity, tracking_uri, "RUNNING", started)
             self._record.write(folder)
             self._points = bytearray(kept_until(path, resume_step) if path.exists() else b"")
             self._file = self._rewritten()
@@ -157,7 +163,7 @@ class Tracker:
 
     def _rewritten(self) -> FileIO:
         """Write the file anew, and return it opened for what follows."""
-        _replace(self._folder, METRICS, self._points)
+        replace_file(self._folder, METRICS, self._points)
         self._written = len(self._points)
         return (self._folder / METRICS).open("ab", buffering=0)
 
@@ -172,7 +178,7 @@ class Tracker:
         if path.is_absolute() or ".." in path.parts:
             raise ValueError(f"artifact {name!r} would lie outside its run")
         with _forgiving_disk(self._folder / ARTIFACTS / path):
-            _replace(self._folder, f"{ARTIFACTS}/{path}", data)
+            replace_file(self._folder, f"{ARTIFACTS}/{path}", data)
 
     def finish(self, status: FinalStatus, timeout_s: float = 15) -> None:
         """Record how the run ended, and let MLflow catch up.
@@ -203,13 +209,13 @@ class Tracker:
 
     def _ship(self, tracking_uri: str) -> None:
         """Upload new lines and artifacts to MLflow periodically, until closed or out of time."""
-        shipper: _Shipper | None = None
+        shipper: Shipper | None = None
         failures, pause_s = 0, 0.0
         while time.monotonic() < self._deadline:
             closing = self._closing.wait(pause_s)
             try:
                 if shipper is None:
-                    shipper = _Shipper(self._folder, self._record, tracking_uri)
+                    shipper = Shipper(self._folder, self._record, tracking_uri)
                     shipper.run.set_status("RUNNING")
                 if self._settled.is_set():
                     shipper.ship()
@@ -230,18 +236,6 @@ class Tracker:
                 pause_s = SHIP_EVERY_S * 2 ** min(failures, MOST_DOUBLINGS)
 
 
-def _replace(folder: Path, name: str, data: Content) -> None:
-    """Replace a file of a run's work folder; raises OSError."""
-    _require(folder)
-    files.replace(folder / name, data)
-
-
-def _require(folder: Path) -> None:
-    """Raise if a run's work folder is gone: it may lie in a store that is away for a while."""
-    if not folder.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "the work folder is gone", str(folder))
-
-
 @contextlib.contextmanager
 def _forgiving_disk(path: Path) -> Iterator[None]:
     """Turn a disk error into a warning: training depends on its checkpoints alone."""
@@ -249,205 +243,3 @@ def _forgiving_disk(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         logger.warning("%s is not up to date: %s", path, error)
-
-
-class SyncResult(NamedTuple):
-    """The numbers that `sync` uploaded; `run_id` is None for a run without MLflow."""
-
-    run_id: str | None
-    status: Status
-    points: int
-    artifacts: int
-
-
-def is_unfinished(folder: Path) -> bool:
-    """Return whether a run started in a work folder and did not record its end."""
-    try:
-        record = _RunRecord.read(folder)
-    except DamagedRecordError as error:
-        logger.warning("%s: %s", error.problem.where, error.problem.what)
-        return False
-    return record is not None and record.status == "RUNNING"
-
-
-def complete(folder: Path, points: bytes) -> None:
-    """Give a work folder all points of a run that has finished, where its disk did not take them.
-
-    Args:
-        folder: the run's work folder.
-        points: the metrics.jsonl that the run committed.
-
-    Raises:
-        WorkFolderError: the folder cannot be written.
-    """
-    path = folder / METRICS
-    with files.in_work_folder(folder):
-        if not path.exists() or path.read_bytes() != points:
-            files.replace(path, points)
-
-
-def has_arrived(folder: Path, tracking_uri: str) -> bool | None:
-    """Return whether MLflow has all of an ended run.
-
-    Args:
-        folder: the run's work folder.
-        tracking_uri: MLflow's address.
-
-    Returns:
-        None if nothing of the run is in the folder: another machine ran it.
-    """
-    try:
-        record, shipped = _RunRecord.read(folder), _Shipped.read(folder / SHIPPED)
-    except DamagedRecordError:
-        return False
-    if record is None:
-        return None
-    if record.public_uri != public_address(tracking_uri) or not shipped.run_id:
-        return False
-    # Older versions noted no status.
-    return (shipped.status or record.status) == record.status != "RUNNING"
-
-
-def sync(
-    folder: Path,
-    *,
-    tracking_uri: str | None = None,
-    parent_run_id: str | None = None,
-    if_unfinished: FinalStatus = "FAILED",
-) -> SyncResult:
-    """Upload the missing rest of an ended run to MLflow, with its true status.
-
-    Args:
-        folder: the run's work folder.
-        tracking_uri: another MLflow than the recorded one.
-        parent_run_id: the launch's run, where MLflow was down at the launch.
-        if_unfinished: the status of a run that ended before it could record one.
-
-    Raises:
-        HptError: the folder's record is missing or damaged; MLflow, or the folder's disk, failed.
-    """
-    with files.in_work_folder(folder):
-        return _synced(folder, tracking_uri, parent_run_id, if_unfinished)
-
-
-def _synced(
-    folder: Path, tracking_uri: str | None, parent_run_id: str | None, if_unfinished: FinalStatus
-) -> SyncResult:
-    record = _RunRecord.read(folder)
-    if record is None:
-        raise HptError(f"there is no {RECORD}", where=str(folder), fix="launch the run first")
-    if record.status == "RUNNING":
-        last = max((line.time for line in read_lines(folder / METRICS)[0]), default=record.started)
-        record = dataclasses.replace(record, status=if_unfinished, ended=last)
-    if parent_run_id:
-        identity = dataclasses.replace(record.identity, parent_run_id=parent_run_id)
-        record = dataclasses.replace(record, identity=identity)
-    record = dataclasses.replace(record, tracking_uri=tracking_uri or record.tracking_uri)
-    record.write(folder)
-    if record.tracking_uri is None:
-        return SyncResult(None, record.status, 0, 0)
-    with explaining(record.tracking_uri):
-        shipper = _Shipper(folder, record, record.tracking_uri)
-        shipper.ship()
-        shipper.end(record)
-    return SyncResult(shipper.run.id, record.status, shipper.points, shipper.artifacts)
-
-
-@dataclass(frozen=True)
-class _RunRecord:
-    """The content of run.json; times are unix seconds."""
-
-    identity: RunIdentity
-    tracking_uri: str | None
-    status: Status
-    started: float
-    ended: float | None = None
-
-    @property
-    def public_uri(self) -> str | None:
-        """MLflow's address without secrets, which a record of an older version may hold."""
-        return self.tracking_uri and public_address(self.tracking_uri)
-
-    @classmethod
-    def read(cls, folder: Path) -> Self | None:
-        path = folder / RECORD
-        if not path.exists():
-            return None
-        return records.decoded(path.read_bytes(), cls, where=str(path), fix=_RECORD_FIX)
-
-    def write(self, folder: Path) -> None:
-        values = dataclasses.asdict(self) | {"tracking_uri": self.public_uri}
-        _replace(folder, RECORD, json.dumps(values, indent=1).encode())
-
-
-def _first_start(folder: Path) -> float:
-    """Return when a run began: the record of an earlier process knows, unless it is damaged."""
-    try:
-        previous = _RunRecord.read(folder)
-    except DamagedRecordError as error:
-        logger.warning("%s: %s; it is written anew", error.problem.where, error.problem.what)
-        previous = None
-    return previous.started if previous else time.time()
-
-
-@dataclass(frozen=True)
-class _Shipped:
-    """The content of mlflow.json."""
-
-    run_id: str = ""
-    artifacts: Mapping[str, str] = field(default_factory=dict)
-    status: str = ""
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        try:
-            return records.decoded(path.read_bytes(), cls, where=str(path))
-        except (DamagedRecordError, FileNotFoundError):
-            return cls()  # then everything is uploaded again
-
-
-class _Shipper:
-    """Uploads a work folder to its run, from the state that MLflow reports."""
-
-    def __init__(self, folder: Path, record: _RunRecord, tracking_uri: str) -> None:
-        _require(folder)
-        self.run = open_run(tracking_uri, record.identity, record.started)
-        self.points = self.artifacts = 0
-        self._folder = folder
-        self._status: Status = "RUNNING"
-        self._position = 0  # of the next line of metrics, in bytes
-        known = _Shipped.read(folder / SHIPPED)
-        self._stamps = dict(known.artifacts) if known.run_id == self.run.id else {}
-        self._note()
-
-    def ship(self) -> None:
-        """Send the lines and artifacts that came since the last call."""
-        while True:
-            lines, end = read_lines(self._folder / METRICS, self._position, LINES_AT_ONCE)
-            if not lines:
-                break
-            self.points += self.run.log(lines)
-            self._position = end
-        folder = self._folder / ARTIFACTS
-        for path in sorted(folder.rglob("*")):
-            if path.is_file() and not path.match(files.partial(Path("*")).name):
-                self._ship_artifact(path, path.relative_to(folder).as_posix())
-
-    def end(self, record: _RunRecord) -> None:
-        """Give the run its final status, and note that MLflow has all of it."""
-        self.run.set_status(record.status, record.ended)
-        self._status = record.status
-        self._note()
-
-    def _ship_artifact(self, path: Path, name: str) -> None:
-        file = path.stat()
-        stamp = f"{file.st_size} bytes at {file.st_mtime_ns} ns"
-        if self._stamps.get(name) != stamp:
-            self.run.upload(path, name)
-            self.artifacts += 1
-            self._stamps[name] = stamp
-            self._note()
-
-    def _note(self) -> None:
-        state = {"run_id": self.run.id, "artifacts": self._stamps, "status": self._status}
-        _replace(self._folder, SHIPPED, json.dumps(state, indent=1).encode())

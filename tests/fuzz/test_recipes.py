@@ -10,7 +10,7 @@ import pytest
 from hostile import Attempts, count
 from small import RECIPE
 
-from hpt_dist.launch.survey import facts
+from hpt_dist.launch.lookup import facts
 from hpt_dist.recipe import file, plan
 from hpt_dist.slurm import profile
 from hpt_dist.store import open_store

@@ -28,7 +28,8 @@ from hpt_dist.datasets.verify import strays
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.images.formats import AS_IT_IS
 from hpt_dist.launch import on_slurm, shard_jobs
-from hpt_dist.launch.shard_jobs import Sharding, ShardingPart, ShardingRequest
+from hpt_dist.launch.shard_jobs import Sharding
+from hpt_dist.launch.sharding import ShardingPart, ShardingRequest
 from hpt_dist.slurm import commands as slurm
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.slurm import profile

@@ -192,11 +192,11 @@ def test_planning_imports_neither_torch_nor_mlflow_nor_boto3():
 
 @pytest.mark.parametrize("target", ["sketch", "clip"])
 def test_the_papers_recipes_plan_at_full_scale_on_stand_ins(target, tmp_path):
-    from hpt_dist.launch import survey
+    from hpt_dist.launch import lookup
     from hpt_dist.store import open_store
 
     recipe = recipe_file.load(ROOT / f"recipes/real_to_{target}.yaml", environment={})
-    known = survey.facts(
+    known = lookup.facts(
         recipe, open_store(str(tmp_path)), ROOT / "recipes/stand_ins/domainnet.yaml"
     )
     trials = plan.make(recipe, known)
@@ -209,7 +209,7 @@ def test_the_papers_recipes_plan_at_full_scale_on_stand_ins(target, tmp_path):
 
 def test_a_dataset_may_lie_in_another_store(tmp_path):
     from hpt_dist.errors import RequestError
-    from hpt_dist.launch.survey import dataset_store
+    from hpt_dist.launch.lookup import dataset_store
 
     assert dataset_store("openmoji/line") == ("", "openmoji/line")
     assert dataset_store("s3://b/x/datasets/a/b") == ("s3://b/x", "a/b")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpt_dist.errors import HptError, RequestError
-from hpt_dist.launch.survey import facts
+from hpt_dist.launch.lookup import facts
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe.yaml_document import Document, fill
 from hpt_dist.slurm import profile

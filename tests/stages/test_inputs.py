@@ -11,7 +11,7 @@ from hpt_dist.datasets.fewshot import k_shot, n_labels
 from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.datasets.subset import Chooser, SubsetRule, write_subset
 from hpt_dist.errors import DataError, RecipeError
-from hpt_dist.launch import survey
+from hpt_dist.launch import lookup
 from hpt_dist.reading.stream import Pool, open_split
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe.plan import make
@@ -49,7 +49,7 @@ def choose(store, percent, seed=0, name="tenth"):
 
 def planned(store, text=RECIPE):
     recipe = recipe_file.parse(text, environment={})
-    return {trial.stage: trial for trial in make(recipe, survey.facts(recipe, store))}
+    return {trial.stage: trial for trial in make(recipe, lookup.facts(recipe, store))}
 
 
 def context(store, trial):

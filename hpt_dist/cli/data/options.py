@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hpt_dist.launch.survey import dataset_store
+from hpt_dist.launch.lookup import dataset_store
 from hpt_dist.store import Store, open_store
 
 UriArgument = Annotated[str, typer.Argument(help="A dataset: STORE/datasets/NAME")]

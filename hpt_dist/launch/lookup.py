@@ -1,0 +1,169 @@
+"""Every dataset and every file of weights that a recipe names, looked up."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from hpt_dist.datasets.manifest import read_manifest
+from hpt_dist.datasets.subset import Subset, read_subset
+from hpt_dist.errors import HptError, Problem, RecipeError, RequestError
+from hpt_dist.recipe import Spec, validation, yaml_document
+from hpt_dist.recipe.facts import DatasetFacts, Facts
+from hpt_dist.recipe.file import Recipe
+from hpt_dist.store import Store, open_store
+from hpt_dist.weights import source as weights_source
+
+
+class _StandIn(Spec):
+    """A dataset that is only assumed, to plan before the images are there."""
+
+    classes: Annotated[int, Field(ge=0, le=100_000)] = 0
+    images: Annotated[dict[str, Annotated[int, Field(ge=0)]], Field(max_length=100)]
+
+
+def facts(recipe: Recipe, store: Store, stand_ins: Path | None = None) -> Facts:
+    """Look up every dataset and every imported file that a recipe names.
+
+    Args:
+        recipe: what is asked for.
+        store: the recipe's own.
+        stand_ins: a YAML file that describes datasets that are not there yet.
+
+    Raises:
+        RecipeError: with every dataset and file that is missing.
+    """
+    assumed = _stand_ins(stand_ins) if stand_ins else {}
+    problems: list[Problem] = []
+    datasets, weights = {}, {}
+    subsets = _subsets_named(recipe)
+    for alias, reference in recipe.datasets.items():
+        try:
+            datasets[alias] = (
+                _assumed(reference, assumed[reference])
+                if reference in assumed
+                else _dataset(store, reference, subsets.get(alias, set()))
+            )
+        except HptError as error:
+            problems.append(located(error, recipe.where("datasets", alias)))
+    for stage, points in recipe.stages.items():
+        for source in {p.spec.imported for p in points} - {""}:
+            try:
+                weights[source] = weights_source.fingerprint(source, store)
+            except HptError as error:
+                problems.append(located(error, recipe.where("stages", stage, "weights")))
+    if problems:
+        raise RecipeError(problems)
+    return Facts(datasets, weights)
+
+
+def dataset_store(reference: str) -> tuple[str, str]:
+    """Split a dataset reference into (store URI or empty, name in that store).
+
+    A full URI is that of a dataset's folder: `<store>/datasets/<name>`.
+    """
+    if "://" not in reference and not reference.startswith(("/", "./", "../")):
+        return "", reference
+    uri, found, name = reference.rpartition("/datasets/")
+    if not found or not name.strip("/"):
+        raise RequestError(
+            f"{reference} is no dataset", allowed="NAME, or a URI like s3://bucket/x/datasets/NAME"
+        )
+    return uri, name.strip("/")
+
+
+def _subsets_named(recipe: Recipe) -> dict[str, set[str]]:
+    """Return the `split@subset` references of a recipe's stages by dataset alias."""
+    named: dict[str, set[str]] = {}
+    for points in recipe.stages.values():
+        for read in (read for point in points for read in point.spec.reads()):
+            alias, _, split = read.split.partition("/")
+            if "@" in split:
+                named.setdefault(alias, set()).add(split)
+    return named
+
+
+def _dataset(store: Store, reference: str, subset_names: Iterable[str]) -> DatasetFacts:
+    uri, name = dataset_store(reference)
+    store = open_store(uri) if uri else store
+    manifest = read_manifest(store, name)
+    splits = manifest.splits
+    subsets = {one: _subset(store, name, one) for one in sorted(subset_names)}
+    return DatasetFacts(
+        name=manifest.name,
+        store=uri,
+        digest=manifest.digest,
+        classes=len(manifest.classes),
+        images={name: split.images for name, split in splits.items()}
+        | {name: len(subset.keys) for name, subset in subsets.items()},
+        class_counts={name: tuple(split.class_counts) for name, split in splits.items()},
+        label=manifest.label,
+        class_names=hashlib.sha256("\n".join(manifest.classes).encode()).hexdigest(),
+        subsets={name: subset.digest for name, subset in subsets.items()},
+    )
+
+
+def _subset(store: Store, name: str, reference: str) -> Subset:
+    """Read the subset that `split@subset` names."""
+    split, _, subset_name = reference.partition("@")
+    subset = read_subset(store, name, subset_name)
+    if subset.split != split:
+        raise RequestError(
+            f"{subset_name} is a subset of {name}/{subset.split}",
+            allowed=f"{subset.split}@{subset_name}",
+        )
+    return subset
+
+
+def _stand_ins(path: Path) -> dict[str, _StandIn]:
+    """Read the file of stand-ins, by the names of their datasets.
+
+    Raises:
+        RequestError: with every problem found, or the file cannot be read.
+    """
+    document = yaml_document.read(path, os.environ, "file of stand-ins")
+    yaml_document.refuse_variables(document, lambda _: False, "recipes alone")
+    is_mapping = isinstance(document.tree, dict)
+    if not is_mapping and not document.problems:
+        allowed = "name: {classes: N, images: {train: N, val: N, test: N}}"
+        document.problem((), "stand-ins are a mapping of datasets", allowed)
+    found = {}
+    for name, raw in document.tree.items() if is_mapping else ():
+        if stand_in := validation.validated(document, _StandIn, raw, (name,)):
+            found[name] = stand_in
+    if document.problems:
+        raise document.refusal()
+    return found
+
+
+def _assumed(name: str, stand_in: _StandIn) -> DatasetFacts:
+    """Describe a dataset that is not there, its classes taken to be balanced."""
+    text = json.dumps(stand_in.model_dump(), sort_keys=True)
+    return DatasetFacts(
+        name=name,
+        store="",
+        digest=f"stand-in:{hashlib.sha256(text.encode()).hexdigest()}",
+        classes=stand_in.classes,
+        images=stand_in.images,
+        class_counts={
+            split: tuple(_even(images, stand_in.classes))
+            for split, images in stand_in.images.items()
+        },
+        stand_in=True,
+    )
+
+
+def _even(images: int, classes: int) -> Iterable[int]:
+    return (images // classes + (n < images % classes) for n in range(classes))
+
+
+def located(error: HptError, where: str) -> Problem:
+    """Return the problem of an error, at another place."""
+    problem = error.problem
+    return Problem(problem.what, where, problem.allowed, problem.fix)
