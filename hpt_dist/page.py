@@ -100,6 +100,17 @@ def printable(text: str) -> str:
     )
 
 
+def one_line(text: str, most: int = 120) -> str:
+    """Return a name or an error of another program for a message: printable, in one line, cut.
+
+    Args:
+        text: of any length.
+        most: characters that are kept.
+    """
+    line = printable(" ".join(text[: most + 1].splitlines()))
+    return f"{line[:most]}..." if len(text) > most or len(line) > most else line
+
+
 def _is_seen(text: str, at: int) -> bool:
     """Return whether a character can be shown as it is."""
     character = text[at]

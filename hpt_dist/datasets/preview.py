@@ -270,7 +270,7 @@ def _sheet(shown: Preview) -> Image.Image:
         draw.rectangle(frame, outline=_FRAME)
         spare = np.subtract(THUMBNAIL_PX, thumbnail.picture.size) // 2
         sheet.paste(thumbnail.picture, (left + int(spare[0]), top + int(spare[1])))
-        caption = truncated(_line(thumbnail.caption) or _NO_LABEL, font, THUMBNAIL_PX)
+        caption = truncated(thumbnail.caption or _NO_LABEL, font, THUMBNAIL_PX)
         middle = (left + THUMBNAIL_PX / 2, top + THUMBNAIL_PX + _CAPTION_PX / 2 + 1)
         draw.text(middle, caption, _INK if thumbnail.caption else _FAINT, font, "mm")
     return sheet
@@ -285,27 +285,19 @@ def _png(picture: Image.Image) -> bytes:
 def _write_title(draw: ImageDraw.ImageDraw, shown: Preview, width: int) -> None:
     font, small = ImageFont.load_default(_TITLE_TEXT_PX), ImageFont.load_default(_TEXT_PX)
     baseline = _MARGIN_PX + _TITLE_TEXT_PX - 4
-    title = truncated(_line(shown.title), font, width)
+    title = truncated(shown.title, font, width)
     draw.text((_MARGIN_PX, baseline), title, _INK, font, "ls")
     left = font.getlength(title) + _GAP_PX
-    subtitle = truncated(_line(shown.subtitle), small, width - left)
+    subtitle = truncated(shown.subtitle, small, width - left)
     draw.text((_MARGIN_PX + left, baseline), subtitle, _FAINT, small, "ls")
-
-
-def _line(text: str) -> str:
-    """Return a text as one line that can be drawn."""
-    return printable(" ".join(text.splitlines()))
 
 
 def truncated(
     text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_px: float
 ) -> str:
-    """Return a text, cut and ended with an ellipsis if it is too wide; empty if nothing fits.
-
-    What cannot be printed, such as the end of a line, becomes a question mark.
-    """
+    """Return a text in one line, cut with an ellipsis if it is too wide; empty if nothing fits."""
     # Measuring takes as long as its text, and a class name may be of any length.
-    text = "".join(one if one.isprintable() else "?" for one in text[: _CAPTION_LETTERS + 1])
+    text = printable(" ".join(text[: _CAPTION_LETTERS + 1].splitlines()))
     if len(text) <= _CAPTION_LETTERS and font.getlength(text) <= width_px:
         return text
 

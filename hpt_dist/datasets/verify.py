@@ -33,6 +33,7 @@ from hpt_dist.datasets.manifest import (
 )
 from hpt_dist.datasets.subset import FOLDER, read_subset, subset_names
 from hpt_dist.errors import DataError, HptError, Problem, StoreError
+from hpt_dist.page import one_line
 from hpt_dist.store import PIECE_BYTES, Store
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ _MANIFEST = "manifest.json"
 _FIX = "delete it and run the same hpt-dist shard again"
 _CLASSES_SHOWN = 5
 _PROBLEMS_SHOWN = 100  # of one tar
-_NAME_SHOWN = 100
 
 Label = int | tuple[int, ...]
 Progress = Callable[[int, int], None]
@@ -235,7 +235,7 @@ def _member_problems(file: io.BufferedIOBase, size_bytes: int, index: Index) -> 
                 key, _, extension = member.name.partition(".")
                 row = rows.get(key)
                 if row is None or extension not in (index.extensions[row], "cls", "json"):
-                    yield f"{_shown(member.name)} belongs to no image of the index"
+                    yield f"{one_line(member.name)} belongs to no image of the index"
                 elif not member.isreg() or member.sparse is not None:
                     yield f"{member.name} is no plain file"
                 elif member.name in seen:
@@ -261,7 +261,7 @@ def _members(archive: tarfile.TarFile, size_bytes: int) -> Iterator[tarfile.TarI
     for member in archive:
         archive.members = []  # type: ignore[attr-defined]  # or they would all be kept
         if not 0 <= member.size <= size_bytes - member.offset_data:
-            raise tarfile.ReadError(f"{_shown(member.name)} does not end in it")
+            raise tarfile.ReadError(f"{one_line(member.name)} does not end in it")
         yield member
 
 
@@ -271,12 +271,6 @@ def _missing(index: Index, seen: set[str], labelled: set[str]) -> Iterator[str]:
             yield f"the image {key} of the index is not in it"
         elif label != NO_LABEL and key not in labelled:
             yield f"{key} has label {label} in the index and none in the tar"
-
-
-def _shown(name: str) -> str:
-    """Return a name from a tar as messages show it: any bytes may be in it, at any length."""
-    shown = ascii(name)[1:-1]
-    return shown if len(shown) <= _NAME_SHOWN else f"{shown[:_NAME_SHOWN]}..."
 
 
 def _image_problems(
@@ -297,7 +291,7 @@ def _label_problems(
     if extension == "cls" or written is not None:
         labelled.add(key)
         if written != label:
-            yield f"{member.name} says label {_shown(str(written))}; the index {label}"
+            yield f"{member.name} says label {one_line(str(written))}; the index {label}"
 
 
 def _label_in(data: bytes, extension: str) -> Label | None:

@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from hpt_dist.errors import HptError, StoreError
+from hpt_dist.page import one_line
 from hpt_dist.store.base import Store
 
 R = TypeVar("R")
@@ -122,8 +123,7 @@ def _in_words(error: ValidationError) -> str:
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     shown = []
     for fault in faults[:_FAULTS_SHOWN]:
-        path = ".".join(map(str, fault["loc"]))[:100]
-        path = path if path.isprintable() else ascii(path)[1:-1]
+        path = one_line(".".join(map(str, fault["loc"])), 100)
         what = fault["msg"][:1].lower() + fault["msg"][1:]
         shown.append(f"{path}: {what}" if path else what)
     left = len(faults) - _FAULTS_SHOWN

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from hpt_dist.errors import RequestError
+from hpt_dist.page import one_line
 from hpt_dist.weights.dialects import LABELS, Names
-from hpt_dist.weights.headers import Entry, printable
+from hpt_dist.weights.headers import Entry
 
 # A part of a prefix -> the project, the encoder, and whether it is the default: the one that its
 # authors evaluate. Read in public code: moco, moco-v3 and dino of facebookresearch,
@@ -92,7 +93,7 @@ class Encoder:
         words = [origin] if origin else []
         words += [f"{self.name} encoder"] if self.name else []
         words += [LABELS[self.dialect]]
-        return ", ".join(words) + (f", under {printable(self.prefix[:-1])}" if self.prefix else "")
+        return ", ".join(words) + (f", under {one_line(self.prefix[:-1])}" if self.prefix else "")
 
 
 def find(
@@ -128,7 +129,7 @@ def find(
     if choice:
         chosen = [at for at in encoders if choice in (at.name, at.place)]
         if not chosen:
-            known = dict.fromkeys(at.name or printable(at.place) for at in encoders)
+            known = dict.fromkeys(at.name or one_line(at.place) for at in encoders)
             one = known.keys() <= {"."}
             raise RequestError(
                 f"this file has no encoder {choice!r}",

@@ -26,8 +26,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from hpt_dist.errors import WeightsError
+from hpt_dist.page import one_line
 from hpt_dist.weights import headers
-from hpt_dist.weights.headers import Array, Entry, printable
+from hpt_dist.weights.headers import Array, Entry
 
 StateDict = dict[str, Tensor]
 
@@ -128,7 +129,7 @@ def read(data: bytes) -> tuple[StateDict, dict[str, str]]:
         state = safetensors.torch.load(data)
     # a type that this version of torch has not
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        what = f"this is no complete safetensors file: {printable(str(error))}"
+        what = f"this is no complete safetensors file: {one_line(str(error))}"
         raise WeightsError(what) from error
     header, _ = _split(data)
     return state, header.get("__metadata__", {})
@@ -190,7 +191,7 @@ def _flat(content: Any) -> StateDict:
                 walk(value, f"{root}{name}.", depth + 1)
             elif isinstance(value, Tensor):
                 if root + name in tensors:
-                    what = f"this is no state dict: it holds {printable(root + name)} twice"
+                    what = f"this is no state dict: it holds {one_line(root + name)} twice"
                     raise WeightsError(what)
                 tensors[root + name] = value.detach()
 
@@ -235,7 +236,7 @@ def _array(archive: zipfile.ZipFile, array: Array) -> Tensor:
         return torch.from_numpy(plain.reshape(array.entry.shape))
     except Exception as error:  # damaged bytes can raise almost anything
         raise WeightsError(
-            f"this is no complete npz file: {printable(array.member)} cannot be read "
+            f"this is no complete npz file: {one_line(array.member)} cannot be read "
             f"({type(error).__name__})",
             fix="copy it again",
         ) from error

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from hpt_dist.errors import WeightsError
 from hpt_dist.networks.backbones import Backbone
+from hpt_dist.page import one_line
 from hpt_dist.weights import adapt, dialects, encoders, values
 from hpt_dist.weights.adapt import CLASS_TOKENS, Change, Positions, Shape
 from hpt_dist.weights.encoders import Encoder
-from hpt_dist.weights.headers import Entry, printable
+from hpt_dist.weights.headers import Entry
 
 _NAMES_SHOWN = 4
 _OTHER_LAYER = "is of a layer that the backbone has not"
@@ -154,12 +155,12 @@ def fit(entries: Mapping[str, Entry], backbone: Backbone, full_name: str, encode
     report = MatchReport(
         matched=tuple(taken),
         missing=tuple(missing),
-        unexpected=tuple(map(printable, unexpected)),
+        unexpected=tuple(map(one_line, unexpected)),
         misshapen=tuple(misshapen),
         recognised=str(at),
-        aside=tuple(map(printable, aside)),
+        aside=tuple(map(one_line, aside)),
         adapted=tuple(adapted),
-        layers=tuple(map(printable, layers)),
+        layers=tuple(map(one_line, layers)),
     )
     of_rivals = {one.place: _compared(entries, own, _placed(one, known))[0] for one in rivals}
     return Fit(report, taken, at.place, of_rivals, faults)
@@ -177,7 +178,7 @@ def require(found: Fit, entries: Mapping[str, Entry], full_name: str, where: str
     if report.matched:
         what = first_of(report.misfits, "; ")
     else:
-        names = [printable(name) for name in entries]
+        names = [one_line(name) for name in entries]
         what = f"none of its entries is in this file, which has {first_of(names, ', ')}"
     raise WeightsError(
         f"these weights do not fit {full_name}: {what}\n  {report}",
@@ -232,7 +233,7 @@ def _compared(
         taken[name] = Taken(tuple(parts), change)
         for part in parts:
             if fault := values.wrong_type(entries[part].dtype, value):
-                faults[printable(part)] = fault
+                faults[one_line(part)] = fault
     return taken, missing, misshapen, faults
 
 

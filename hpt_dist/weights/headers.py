@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hpt_dist.errors import WeightsError
+from hpt_dist.page import one_line
 
 MAX_FILE_BYTES = 64 << 30  # twice the largest public backbone, 7 billion numbers of 4 bytes
 _MAX_HEADER_BYTES = 32 << 20  # a hundred thousand entries
@@ -67,12 +68,6 @@ class Entry:
     dtype: str
 
 
-def printable(text: str, most: int = 120) -> str:
-    """Return a text for a message: one line, nothing that a terminal obeys, not too long."""
-    safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: most + 1])
-    return f"{safe[:most]}..." if len(safe) > most else safe
-
-
 def check_names(names: Iterable[str]) -> None:
     """Refuse names that no network has.
 
@@ -84,7 +79,7 @@ def check_names(names: Iterable[str]) -> None:
             raise WeightsError(f"this holds more than {_MAX_ENTRIES:,} entries")
         if len(name) > _MAX_NAME:
             raise WeightsError(
-                f"the name of an entry has {len(name):,} letters: {printable(name, 40)}"
+                f"the name of an entry has {len(name):,} letters: {one_line(name, 40)}"
             )
 
 
@@ -147,7 +142,7 @@ def safetensors_entries(file: BinaryIO, size: int) -> dict[str, Entry]:
     try:
         header = json.loads(file.read(length), object_pairs_hook=_without_twins)
     except (ValueError, RecursionError) as error:
-        raise _cut(f"its header is no JSON: {printable(str(error))}") from error
+        raise _cut(f"its header is no JSON: {one_line(str(error))}") from error
     if not isinstance(header, dict):
         raise _cut("its header is no JSON object")
     header.pop("__metadata__", None)
@@ -159,7 +154,7 @@ def safetensors_entries(file: BinaryIO, size: int) -> dict[str, Entry]:
     at = 0
     for start, end, name in sorted(parts):
         if start != at:
-            raise _cut(f"{printable(name)} does not begin where the entry before it ends")
+            raise _cut(f"{one_line(name)} does not begin where the entry before it ends")
         at = end
     if at != size - 8 - length:
         raise _cut(
@@ -174,11 +169,11 @@ def _described(name: str, value: object) -> tuple[Entry, int, int]:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]}:
             whole = all(type(n) is int and n >= 0 for n in (*shape, start, end))
             if dtype not in _TYPES:
-                raise _cut(f"{printable(name)} has the unknown type {printable(dtype, 20)}")
+                raise _cut(f"{one_line(name)} has the unknown type {one_line(dtype, 20)}")
             each, own_name = _TYPES[dtype]
             if whole and len(shape) <= 32 and end - start == each * math.prod(shape):
                 return Entry(tuple(shape), own_name), start, end
-    raise _cut(f"its header says nothing sensible of {printable(name)}")
+    raise _cut(f"its header says nothing sensible of {one_line(name)}")
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -186,7 +181,7 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in found if names.count(name) > 1)
-        raise _cut(f"{printable(twice)} is there twice")
+        raise _cut(f"{one_line(twice)} is there twice")
     return found
 
 
@@ -267,14 +262,14 @@ def npz_arrays(file: BinaryIO) -> dict[str, Array]:
     for member in archive.infolist():
         name = member.filename.removesuffix(".npy")
         if name in arrays:
-            raise WeightsError(f"this archive holds {printable(name)} twice")
+            raise WeightsError(f"this archive holds {one_line(name)} twice")
         arrays[name] = Array(member.filename, _array_entry(archive, member))
     return _haiku_arrays(arrays) if any("/~/" in name for name in arrays) else arrays
 
 
 def _array_entry(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Entry:
     """Read the header of an array."""
-    name = printable(member.filename)
+    name = one_line(member.filename)
     try:
         with archive.open(member) as stream:
             version = np.lib.format.read_magic(stream)
@@ -287,12 +282,12 @@ def _array_entry(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Entry:
     # damaged bytes can raise almost anything
     except Exception as error:
         raise WeightsError(
-            f"{name} in this npz file cannot be read: {printable(str(error))}",
+            f"{name} in this npz file cannot be read: {one_line(str(error))}",
             fix="write arrays of plain numbers: np.savez(path, **{name: np.asarray(value)})",
         ) from error
     if dtype.kind not in "biufc":
         raise WeightsError(
-            f"this npz file cannot be read: {name} holds {printable(str(dtype))}, no plain numbers",
+            f"this npz file cannot be read: {name} holds {one_line(str(dtype))}, no plain numbers",
             fix="write arrays of plain numbers: np.savez(path, **{name: np.asarray(value)})",
         )
     if any(n < 0 for n in shape) or begins + dtype.itemsize * math.prod(shape) != member.file_size:

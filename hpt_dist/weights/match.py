@@ -17,6 +17,7 @@ from torch import Tensor
 from hpt_dist.errors import RequestError, WeightsError
 from hpt_dist.networks import backbones
 from hpt_dist.networks.backbones import Backbone
+from hpt_dist.page import one_line
 from hpt_dist.store import Store
 from hpt_dist.weights import dialects, files, fit, libraries, values
 from hpt_dist.weights import source as weights_source
@@ -25,7 +26,6 @@ from hpt_dist.weights.files import StateDict, WeightsFile
 from hpt_dist.weights.files import read as read
 from hpt_dist.weights.files import save as save
 from hpt_dist.weights.fit import Fit, MatchReport, Taken
-from hpt_dist.weights.headers import printable
 from hpt_dist.weights.source import WeightsSource
 
 
@@ -134,7 +134,7 @@ def _refuse_rivals(file: WeightsFile, found: Fit, name: str) -> None:
         place for place, rival in found.rivals.items() if not _equal(file, found.taken, rival)
     ]
     if others:
-        choices = [printable(place) for place in (found.place, *others)]
+        choices = [one_line(place) for place in (found.place, *others)]
         raise RequestError(
             f"this file holds {len(choices)} networks that fit, and nothing says which is meant",
             allowed=", ".join(choices),
