@@ -9,6 +9,7 @@ belongs to one version of its dataset and is refused for any other.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -50,7 +51,13 @@ class SubsetRule:
 
     @classmethod
     def from_number(cls, kind: Kind, amount: float) -> SubsetRule:
-        """Return a rule with whole amounts as integers: 10.0 is stored as 10."""
+        """Return a rule with whole amounts as integers: 10.0 is stored as 10.
+
+        Raises:
+            RequestError: the amount is no finite number.
+        """
+        if not math.isfinite(amount):
+            raise RequestError(f"cannot choose {amount} {kind}", allowed="a finite number")
         return cls(kind, int(amount) if float(amount).is_integer() else amount)
 
     def __str__(self) -> str:

@@ -53,7 +53,7 @@ def evaluate(
     Raises:
         TrainingError: features are not finite, or every learning rate diverged.
     """
-    for features in (train.features, val.features, test.features):
+    for features in (train.features, val.features):
         require_finite(features)
     heads = fit(
         train,
@@ -75,9 +75,11 @@ def evaluate(
             fix="give smaller learning rates",
         )
     best = max(by_lr, key=lambda lr: (by_lr[lr], -lr))
+    test_features = test.features
+    require_finite(test_features)
     return {
         "val/top1": by_lr[best],
-        "test/top1": top1(heads[best](test.features), test.labels),
+        "test/top1": top1(heads[best](test_features), test.labels),
         "selected": {"lr": best},
         "val/top1_by_lr": {f"{lr:g}": accuracy for lr, accuracy in by_lr.items()},
         "diverged": [lr for lr in heads if lr not in by_lr],

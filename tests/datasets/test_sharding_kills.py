@@ -29,6 +29,7 @@ from hpt_dist.datasets.shards import verify, write_dataset
 from hpt_dist.sources import open_source
 from hpt_dist.sources.understood import in_words
 from hpt_dist.store import Store, open_store
+from hpt_dist.store.marker import MARKER
 
 NAME = "photos"
 SHARD_MB = 0.05
@@ -63,7 +64,8 @@ def finish(photos: Path, store: Store) -> None:
 
 
 def contents(store: Store) -> dict[str, bytes]:
-    return {info.path: store.get(info.path) for info in store.list()}
+    """Return the objects of a store by path, except its marker, which commands make."""
+    return {info.path: store.get(info.path) for info in store.list() if info.path != MARKER}
 
 
 class Sharding:
@@ -175,7 +177,7 @@ def test_killed_at_any_moment_and_run_again_the_bytes_are_the_same(
 def test_an_undisturbed_command_writes_the_same_and_leaves_no_process(tmp_path, photos, whole):
     store = open_store(str(tmp_path / "store"))
     with sharding(photos, store.uri) as run:
-        assert run.end() == (0, reading(photos))
+        assert run.end() == (0, f"{reading(photos)}new store at {store.uri}\n")
     assert contents(store) == whole
 
 
@@ -185,7 +187,8 @@ def test_ctrl_c_ends_with_one_line_and_leaves_no_unfinished_file(tmp_path, photo
         run.wait_for(store, 9)
         os.killpg(run.process.pid, signal.SIGINT)
         code, said = run.end()
-    assert (code, said.removeprefix(reading(photos)).split()) == (1, ["interrupted"])
+    before = f"{reading(photos)}new store at {store.uri}\n"
+    assert (code, said.removeprefix(before).split()) == (1, ["interrupted"])
     assert not [path for path in (tmp_path / "store").rglob("*/.tmp/*") if path.is_file()]
     finish(photos, store)
     assert contents(store) == whole

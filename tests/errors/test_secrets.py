@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpt_dist.errors import HptError, Problem, RecipeError
-from hpt_dist.errors.secrets import Formatter, public_address, without_secrets
+from hpt_dist.errors.secrets import public_address, without_secrets
+from hpt_dist.processes.output import SafeFormatter
 
 SECRET_ADDRESSES = {
     "http://ada:planted@h:9/x": "http://h:9/x",
@@ -117,8 +118,8 @@ def test_logs_and_tracebacks_hold_no_secret(monkeypatch: pytest.MonkeyPatch) -> 
     failure = (ValueError, ValueError("planted-value"), None)
     words = ("%s", ("http://ada:planted@h",))
     record = logging.LogRecord("x", logging.ERROR, "x", 1, *words, failure)
-    assert "ValueError: ***" in Formatter().format(record)
-    assert "planted" not in Formatter().format(record)
+    assert "ValueError: ***" in SafeFormatter().format(record)
+    assert "planted" not in SafeFormatter().format(record)
     code = (
         "import logging; from hpt_dist.processes.output import guard_errors; guard_errors();"
         "logging.getLogger().warning('planted-value');"

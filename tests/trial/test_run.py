@@ -18,7 +18,7 @@ from hpt_dist.launch import survey
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe import plan
 from hpt_dist.recipe.facts import Facts
-from hpt_dist.store import open_store
+from hpt_dist.store import marker, open_store
 from hpt_dist.store.committed import Done, done, is_done
 from hpt_dist.tracking import tracker
 from hpt_dist.tracking.metrics_file import Line
@@ -42,6 +42,7 @@ def order(tmp_path):
     path.write_text(RECIPE.format(store=tmp_path / "store"))
     recipe = recipe_file.load(path, [], {})
     [trial] = plan.make(recipe, Facts({}, {"random": "0"}))
+    marker.begin(open_store(recipe.store))
     return TrialOrder(
         recipe="one",
         trial=trial,

@@ -465,8 +465,11 @@ def finished_trial(store, backbone):
     root = store.at(stage_prefix("key"))
     for name, data in objects.items():
         root.put(name, data)
-    digests = {name: {"sha256": hashlib.sha256(d).hexdigest()} for name, d in objects.items()}
-    root.put(DONE, json.dumps({"objects": digests}).encode())
+    digests = {
+        name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        for name, data in objects.items()
+    }
+    root.put(DONE, json.dumps({"key": "key", "objects": digests}).encode())
     return SimpleNamespace(id="launch", trials={"hpt": "key"}), state
 
 
