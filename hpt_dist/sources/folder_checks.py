@@ -239,7 +239,10 @@ def no_images(tree: Tree) -> RequestError:
     suffixes = Counter(_suffix(file.parts[-1]) for file in tree.files)
     beside = [one.parts[0] for one in tree.files if len(one.parts) == 1]
     loose = [printable(name) for name in beside if may_be_image(name)]
-    held = [f"{count:,} {suffix}" for suffix, count in suffixes.most_common(_SHOWN)]
+    held = [
+        f"{count:,} {suffix if count > 1 else suffix.replace(' files', ' file')}"
+        for suffix, count in suffixes.most_common(_SHOWN)
+    ]
     files = ", ".join(held) or "no files"
     what = f"no images in folders; it holds {files}"
     fix = "name the folder of the images"

@@ -27,7 +27,8 @@ class Problems:
         """
         self._count += 1
         if self._count <= _SHOWN:  # finding the nearest of many names takes long
-            self._shown.append(f"{where}: {what} {nearest(name, known)}".rstrip())
+            hint = nearest(name, known)
+            self._shown.append(f"{where}: {what}; {hint}" if hint else f"{where}: {what}")
 
     def refuse(self, of: str, fix: str = "") -> None:
         """Raise the mistakes, if there are any.

@@ -612,7 +612,7 @@ def test_faults_of_bdds_labels(tmp_path):
     file = bdd(tmp_path) / "bdd100k/labels/bdd100k_labels_images_val.json"
     text = file.read_text()
     file.write_text(text.replace("foggy", "fogy", 1))
-    with pytest.raises(RequestError, match=r"unknown weather 'fogy' did you mean foggy\?"):
+    with pytest.raises(RequestError, match=r"unknown weather 'fogy'; did you mean foggy\?"):
         open_source("bdd100k/weather", tmp_path)
     file.write_text(text.replace("00000001-00000002.jpg", "no.jpg"))
     with pytest.raises(RequestError, match=r"no such image: 'images/100k/val/no\.jpg'"):

@@ -190,7 +190,7 @@ def test_every_mistake_of_a_list_comes_at_once_with_its_line(tmp_path):
         (7, "'./3.jpg' is already on line 4, in another split: test and train"),
         (8, "unknown split 'trian'; allowed: train"),
         (8, "did you mean train?"),
-        (9, "unknown label 'dgo': train has none did you mean dog?"),
+        (9, "unknown label 'dgo': train has none; did you mean dog?"),
         (10, "no label"),
     ]:
         assert any(f"{path}:{line}:" in one and text in one for one in message.splitlines()), text

@@ -375,7 +375,7 @@ def test_voc_classes_can_be_given_and_must_cover_all(tmp_path):
     given_classes = ["dog", "cat"]
     source = voc.open_voc(splits, name="v", rule="r", classes=given_classes, root=tmp_path)
     assert source.classes == given_classes
-    with pytest.raises(RequestError, match=r"1\.xml: unknown class 'dog' did you mean dogs\?"):
+    with pytest.raises(RequestError, match=r"1\.xml: unknown class 'dog'; did you mean dogs\?"):
         voc.open_voc(splits, name="v", rule="r", classes=["dogs"], root=tmp_path)
 
 
@@ -453,7 +453,7 @@ def test_a_class_that_only_val_or_test_has_is_refused(tmp_path):
     folder = write_voc(tmp_path, {"1": xml(objects(DOG)), "2": xml(objects(upper))})
     for split in ("val", "test"):
         write_voc(folder, {}, train="1", **{split: "2"})
-        with pytest.raises(RequestError, match=r"2\.xml: unknown class 'Dog': train has none did"):
+        with pytest.raises(RequestError, match=r"2\.xml: unknown class 'Dog': train has none; did"):
             open_source(str(folder))
 
 
