@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -137,11 +137,20 @@ def _run_here(
         errors = here.work_through(prepared, trials, settings, record, watcher)
     _print_report(record, prepared.store, settings.work)
     if errors:
-        console.print_error(f"{len(errors)} of {len(trials)} trials are not done:")
-        for name, error in errors.items():
-            console.print_error(f"  {name}: {error.splitlines()[0]}")
-        console.print_error(f"their logs: hpt-dist logs {record.id}")
+        _print_failures(record, errors)
     return not errors
+
+
+def _print_failures(record: Launch, errors: Mapping[str, str]) -> None:
+    """Print why trials are not done, and what to do."""
+    console.print_error(f"{len(errors)} of {len(record.trials)} trials are not done:")
+    for name, error in errors.items():
+        what, *more = error.splitlines()
+        console.print_error(f"  {name}: {what}")
+        for line in more:
+            if line.startswith("  do: "):
+                console.print_error(f"  {line}")
+    console.print_error(f"their logs: hpt-dist logs {record.id}")
 
 
 def _report_switches() -> None:
