@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/adding.md").read_text()
 # By the title of a section: its edit points in words, and its diff.
 ADDITIONS = {
-    section.splitlines()[0]: (said, diff)
+    section.splitlines()[0]: (printed, diff)
     for section in re.split(r"^## ", PAGE, flags=re.M)
-    for said, diff in re.findall(
+    for printed, diff in re.findall(
         r"^Edit points: (.*?)\..*?^```diff\n(.*?)^```", section, re.DOTALL | re.M
     )
 }
@@ -60,11 +60,11 @@ def test_each_addition_of_the_page_works(copy):
 
 def test_the_page_counts_the_edit_points():
     assert [*ADDITIONS] == ["Add a method", "Add an evaluation", "Add a source"]
-    for said, diff in ADDITIONS.values():
+    for printed, diff in ADDITIONS.values():
         parts = re.split(r"^--- ", diff, flags=re.M)[1:]
         parts = [part for part in parts if "+++ b/hpt_dist/" in part]
         new = [part for part in parts if part.startswith("/dev/null")]
         places = sum(part.count("\n@@ ") for part in parts if part not in new)
         files = len(parts) - len(new)
         plural, others = ("" if count == 1 else "s" for count in (len(new), files))
-        assert said == f"{len(new)} new file{plural}, {places} changes in {files} other{others}"
+        assert printed == f"{len(new)} new file{plural}, {places} changes in {files} other{others}"

@@ -42,8 +42,8 @@ def test_a_slow_test_that_is_not_listed_is_named_and_fails_ci(
     result = pytester.runpytest_inprocess("-p", "slow_tests", *deep.split())
     assert result.ret == status
     result.assert_outcomes(passed=3)
-    told = [line.split(" took ")[0] for line in result.outlines if "list it in" in line]
-    assert told == ([f"test_x.py::test_slow[{named}]"] if named else [])
+    reported = [line.split(" took ")[0] for line in result.outlines if "list it in" in line]
+    assert reported == ([f"test_x.py::test_slow[{named}]"] if named else [])
 
 
 def test_a_name_is_the_same_on_every_worker():

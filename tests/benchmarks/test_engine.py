@@ -68,7 +68,7 @@ def test_the_cost_of_a_save_is_what_its_steps_take_longer():
     assert engine_saving.cost([2.0] * 16, 4) == (0, 2)
 
 
-def test_saving_is_told_by_the_loop():
+def test_saving_is_reported_by_the_loop():
     seconds, stalled_s = engine_saving.step_seconds(SMALL, every=4, steps=13, threads=1)
     assert len(seconds) == 12
     assert 0 < stalled_s < sum(seconds)

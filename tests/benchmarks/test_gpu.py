@@ -11,9 +11,9 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="it is about 
 @without_gpu
 def test_without_a_gpu_it_says_so_and_measures_nothing(capsys):
     assert gpu.main([]) == 2
-    said = capsys.readouterr()
-    assert "no CUDA device" in said.err
-    assert said.out == ""
+    printed = capsys.readouterr()
+    assert "no CUDA device" in printed.err
+    assert printed.out == ""
     assert gpu.main(["--device", "cpu"]) == 2
     assert "--tiny" in capsys.readouterr().err
 

@@ -18,7 +18,7 @@ from benchmarks.measure import (
 )
 
 
-def test_a_row_is_one_line_and_a_missed_goal_is_told(capsys):
+def test_a_row_is_one_line_and_a_missed_goal_is_reported(capsys):
     good, bad = Row("reading", 3.256, 3, "fast"), Row("sharding", 1.4999, 1.5)
     assert print_rows([good])
     assert not print_rows([bad, good])
@@ -71,7 +71,7 @@ def test_a_table_is_kept_as_it_was_printed(tmp_path, capsys):
 
 
 def test_a_header_has_versions_and_the_machine():
-    said = versions(["numpy"])
-    assert said.startswith("# Python 3.")
-    assert "numpy " in said
-    assert said.endswith(cpu_name())
+    shown = versions(["numpy"])
+    assert shown.startswith("# Python 3.")
+    assert "numpy " in shown
+    assert shown.endswith(cpu_name())

@@ -36,12 +36,12 @@ def test_a_command_says_the_same_in_either_process(tiny, tmp_path, command):
     words = command
     for name, place in places.items():
         words = words.replace(name, place)
-    said = [
+    printed = [
         hpt(*words.split(), store=str(store), code=COMMANDS[command], process=process)
         for process in (True, False)
     ]
-    assert said[0] == said[1]
-    assert said[0]
+    assert printed[0] == printed[1]
+    assert printed[0]
 
 
 def test_a_command_leaves_the_process_as_it_was(tmp_path):

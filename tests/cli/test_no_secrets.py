@@ -49,7 +49,7 @@ def stage(text: str) -> str:
 
 def test_a_launch_and_all_that_looks_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "torch", lambda: iter(()))  # importing it takes seconds
-    store, said = tmp_path / "store", []
+    store, outputs = tmp_path / "store", []
     recipe = str(write_recipe(tmp_path, RECIPE))
     (tmp_path / "images/train").mkdir(parents=True)
     for shade in range(3):
@@ -62,13 +62,13 @@ def test_a_launch_and_all_that_looks_at_it(tmp_path: Path, monkeypatch: pytest.M
 
         def run(*arguments: str, code: int = 0) -> None:
             apart = arguments[0] in ("shard", "launch") and "--dry-run" not in arguments
-            said.append(hpt(*arguments, store=str(store), code=code, process=apart, **settings))
+            outputs.append(hpt(*arguments, store=str(store), code=code, process=apart, **settings))
 
         run("shard", str(tmp_path / "images"), str(store / "datasets/images"))
         run("plan", recipe)
         run("launch", recipe)
-        assert f"2 of 2 runs are not in MLflow at {server.address} yet" in said[-1]
-        assert "the runs are in MLflow" not in said[-1]
+        assert f"2 of 2 runs are not in MLflow at {server.address} yet" in outputs[-1]
+        assert "the runs are in MLflow" not in outputs[-1]
         assert "Basic YWRhOnBsYW50ZWQtcGFAc3M=" in server.logins
         for command in ("status", "report", "logs"):
             run(command, "one")
@@ -79,9 +79,9 @@ def test_a_launch_and_all_that_looks_at_it(tmp_path: Path, monkeypatch: pytest.M
         on = ("--on", "generic-cpu", "--dry-run")
         run("launch", recipe, "--tracking-uri", uri, *on, "--set", stage("random#x"), code=REFUSED)
         run("launch", recipe, "--tracking-uri", uri, *on, "--set", "image.size=64")
-    assert "#SBATCH" in said[-1]
-    assert "MLFLOW_TRACKING_URI" in said[-1]
-    leaks = [text for text in said if "planted" in text or "pa@ss" in text]
+    assert "#SBATCH" in outputs[-1]
+    assert "MLFLOW_TRACKING_URI" in outputs[-1]
+    leaks = [text for text in outputs if "planted" in text or "pa@ss" in text]
     assert leaks == []
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) > 20
@@ -89,11 +89,11 @@ def test_a_launch_and_all_that_looks_at_it(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_addresses_that_are_refused_are_said_without_their_secrets(
+def test_addresses_that_are_refused_are_reported_without_their_secrets(
     address: str, tmp_path: Path
 ) -> None:
     recipe = str(write_recipe(tmp_path, RECIPE))
-    said = [
+    outputs = [
         hpt("status", store=address, code=REFUSED),
         hpt("plan", recipe, store=address, code=REFUSED),
         hpt("plan", recipe, "--set", stage(f"{address}/w.pt"), store="s", code=REFUSED),
@@ -102,7 +102,7 @@ def test_addresses_that_are_refused_are_said_without_their_secrets(
         hpt("shard", "images", f"{address}/datasets/x", store="s", code=REFUSED, process=False),
         hpt("shard", "resisc45", "s/datasets/x", "--root", address, store="s", code=REFUSED),
     ]
-    assert [text for text in said if "planted" in text] == []
+    assert [text for text in outputs if "planted" in text] == []
 
 
 def test_a_bug_is_shown_without_secrets() -> None:

@@ -85,8 +85,8 @@ def assert_runs_as_here(words: tuple[str, ...], image: str, drawings: Path, fold
     words += (f"--volume={folder}:{folder}", f"--volume={ROOT}/recipes:/recipes:ro")
     words += (f"--env=HPT_STORE={folder}/inside", image)
     assert run(*words, "--version").strip() == __version__
-    said = run(*words, "launch", "/recipes/quickstart.yaml", "--only", "base")
-    assert "done    base  [1/1]" in said
+    printed = run(*words, "launch", "/recipes/quickstart.yaml", "--only", "base")
+    assert "done    base  [1/1]" in printed
     recipe = str(ROOT / "recipes/quickstart.yaml")
     hpt("launch", recipe, "--only", "base", "--on", "inline", store=str(folder / "here"))
     inside = outcome(folder / "inside")
@@ -119,7 +119,9 @@ def test_a_file_for_enroot(image, tmp_path):
     assert refused.returncode == 2
 
 
-def test_two_nodes_in_the_bundle_told_to_save(slurm, bundle, two_ranks, trained_here, tmp_path):
+def test_two_nodes_in_the_bundle_are_asked_to_save(
+    slurm, bundle, two_ranks, trained_here, tmp_path
+):
     """The same bits as on the nodes themselves, although no scontrol is inside."""
     inside = based(tmp_path, slurm, trained_here)
     try:

@@ -172,7 +172,7 @@ def test_workers_find_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(inventory, "_PARTS_A_WORKER", 1)
     monkeypatch.setattr(inventory, "_PART_IMAGES", 2)
     seen = []
-    found = find([pool, target], workers=2, progress=lambda *told: seen.append(told))
+    found = find([pool, target], workers=2, progress=lambda *reported: seen.append(reported))
     assert found == find([pool, target])
     assert seen[-1] == ("hash images", 13, 13)  # of 17 images 4 are copies
 
@@ -214,7 +214,7 @@ def test_what_cannot_be_compared_is_named(tmp_path, monkeypatch):
     assert path in error.value.problem.where
 
 
-def test_datasets_of_one_name_are_told_apart(tmp_path):
+def test_datasets_of_one_name_are_distinguished(tmp_path):
     first, second = (open_store(str(tmp_path / name)) for name in "ab")
     pool, _ = two_datasets(first)
     again, _ = two_datasets(second)
@@ -227,17 +227,17 @@ def test_the_command(tmp_path, capsys):
     pool, target = (f"{tmp_path}/datasets/{name}" for name in ("pool", "target"))
     listed = tmp_path / "out" / "leave-out.csv"
     command = ["data", "leaks", pool, "--against", target]
-    said = hpt(*command, "--workers", "1", "--write-list", str(listed), store="", code=1)
-    assert "3 images to leave out" in said
-    assert "2 are nearly blank" in said
+    printed = hpt(*command, "--workers", "1", "--write-list", str(listed), store="", code=1)
+    assert "3 images to leave out" in printed
+    assert "2 are nearly blank" in printed
     rows = list(csv.DictReader(io.StringIO(listed.read_text())))
     assert [(row["dataset"], row["split"], row["key"]) for row in rows] == [
         ("pool", "train", f"p{i}") for i in range(3)
     ]
     arguments = [sys.executable, "-m", "hpt_dist", *command, "--json"]
     done = subprocess.run(arguments, capture_output=True, env=environment(""), text=True)
-    told = json.loads(done.stdout)
+    reported = json.loads(done.stdout)
     assert done.returncode == 1
-    assert [one["leak"] for one in told["pairs"]].count(True) == told["leaks"] == 3
+    assert [one["leak"] for one in reported["pairs"]].count(True) == reported["leaks"] == 3
     assert not app(["data", "leaks", pool, "--workers", "1"], standalone_mode=False)
     assert "no leaks" in capsys.readouterr().out

@@ -109,13 +109,13 @@ class Sharding:
             time.sleep(0.002)
 
     def end(self) -> tuple[int, str]:
-        """Wait for the end; return the exit code and what stderr said. No process is left."""
-        _, said = self.process.communicate(timeout=60)
+        """Wait for the end; return the exit code and what stderr printed. No process is left."""
+        _, printed = self.process.communicate(timeout=60)
         deadline = time.monotonic() + 10
         while left := self.others():
             assert time.monotonic() < deadline, f"processes are left: {left}"
             time.sleep(0.01)
-        return self.process.returncode, said
+        return self.process.returncode, printed
 
 
 @contextmanager
@@ -186,9 +186,9 @@ def test_ctrl_c_ends_with_one_line_and_leaves_no_unfinished_file(tmp_path, photo
     with sharding(photos, store.uri) as run:
         run.wait_for(store, 9)
         os.killpg(run.process.pid, signal.SIGINT)
-        code, said = run.end()
+        code, printed = run.end()
     before = f"{reading(photos)}new store at {store.uri}\n"
-    assert (code, said.removeprefix(before).split()) == (1, ["interrupted"])
+    assert (code, printed.removeprefix(before).split()) == (1, ["interrupted"])
     assert not [path for path in (tmp_path / "store").rglob("*/.tmp/*") if path.is_file()]
     finish(photos, store)
     assert contents(store) == whole
@@ -199,11 +199,11 @@ def test_a_worker_that_is_killed_ends_the_command_with_advice(tmp_path, photos, 
     with sharding(photos, store.uri) as run:
         run.wait_for(store, 3)
         os.kill(run.others()[0], signal.SIGKILL)
-        code, said = run.end()
+        code, printed = run.end()
     assert code == 1
-    assert "a worker process ended too early: SIGKILL" in said
-    assert "fewer --workers" in said
-    assert "Traceback" not in said
+    assert "a worker process ended too early: SIGKILL" in printed
+    assert "fewer --workers" in printed
+    assert "Traceback" not in printed
     finish(photos, store)
     assert contents(store) == whole
 
@@ -251,9 +251,9 @@ def test_the_command_names_what_it_left_out(tmp_path):
     assert "train/2.png: cannot be read: Permission denied" in ended.stdout
     assert ended.stdout.count("empty file") == 4
     assert f"hpt-dist data show {dataset} --json" in ended.stdout
-    told = json.loads(without_rights(*command, "--json").stdout)
-    assert (told["images"], len(told["quarantined"])) == (2, 7)
-    assert told["quarantined"][0] == {
+    reported = json.loads(without_rights(*command, "--json").stdout)
+    assert (reported["images"], len(reported["quarantined"])) == (2, 7)
+    assert reported["quarantined"][0] == {
         "origin": "train/2.png",
         "reason": "cannot be read: Permission denied",
     }
@@ -282,18 +282,18 @@ def test_options_of_the_encoding_reach_the_manifest(tmp_path, photos):
 def test_a_new_store_is_announced_once_and_not_made_for_nothing(tmp_path, photos):
     store = tmp_path / "store"
 
-    def said(source, name, code):
+    def printed(source, name, code):
         options = ["--workers", "1", "--resize", "8"]
         words = ["shard", str(source), str(store / "datasets" / name), *options]
         ended = CliRunner().invoke(app, words)
         assert (ended.exception is not None) is bool(code), ended.output
         return " ".join(ended.output.split())
 
-    said(tmp_path / "nothing", "a", 2)
+    printed(tmp_path / "nothing", "a", 2)
     assert not store.exists()
-    assert f"new store at {store}" in said(photos, "a", 0)
+    assert f"new store at {store}" in printed(photos, "a", 0)
     assert (store / "STORE").exists()
-    assert "new store" not in said(photos, "b", 0)
+    assert "new store" not in printed(photos, "b", 0)
 
 
 @pytest.mark.parametrize(

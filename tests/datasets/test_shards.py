@@ -218,7 +218,7 @@ def test_without_labels_there_are_no_classes(store):
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
-    ("labels", "classes", "told"),
+    ("labels", "classes", "reported"),
     [
         ([0, 2, 1], ["crow", "owl", "wren"], [{"cls": 0}, {"cls": 2}, {"cls": 1}]),
         (
@@ -229,7 +229,7 @@ def test_without_labels_there_are_no_classes(store):
         ([None, None, None], [], [{}, {}, {}]),
     ],
 )
-def test_webdataset_decodes_every_kind_of_label(store, labels, classes, told):
+def test_webdataset_decodes_every_kind_of_label(store, labels, classes, reported):
     samples = [sample(i, split="train", label=label) for i, label in enumerate(labels)]
     multi = isinstance(labels[0], tuple)
     manifest = write_dataset(
@@ -242,7 +242,7 @@ def test_webdataset_decodes_every_kind_of_label(store, labels, classes, told):
         for each in webdataset.WebDataset(url, shardshuffle=False).decode("pil")
     }
     assert read.keys() == {one.key for one in samples}
-    for one, expected in zip(samples, told, strict=True):
+    for one, expected in zip(samples, reported, strict=True):
         members = {k: v for k, v in read[one.key].items() if not k.startswith("__")}
         image = members.pop("png", None) or members.pop("jpg")
         assert members == expected

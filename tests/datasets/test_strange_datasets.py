@@ -55,7 +55,7 @@ def changed(store: Store, tar=None, index=None, manifest=None) -> None:
     store.put(f"{FOLDER}/manifest.json", data)
 
 
-def told(store: Store) -> list[str]:
+def problems_of(store: Store) -> list[str]:
     """Return what each command says of the dataset. Only errors of ours are caught."""
     found = []
 
@@ -160,14 +160,14 @@ def test_the_boxes_are_drawn_of_annotations_that_make_sense(store):
     assert colours(store) == [2, 2]
     with_annotation(store, facts())
     assert colours(store) == [2, 2]
-    assert told(store) == []
+    assert problems_of(store) == []
 
 
 @pytest.mark.parametrize("name", NOT_DRAWN)
 def test_a_box_that_makes_no_sense_is_not_drawn(store, name):
     with_annotation(store, NOT_DRAWN[name])
     assert sorted(colours(store)) == [1, 2]
-    assert told(store) == []
+    assert problems_of(store) == []
 
 
 def test_a_huge_box_is_drawn_where_it_crosses_the_picture(store):
@@ -190,7 +190,7 @@ STRANGE_LABELS = {
 @pytest.mark.parametrize("name", STRANGE_LABELS)
 def test_a_strange_label_is_named_with_its_sample(store, name):
     with_annotation(store, STRANGE_LABELS[name])
-    text = "\n".join(told(store))
+    text = "\n".join(problems_of(store))
     assert "json says label" in text
     assert "the index (0, 1)" in text
     assert TAR in text
@@ -291,7 +291,7 @@ def test_a_strange_tar_is_reported_and_never_followed(store, name, place):
     tars = {"alone": STRANGE_TARS[name]}
     tars["after"] = store.get(f"{FOLDER}/{TAR}")[: -len(END)] + tars["alone"]
     changed(store, tar=tars[place])
-    found = told(store)
+    found = problems_of(store)
     if place == "alone" or name not in ENDS:
         assert TAR in "\n".join(found)
     assert all(line.isprintable() and len(line) < 1000 for one in found for line in one.split("\n"))
@@ -342,7 +342,7 @@ STRANGE_INDEXES = {
 @pytest.mark.parametrize("name", STRANGE_INDEXES)
 def test_a_strange_index_is_named(store, name):
     changed(store, index=STRANGE_INDEXES[name])
-    found = told(store)
+    found = problems_of(store)
     assert len(found) >= 4
     assert sum(INDEX in one for one in found) >= 3
     assert all(len(one) < 1000 for one in found)
@@ -402,7 +402,7 @@ STRANGE_MANIFESTS = {
 @pytest.mark.parametrize("name", STRANGE_MANIFESTS)
 def test_a_strange_manifest_is_named(store, tmp_path, name):
     changed(store, manifest=STRANGE_MANIFESTS[name])
-    found = told(store)
+    found = problems_of(store)
     assert len(found) >= 4
     part = INDEX if name == "a class missing, and its count" else "manifest.json"
     assert sum(part in one for one in found) >= 4

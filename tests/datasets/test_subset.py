@@ -190,9 +190,9 @@ def test_the_papers_sets(tmp_path):
     names = list(subset.paper_rules(domain))
     budgets = [345, 1000, 3795, 5470, 7883, 11362, 16376, 23603]
     assert names[3:] == [f"labels-{budget}" for budget in budgets]
-    said = hpt("data", "subset", f"{tmp_path}/datasets/domainnet/real", "--paper", store="")
-    assert "labels-345: 345 labels of train, seed 0, 345 images" in said
-    assert "no labels-1000: cannot choose 1000 labelled images" in said
+    printed = hpt("data", "subset", f"{tmp_path}/datasets/domainnet/real", "--paper", store="")
+    assert "labels-345: 345 labels of train, seed 0, 345 images" in printed
+    assert "no labels-1000: cannot choose 1000 labelled images" in printed
     assert len(read_subset(store, "domainnet/real", "percent-10").keys) == 40
 
 
@@ -204,8 +204,8 @@ def test_the_command_and_its_mistakes(tmp_path):
     chosen = read_subset(store, "birds", "five")
     assert tuple(keys.read_text().split()) == chosen.keys
     assert len(chosen.keys) == 15
-    told = json.loads(hpt("data", "subset", uri, "five", "--shots", "5", "--json", store=""))
-    assert told == [{"name": "five", "images": 15, "digest": chosen.digest}]
+    reported = json.loads(hpt("data", "subset", uri, "five", "--shots", "5", "--json", store=""))
+    assert reported == [{"name": "five", "images": 15, "digest": chosen.digest}]
     for arguments, words in [
         (["x"], "a subset needs exactly one"),
         (["x", "--labels", "5", "--percent", "5"], "a subset needs exactly one"),

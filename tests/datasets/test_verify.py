@@ -39,7 +39,7 @@ def rewritten(store, change_tar=None, change_index=None) -> None:
     store.put(f"{FOLDER}/manifest.json", canonical_json(document))
 
 
-def said(store) -> str:
+def printed(store) -> str:
     return "\n".join(map(str, verify(store, "birds")))
 
 
@@ -73,7 +73,7 @@ def test_sound_datasets_of_every_kind_of_label(store):
     write(store, "many", [sample(f"x{i}", data, "train", several[i], facts) for i in range(3)])
     for name, count in [("birds", 25), ("bare", 20), ("boxes", 3), ("many", 3)]:
         seen = []
-        assert verify(store, name, lambda *told: seen.append(told)) == []  # noqa: B023
+        assert verify(store, name, lambda *reported: seen.append(reported)) == []  # noqa: B023
         assert seen[-1] == (count, count)
         assert strays(store, name) == []
 
@@ -86,7 +86,7 @@ def test_a_dataset_on_s3(ceph, monkeypatch):
     write(store, "birds", labelled(20), shard_bytes=5_000)
     assert verify(store, "birds") == []
     store.put(f"{FOLDER}/{TAR}", store.get(f"{FOLDER}/{TAR}")[:-512])
-    assert "and so does its size" in said(store)
+    assert "and so does its size" in printed(store)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_tar_that_is_not_as_its_index_says(store, change, words):
     """Even where all digests are right."""
     write(store, "birds", labelled(20))
     rewritten(store, change_tar=change)
-    problems = said(store)
+    problems = printed(store)
     assert words in problems
     assert TAR in problems
     assert "SHA-256" not in problems
@@ -120,7 +120,7 @@ def test_members_that_the_index_does_not_know(store):
             del column[0]
 
     rewritten(store, change_index=change)
-    problems = said(store)
+    problems = printed(store)
     assert f"{gone[0]}.png belongs to no image of the index" in problems
     assert "19 images are in it; the manifest says 20" in problems
     assert "its shards hold 19 images; the manifest says 20" in problems
@@ -135,8 +135,8 @@ def test_labels_out_of_range_and_of_another_kind(store):
         index["labels"][1] = [0, 1]
 
     rewritten(store, change_index=change)
-    assert "is 3\n  allowed: ids of 3 classes, label kind single" in said(store)
-    assert "is (0, 1)\n" in said(store)
+    assert "is 3\n  allowed: ids of 3 classes, label kind single" in printed(store)
+    assert "is (0, 1)\n" in printed(store)
 
 
 def test_all_problems_are_listed(store):
@@ -185,7 +185,7 @@ def test_the_command(store, tmp_path):
     assert "1 problem" in text
 
 
-def test_show_tells_what_the_manifest_says(store, tmp_path):
+def test_show_prints_what_is_in_the_manifest(store, tmp_path):
     bad = sample("bad", b"no image", "train", 0)
     classes = [f"bird {number}" for number in range(12)]
     manifest = write(store, "birds", [*labelled(40, classes=12), bad], classes=classes)
@@ -196,9 +196,9 @@ def test_show_tells_what_the_manifest_says(store, tmp_path):
     assert "most bird 0 4, bird 1 4," in text
     assert text.splitlines()[-2] == "left out: 1 of 41 images"
     assert "bad: none of the formats" in text
-    told = json.loads(hpt("data", "show", f"{tmp_path}/{FOLDER}", "--json", store=""))
-    assert told["digest"] == manifest.digest
-    assert told["splits"]["train"]["images"] == 40
+    reported = json.loads(hpt("data", "show", f"{tmp_path}/{FOLDER}", "--json", store=""))
+    assert reported["digest"] == manifest.digest
+    assert reported["splits"]["train"]["images"] == 40
 
 
 def test_a_manifest_of_100_000_shards_opens_in_a_moment(store, tmp_path):

@@ -303,8 +303,8 @@ def test_doctor_needs_no_cluster_here(tmp_path):
     empty.mkdir()
     file = tmp_path / "cluster.yaml"
     file.write_text(DEV)
-    said = hpt("doctor", str(file), "--store", str(tmp_path), store="", code=1, PATH=str(empty))
+    printed = hpt("doctor", str(file), "--store", str(tmp_path), store="", code=1, PATH=str(empty))
     assert "sbatch, srun, squeue, scontrol, scancel, sinfo cannot be found" in " ".join(
-        said.split()
+        printed.split()
     )
-    assert "run doctor on a login node" in said
+    assert "run doctor on a login node" in printed

@@ -197,5 +197,5 @@ def test_the_command_takes_a_scale(tmp_path):
     text = hpt(*arguments, store="", code=2)
     assert "--scale 0..4095, or --scale full" in text
     hpt(*arguments, "--scale", "0..4095", store="")
-    said = hpt("data", "show", arguments[2], store="")
-    assert "pixels of more than 8 bits scaled from 0..4095 to 8 bits" in said
+    printed = hpt("data", "show", arguments[2], store="")
+    assert "pixels of more than 8 bits scaled from 0..4095 to 8 bits" in printed

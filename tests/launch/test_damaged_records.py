@@ -103,16 +103,16 @@ def left_out(store: FolderStore, data: bytes, caplog: pytest.LogCaptureFixture) 
 
 @pytest.mark.parametrize("name", NO_JSON)
 def test_a_launch_that_is_no_json_object_is_left_out(store, caplog, name):
-    said = left_out(store, NO_JSON[name], caplog)
-    assert f"{store.uri}/launches/bad.json is left out: the record is damaged" in said
+    printed = left_out(store, NO_JSON[name], caplog)
+    assert f"{store.uri}/launches/bad.json is left out: the record is damaged" in printed
 
 
 @pytest.mark.parametrize("name", WRONG_FIELDS)
 def test_a_launch_with_a_wrong_field_is_left_out(store, caplog, name):
-    said = left_out(store, json.dumps(LAUNCH | WRONG_FIELDS[name]).encode(), caplog)
-    assert "launches/bad.json is left out" in said
-    assert said.count("\n") == 1
-    assert said[:-1].isprintable()
+    printed = left_out(store, json.dumps(LAUNCH | WRONG_FIELDS[name]).encode(), caplog)
+    assert "launches/bad.json is left out" in printed
+    assert printed.count("\n") == 1
+    assert printed[:-1].isprintable()
 
 
 @pytest.mark.parametrize("missing", LAUNCH)
@@ -176,8 +176,8 @@ def test_no_command_is_blocked_by_records_of_others(folder, monkeypatch):
     for number, data in enumerate(NO_JSON.values()):
         (folder / f"launches/no-{number}.json").write_bytes(data)
     for command in COMMANDS:
-        said = hpt(*command, store=str(folder))
-        assert said.count("is left out") == len(WRONG_FIELDS) + len(NO_JSON), command
+        printed = hpt(*command, store=str(folder))
+        assert printed.count("is left out") == len(WRONG_FIELDS) + len(NO_JSON), command
     assert "no logs on this machine yet" in hpt("logs", "before", store=str(folder), code=2)
 
 
@@ -201,14 +201,14 @@ def test_status_and_plan_go_on_with_damaged_notes(folder, monkeypatch):
     for data in NO_JSON.values():
         (stage / FAILURE).write_bytes(data)
         (stage / "lease.json").write_bytes(data)
-        said = hpt("status", "before", store=str(folder))
-        assert "after step 2: for a reason that cannot be read" in " ".join(said.split())
+        printed = hpt("status", "before", store=str(folder))
+        assert "after step 2: for a reason that cannot be read" in " ".join(printed.split())
         assert "failed" in hpt("plan", "../recipe.yaml", store=str(folder))
     (stage / "spec.json").write_bytes(b"[1]")
     changed = ("--set", "stages.hpt.steps=5")
     (stage / FAILURE).unlink()
-    said = hpt("plan", "../recipe.yaml", *changed, store=str(folder))
-    assert "whose spec.json is damaged" in " ".join(said.split())
+    printed = hpt("plan", "../recipe.yaml", *changed, store=str(folder))
+    assert "whose spec.json is damaged" in " ".join(printed.split())
 
 
 def committed(stage: Path, name: str, data: bytes) -> None:
@@ -254,16 +254,16 @@ def changed(document: dict, path: str, value: object) -> bytes:
 def test_a_damaged_result_is_named_with_the_way_out(folder, name, path, value):
     [stage] = folder.glob("stages/71b556*")
     committed(stage, name, changed(json.loads((stage / name).read_text()), path, value))
-    said = hpt("report", "before", store=str(folder), code=1)
-    assert f"{stage}/{name}: the record is damaged" in said
-    assert f"delete {stage}/DONE and launch again" in said
+    printed = hpt("report", "before", store=str(folder), code=1)
+    assert f"{stage}/{name}: the record is damaged" in printed
+    assert f"delete {stage}/DONE and launch again" in printed
 
 
 def test_a_result_that_was_not_committed_is_not_reported(folder):
     [stage] = folder.glob("stages/71b556*")
     (stage / "result.json").write_bytes((stage / "result.json").read_bytes() + b"\n")
-    said = hpt("report", "before", store=str(folder), code=1)
-    assert f"{stage}/result.json is not what was committed" in said
+    printed = hpt("report", "before", store=str(folder), code=1)
+    assert f"{stage}/result.json is not what was committed" in printed
 
 
 @pytest.mark.parametrize("entry", [{}, {"bytes": 1}, {"bytes": 1, "sha256": 5}, [], None])
@@ -272,8 +272,8 @@ def test_pull_names_a_damaged_done(folder, tmp_path, entry):
     done = json.loads((stage / "DONE").read_text())
     done["objects"]["result.json"] = entry
     (stage / "DONE").write_text(json.dumps(done))
-    said = hpt("pull", "before/base", str(tmp_path / "out"), store=str(folder), code=1)
-    assert f"{stage}/DONE" in said
+    printed = hpt("pull", "before/base", str(tmp_path / "out"), store=str(folder), code=1)
+    assert f"{stage}/DONE" in printed
     assert not (tmp_path / "out").exists()
 
 
@@ -283,8 +283,8 @@ def test_pull_writes_nothing_outside_its_folder(folder, tmp_path, name):
     done = json.loads((stage / "DONE").read_text())
     done["objects"] = {name: done["objects"]["result.json"]}
     (stage / "DONE").write_text(json.dumps(done))
-    said = hpt("pull", "before/base", str(tmp_path / "out"), store=str(folder), code=1)
-    assert "cannot be the path of an object" in said
+    printed = hpt("pull", "before/base", str(tmp_path / "out"), store=str(folder), code=1)
+    assert "cannot be the path of an object" in printed
     assert not (tmp_path / "out").exists()
 
 

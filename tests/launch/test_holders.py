@@ -1,4 +1,4 @@
-"""Who waits for a trial that another process holds, and what is said of its holder."""
+"""Who waits for a trial that another process holds, and what is printed of its holder."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def queued(state: str, job: str = "12_3") -> dict[str, Queued]:
 # What a single look says.
 
 
-def test_of_a_holder_elsewhere_is_said_where_it_runs_and_that_it_was_not_seen(store):
+def test_a_holder_elsewhere_is_reported_with_where_it_runs_and_that_it_was_not_seen(store):
     leave_trial(store, **ELSEWHERE, facts={"step": 3, "steps": 24}, pid=77)
     state = survey.state_of(store, KEY)
     assert (state.name, state.step) == ("running", 3)
@@ -204,14 +204,14 @@ def test_a_job_waits_until_a_holder_elsewhere_is_silent(store, clock, monkeypatc
 
 def test_a_launcher_starts_no_trial_until_its_holder_elsewhere_is_silent(store, monkeypatch):
     leave_trial(store, **ELSEWHERE, facts={"step": 3})
-    clock, told, jobs = Clock(), [], []
+    clock, reported, jobs = Clock(), [], []
 
     class Watcher:
         def started(self, trial: Trial) -> None:
-            told.append("started")
+            reported.append("started")
 
         def moved(self, trial: Trial, facts: object) -> None:
-            told.append(facts)
+            reported.append(facts)
 
     monkeypatch.setattr(local, "_processes", lambda job, *_: jobs.append(job) or [])
     monkeypatch.setattr(local, "job_of", lambda *_, **__: job_in(store))
@@ -222,9 +222,9 @@ def test_a_launcher_starts_no_trial_until_its_holder_elsewhere_is_silent(store, 
     for _ in range(int(TTL_S / 5)):
         local._start(left, TRIAL)
         clock.now += 5
-    assert told == [{"step": 3}] * int(TTL_S / 5)
+    assert reported == [{"step": 3}] * int(TTL_S / 5)
     local._start(left, TRIAL)
-    assert told[-1] == "started"
+    assert reported[-1] == "started"
     [job] = jobs
     with lease.hold(store.at(stage_prefix(KEY)), LEASE, silent=job.silent) as held:
         held.check()

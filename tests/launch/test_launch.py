@@ -30,16 +30,16 @@ def store(drawings, mlflow_tables, tmp_path):
 
 @pytest.fixture(scope="session")
 def undisturbed(drawings, tmp_path_factory):
-    """A store in which the small recipe went through at once; what it said."""
+    """A store in which the small recipe went through at once; what it printed."""
 
     def make(folder):
         (folder / "store").mkdir()
         (folder / "store/datasets").symlink_to(drawings / "datasets")
-        said = hpt("launch", str(write_recipe(folder)), store=str(folder / "store"))
-        (folder / "said").write_text(said)
+        printed = hpt("launch", str(write_recipe(folder)), store=str(folder / "store"))
+        (folder / "printed").write_text(printed)
 
     folder = made_once(tmp_path_factory, "undisturbed", make)
-    return folder / "store", folder / "small.yaml", (folder / "said").read_text()
+    return folder / "store", folder / "small.yaml", (folder / "printed").read_text()
 
 
 @pytest.fixture
@@ -50,9 +50,9 @@ def s3_store(ceph):
 
 
 def test_a_launch_ends_with_the_report_and_the_way_to_the_ui(undisturbed):
-    store, _, said = undisturbed
-    assert "adapt: test/top1 by init and shots" in said
-    assert f"-m hpt_dist ui --store {store}" in said
+    store, _, printed = undisturbed
+    assert "adapt: test/top1 by init and shots" in printed
+    assert f"-m hpt_dist ui --store {store}" in printed
     assert len(outcome(store)) == 6
     for result in store.glob("stages/*/result.json"):
         metrics = json.loads(result.read_text())["metrics"]
@@ -75,8 +75,8 @@ def test_the_shards_are_plain_webdataset(undisturbed):
 
 def test_plan_says_what_changed(undisturbed):
     store, recipe, _ = undisturbed
-    said = hpt("plan", str(recipe), "--set", "stages.hpt.steps=25", store=str(store))
-    assert "changed: spec.steps: 24 -> 25" in said
+    printed = hpt("plan", str(recipe), "--set", "stages.hpt.steps=25", store=str(store))
+    assert "changed: spec.steps: 24 -> 25" in printed
     states = json.loads(hpt("plan", str(recipe), "--json", store=str(store)))
     assert {row["state"] for row in states} == {"cached"}
 
@@ -179,10 +179,10 @@ class Story:
         [launch] = self.start()
         lease = json.loads((self.trial("hpt") / "lease.json").read_text())
         os.kill(lease["pid"], signal.SIGKILL)
-        said, _ = launch.communicate(timeout=300)
+        printed, _ = launch.communicate(timeout=300)
         assert launch.returncode == 1
-        assert "its process was killed" in said
-        assert "not run: the trial it starts from failed" in said
+        assert "its process was killed" in printed
+        assert "not run: the trial it starts from failed" in printed
         # What starts from the base alone is done.
         assert len(outcome(self.store)) == 3
         assert self.statuses()["hpt"] == "FAILED"
@@ -199,17 +199,17 @@ class Story:
         self.saves_and_says_so(launch)
 
     def saves_and_says_so(self, launch):
-        said, _ = launch.communicate(timeout=300)
+        printed, _ = launch.communicate(timeout=300)
         assert launch.returncode == 1
-        assert re.search(r"stopped by SIG(TERM|INT) after step", said), said
-        assert "not started" in said
+        assert re.search(r"stopped by SIG(TERM|INT) after step", printed), printed
+        assert "not started" in printed
         assert "resumes" in hpt("plan", str(self.recipe), store=str(self.store))
 
     def two_at_once_and_one_killed(self):
         one, other = self.start(ADAPTED, count=2)
         kill_group(one)
-        said, _ = other.communicate(timeout=400)
-        assert other.returncode == 0, said
+        printed, _ = other.communicate(timeout=400)
+        assert other.returncode == 0, printed
 
     def statuses(self):
         """Return the status of each trial's run in MLflow."""
@@ -260,9 +260,9 @@ def another_launch_runs_nothing(tiny, store):
         return {path: path.stat().st_mtime_ns for path in found}
 
     before = files()
-    said = hpt("launch", str(tiny[1]), store=str(store))
-    assert "all 6 trials are cached" in said
-    assert "adapt: test/top1 by init and shots" in said
+    printed = hpt("launch", str(tiny[1]), store=str(store))
+    assert "all 6 trials are cached" in printed
+    assert "adapt: test/top1 by init and shots" in printed
     assert files() == before
 
 
@@ -271,8 +271,8 @@ def test_two_launches_at_once_run_nothing_twice(store, tmp_path):
     # Each has room for two trials at once.
     both = [start(recipe, store, HPT_CORES="2") for _ in range(2)]
     for launch in both:
-        said, _ = launch.communicate(timeout=400)
-        assert launch.returncode == 0, said
+        printed, _ = launch.communicate(timeout=400)
+        assert launch.returncode == 0, printed
     assert len(outcome(store)) == 6
     logs = [path.read_text() for path in store.glob("work/trials/*/logs/*_log.out")]
     assert sum(log.count("step 40/40") for log in logs) == 3  # of hpt, and of two adaptations
@@ -282,11 +282,11 @@ def test_mlflow_out_of_reach_costs_nothing(store, tmp_path):
     recipe = write_recipe(tmp_path, TINY.replace("steps: 300", "steps: 40"))
     nowhere = "http://127.0.0.1:9"
     only = ["--only", "hpt", "--tracking-uri", nowhere]
-    said = hpt("launch", str(recipe), *only, store=str(store))
-    assert "done    hpt" in said
-    assert f"3 of 3 runs are not in MLflow at {nowhere} yet; to send them: " in said
-    assert " sync tiny-" in said
-    assert "the runs are in MLflow" not in said
+    printed = hpt("launch", str(recipe), *only, store=str(store))
+    assert "done    hpt" in printed
+    assert f"3 of 3 runs are not in MLflow at {nowhere} yet; to send them: " in printed
+    assert " sync tiny-" in printed
+    assert "the runs are in MLflow" not in printed
     hpt("sync", "tiny", "--tracking-uri", f"sqlite:///{store}/later.db", store=str(store))
     with sqlite3.connect(store / "later.db") as database:
         rows = database.execute(
@@ -300,12 +300,12 @@ def test_a_recipe_with_three_mistakes_names_all_three(store, tmp_path):
     text = RECIPE.replace("steps: 24", "stepz: 24").replace("init: base\n", "init: bass\n")
     text = text.replace("kind: mme", "kind: mne")
     recipe = write_recipe(tmp_path, text)
-    said = hpt("launch", str(recipe), store=str(store), code=2)
+    printed = hpt("launch", str(recipe), store=str(store), code=2)
     for name in ("stepz", "bass", "mne"):
         (line,) = (n for n, row in enumerate(text.splitlines(), 1) if name in row)
-        assert f"{recipe}:{line} " in said, said
-        assert name in said
-    assert said.count("did you mean") == 3
+        assert f"{recipe}:{line} " in printed, printed
+        assert name in printed
+    assert printed.count("did you mean") == 3
     assert not list(store.glob("launches/*"))
 
 
@@ -313,31 +313,31 @@ def test_cancelled_before_its_first_trial_began_it_starts_nothing_more(store, tm
     launch = start(write_recipe(tmp_path, TINY), store)
     wait_for(lambda: list(store.glob("launches/*.json")))
     hpt("cancel", "tiny", store=str(store))
-    said, _ = launch.communicate(timeout=300)
+    printed, _ = launch.communicate(timeout=300)
     assert launch.returncode == 1
-    assert "not started" in said
-    assert "hpt" not in {row.split()[-2] for row in said.splitlines() if row.startswith("done ")}
+    assert "not started" in printed
+    assert "hpt" not in {row.split()[-2] for row in printed.splitlines() if row.startswith("done ")}
 
 
 def test_inline_one_process_does_it_all(store, tmp_path):
     recipe = str(write_recipe(tmp_path, TINY))
-    said = hpt("launch", recipe, "--on", "inline", "--only", "base", store=str(store))
-    assert "done    base" in said
+    printed = hpt("launch", recipe, "--on", "inline", "--only", "base", store=str(store))
+    assert "done    base" in printed
     assert "did you mean base?" in hpt("launch", recipe, "--only", "bse", store=str(store), code=2)
 
 
 def test_a_damaged_launch_record_is_left_out(tiny, tmp_path):
     shutil.copytree(tiny[0] / "launches", tmp_path / "launches")
     (tmp_path / "launches/tiny-bad.json").write_text("{")
-    said = hpt("status", "tiny", store=str(tmp_path))
-    assert "tiny-bad.json is left out: the record is damaged" in said
-    assert "adapt" in said
+    printed = hpt("status", "tiny", store=str(tmp_path))
+    assert "tiny-bad.json is left out: the record is damaged" in printed
+    assert "adapt" in printed
 
 
 def test_a_dataset_that_is_not_there_is_named_before_anything_starts(tmp_path):
-    said = hpt("plan", str(write_recipe(tmp_path)), store=str(tmp_path / "none"), code=2)
-    assert "datasets.color" in said
-    assert "hpt-dist shard" in said
+    printed = hpt("plan", str(write_recipe(tmp_path)), store=str(tmp_path / "none"), code=2)
+    assert "datasets.color" in printed
+    assert "hpt-dist shard" in printed
 
 
 @pytest.mark.services

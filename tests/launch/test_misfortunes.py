@@ -139,9 +139,9 @@ def strike(site: Site, misfortunes: Sequence[Misfortune]) -> None:
     job = site.job
     for restarts, misfortune in enumerate(misfortunes, 1):
         saved, logs = site.saved_step(), site.logs()
-        said = misfortune(site)
+        printed = misfortune(site)
         site.wait_for_start(restarts)
-        assert site.logs().count(said) > logs.count(said), misfortune
+        assert site.logs().count(printed) > logs.count(printed), misfortune
         [step] = re.findall(r"resumes after step (\d+)", site.logs()[len(logs) :])[-1:] or ["0"]
         assert int(step) >= saved, misfortune
         shown = site.slurm.call("scontrol", "show", "job", job)

@@ -72,8 +72,8 @@ setup:
 def test_the_quickstart_on_one_node_leaves_what_it_leaves_here(site, drawings, tmp_path):
     (tmp_path / "here").mkdir()
     alone = here(drawings, tmp_path / "here", QUICKSTART, *QUICK)
-    said = site.launch(*QUICK, text=QUICKSTART, profile=DEV + STRAY)
-    assert "4 trials submitted" in said
+    printed = site.launch(*QUICK, text=QUICKSTART, profile=DEV + STRAY)
+    assert "4 trials submitted" in printed
     again = site.launch(*QUICK, text=QUICKSTART, profile=DEV + STRAY)
     assert "4 trials are in the queue already" in again
     assert "nothing to submit" in again
@@ -149,14 +149,14 @@ def tasks_of(job: str) -> list[int]:
 # What does not go on.
 
 
-def test_a_real_error_is_told_and_not_retried(started):
+def test_a_real_error_is_reported_and_not_retried(started):
     site = started
     broken = ("stages.hpt.optimizer.lr=1e30", "stages.hpt.head_warmup_steps=0")
     words = [word for setting in broken for word in ("--set", setting)]
     site.launch("--only", "probe", *words)
     site.wait(lambda: not site.slurm.jobs())
-    said = site.hpt("status", "small")
-    assert re.search(r"hpt +failed +.*the loss is not finite at step", said)
+    printed = site.hpt("status", "small")
+    assert re.search(r"hpt +failed +.*the loss is not finite at step", printed)
     # What waits for it does not start; what does not goes through.
     assert site.states() == {
         "base": "cached",
@@ -260,11 +260,11 @@ def test_two_launches_at_once_submit_nothing_twice(site):
         )
         for _ in range(2)
     ]
-    said = sorted(process.communicate(timeout=120)[0] for process in processes)
-    assert all(process.returncode == 0 for process in processes), said
+    printed = sorted(process.communicate(timeout=120)[0] for process in processes)
+    assert all(process.returncode == 0 for process in processes), printed
     assert len(site.slurm.jobs()) == 6
-    assert sum("6 trials submitted" in one for one in said) == 1
-    assert sum("6 trials are in the queue already" in one for one in said) == 1
+    assert sum("6 trials submitted" in one for one in printed) == 1
+    assert sum("6 trials are in the queue already" in one for one in printed) == 1
     records = [json.loads(path.read_text()) for path in site.store.glob("launches/*.jobs")]
     assert sorted(key for arrays in records for array in arrays for key in array["keys"]) == sorted(
         set(json.loads(next(site.store.glob("launches/*.json")).read_text())["trials"].values())
@@ -275,26 +275,26 @@ def test_a_launch_of_twenty_trials_is_soon_over_and_cancel_ends_it(site):
     """It takes about a second, of which Python's start is a good part."""
     _, start_s = timed(lambda: site.hpt("--version"))
     sweep = ("--set", f"stages.adapt.sweep.seed={list(range(8))}")
-    said, launch_s = timed(lambda: site.launch("--hold", *sweep))
-    assert "20 trials submitted" in said
+    printed, launch_s = timed(lambda: site.launch("--hold", *sweep))
+    assert "20 trials submitted" in printed
     jobs = site.slurm.jobs()
     assert len(jobs) == 20
     assert sum("_" in job for job in jobs) == 16  # two arrays
-    said, nothing_s = timed(lambda: site.launch("--hold", *sweep))
-    assert "nothing to submit" in said
+    printed, nothing_s = timed(lambda: site.launch("--hold", *sweep))
+    assert "nothing to submit" in printed
     assert launch_s < 4 * nothing_s
     assert launch_s < 8 * start_s
-    said = site.hpt("cancel", "small")
-    assert said.count("removed from the queue") == 20
+    printed = site.hpt("cancel", "small")
+    assert printed.count("removed from the queue") == 20
     assert site.slurm.jobs() == {}
 
 
 def timed(action: Callable[[], str]) -> tuple[str, float]:
     """Return what a command says, and its CPU seconds: other tests run beside it."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    said = action()
+    printed = action()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return said, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return printed, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_without_accounting_a_job_goes_on_and_cancel_lets_it_save(tmp_path, trained_here):
@@ -307,9 +307,9 @@ def test_without_accounting_a_job_goes_on_and_cancel_lets_it_save(tmp_path, trai
         slurm.call("scancel", "--signal=USR2", site.job)
         site.wait_for_start(1)
         saved = site.saved_step()
-        said = site.hpt("cancel", "small")
-        assert "asked to save and stop: hpt" in said
-        assert "removed from the queue: probe/init=hpt" in said
+        printed = site.hpt("cancel", "small")
+        assert "asked to save and stop: hpt" in printed
+        assert "removed from the queue: probe/init=hpt" in printed
         site.wait(lambda: not slurm.jobs())
         assert site.saved_step() > saved
         states = site.states()

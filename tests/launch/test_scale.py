@@ -32,9 +32,9 @@ def test_a_thousand_trials(tmp_path, slurm, drawings):
     site = made(tmp_path, slurm, drawings)
     sweep = (*SWEEP, f"stages.adapt.sweep.seed={list(range(SEEDS))}")
     try:
-        said = site.launch("--hold", *sweep)
+        printed = site.launch("--hold", *sweep)
         count = SEEDS + 4
-        assert f"{count} trials submitted" in said
+        assert f"{count} trials submitted" in printed
         jobs = slurm.jobs()
         assert len(jobs) == count
         # No array is larger than this cluster allows.
@@ -54,13 +54,13 @@ def test_a_thousand_trials(tmp_path, slurm, drawings):
 def test_more_trials_than_an_array_holds(tmp_path, drawings):
     site = made(tmp_path, None, drawings)
     arguments = site.arguments("--dry-run", *SWEEP, f"stages.adapt.sweep.seed={list(range(2100))}")
-    said = hpt(*arguments, store=str(site.store))
-    assert [line for line in said.splitlines() if line.startswith("==> adapt")] == [
+    printed = hpt(*arguments, store=str(site.store))
+    assert [line for line in printed.splitlines() if line.startswith("==> adapt")] == [
         "==> adapt: 1001 trials, 1 GPU each",
         "==> adapt: 1001 trials, 1 GPU each",
         "==> adapt: 98 trials, 1 GPU each",
     ]
-    assert said.count("#SBATCH --array=0-1000%4") == 2
+    assert printed.count("#SBATCH --array=0-1000%4") == 2
 
 
 # Many nodes, simulated.
@@ -114,26 +114,26 @@ def test_the_ranks_of_1024_gpus(monkeypatch):
     monkeypatch.setattr("socket.getaddrinfo", lambda host, port: address[host])
     placement = place(trial_of(8192, RANKS), Profile(nodes=NODES, gpus_per_node=GPUS))
     assert placement == Placement(NODES, GPUS, GPUS, 4, None, 240)
-    told = []
+    reported = []
     for rank in range(RANKS):
         variables = environment_of(rank)
         monkeypatch.setattr("os.environ", variables)
         environment = submitit.slurm.slurm.SlurmJobEnvironment()
         assert environment.hostnames[environment.node] == f"gpu{rank // GPUS + 1:03}"
         name_ranks(environment)
-        told.append(variables)
+        reported.append(variables)
     places = [placement.place_of(rank) for rank in range(RANKS)]
     assert len(set(places)) == RANKS
-    assert [int(one["RANK"]) for one in told] == list(range(RANKS))
-    named = [(int(one["SLURM_NODEID"]), int(one["LOCAL_RANK"])) for one in told]
+    assert [int(one["RANK"]) for one in reported] == list(range(RANKS))
+    named = [(int(one["SLURM_NODEID"]), int(one["LOCAL_RANK"])) for one in reported]
     assert named == places
     for name, value in {
         "WORLD_SIZE": RANKS,
         "LOCAL_WORLD_SIZE": GPUS,
     }.items():
-        assert {one[name] for one in told} == {str(value)}
-    assert {one["MASTER_ADDR"] for one in told} == {"10.0.0.1"}
-    assert len({one["MASTER_PORT"] for one in told}) == 1
+        assert {one[name] for one in reported} == {str(value)}
+    assert {one["MASTER_ADDR"] for one in reported} == {"10.0.0.1"}
+    assert len({one["MASTER_PORT"] for one in reported}) == 1
 
 
 def test_jobs_that_run_at_the_same_time_meet_at_different_places(monkeypatch):

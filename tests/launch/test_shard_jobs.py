@@ -160,10 +160,10 @@ def test_jobs_on_two_nodes_write_what_one_process_writes(site, photos, tmp_path)
     seen = tmp_path / "seen"
     setup = ["export HPT_SETUP=1", f"env > '{seen}'"]
     text = DEV + f"\nsetup: {json.dumps(setup)}\n"
-    said = site.shard(photos, "--json", text=text)
+    printed = site.shard(photos, "--json", text=text)
     assert contents(site.dataset) == shard_here(photos, tmp_path)
-    assert '"images": 30' in said
-    [array] = re.findall(r"3 parts in job (\d+), the manifest in job", said)
+    assert '"images": 30' in printed
+    [array] = re.findall(r"3 parts in job (\d+), the manifest in job", printed)
     assert site.slurm.nodes_of(array) == {"n1", "n2"}
     # Nothing is left of the jobs in the store.
     assert {info.path.split("/")[0] for info in site.store.list()} == {"STORE", "datasets"}
@@ -187,10 +187,12 @@ def test_a_cancelled_task_is_made_up_for_by_running_again(site, photos, tmp_path
     waiting = start(site, photos, text)
     site.wait(lambda: left_of(site) == {1} or waiting.poll() is not None)
     site.slurm.call("scancel", f"{site.submitted[0]}_1")
-    said, _ = waiting.communicate(timeout=60)
-    assert waiting.returncode == 1, said
-    assert re.search(r"1 of 3 parts failed: job \d+_1 was ended; its log ends with: .+CANCEL", said)
-    assert "Traceback" not in said
+    printed, _ = waiting.communicate(timeout=60)
+    assert waiting.returncode == 1, printed
+    assert re.search(
+        r"1 of 3 parts failed: job \d+_1 was ended; its log ends with: .+CANCEL", printed
+    )
+    assert "Traceback" not in printed
     assert not (site.dataset / "manifest.json").exists()
     before = finished(site.dataset)
     assert before
@@ -231,8 +233,8 @@ def test_a_preempted_task_and_a_killed_one_are_queued_again_and_go_on(site, tmp_
     os.kill(site.holder(2).pid, signal.SIGKILL)
     for job in (preempted, killed):
         site.wait(lambda job=job: site.slurm.shorten_wait(job) or waiting.poll() is not None)
-    said, _ = waiting.communicate(timeout=60)
-    assert waiting.returncode == 0, said
+    printed, _ = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0, printed
     for job in (preempted, killed):
         log = next(site.jobs.glob(f"{job}_*.out")).read_text()
         assert ("this job is preempted" in log) is (job == preempted)
@@ -245,45 +247,45 @@ def test_a_preempted_task_and_a_killed_one_are_queued_again_and_go_on(site, tmp_
 def test_the_same_command_finds_its_jobs_and_another_is_refused(site, photos, tmp_path):
     go = tmp_path / "go"
     text = held("true", go)
-    said = site.shard(photos, "--no-wait", text=text)
+    printed = site.shard(photos, "--no-wait", text=text)
     array, merge = submitted = site.submitted
-    assert f"scancel {array} {merge}" in said
-    said = site.shard(photos, "--resize", "8", text=text, code=2)
-    assert "with other options" in said
-    assert f"scancel {array} {merge}" in said
+    assert f"scancel {array} {merge}" in printed
+    printed = site.shard(photos, "--resize", "8", text=text, code=2)
+    assert "with other options" in printed
+    assert f"scancel {array} {merge}" in printed
     waiting = start(site, photos, text)
     assert f"in job {array}," in waiting.stdout.readline()
     assert "logs in" in waiting.stdout.readline()
     time.sleep(0.5)
     waiting.send_signal(signal.SIGINT)
-    said, _ = waiting.communicate(timeout=20)
-    assert "the jobs go on" in said
-    assert "Traceback" not in said
+    printed, _ = waiting.communicate(timeout=20)
+    assert "the jobs go on" in printed
+    assert "Traceback" not in printed
     assert waiting.returncode == 1
     assert site.submitted == submitted
     go.touch()
-    said = site.shard(photos, text=text)
-    assert "30 images" in said
-    assert f"in job {array}, the manifest in job {merge}" in said
+    printed = site.shard(photos, text=text)
+    assert "30 images" in printed
+    assert f"in job {array}, the manifest in job {merge}" in printed
     assert contents(site.dataset) == shard_here(photos, tmp_path)
 
 
 @pytest.mark.services
-def test_a_failing_part_tells_its_own_message(site, photos):
+def test_a_failing_part_reports_its_own_message(site, photos):
     (photos / "cat/broken.png").write_bytes(b"no image")
-    said = site.shard(photos, "--max-bad", "0", code=1)
-    assert "1 of 3 parts failed: more than 0 images cannot be used, among them" in said
-    assert "cat/broken.png" in said
-    assert "raise --max-bad" in said
+    printed = site.shard(photos, "--max-bad", "0", code=1)
+    assert "1 of 3 parts failed: more than 0 images cannot be used, among them" in printed
+    assert "cat/broken.png" in printed
+    assert "raise --max-bad" in printed
     assert not (site.dataset / "manifest.json").exists()
     assert "Traceback" not in "".join(log.read_text() for log in site.jobs.glob("*.out"))
 
 
 @pytest.mark.services
 def test_what_slurm_refuses_starts_nothing(site, photos):
-    said = site.shard(photos, text="partition: nowhere\n", code=2)
-    assert "sbatch refused the jobs" in said
-    assert "nvalid partition" in said
+    printed = site.shard(photos, text="partition: nowhere\n", code=2)
+    assert "sbatch refused the jobs" in printed
+    assert "nvalid partition" in printed
     assert site.slurm.jobs() == {}
 
 
@@ -291,10 +293,10 @@ def test_what_slurm_refuses_starts_nothing(site, photos):
 def test_a_name_or_source_that_cannot_be_used_starts_nothing(site, photos, tmp_path):
     on = ("--on", str(site.profile()))
     bad = tmp_path / "store/datasets/a;b"
-    said = hpt("shard", str(photos), str(bad), *on, store="", code=2, **site.environment)
-    assert "cannot name a dataset" in said
-    said = site.shard(tmp_path / "nowhere", code=2)
-    assert "nothing is at" in said
+    printed = hpt("shard", str(photos), str(bad), *on, store="", code=2, **site.environment)
+    assert "cannot name a dataset" in printed
+    printed = site.shard(tmp_path / "nowhere", code=2)
+    assert "nothing is at" in printed
     assert not (tmp_path / "my work").exists()
 
 
@@ -498,9 +500,9 @@ def test_waiting_outlives_a_controller_that_restarts(fake_slurm, tmp_path, monke
 def test_without_slurm_the_error_says_so(photos, tmp_path):
     arguments = ("shard", str(photos), str(tmp_path / "store/datasets/pets"), "--on", "p.yaml")
     file = PROFILES / "dev.yaml"
-    said = hpt(*arguments[:-1], str(file), store="", code=2, PATH="/nowhere")
-    assert "sbatch is not installed here" in said
-    assert "without --on" in said
+    printed = hpt(*arguments[:-1], str(file), store="", code=2, PATH="/nowhere")
+    assert "sbatch is not installed here" in printed
+    assert "without --on" in printed
     assert "--on PROFILE" in hpt(*arguments[:3], "--jobs", "3", store="", code=2)
 
 
@@ -525,17 +527,17 @@ setup: module load x
 """
 
 
-def test_every_problem_of_a_profile_is_told_at_once(tmp_path):
+def test_every_problem_of_a_profile_is_reported_at_once(tmp_path):
     file = tmp_path / "cluster.yaml"
     file.write_text(WRONG)
     with pytest.raises(RequestError) as caught:
         profile.load(file)
-    said = str(caught.value)
+    printed = str(caught.value)
     assert caught.value.exit_code == 2
-    assert said.startswith("10 problems in the profile")
-    assert [int(line) for line in re.findall(r"cluster\.yaml:(\d+)", said)] == list(range(1, 11))
-    assert "did you mean partition?" in said
-    assert "an absolute path" in said
+    assert printed.startswith("10 problems in the profile")
+    assert [int(line) for line in re.findall(r"cluster\.yaml:(\d+)", printed)] == list(range(1, 11))
+    assert "did you mean partition?" in printed
+    assert "an absolute path" in printed
 
 
 @pytest.mark.parametrize(
@@ -583,7 +585,7 @@ s3://b/x: access denied
         ("", ""),
     ],
 )
-def test_a_job_that_ended_without_a_word_is_told_by_the_end_of_its_log(tmp_path, log, ending):
+def test_a_job_that_ended_without_a_word_is_reported_by_the_end_of_its_log(tmp_path, log, ending):
     (tmp_path / "7_0_log.out").write_text(log)
     with pytest.raises(HptError) as caught:
         submitted(tmp_path).check()
@@ -591,7 +593,7 @@ def test_a_job_that_ended_without_a_word_is_told_by_the_end_of_its_log(tmp_path,
     assert re.match(f"1 of 1 parts failed: {what}\n  do: see", str(caught.value))
 
 
-def test_a_merge_that_failed_is_told_until_it_has_put_everything_away(tmp_path):
+def test_a_merge_that_failed_is_reported_until_it_has_put_everything_away(tmp_path):
     jobs = submitted(tmp_path)
     jobs.store.put(f"{sharding_prefix(jobs.parts.keys[0])}/{DONE}", b"")
     with pytest.raises(HptError, match="the merge failed: job 8 never began"):
@@ -658,7 +660,7 @@ def test_a_part_that_fails_says_so_and_is_not_started_again(job, tmp_path):
     assert [file.name for file in job.iterdir()] == ["14.0.failed"]
 
 
-def test_a_part_that_is_told_to_stop_lets_go_and_goes_on(job, photos, tmp_path, monkeypatch):
+def test_a_part_that_is_asked_to_stop_lets_go_and_goes_on(job, photos, tmp_path, monkeypatch):
     asked = request(photos, tmp_path)
 
     def stop(self, *_: object) -> None:
@@ -687,7 +689,7 @@ def test_restarts_that_finish_no_shard_end(job, photos, tmp_path, monkeypatch):
 
 
 def stopped(write, *arguments, progress, **options) -> None:
-    """Write until the first image is done, and be told to stop then."""
+    """Write until the first image is done, and be asked to stop then."""
 
     def stop(done: shards.Progress) -> None:
         progress(done)

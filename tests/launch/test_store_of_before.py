@@ -26,7 +26,7 @@ def folder(tmp_path):
 def test_its_trials_keep_their_keys_and_the_interrupted_one_goes_on(folder):
     store, recipe = folder / "store", str(folder / "recipe.yaml")
     objects = {path: path.read_bytes() for path in store.glob("stages/*/*") if path.is_file()}
-    # Whether its holder died cannot be told from here.
+    # Whether its holder died cannot be known from here.
     [lease] = store.glob("stages/*/lease.json")
     lease.write_text(json.dumps(json.loads(lease.read_text()) | {"host": "elsewhere", "pids": "?"}))
     plan = json.loads(hpt("plan", recipe, "--json", store=str(store)))
@@ -38,8 +38,8 @@ def test_its_trials_keep_their_keys_and_the_interrupted_one_goes_on(folder):
         "probe/init=hpt": "runs",
     }
     lease.unlink()
-    said = hpt("launch", recipe, "--on", "inline", store=str(store), process=False)
-    assert "goes on after step 2" in said or "resumes" in said
+    printed = hpt("launch", recipe, "--on", "inline", store=str(store), process=False)
+    assert "goes on after step 2" in printed or "resumes" in printed
     done = [json.loads(path.read_text())["key"] for path in store.glob("stages/*/DONE")]
     assert len(done) == 4
     for path, data in objects.items():

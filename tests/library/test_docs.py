@@ -50,21 +50,21 @@ def folder(tmp_path_factory, mlflow_tables):
         [sys.executable, "page.py"], cwd=folder, env=variables, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    (folder / "said").write_text(done.stdout)
+    (folder / "shown").write_text(done.stdout)
     (folder / "logged").write_text(done.stderr)
     return folder
 
 
 def test_the_page_runs(folder):
-    said, logged = (folder / "said").read_text(), (folder / "logged").read_text()
-    assert said.startswith("{'test': 12, 'train': 40, 'val': 12}\n('a', 'b', 'c')")
-    assert "\ntorch.Size([12, 256])\n" in said
-    assert re.search(r"\nhpt [0-9a-f]{64} runs never run\n", said)
-    assert "\nprobe/init=hpt {'test/top1': " in said
+    shown, logged = (folder / "shown").read_text(), (folder / "logged").read_text()
+    assert shown.startswith("{'test': 12, 'train': 40, 'val': 12}\n('a', 'b', 'c')")
+    assert "\ntorch.Size([12, 256])\n" in shown
+    assert re.search(r"\nhpt [0-9a-f]{64} runs never run\n", shown)
+    assert "\nprobe/init=hpt {'test/top1': " in shown
     assert logged.count("started hpt") == logged.count("done hpt") == 1
     # Besides the snippets' own lines there are none.
     printed = sum(text.count("print(") for kind, text in BLOCKS if kind == "python")
-    assert len(said.splitlines()) == printed + 1 + 3 + 3
+    assert len(shown.splitlines()) == printed + 1 + 3 + 3
 
 
 def test_what_is_done_is_not_run_again(folder, monkeypatch, caplog, capfd):

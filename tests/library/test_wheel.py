@@ -75,15 +75,15 @@ def test_it_plans_and_launches_elsewhere(installed, drawings, mlflow_tables, tmp
     store = fill(tmp_path / "store", drawings, mlflow_tables)
     recipe = write_recipe(folder, TINY).name
 
-    def said(*words):
+    def printed(*words):
         return command(installed, folder, store, *words)
 
-    where = said("-c", "import hpt_dist; print(hpt_dist.__file__)").strip()
+    where = printed("-c", "import hpt_dist; print(hpt_dist.__file__)").strip()
     assert Path(where) == installed / "hpt_dist/__init__.py"
-    assert said("-m", "hpt_dist", "--version").strip() == hpt_dist.__version__
-    plan = said("-m", "hpt_dist", "plan", "openmoji_line", "--on", "dev")
+    assert printed("-m", "hpt_dist", "--version").strip() == hpt_dist.__version__
+    plan = printed("-m", "hpt_dist", "plan", "openmoji_line", "--on", "dev")
     assert f"openmoji_line is {installed}/hpt_dist/recipe/recipes/openmoji_line.yaml\n" in plan
     assert f"dev is {installed}/hpt_dist/slurm/profiles/dev.yaml\n" in plan
-    launched = said("-m", "hpt_dist", "launch", recipe, "--only", "base")
+    launched = printed("-m", "hpt_dist", "launch", recipe, "--only", "base")
     assert "done    base  [1/1]" in launched
     assert os.listdir(folder) == [recipe]  # noqa: PTH208

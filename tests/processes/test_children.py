@@ -1,4 +1,4 @@
-"""Child processes: what they get, how their ends are told, and that none is left behind."""
+"""Child processes: what they get, how their ends are reported, and that none is left behind."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def test_its_environment_is_what_it_was_given(warm, monkeypatch):
 def test_its_output_is_appended_to_its_log(warm, tmp_path):
     log = tmp_path / "x.log"
     log.write_text("before\n")
-    over(children.start(write, "said\n", log=log, warm=warm))
-    assert sorted(log.read_text().splitlines()) == ["and an error", "before", "said"]
+    over(children.start(write, "printed\n", log=log, warm=warm))
+    assert sorted(log.read_text().splitlines()) == ["and an error", "before", "printed"]
 
 
 @WAYS
@@ -176,13 +176,13 @@ def test_without_its_server_a_warm_one_is_still_seen_to_live_and_to_end():
         "    print('seen')\n"
     )
     folders = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-    said = subprocess.check_output(
+    printed = subprocess.check_output(
         [sys.executable, "-c", program],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(folders)},
         text=True,
         timeout=60,
     )
-    assert said == "seen\n"
+    assert printed == "seen\n"
 
 
 def test_what_cannot_be_sent_is_refused():

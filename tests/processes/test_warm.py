@@ -41,11 +41,11 @@ def store_of(drawings, folder):
 def test_fresh_processes_among_stray_variables_leave_the_same_bytes(tiny, drawings, tmp_path):
     store = store_of(drawings, tmp_path)
     words = ("launch", str(write_recipe(store, TINY)), "--only", "hpt", "--fresh")
-    said = hpt(*words, store=str(store), **STRAY)
+    printed = hpt(*words, store=str(store), **STRAY)
     left = outcome(store)
     assert left == {key: outcome(tiny[0])[key] for key in left}
     assert len(left) == 2
-    [line] = re.findall(r"not passed on to trials.*: (.*)", said)
+    [line] = re.findall(r"not passed on to trials.*: (.*)", printed)
     assert set(line.split(", ")) >= {name for name in STRAY if not name.startswith("SLURM")}
     assert "SLURM_JOB_ID" not in line  # which is nobody's switch, and stays away all the same
 
@@ -104,9 +104,9 @@ def test_a_signal_to_the_whole_group_lets_the_trial_save(drawings, tmp_path):
     store = store_of(drawings, tmp_path)
     launcher, _, trial = launched(store)
     os.killpg(launcher.pid, signal.SIGTERM)
-    said, _ = launcher.communicate(timeout=200)
+    printed, _ = launcher.communicate(timeout=200)
     assert launcher.returncode == 1
-    assert "stopped by SIGTERM after step" in said
+    assert "stopped by SIGTERM after step" in printed
     assert not trial.is_running()
     assert "resumes" in hpt("status", "tiny", store=str(store))
 

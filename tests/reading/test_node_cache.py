@@ -348,7 +348,7 @@ def test_another_object_than_the_manifest_says(shards: Shards, cache: NodeCache)
 
 
 @pytest.mark.services
-def test_damage_in_transfer_is_mended_by_another_download(
+def test_damage_in_transfer_is_repaired_by_another_download(
     request: pytest.FixtureRequest, tmp_path: Path, cache: NodeCache
 ) -> None:
     with stores("ceph", request, tmp_path) as store, pytest.MonkeyPatch.context() as patch:

@@ -104,7 +104,7 @@ def test_pairs_of_neighbours_are_spread_evenly(n):
     assert stats.chisquare(steps).pvalue > 1e-3
 
 
-def test_position_tells_nothing_of_the_sample():
+def test_position_shows_nothing_of_the_sample():
     n = 100_000
     samples, _ = samples_at("correlation", 0, n, 0, n)
     bound = 4 / math.sqrt(n)

@@ -257,9 +257,9 @@ def test_a_damaged_image_is_replaced_named_and_counted(tmp_path, change, caplog)
     assert (indices == (bad + 1) % 12).sum() == 4  # its own turns and those of the bad one
     for batch in batches:
         assert batch.labels.tolist() == pool.labels[batch.indices].tolist()
-    told = [record.getMessage() for record in caplog.records if "bird-2" in record.getMessage()]
-    assert len(told) == 2  # once for each stream
-    assert "1 of at most 10" in told[0]
+    reported = [record.getMessage() for record in caplog.records if "bird-2" in record.getMessage()]
+    assert len(reported) == 2  # once for each stream
+    assert "1 of at most 10" in reported[0]
     assert replacements.until(3) == ["birds/train/bird-2"]
     order = {name: SETTINGS[name] for name in ("batch", "seed")}
     first = next(n for n in range(3) if "birds/train/bird-2" in batch_keys(pool, n, **order))
@@ -478,5 +478,5 @@ def test_the_keys_of_a_batch_are_those_that_a_stream_yields(pool):
         for step in range(3):
             places = map(pool.locate, next(stream).indices.tolist())
             expected = [f"{split.name}/{split.key(i)}" for split, i in places]
-            told = batch_keys(pool, step, batch=SETTINGS["batch"], seed=SETTINGS["seed"])
-            assert told == expected
+            reported = batch_keys(pool, step, batch=SETTINGS["batch"], seed=SETTINGS["seed"])
+            assert reported == expected

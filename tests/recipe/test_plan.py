@@ -136,7 +136,7 @@ def test_equal_seeds_pair_parents_with_children():
 
 
 @pytest.mark.parametrize(
-    ("known", "said"),
+    ("known", "printed"),
     [
         (facts(line=dataset("openmoji/line", images=8)), "1 to 2"),
         (facts(line=dataset("openmoji/line", images=12)), "none is left unlabelled"),
@@ -163,10 +163,10 @@ def test_equal_seeds_pair_parents_with_children():
         ),
     ],
 )
-def test_what_cannot_be_fed_is_refused(known, said):
+def test_what_cannot_be_fed_is_refused(known, printed):
     with pytest.raises(RecipeError) as caught:
         make(known=known)
-    assert said in str(caught.value)
+    assert printed in str(caught.value)
     assert "recipe.yaml:" in str(caught.value)
 
 

@@ -177,9 +177,9 @@ def test_an_import_that_fails_says_whose_it_is(site):
 
 def test_plan_says_where_they_come_from(site, drawings, tmp_path):
     path = write_recipe(tmp_path, THEIRS.replace("timm/test_efficientnet", "tiny"))
-    said = hpt("plan", str(path), store=str(drawings))
-    assert "method cool: from cool-methods 1.2.3" in said
-    assert said.count("backbone tiny: from cool-methods 1.2.3") == 1
+    printed = hpt("plan", str(path), store=str(drawings))
+    assert "method cool: from cool-methods 1.2.3" in printed
+    assert printed.count("backbone tiny: from cool-methods 1.2.3") == 1
     assert '"distribution": "cool-methods"' in hpt("plan", str(path), "--json", store=str(drawings))
 
 

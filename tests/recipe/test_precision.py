@@ -118,10 +118,12 @@ def test_the_decision_is_in_the_document_of_what_trains_and_in_no_other(tmp_path
 
 
 def test_what_already_meant_float32_channels_last_keeps_its_key(tmp_path):
-    said = RECIPE.replace("steps: 3", "steps: 3, precision: float32, memory_format: channels_last")
-    assert planned(tmp_path, text=said)["hpt"].key == planned(tmp_path)["hpt"].key
+    printed = RECIPE.replace(
+        "steps: 3", "steps: 3, precision: float32, memory_format: channels_last"
+    )
+    assert planned(tmp_path, text=printed)["hpt"].key == planned(tmp_path)["hpt"].key
     # As it was before there was a rule.
-    assert planned(tmp_path, text=said)["hpt"].key == (
+    assert planned(tmp_path, text=printed)["hpt"].key == (
         "bfa2b0be6270b0b5e3536b5228d33647a9a70bc8dd0ac56883e1d9f05bc36483"
     )
 
@@ -235,13 +237,13 @@ def test_eight_trials_on_a_loaded_machine_compute_alike(drawings, tmp_path):
         for _ in range(max(1, cores - 1))
     ]
     try:
-        said = hpt("launch", str(write_recipe(tmp_path, EIGHT)), store=str(store))
+        printed = hpt("launch", str(write_recipe(tmp_path, EIGHT)), store=str(store))
     finally:
         for process in load:
             process.kill()
             process.wait()
-    assert "hpt, adapt: computes in float32, channels_last, on CPUs of this machine" in said
-    assert "base: mme in float32, channels_last on a CPU" in said
+    assert "hpt, adapt: computes in float32, channels_last, on CPUs of this machine" in printed
+    assert "base: mme in float32, channels_last on a CPU" in printed
     runs = [json.loads(path.read_text()) for path in store.glob("stages/*/run.json")]
     assert len(runs) == 10
     trained = [run["numerics"] for run in runs if run["numerics"]]

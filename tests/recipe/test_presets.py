@@ -246,7 +246,7 @@ def test_the_pages_rows_have_as_many_cells_as_their_tables():
 
 
 @pytest.mark.parametrize(
-    ("settings", "rate", "told"),
+    ("settings", "rate", "reported"),
     [
         ({}, 0.03, "sgd, peak learning rate 0.03 (as written)"),
         (
@@ -261,10 +261,10 @@ def test_the_pages_rows_have_as_many_cells_as_their_tables():
         ),
     ],
 )
-def test_a_scaled_learning_rate_is_told_with_its_rule(
-    settings: dict[str, Any], rate: float, told: str
+def test_a_scaled_learning_rate_is_reported_with_its_rule(
+    settings: dict[str, Any], rate: float, reported: str
 ) -> None:
     spec = validated("pretrain", batch=1024, **settings)
     assert spec.peak_lr == pytest.approx(rate)
     trial: Any = SimpleNamespace(stage="hpt", spec=spec)
-    assert told in console._remark(trial)
+    assert reported in console._remark(trial)

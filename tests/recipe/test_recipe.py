@@ -67,18 +67,18 @@ def test_every_problem_comes_at_once_with_its_line_and_the_nearest_name():
         "r.yaml:16",
         "r.yaml:19",
     ]
-    for key, said in [
+    for key, printed in [
         ("image.size", "greater than 0"),
         ("stages.adapt.source", "did you mean color?"),
         ("stages.hpt.init", "did you mean base?"),
         ("stages.hpt.stepz", "did you mean steps?"),
         ("report.columns", "did you mean shots?"),
     ]:
-        assert any(key in problem and said in problem for problem in found), (key, found)
+        assert any(key in problem and printed in problem for problem in found), (key, found)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "printed"),
     [
         (("kind: mme", "kind: mmee"), "did you mean mme?"),
         (("kind: mme", "kind: [mme]"), "unknown kind"),
@@ -105,9 +105,9 @@ def test_every_problem_comes_at_once_with_its_line_and_the_nearest_name():
         (("name: small\n", ""), "name is missing"),
     ],
 )
-def test_each_fault_is_named(change, said):
+def test_each_fault_is_named(change, printed):
     found = problems(GOOD.replace(*change))
-    assert any(said in problem for problem in found), found
+    assert any(printed in problem for problem in found), found
     assert all(problem.startswith("r.yaml:") for problem in found)
 
 

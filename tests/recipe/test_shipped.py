@@ -52,9 +52,9 @@ def test_names_are_exact_and_errors_list_them(name, monkeypatch, tmp_path):
 
 def test_commands_say_which_file_it_is(tiny, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    said = hpt("plan", "quickstart", "--on", "generic-cpu", store=str(tiny[0]))
-    assert f"quickstart is {shipped.recipe('quickstart')}\n" in said
-    assert f"generic-cpu is {profile.located('generic-cpu')}\n" in said
-    said = hpt("launch", "quickstart", "--on", "generic-gpo", store=str(tiny[0]), code=2)
-    assert "local, inline, apptainer, dev, generic-cpu" in said
-    assert "did you mean generic-gpu?" in said
+    printed = hpt("plan", "quickstart", "--on", "generic-cpu", store=str(tiny[0]))
+    assert f"quickstart is {shipped.recipe('quickstart')}\n" in printed
+    assert f"generic-cpu is {profile.located('generic-cpu')}\n" in printed
+    printed = hpt("launch", "quickstart", "--on", "generic-gpo", store=str(tiny[0]), code=2)
+    assert "local, inline, apptainer, dev, generic-cpu" in printed
+    assert "did you mean generic-gpu?" in printed

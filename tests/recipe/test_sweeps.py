@@ -38,7 +38,7 @@ def chain(length, sweep):
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "said"),
+    ("text", "line", "printed"),
     [
         (
             HEAD + stage("h", "base", f"steps: {values(1000)}, bn_group: {values(1000)}"),
@@ -61,14 +61,14 @@ def chain(length, sweep):
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_too_many_trials_are_refused_before_they_are_made(text, line, said):
+def test_too_many_trials_are_refused_before_they_are_made(text, line, printed):
     began_s = time.process_time()
     with pytest.raises(RecipeError) as caught:
         recipe_file.parse(text, "r.yaml")
     assert time.process_time() - began_s < 3
     [problem] = caught.value.problems
     assert problem.where.startswith(f"r.yaml:{line} stages."), problem
-    assert said in problem.what
+    assert printed in problem.what
 
 
 def test_stages_that_share_their_seeds_do_not_multiply():

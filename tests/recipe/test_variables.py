@@ -70,20 +70,20 @@ def test_a_variable_whose_key_stands_twice_is_refused_too():
 
 @pytest.mark.parametrize("key", LOCAL.split())
 def test_where_a_variable_may_be_its_value_is_in_no_message(recipe, tmp_path, key):
-    said = hpt(
+    printed = hpt(
         "plan", str(recipe), "--set", f"{key}=${{VAR}}", store=str(tmp_path), code=2, VAR=SECRET
     )
-    assert "problem" in said
-    assert SECRET not in said
+    assert "problem" in printed
+    assert SECRET not in printed
 
 
 @pytest.mark.parametrize("value", ["s3://no.such.bucket!/x", "file://no-host/x", "~no-such-user/x"])
 def test_a_store_from_a_variable_that_cannot_be_opened_is_named_by_it(recipe, tmp_path, value):
     command = ("plan", str(recipe), "--set", "store=${PLACE}")
-    said = hpt(*command, store=str(tmp_path), code=2, PLACE=value)
-    assert "${PLACE}" in said
-    assert value not in said
-    assert "--set store: " in said or "r.yaml:3 datasets.a: " in said
+    printed = hpt(*command, store=str(tmp_path), code=2, PLACE=value)
+    assert "${PLACE}" in printed
+    assert value not in printed
+    assert "--set store: " in printed or "r.yaml:3 datasets.a: " in printed
 
 
 @pytest.mark.parametrize(

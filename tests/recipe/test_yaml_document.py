@@ -77,7 +77,7 @@ def test_each_value_has_one_meaning(text, value):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "printed"),
     [
         ("!!int ''", "is no whole number"),
         ("!!float ''", "is no number"),
@@ -120,14 +120,14 @@ def test_each_value_has_one_meaning(text, value):
         ("b\x07", "U+0007"),
     ],
 )
-def test_what_has_no_meaning_is_refused_with_its_line(text, said):
+def test_what_has_no_meaning_is_refused_with_its_line(text, printed):
     document = Document("r.yaml")
     fill(document, f"\n# nothing\r\na: {text}\n", {})
-    if said is None:
+    if printed is None:
         assert document.problems == []
         return
     [problem] = document.problems
-    assert said in problem.what
+    assert printed in problem.what
     line = 4 if "---" in text else 3
     assert problem.where.startswith(f"r.yaml:{line}"), problem
 
@@ -186,7 +186,7 @@ def test_an_option_is_read_like_a_file(tmp_path):
         f", {name}: &{name} [{', '.join([f'*{before}'] * 10)}]"
         for before, name in zip("abcdefgh", "bcdefghi", strict=True)
     )
-    for value, said in [
+    for value, printed in [
         (f"{bombs}}}", "more than 50,000 values"),
         ("[" * 500, "inside each other"),
         ("!!int ''", "is no whole number"),
@@ -196,7 +196,7 @@ def test_an_option_is_read_like_a_file(tmp_path):
         with pytest.raises(RequestError) as caught:
             recipe_file.load(path, [f"image.size={value}"])
         assert "\n--set image.size: " in str(caught.value)
-        assert said in str(caught.value)
+        assert printed in str(caught.value)
     for override in ("a\udcff=1", ".".join("a" * 500) + "=1", "=1", "a..b=1"):
         with pytest.raises(RequestError, match=r"allowed: key\.path=value"):
             recipe_file.load(path, [override])

@@ -172,7 +172,7 @@ def test_only_seeds_are_averaged() -> None:
     assert report.table.rows == ("base (optimizer.lr=1)", "base (optimizer.lr=2)")
 
 
-def test_what_does_not_fit_is_said() -> None:
+def test_what_does_not_fit_is_reported() -> None:
     done = filled(lambda *_: 0.5)
     text = build(launched(GRID, metric="test/top", compare="paper/table3_sketch"), done).markdown()
     assert "have no metric test/top; they have test/top1. did you mean test/top1?" in _joined(text)

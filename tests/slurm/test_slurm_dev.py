@@ -1,4 +1,4 @@
-"""The cluster of slurm/dev is a real one: nodes, GPUs, preemption, accounting, and it mends."""
+"""The cluster of slurm/dev is real: nodes, GPUs, preemption, accounting; it repairs itself."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def job(slurm, tmp_path):
 def test_two_nodes_with_names_and_gpus_of_their_own(slurm):
     assert set(slurm.cluster.nodes()) == {"n1", "n2"}
     asked = "echo $SLURMD_NODENAME $(hostname) $CUDA_VISIBLE_DEVICES $(getent hosts n1 n2)"
-    said = slurm.call("srun", "--nodes=2", "--gres=gpu:2", "sh", "-c", asked)
-    lines = sorted(line.split() for line in said.splitlines())
+    printed = slurm.call("srun", "--nodes=2", "--gres=gpu:2", "sh", "-c", asked)
+    lines = sorted(line.split() for line in printed.splitlines())
     assert [line[0] for line in lines] == ["n1", "n2"]
     assert {line[2] for line in lines} == {"0,1"}
     if os.geteuid() == 0:  # others may give a node no host name of its own
@@ -125,24 +125,24 @@ def test_the_queue_outlives_the_controller_and_a_task_its_slurmd(slurm, job, tmp
 
 
 def make(command: str, folder: Path, *options: str, code: int = 0) -> str:
-    """Run the command line as `make` does, and return all that it said."""
+    """Run the command line as `make` does, and return all that it printed."""
     arguments = (ROOT / "slurm/dev/cluster.py", command, "--folder", folder, *options)
     result = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
-    said = result.stdout + result.stderr
-    assert result.returncode == code, said
-    assert "Traceback" not in said
-    return said
+    printed = result.stdout + result.stderr
+    assert result.returncode == code, printed
+    assert "Traceback" not in printed
+    return printed
 
 
 @pytest.mark.slow
-def test_up_mends_what_was_killed_and_down_leaves_nothing(tmp_path):
+def test_up_repairs_what_was_killed_and_down_leaves_nothing(tmp_path):
     for program in ("munged", "slurmctld", "slurmd", "sbatch", "weed", "mlflow"):
         need(program)
     # Slurm could use neither the space nor the length.
     folder = tmp_path / "my project" / ("deep" * 20) / ".slurm-dev"
     try:
-        said = make("up", folder, "--no-accounting")
-        [seconds] = re.findall(r"n1 and n2 after (.+) s", said)
+        printed = make("up", folder, "--no-accounting")
+        [seconds] = re.findall(r"n1 and n2 after (.+) s", printed)
         assert float(seconds) < 60
         run = Path(json.loads((folder / "cluster.json").read_text())["run"])
         first = Processes(run, mortal=False).running()
@@ -191,7 +191,7 @@ def use(folder: Path) -> int:
     return int((folder / "pid").read_text())
 
 
-def test_what_is_wrong_is_said_before_anything_starts(tmp_path, monkeypatch):
+def test_what_is_wrong_is_reported_before_anything_starts(tmp_path, monkeypatch):
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs/thesis.tex").write_text("years of work")
     assert "holds something else" in make("up", tmp_path / "theirs", code=2)

@@ -164,7 +164,7 @@ def test_folders_of_boxes_or_masks_are_no_classes(tmp_path, names):
     assert "as COCO or Pascal VOC" in refusal(write(tmp_path, *names))
 
 
-def test_the_folder_to_name_is_told_where_others_lie_beside_it(tmp_path):
+def test_the_folder_to_name_is_reported_where_others_lie_beside_it(tmp_path):
     write(tmp_path, "models/a.pt", "data/cat/1.jpg", "data/dog/1.jpg")
     assert f"do: name {tmp_path}/data if it holds the classes" in refusal(tmp_path)
     (tmp_path / "data/cat").rename(tmp_path / "data/train")
@@ -261,7 +261,7 @@ def test_litter_is_set_aside_and_counted(tmp_path):
         assert f"set aside: {line}" in words
 
 
-def test_what_holds_no_image_is_set_aside_and_told(tmp_path):
+def test_what_holds_no_image_is_set_aside_and_reported(tmp_path):
     write(tmp_path, *two_classes("train"), "docs/a.md", "train/notes/a.txt", "extra.jpg", "LICENSE")
     for empty in ("val", "train/bird"):
         (tmp_path / empty).mkdir()

@@ -139,7 +139,7 @@ def test_labels_that_programs_write_for_no_value_are_refused(folder, label):
     assert f"list.csv:4: the label is {label!r}, as programs write no value" in text
 
 
-def test_classes_that_may_mean_no_class_are_told(folder):
+def test_classes_that_may_mean_no_class_are_reported(folder):
     words = in_words(open_source(written(folder, *SOUND, "img/2.jpg,none")))
     assert "3 classes: cat, dog, none; classes, as others: none" in words
 

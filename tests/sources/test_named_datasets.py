@@ -301,7 +301,7 @@ def test_another_folder_is_refused_with_what_is_in_it(tmp_path, name):
     assert problem.allowed.startswith("a folder with ")
 
 
-def test_a_folder_that_is_not_there_is_said_to_be_none(tmp_path):
+def test_a_folder_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(RequestError, match="there is no such folder"):
         open_source("flowers102", tmp_path / "no")
 
@@ -357,9 +357,9 @@ def test_the_command_shards_a_named_dataset(tmp_path):
     root = domain(tmp_path / "data")
     destination = tmp_path / "store/datasets/domainnet/clipart"
     arguments = ("shard", "domainnet/clipart", str(destination), "--root", str(root))
-    said = hpt(*arguments, "--workers", "1", store="")
-    assert "domainnet/clipart: 39 images" in said
-    assert re.search(r"domainnet/clipart in .*: train has 24 images, not 27,215", said)
+    printed = hpt(*arguments, "--workers", "1", store="")
+    assert "domainnet/clipart: 39 images" in printed
+    assert re.search(r"domainnet/clipart in .*: train has 24 images, not 27,215", printed)
     store = open_store(str(tmp_path / "store"))
     manifest = shards.read_manifest(store, "domainnet/clipart")
     assert shards.verify(store, "domainnet/clipart") == []
@@ -461,7 +461,7 @@ def test_the_order_of_the_list_does_not_change_the_split(tmp_path):
         ("clipart/axe/no.jpg 327", "class 327 is t-shirt, not axe"),
     ],
 )
-def test_faults_of_a_list_are_told_with_the_line(tmp_path, line, message):
+def test_faults_of_a_list_are_reported_with_the_line(tmp_path, line, message):
     root = domain(tmp_path)
     with (root / "clipart_test.txt").open("a") as file:
         file.write(line + "\n")
@@ -645,10 +645,10 @@ def test_faults_of_vipers_label_maps(tmp_path):
     (maps / "001_00030.png").write_bytes((maps / "001_00020.png").read_bytes()[:40])
     with pytest.raises(RequestError) as caught:
         open_source("viper", tmp_path)
-    said = str(caught.value)
-    assert "3 problems in the label maps of VIPER" in said
-    assert "001_00010.png: no label map that can be read" in said
-    assert "001_00020.png: a label map has one channel of 8 bits, not RGB" in said
+    printed = str(caught.value)
+    assert "3 problems in the label maps of VIPER" in printed
+    assert "001_00010.png: no label map that can be read" in printed
+    assert "001_00020.png: a label map has one channel of 8 bits, not RGB" in printed
 
 
 # Photographs
@@ -695,7 +695,7 @@ def test_faults_of_the_sets_of_flowers(tmp_path, sets, message):
         open_source("flowers102", flowers(tmp_path, **sets))
 
 
-def test_damaged_matlab_files_are_told(tmp_path):
+def test_damaged_matlab_files_are_reported(tmp_path):
     file = flowers(tmp_path) / "setid.mat"
     savemat(file, {"trnid": np.array([1])})
     with pytest.raises(RequestError, match=r"setid.mat: no valid, tstid"):
@@ -739,7 +739,7 @@ def test_faults_of_xviews_labels(tmp_path, feature, message):
     assert message in str(caught.value)
 
 
-def test_a_damaged_satellite_image_is_told(tmp_path):
+def test_a_damaged_satellite_image_is_reported(tmp_path):
     (xview_images(tmp_path) / "train_images/103.tif").write_bytes(b"II*")
     with pytest.raises(RequestError, match=r"103.tif: no image that can be read"):
         open_source("xview", tmp_path)
@@ -748,7 +748,7 @@ def test_a_damaged_satellite_image_is_told(tmp_path):
 # The page
 
 
-def test_the_page_tells_of_every_dataset():
+def test_the_page_names_every_dataset():
     page = (ROOT / "docs/datasets.md").read_text()
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
     assert set(rows) == set(named.NAMES)

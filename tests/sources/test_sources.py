@@ -307,9 +307,9 @@ def hugging_face(path: Path, images: list[bytes], feature: dict, **columns) -> P
     """Write a file as `datasets` does: images inside, names of classes in the metadata."""
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     values = [{"bytes": data, "path": "picture.png"} for data in images]
-    told = {"info": {"features": {"image": {"_type": "Image"}} | feature}}
+    reported = {"info": {"features": {"image": {"_type": "Image"}} | feature}}
     table = pa.table({"image": pa.array(values, kind)} | columns)
-    metadata = {b"huggingface": json.dumps(told).encode()}
+    metadata = {b"huggingface": json.dumps(reported).encode()}
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table.replace_schema_metadata(metadata), path, row_group_size=2)
     return path
@@ -436,7 +436,7 @@ def test_parquet_of_another_form_is_refused(tmp_path, columns, message):
     assert message in str(caught.value)
 
 
-def test_a_class_that_parquet_does_not_name_is_told_with_its_row(tmp_path):
+def test_a_class_that_parquet_does_not_name_is_reported_with_its_row(tmp_path):
     path = hugging_face(
         tmp_path / "a.parquet", PICTURES[:3], {"label": CLASS_LABEL}, label=[0, 2, 1]
     )

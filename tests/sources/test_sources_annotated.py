@@ -158,8 +158,8 @@ def test_a_super_category_without_a_box_is_no_class(tmp_path, parents, classes):
     source = open_source(str(write_coco(tmp_path / "a.json", tmp_path, with_categories(*parents))))
     assert source.classes == classes
     assert {label for labels in label_names(source).values() for label in labels} <= set(classes)
-    told = "pets is a super-category without a box, no class"
-    assert (told in source.rule) == ("pets" not in classes and len(classes) == 2)
+    reported = "pets is a super-category without a box, no class"
+    assert (reported in source.rule) == ("pets" not in classes and len(classes) == 2)
 
 
 def test_a_super_category_with_a_box_in_another_split_is_a_class(tmp_path):
@@ -245,7 +245,7 @@ def changed(change) -> dict:
         (lambda v: v["images"].clear(), "the file names no image"),
     ],
 )
-def test_faults_of_a_coco_file_are_told_with_the_id(tmp_path, change, message):
+def test_faults_of_a_coco_file_are_reported_with_the_id(tmp_path, change, message):
     file = write_coco(tmp_path / "instances.json", tmp_path)
     file.write_text(json.dumps(changed(change)))
     with pytest.raises(RequestError) as caught:
@@ -485,7 +485,7 @@ BILLION_LAUGHS = '<!DOCTYPE a [<!ENTITY b "bb"><!ENTITY c "&b;&b;">]><annotation
         (xml("<object><name>dog</name></object>"), "object has no bndbox/xmin"),
     ],
 )
-def test_faults_of_an_annotation_are_told_with_its_file(tmp_path, text, message):
+def test_faults_of_an_annotation_are_reported_with_its_file(tmp_path, text, message):
     folder = write_voc(tmp_path, {"1": ""})
     data = text if isinstance(text, bytes) else text.encode()
     (folder / "Annotations/1.xml").write_bytes(data)
@@ -510,7 +510,7 @@ def test_every_fault_of_a_voc_folder_comes_at_once(tmp_path):
         assert any(f"{image}.xml: {what}" in line for line in message.splitlines()), image
 
 
-def test_an_image_set_that_is_not_there_is_told_with_those_that_are(tmp_path):
+def test_an_image_set_that_is_not_there_is_reported_with_those_that_are(tmp_path):
     folder = write_voc(tmp_path, {"1": xml("")}, train="1", val="1")
     with pytest.raises(RequestError, match=r"test\.txt: cannot be read") as caught:
         voc.open_voc({"test": [(folder, "test")]}, name="v", rule="r", root=tmp_path)

@@ -114,13 +114,13 @@ def test_damage_stops_a_trial_which_goes_on_once_the_shard_is_made_anew(
     first, second = images_of_step(store, 6)[:2]
     damage(first)
     damage(second)
-    said = inline(recipe, store=str(store), code=1)
-    assert "2 images are damaged" in said
+    printed = inline(recipe, store=str(store), code=1)
+    assert "2 images are damaged" in printed
     for key, tar, _ in (first, second):
-        assert f"{tar}: image {key} of dataset noise, split train" in said
+        assert f"{tar}: image {key} of dataset noise, split train" in printed
     dataset = f"{store}/datasets/noise"
-    assert f"hpt-dist shard SOURCE {dataset}` (SOURCE was called noise)" in said
-    assert f"hpt-dist data verify {dataset}" in said
+    assert f"hpt-dist shard SOURCE {dataset}` (SOURCE was called noise)" in printed
+    assert f"hpt-dist data verify {dataset}" in printed
     assert not (the(store, "pretrain") / "DONE").exists()
 
     verified = hpt("data", "verify", dataset, store=str(store), code=1)
@@ -146,11 +146,11 @@ def test_what_judges_is_never_replaced(inline, store, tmp_path, split):
     index = json.loads(tar.with_suffix(".index.json").read_text())
     damage((index["keys"][0], tar, index["offsets"][0]))
     path = str(write_recipe(tmp_path, RECIPE.replace("init: hpt}", "init: base, max_bad: 9}")))
-    said = inline(path, "--only", "probe", store=str(store), code=1)
-    assert f"{tar}: image {index['keys'][0]} of dataset noise, split {split}" in said
+    printed = inline(path, "--only", "probe", store=str(store), code=1)
+    assert f"{tar}: image {index['keys'][0]} of dataset noise, split {split}" in printed
 
 
-def test_what_was_replaced_stays_so_and_is_told(inline, made, store, tmp_path):
+def test_what_was_replaced_stays_so_and_is_reported(inline, made, store, tmp_path):
     """The second damaged image stops the trial; by the relaunch all shards are whole again."""
     recipe = str(write_recipe(tmp_path, REPLACING))
     once = tmp_path / "once"
@@ -159,18 +159,18 @@ def test_what_was_replaced_stays_so_and_is_told(inline, made, store, tmp_path):
     shutil.copytree(store, once, symlinks=True)
     inline(recipe, "--only", "hpt", store=str(once))
     damage(later)
-    said = inline(recipe, "--only", "hpt", store=str(store), code=1)
-    assert "more than 1 image is damaged, among them" in said
-    assert later[0] in said
+    printed = inline(recipe, "--only", "hpt", store=str(store), code=1)
+    assert "more than 1 image is damaged, among them" in printed
+    assert later[0] in printed
     shutil.rmtree(store / "datasets")
     shutil.copytree(made / "store/datasets", store / "datasets")
-    said = inline(recipe, "--only", "hpt", store=str(store))
-    assert "resumes after step 9" in said
+    printed = inline(recipe, "--only", "hpt", store=str(store))
+    assert "resumes after step 9" in printed
     assert outcome(store) == outcome(once)
     name = f"noise/train/{first[0]}"
     assert json.loads((the(store, "pretrain") / "DONE").read_text())["replaced"] == [name]
     assert json.loads((the(store, "pretrain") / "result.json").read_text())["replaced"] == [name]
-    assert f"1 image replaced: {name}" in said
+    assert f"1 image replaced: {name}" in printed
     assert "1 image replaced" in hpt("plan", recipe, store=str(store))
 
 
@@ -178,8 +178,8 @@ def test_watched_training_images_are_replaced_too(inline, store, tmp_path):
     image = images_of_step(store, 11)[0]
     damage(image)
     recipe = str(write_recipe(tmp_path, REPLACING.replace("monitor: null", "monitor: {every: 6}")))
-    said = inline(recipe, "--only", "hpt", store=str(store))
-    assert f"1 image replaced: noise/train/{image[0]}; hpt found them damaged" in said
+    printed = inline(recipe, "--only", "hpt", store=str(store))
+    assert f"1 image replaced: noise/train/{image[0]}; hpt found them damaged" in printed
 
 
 def test_an_image_of_another_rank_is_named_by_the_trial_and_replaced_alike(store, tmp_path):
@@ -187,15 +187,15 @@ def test_an_image_of_another_rank_is_named_by_the_trial_and_replaced_alike(store
     damage(image)
     recipe = write_recipe(tmp_path, RECIPE)
     command = ("launch", str(recipe), "--only", "hpt", "--ranks", "2")
-    said = hpt(*command, store=str(store), code=1)
-    assert f"hpt: {image[1]}: image {image[0]} of dataset noise, split train" in said
+    printed = hpt(*command, store=str(store), code=1)
+    assert f"hpt: {image[1]}: image {image[0]} of dataset noise, split train" in printed
     failure = json.loads((the(store, "pretrain") / "failure.json").read_text())["error"]
     assert image[0] in failure
     assert "hpt-dist data verify" in failure
     shutil.rmtree(the(store, "pretrain"))
     recipe.write_text(REPLACING)
-    said = hpt(*command, store=str(store))
-    assert f"1 image replaced: noise/train/{image[0]}" in said
+    printed = hpt(*command, store=str(store))
+    assert f"1 image replaced: noise/train/{image[0]}" in printed
 
 
 def test_an_evaluation_replaces_images_of_train_where_it_may(inline, store, tmp_path):

@@ -84,7 +84,7 @@ def test_a_subset_of_labels_is_what_a_stage_with_that_budget_and_seed_uses(store
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "printed"),
     [
         (("fish/train, birds", "birds/train, birds"), "hold the same images"),
         (("fish/train, birds/train@tenth", "fish/train, fish/train"), "hold the same images"),
@@ -96,9 +96,9 @@ def test_a_subset_of_labels_is_what_a_stage_with_that_budget_and_seed_uses(store
         ),
     ],
 )
-def test_what_a_subset_cannot_feed_is_refused_before_anything_starts(store, change, said):
+def test_what_a_subset_cannot_feed_is_refused_before_anything_starts(store, change, printed):
     choose(store, 10)
     with pytest.raises(RecipeError) as error:
         planned(store, RECIPE.replace(*change))
-    assert said in str(error.value)
+    assert printed in str(error.value)
     assert "recipe.yaml:" in str(error.value)

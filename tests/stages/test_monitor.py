@@ -57,11 +57,11 @@ def test_a_stage_that_does_harm_leaves_the_weights_it_started_from(inline, store
         .replace("every: 12", "every: 5")
     )
     recipe = write_recipe(tmp_path, harm)
-    said = inline(str(recipe), "--only", "hpt", store=str(store))
+    output = inline(str(recipe), "--only", "hpt", store=str(store))
     found, folder = details(store)
     assert found["kept_step"] == 0
     assert found["gate"]["judged_step"] == 10
-    assert "kept the base" in said
+    assert "kept the base" in output
     (base,) = (
         p.parent for p in store.glob("stages/*/result.json") if '"kind": "import"' in p.read_text()
     )
@@ -76,7 +76,7 @@ def test_a_stage_that_does_harm_leaves_the_weights_it_started_from(inline, store
 
 def judged_once(inline, recipe, store):
     """Check that what follows a kept base takes the result of what follows the base."""
-    said = inline(str(recipe), "--only", "probe", store=str(store))
+    output = inline(str(recipe), "--only", "probe", store=str(store))
     done = {
         json.loads(file.read_text())["key"]: json.loads(file.read_text()).get("same_as")
         for file in store.glob("stages/*/DONE")
@@ -90,7 +90,7 @@ def judged_once(inline, recipe, store):
     assert [one[name] for name in ("metrics", "details")] == [
         other[name] for name in ("metrics", "details")
     ]
-    printed = " ".join(said.split())
+    printed = " ".join(output.split())
     assert "probe/init=hpt starts from the same weights as probe/init=base" in printed
     assert "nothing to compare" in printed
     # An index that names a trial of other settings is not believed.

@@ -101,8 +101,8 @@ def launched(recipe, store, *arguments, code=0):
 
 def test_a_method_and_a_backbone_of_another_package_train(site, store, tmp_path):
     recipe = write_recipe(tmp_path, RECIPE)
-    said = launched(recipe, store)
-    assert "method warm: from warmth 1.0" in said
+    printed = launched(recipe, store)
+    assert "method warm: from warmth 1.0" in printed
     left = {}
     for result in store.glob("stages/*/result.json"):
         stage = json.loads(result.read_text())["stage"]
@@ -122,8 +122,8 @@ def test_a_method_and_a_backbone_of_another_package_train(site, store, tmp_path)
     # Another version is planned anew, all of it, for the backbone is of the same package.
     install(site, "warmth", "1.1", **OFFERED)
     assert "3 runs" in hpt("plan", str(recipe), store=str(store))
-    said = hpt("plan", str(recipe), store=str(store))
-    assert "changed: plugins.backbone.version: 1.0 -> 1.1" in said
+    printed = hpt("plan", str(recipe), store=str(store))
+    assert "changed: plugins.backbone.version: 1.0 -> 1.1" in printed
 
 
 def test_a_process_with_another_version_than_planned_refuses(site, store, tmp_path, monkeypatch):
@@ -156,9 +156,9 @@ def test_a_process_with_another_version_than_planned_refuses(site, store, tmp_pa
 def test_what_is_no_method_fails_with_whose_it_is(site, store, tmp_path, method, settings, says):
     text = RECIPE.replace("backbone: small_net", "backbone: timm/test_efficientnet")
     text = text.replace("warm\n", f"{method}\n").replace("{queue: 16}", settings)
-    said = launched(write_recipe(tmp_path, text), store, "--only", "theirs", code=1)
-    assert says in said
-    assert method in said
+    printed = launched(write_recipe(tmp_path, text), store, "--only", "theirs", code=1)
+    assert says in printed
+    assert method in printed
 
 
 def test_a_backbone_of_another_package_comes_before_a_librarys(site):

@@ -19,14 +19,14 @@ def clock(monkeypatch):
 
 
 def shown(monkeypatch, calls, terminal: bool) -> str:
-    said = io.StringIO()
+    printed = io.StringIO()
     monkeypatch.setattr(
-        console, "err", Console(file=said, force_terminal=terminal, width=200, highlight=False)
+        console, "err", Console(file=printed, force_terminal=terminal, width=200, highlight=False)
     )
     with console.counting("shard photos") as tell:
         for done, total in calls:
             tell(done, total)
-    return said.getvalue()
+    return printed.getvalue()
 
 
 def test_lines_tell_speed_and_time_left_without_what_was_done_before(monkeypatch, clock):
@@ -38,11 +38,11 @@ def test_lines_tell_speed_and_time_left_without_what_was_done_before(monkeypatch
     assert max(float(line.split(", ")[-2].split()[0].replace(",", "")) for line in lines) <= 1000
 
 
-def test_a_bar_tells_the_speed(monkeypatch):
+def test_a_bar_shows_the_speed(monkeypatch):
     text = shown(monkeypatch, [(10, 40), (30, 40), (40, 40)], terminal=True)
     assert "40/40" in text
     assert "images/s" in text
 
 
-def test_nothing_to_do_says_nothing(monkeypatch, clock):
+def test_nothing_to_do_prints_nothing(monkeypatch, clock):
     assert shown(monkeypatch, [(7, 7)], terminal=False) == ""

@@ -110,14 +110,14 @@ def leave_behind(store: Store, **changes: object) -> None:
 
 def watched(watch: LeaseWatch, clock: Clock, store: Store, seconds: float) -> tuple[object, str]:
     """Return what a watch says that looks every 5 s."""
-    said = watch.look(store, PATH)
+    printed = watch.look(store, PATH)
     for _ in range(int(seconds / 5)):
         clock.now += 5
-        said = watch.look(store, PATH)
-    return said
+        printed = watch.look(store, PATH)
+    return printed
 
 
-def test_one_process_holds_and_others_are_told_who(store: Store) -> None:
+def test_one_process_holds_and_others_learn_who(store: Store) -> None:
     with holder(store) as process:
         with pytest.raises(LeaseTakenError) as caught, lease.hold(store, PATH):
             pass

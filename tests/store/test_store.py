@@ -88,7 +88,7 @@ def test_written_is_read(store: Store, tmp_path: Path) -> None:
             assert store.stat(path) == info
 
 
-def test_an_etag_tells_content_apart(store: Store) -> None:
+def test_an_etag_distinguishes_content(store: Store) -> None:
     etags = {store.put("a", bytes([i])).etag for i in range(5)}
     assert len(etags) == 5
     [listed] = store.list()
@@ -283,7 +283,7 @@ def test_a_folder_reads_what_was_written_last(
 
 
 def test_every_quick_write_has_its_own_etag(folder: FolderStore) -> None:
-    """Equal sizes, an inode used again and one tick of the kernel's clock: still told apart."""
+    """Equal sizes, an inode used again and one tick of the kernel's clock: still distinguished."""
     etags = [folder.put("a", b"same").etag for _ in range(300)]
     assert len(set(etags)) == len(etags)
 
@@ -445,12 +445,12 @@ def test_s3_errors_say_what_where_and_what_to_do(
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     bucket = server.make_bucket()
 
-    def expect(store: Store, where: str, mend: str) -> None:
+    def expect(store: Store, where: str, fix: str) -> None:
         for call in every_call(store):
             with pytest.raises(StoreError) as caught:
                 call()
             assert where in str(caught.value)
-            assert mend in caught.value.problem.fix
+            assert fix in caught.value.problem.fix
 
     expect(open_store("s3://no-such-bucket/p"), "s3://no-such-bucket", "create the bucket")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")

@@ -101,7 +101,7 @@ class Quiet:
 
 
 def trained(rank, world, folder, case, stop_on=None, bad=None, resume=False):
-    """Train a case; return the state, and the losses that the loop told."""
+    """Train a case; return the state, and the losses that the loop reported."""
     name, bn_group, which = case
     shares = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     if world > 1:
@@ -184,9 +184,9 @@ def test_hpt_bn_moves_exactly_batch_norm_and_the_head(two_ranks, number):
 
 def test_a_signal_to_one_rank_stops_both_and_both_go_on_to_the_same_bits(two_ranks):
     _, found = two_ranks
-    for rank, said in zip(found, ("another rank", "SIGTERM"), strict=True):
+    for rank, printed in zip(found, ("another rank", "SIGTERM"), strict=True):
         # The answer to the question of step 3 is there after step 4.
-        assert f"stopped by {said} after step 4" in rank["stopped"]["error"]
+        assert f"stopped by {printed} after step 4" in rank["stopped"]["error"]
         torch.testing.assert_close(rank["again"]["state"], rank[1]["state"], rtol=0, atol=0)
 
 

@@ -112,15 +112,15 @@ def test_ranks_survive_what_befalls_any_of_them(by_two, store, tmp_path):
 
     process, rank_0, rank_1 = launch_and_save()
     rank_1.kill()
-    said, _ = process.communicate(timeout=300)
+    printed, _ = process.communicate(timeout=300)
     assert process.returncode == 1
-    assert "1 of this trial's 2 processes died" in said
+    assert "1 of this trial's 2 processes died" in printed
     assert not rank_0.is_running()
 
     process, rank_0, rank_1 = launch_and_save()
     rank_1.send_signal(signal.SIGUSR1)  # any rank may be asked; all of them stop together
-    said, _ = process.communicate(timeout=300)
-    assert "after step" in said
+    printed, _ = process.communicate(timeout=300)
+    assert "after step" in printed
     assert not rank_1.is_running()
 
     process, rank_0, rank_1 = launch_and_save()
@@ -135,9 +135,9 @@ def test_ranks_survive_what_befalls_any_of_them(by_two, store, tmp_path):
 def test_batches_that_ranks_cannot_share_are_refused_before_anything_starts(drawings, tmp_path):
     recipe = write_recipe(tmp_path, RECIPE)
     settings = [part for key, value in BATCHES.items() for part in ("--set", f"{key}={value}")]
-    said = hpt("launch", str(recipe), *settings, "--ranks", "2", store=str(drawings), code=2)
-    assert "a batch of 15 images cannot be shared out over 2 ranks" in said
+    printed = hpt("launch", str(recipe), *settings, "--ranks", "2", store=str(drawings), code=2)
+    assert "a batch of 15 images cannot be shared out over 2 ranks" in printed
     groups = ["--set", "stages.hpt.bn_group=4", "--ranks", "8"]
-    said = hpt("launch", str(recipe), *groups, store=str(drawings), code=2)
-    assert "batch-norm groups of 4 do not fit the 2 images that each rank has" in said
+    printed = hpt("launch", str(recipe), *groups, store=str(drawings), code=2)
+    assert "batch-norm groups of 4 do not fit the 2 images that each rank has" in printed
     assert not (drawings / "launches").exists()

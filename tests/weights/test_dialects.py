@@ -198,7 +198,7 @@ DINO_HEAD = {
 }
 
 
-def test_dino_takes_the_teacher_unless_told_otherwise(store, transformers):
+def test_dino_takes_the_teacher_unless_asked_otherwise(store, transformers):
     teacher, student = transformers
     file = {
         "student": {

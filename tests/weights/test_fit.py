@@ -321,12 +321,12 @@ def test_plan_refuses_what_does_not_fit_and_launch_prints_what_was_done(
     store.put("stem.safetensors", misfit)
     recipe = tmp_path / "imports.yaml"
     recipe.write_text(RECIPE.format(store=store.uri, force=""))
-    said = hpt("plan", str(recipe), store=store.uri, code=2)
-    assert f"{recipe}:6 stages.stem.weights: stem.safetensors: these weights do not fit" in said
-    assert f"{STEM} is [16, 3, 7, 7], the backbone's is [16, 3, 3, 3]" in said
-    assert "gray.pth" not in said
+    printed = hpt("plan", str(recipe), store=store.uri, code=2)
+    assert f"{recipe}:6 stages.stem.weights: stem.safetensors: these weights do not fit" in printed
+    assert f"{STEM} is [16, 3, 7, 7], the backbone's is [16, 3, 3, 3]" in printed
+    assert "gray.pth" not in printed
 
     recipe.write_text(RECIPE.format(store=store.uri, force=", force: true"))
-    said = hpt("launch", str(recipe), "--on", "inline", store=store.uri, process=False)
-    assert f"gray  adapted: {STEM}: 1 channel repeated to 3" in said
-    assert f"stem  forced, stays random: {STEM} is [16, 3, 7, 7]" in said
+    printed = hpt("launch", str(recipe), "--on", "inline", store=store.uri, process=False)
+    assert f"gray  adapted: {STEM}: 1 channel repeated to 3" in printed
+    assert f"stem  forced, stays random: {STEM} is [16, 3, 7, 7]" in printed

@@ -173,7 +173,7 @@ def test_the_package_is_what_its_name_says(store):
     assert weights_source.licence("random") == ""
 
 
-def test_what_is_not_there_is_said_with_what_to_do(store, tmp_path, monkeypatch):
+def test_what_is_not_there_is_reported_with_what_to_do(store, tmp_path, monkeypatch):
     for source in ("no.pth", f"{tmp_path}/no.pth", f"file://{tmp_path}/no.pt"):
         with pytest.raises(RequestError, match="no such file"):
             weights_source.fingerprint(source, store)
