@@ -86,10 +86,11 @@ def print_plan(trials: Sequence[Trial], states: Mapping[str, State], facts: Fact
         for trial in trials
     ]
     print_table(("trial", "key", "state", "views", "why"), rows)
-    counts = {name: sum(s.name == name for s in states.values()) for name in _STATES}
+    counts = {name: sum(states[trial.key].name == name for trial in trials) for name in _STATES}
     views = sum(trial.images for trial in trials if states[trial.key].name != "cached")
     summary = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    print_line(f"{len(trials)} trials: {summary}; {views:,} image views to train on")
+    noun = "trial" if len(trials) == 1 else "trials"
+    print_line(f"{len(trials)} {noun}: {summary}; {views:,} image views to train on")
     for line in dict.fromkeys(filter(None, map(_remark, trials))):
         print_line(line)
     for line in (*_numerics(trials, facts.device), *_origins(trials)):

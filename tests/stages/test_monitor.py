@@ -58,6 +58,7 @@ def test_a_stage_that_does_harm_leaves_the_weights_it_started_from(inline, store
     )
     recipe = write_recipe(tmp_path, harm)
     output = inline(str(recipe), "--only", "hpt", store=str(store))
+    assert "2 trials: 2 runs;" in output
     found, folder = details(store)
     assert found["kept_step"] == 0
     assert found["gate"]["judged_step"] == 10
