@@ -308,6 +308,9 @@ def _sqlite(path: Path) -> Finding:
         address = f"{path.absolute().as_uri()}?mode=rw"
         with closing(sqlite3.connect(address, timeout=_LOCK_TIMEOUT_S, uri=True)) as database:
             database.execute("BEGIN IMMEDIATE").close()
+            # SQLite begins also where it may only read.
+            version = database.execute("PRAGMA user_version").fetchone()[0]
+            database.execute(f"PRAGMA user_version = {version}").close()
             database.rollback()
     except sqlite3.OperationalError as error:
         return _failed(

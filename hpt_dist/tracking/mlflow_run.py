@@ -39,6 +39,15 @@ _LOGIN = (
     "log in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_URI to "
     "the address with both"
 )
+# SQLAlchemy's words for a database in a file, and what to do. Its further lines are SQL.
+_DATABASE_FIXES = {
+    "readonly database": "give this user the right to write the file and its folder",
+    "unable to open database": "give this user the right to write the file and its folder",
+    "disk is full": "free some space there",
+    "database is locked": "stop the program that locks the file",
+    "is not a database": "move the file away",
+    "disk image is malformed": "move the file away",
+}
 
 # With MLflow's own settings a call to a dead server blocks for minutes. Its errors reach us as
 # exceptions, so its own lines would only break the progress bars.
@@ -157,9 +166,11 @@ def explaining(tracking_uri: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        what = f"MLflow failed: {type(error).__name__}: {error}"
+        text = str(error).partition("\n[SQL:")[0]
+        what = f"MLflow failed: {type(error).__name__}: {text}"
         refused = re.search("error code 40[13]|UNAUTHENTICATED|PERMISSION_DENIED", what)
-        fix = _LOGIN if refused else "start it or correct its address"
+        fixes = (fix for words, fix in _DATABASE_FIXES.items() if words in text)
+        fix = _LOGIN if refused else next(fixes, "start it or correct its address")
         lost = "nothing is lost, `hpt-dist sync` sends the rest"
         raise HptError(what, where=tracking_uri, fix=f"{fix}; {lost}") from error
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from email.utils import formatdate
 from pathlib import Path
 from time import time
@@ -113,17 +114,32 @@ def test_a_store_that_cannot_be_written_is_a_fault(tmp_path: Path) -> None:
     assert str(tmp_path) in fault(examine(str(tmp_path / "store"), ""), "store").says
 
 
-def test_a_folder_without_the_right_to_write_is_a_fault() -> None:
+@contextmanager
+def folder_to_read_only() -> Iterator[Path]:
+    """A folder with a database, for a user who may write to neither."""
     folder = Path(tempfile.mkdtemp())  # pytest's own are closed to other users
+    path = folder / "mlflow.db"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE runs (id)").close()
+        database.commit()
+    path.chmod(0o444)
     folder.chmod(0o555)
     me = os.geteuid()
     try:
         if me == 0:  # who may write everywhere
             os.seteuid(NOBODY)
-        fault(examine(str(folder), ""), "store")
+        yield folder
     finally:
         os.seteuid(me)
-        folder.rmdir()
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+def test_a_folder_and_a_database_without_the_right_to_write_are_faults() -> None:
+    with folder_to_read_only() as folder:
+        findings = examine(str(folder), sqlite_uri(folder))
+    fault(findings, "store")
+    assert "readonly" in fault(findings, "mlflow").says
 
 
 def test_an_unknown_kind_of_store_is_a_fault() -> None:

@@ -15,6 +15,7 @@ from hpt_dist.errors import HptError
 from hpt_dist.store.paths import default_tracking_uri, tracking_database
 from hpt_dist.tracking import tracker
 from hpt_dist.tracking.address import given, reached
+from hpt_dist.tracking.mlflow_run import explaining
 
 USER, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 IDENTITY = tracker.RunIdentity(experiment="e", name="hpt", key="0123abcd")
@@ -119,3 +120,11 @@ def test_whether_a_run_has_arrived(mlflow_tables: Path, tmp_path: Path) -> None:
     assert tracker.has_arrived(folder, uri) is False
     tracker.sync(folder)
     assert tracker.has_arrived(folder, uri) is True
+
+
+def test_a_database_that_may_not_be_written_says_so_in_a_line() -> None:
+    sql = "(sqlite3.OperationalError) attempt to write a readonly database\n[SQL: UPDATE runs]\n..."
+    with pytest.raises(HptError) as raised, explaining("sqlite:////shared/mlflow.db"):
+        raise RuntimeError(sql)
+    assert "\n" not in raised.value.problem.what
+    assert "the right to write" in raised.value.problem.fix
