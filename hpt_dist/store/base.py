@@ -140,6 +140,9 @@ _OS_FIXES = {
     errno.EACCES: "give this user the right to read and write there",
     errno.EPERM: "give this user the right to read and write there",
     errno.EROFS: "choose a store on a file system that can be written",
+    errno.EISDIR: "move that folder away, or choose another store",
+    errno.ENOTDIR: "choose a store whose path leads through folders only",
+    errno.ENAMETOOLONG: "choose a store with a shorter path",
 }
 
 

@@ -67,6 +67,13 @@ def test_an_empty_folder_is_no_store_for_a_job(root: Path) -> None:
     assert [path.name for path in root.iterdir()] == ["work"]
 
 
+def test_a_folder_in_the_place_of_the_marker_is_named_with_a_way_out(root: Path) -> None:
+    (root / "STORE").mkdir(parents=True)
+    with pytest.raises(StoreError, match="Is a directory") as raised:
+        marker.begin(FolderStore(root))
+    assert "move that folder away" in raised.value.problem.fix
+
+
 def uses(store: Store) -> list:
     """Return everything that can be done with a store."""
     return [
