@@ -72,3 +72,22 @@ def test_any_text_is_printed_on_any_terminal(tmp_path, encoding):
     assert "\\u202e" in text
     assert "\\udcff=1" in text
     assert "漢😀é".encode(encoding, "backslashreplace").decode(encoding) in text
+
+
+CTRL_C_AT_AN_IMPORT = """
+import runpy, sys
+
+class CtrlC:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, CtrlC())
+runpy.run_module("hpt_dist", run_name="__main__")
+"""
+
+
+def test_ctrl_c_before_a_command_has_begun_is_one_word():
+    command = [sys.executable, "-c", CTRL_C_AT_AN_IMPORT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "interrupted\n")
