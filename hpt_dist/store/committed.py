@@ -13,6 +13,7 @@ from hpt_dist.store.base import Store, absent
 from hpt_dist.store.paths import DONE, stage_prefix
 from hpt_dist.store.records import Count, DamagedRecordError, Name, Sha256
 
+RESULT = "result.json"
 WEIGHTS = "weights.safetensors"
 MODEL = "model.safetensors"
 
@@ -63,6 +64,8 @@ def done(store: Store, key: str) -> Done | None:
         raise damaged(store, key, DONE, f"cannot be used: {error.problem.what}") from error
     if found.key != key:
         raise damaged(store, key, DONE, f"is that of another trial, {found.key[:12]}")
+    if RESULT not in found.objects:
+        raise damaged(store, key, DONE, f"names no {RESULT}, which every trial commits")
     return found
 
 

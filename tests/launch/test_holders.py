@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import asdict
@@ -150,7 +151,8 @@ def test_a_trial_that_is_done_holds_no_launch_open(store):
     """Its process was killed before it could release the lease."""
     made = record(store, "local")
     leave_trial(store, **ELSEWHERE)
-    done = json.dumps({"key": KEY, "objects": {}}).encode()
+    objects = {"result.json": {"bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}}
+    done = json.dumps({"key": KEY, "objects": objects}).encode()
     store.at(stage_prefix(KEY)).put(DONE, done)
     closing.finish_orphans(store, "small", None)
     assert store.get(f"{LAUNCHES}/{made.id}.end") == b"FINISHED"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -20,7 +21,8 @@ def test_a_trial_is_done_once_its_last_object_is_there(tmp_path: Path) -> None:
     for name in ("spec.json", "result.json", "run.json", "lease.json", "state/10/DONE"):
         store.put(f"stages/{KEY}/{name}", b"{}")
         assert not is_done(store, KEY)
-    store.put(f"stages/{KEY}/DONE", json.dumps({"key": KEY, "objects": {}}).encode())
+    objects = {"result.json": {"bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}}
+    store.put(f"stages/{KEY}/DONE", json.dumps({"key": KEY, "objects": objects}).encode())
     assert is_done(store, KEY)
     assert not is_done(store, "1" * 64)
     store.delete(f"stages/{KEY}/DONE")

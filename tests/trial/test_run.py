@@ -108,6 +108,7 @@ DAMAGED = {
     "cut": lambda data: data[:-20],
     "a list": lambda _: b"[]",
     "no key": lambda data: data.replace(b'"key"', b'"kez"'),
+    "no object": lambda data: json.dumps(json.loads(data) | {"objects": {}}).encode(),
     "another's": lambda data: data.replace(b'"key": "', b'"key": "f'),
     "no digest": lambda data: data.replace(b'"sha256"', b'"sha512"'),
     "not UTF-8": lambda data: data.replace(b'"key"', b'"ke\xff"'),

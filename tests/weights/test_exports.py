@@ -461,6 +461,7 @@ def finished_trial(store, backbone):
         "weights.safetensors": weight_files.save(state, {"backbone": backbone}),
         "model.safetensors": b"an adapted classifier",
         "spec.json": json.dumps({"backbone": backbone}).encode(),
+        "result.json": b"{}",
     }
     root = store.at(stage_prefix("key"))
     for name, data in objects.items():
