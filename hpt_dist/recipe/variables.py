@@ -10,9 +10,6 @@ from dataclasses import dataclass, field
 from hpt_dist.errors import HptError, Problem, RecipeError, RequestError
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^{}]*))?\}")
-_SECRET = re.compile(
-    r"SECRET|TOKEN|PASSW|PASSPHRASE|CREDENTIAL|(PRIVATE|ACCESS|API|AUTH)_?KEY", re.IGNORECASE
-)
 # The address of the store, which every command shows.
 _SHOWN = frozenset({"HPT_STORE"})
 _SHORTEST = 4  # characters of a value that is hidden: shorter ones are parts of any text
@@ -30,11 +27,6 @@ class Used:
     written: str
     values: Mapping[str, str] = field(default_factory=dict)
     names: tuple[str, ...] = ()
-
-
-def is_secret(name: str) -> bool:
-    """Return whether a variable's name says that it holds a secret."""
-    return bool(_SECRET.search(name))
 
 
 def filled(

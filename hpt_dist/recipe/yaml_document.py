@@ -17,6 +17,7 @@ from typing import Any, cast
 import yaml
 
 from hpt_dist.errors import Problem, RecipeError, RequestError, nearest
+from hpt_dist.errors.secrets import is_secret
 from hpt_dist.recipe import variables, yaml_values
 from hpt_dist.recipe.yaml_values import Unreadable, listed, shown
 
@@ -322,7 +323,7 @@ def refuse_variables(
     """
     for path, used in list(document.used.items()):
         names = " and ".join(f"${{{name}}}" for name in used.names)
-        if secret := next(filter(variables.is_secret, used.names), None):
+        if secret := next(filter(is_secret, used.names), None):
             what = f"${{{secret}}} is a secret by its name, and would be written to files and logs"
             fix = "leave it out: credentials are read from the environment where they are needed"
             _blank(document, path)

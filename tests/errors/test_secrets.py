@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -29,6 +32,11 @@ SECRET_ADDRESSES = {
         "http://h/x?AWSAccessKeyId=***&Signature=***"
     ),
 }
+BARE_ADDRESSES = {
+    "ada:planted@h:8080": "h:8080",
+    "ada:pl/an@ted@h/x": "h/x",
+    "//ada:planted@h": "h",
+}
 PUBLIC = [
     "http://h:80/a@b",
     "http://[::1]:9/x@y",
@@ -45,6 +53,14 @@ PUBLIC = [
 def test_addresses_lose_their_secrets_alone(address: str, public: str) -> None:
     assert public_address(address) == public
     assert without_secrets(f"see '{address}', then", {}) == f"see '{public}', then"
+
+
+@pytest.mark.parametrize(("address", "public"), BARE_ADDRESSES.items())
+def test_an_address_without_its_scheme_loses_its_password(address: str, public: str) -> None:
+    assert public_address(address) == public
+    password = address.rpartition("@")[0].partition(":")[2] + "-1"
+    known = {"HTTP_PROXY": f"ada:{password}@h:8080"}
+    assert without_secrets(f"no proxy {password}", known) == "no proxy ***"
 
 
 @pytest.mark.parametrize("address", PUBLIC)
@@ -69,6 +85,7 @@ def test_an_address_without_secrets_stays_so(password: str) -> None:
     [
         *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "MLFLOW_TRACKING_PASSWORD", "HF_TOKEN"),
         *("MLFLOW_TRACKING_TOKEN", "GITHUB_TOKEN", "WANDB_API_KEY", "PGPASSWORD", "MYSQL_PWD"),
+        *("GH_PAT", "NPM_AUTH", "SLURM_JWT", "PASS", "AZURE_STORAGE_CONNECTION_STRING"),
         *("AZURE_STORAGE_KEY", "AZURE_CLIENT_SECRET", "HPT_SECRET", "AWS_ACCESS_KEY_ID"),
     ],
 )
@@ -99,6 +116,25 @@ def test_passwords_of_addresses_in_the_environment_are_known_by_themselves() -> 
     }
     text = "nonnumeric port: 'pl@nted-1@h', pl%40nted-1, planted-2, planted-3"
     assert without_secrets(text, variables) == "nonnumeric port: '***@h', ***, ***, ***"
+
+
+@pytest.mark.parametrize("value", ["password", "monitor", "Secret", "minioadmin", "123456"])
+def test_words_and_numbers_stay_readable_but_in_their_places(value: str) -> None:
+    variables = {"MLFLOW_TRACKING_PASSWORD": value, "ANY": f"http://ada:{value}@h"}
+    text = f"{value}: see http://ada:{value}@h/?token={value}"
+    assert without_secrets(text, variables) == f"{value}: see http://h/?token=***"
+
+
+@pytest.mark.parametrize("form", [str, ascii, json.dumps, quote])
+def test_a_secret_is_found_however_a_program_quotes_it(form: Callable[[str], str]) -> None:
+    secret = """a'b"c\\d/ü e"""
+    assert "***" in without_secrets(f"x {form(secret)} y", {"HF_TOKEN": secret})
+    assert "d/" not in without_secrets(f"x {form(secret)} y", {"HF_TOKEN": secret})
+
+
+def test_secrets_of_headers_and_options_are_found_by_their_place() -> None:
+    for text in ("Authorization: Bearer planted-value", "host=h password=planted dbname=x"):
+        assert "planted" not in without_secrets(text, {})
 
 
 def test_errors_hold_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
