@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
 _MARK = "***"
@@ -80,16 +81,21 @@ def without_secrets(text: str, environment: Mapping[str, str] | None = None) -> 
     """
     if not text:
         return text
-    known = set(_known(os.environ if environment is None else environment))
-    for value in sorted(known, key=len, reverse=True):
+    variables = os.environ if environment is None else environment
+    for value in _known(tuple(variables.items())):
         text = text.replace(value, _MARK)
     text = _FIELD.sub(rf"\1{_MARK}", _USER_IN_TEXT.sub(r"\1", text))
     return _OPTION.sub(rf"\1{_MARK}", _HEADER.sub(rf"\1{_MARK}", text))
 
 
-def _known(environment: Mapping[str, str]) -> Iterator[str]:
-    """Yield the values that are secret, each in all forms that programs write."""
-    for name, value in environment.items():
+@lru_cache(maxsize=8)  # a table has thousands of texts
+def _known(variables: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    """Return the values that are secret in all forms that programs write, long ones first."""
+    return tuple(sorted(set(_secrets_of(variables)), key=len, reverse=True))
+
+
+def _secrets_of(variables: Iterable[tuple[str, str]]) -> Iterator[str]:
+    for name, value in variables:
         secret = [value.strip()] if is_secret(name) else []
         if "://" in value:
             secret += [field[2] for field in _FIELD.finditer(value)]

@@ -15,6 +15,10 @@ from hpt_dist.recipe.yaml_values import shown
 
 S = TypeVar("S", bound=BaseModel)
 
+_WORDS = {"a valid array": "a list", "an object": "a mapping of settings"}  # JSON's, and ours
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_LARGEST_EXACT = 2**53  # of a float's whole numbers
+
 
 def validated(document: Document, spec: type[S], raw: Any, path: KeyPath) -> S | None:
     """Validate plain data against a spec; note every fault and return None if there is one."""
@@ -52,7 +56,25 @@ def _note(document: Document, spec: type[BaseModel], path: KeyPath, fault: dict[
         what = fault["msg"].removeprefix("Value error, ")
         is_single = isinstance(fault["input"], str | int | float)
         more = f" (given: {given})" if is_single else ""
-        document.problem(path, shown(what[0].lower() + what[1:], 500) + more)
+        for theirs, ours in _WORDS.items():
+            what = what.replace(theirs, ours)
+        fix = "" if used else _fix(kind, fault["input"])
+        document.problem(path, shown(what[0].lower() + what[1:], 500) + more, fix=fix)
+
+
+def _fix(kind: str, given: Any) -> str:
+    """Return how a value of another type is to be written; empty where nobody can know."""
+    if kind == "string_type" and isinstance(given, bool | int | float):
+        return "put it in quotes, so that it is a text"
+    if kind in ("tuple_type", "list_type") and isinstance(given, str):
+        return f"write a list: [{shown(given)}]"
+    if kind in ("int_type", "int_from_float") and isinstance(given, float) and given.is_integer():
+        return f"write {int(given)}" if abs(given) < _LARGEST_EXACT else ""
+    if kind in ("int_type", "float_type") and isinstance(given, str) and _NUMBER.fullmatch(given):
+        return "write it without quotes"
+    if given is False or (isinstance(given, str) and given.lower() in ("none", "null")):
+        return "null stands for none, where a setting may have none"
+    return ""
 
 
 def _used(document: Document, path: KeyPath) -> variables.Used | None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from hpt_dist.errors import HptError, Problem, RecipeError, RequestError
 
+# As a shell takes it, where a path may begin with a variable.
+_BARE = re.compile(r"(?:^|[/:])\$([A-Za-z_][A-Za-z0-9_]*)")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^{}]*))?\}")
 # The address of the store, which every command shows.
 _SHOWN = frozenset({"HPT_STORE"})
@@ -40,7 +42,7 @@ def filled(
         is_shell: whether it is shell, in which other forms of `${` stay as they are.
 
     Raises:
-        RequestError: a variable is neither set nor has a default, or `${` begins something else.
+        RequestError: a variable is neither set nor has a default, or is written in another way.
     """
     values: dict[str, str] = {}
     names: list[str] = []
@@ -58,6 +60,9 @@ def filled(
             )
         return str(default)
 
+    if not is_shell and (bare := _BARE.search(text)):
+        what = f"${bare[1]} stands for no variable here"
+        raise RequestError(what, fix=f"write ${{{bare[1]}}}")
     if not is_shell and "${" in _VARIABLE.sub("", text):
         what = "${ begins no variable here"
         raise RequestError(what, fix="write ${NAME} or ${NAME:-default}, without braces inside")

@@ -26,6 +26,7 @@ KeyPath = tuple[str | int, ...]
 MOST_PROBLEMS = 100  # that a message lists
 _HINTS = 20  # problems that get a "did you mean": it takes milliseconds
 _OPTION = "--set"
+_NO_MERGE = "write the settings out, or repeat a whole value by its alias: optimizer: *name"
 _DEEPEST_OVERRIDE = 10  # keys in a path
 
 
@@ -232,7 +233,7 @@ class _Reading:
         if not isinstance(node, yaml.ScalarNode):
             what = "a key is a single value"
         elif key == "<<":
-            what, fix = "keys are not merged here by <<", "write the settings out"
+            what, fix = "keys are not merged here by <<", _NO_MERGE
         elif not yaml_values.is_key(key):
             what = (
                 f"{shown(key)!r} can be no key: it is empty, too long, or holds a control character"
@@ -244,7 +245,7 @@ class _Reading:
 
     def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
         try:
-            if "${" not in node.value:
+            if "$" not in node.value:
                 return yaml_values.scalar_value(node.tag, node.value)
             is_shell = bool(path) and path[0] in self._document.shell_keys
             text, used = variables.filled(node.value, self._environment, is_shell=is_shell)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -10,6 +11,8 @@ from hpt_dist.errors.secrets import public_address
 from hpt_dist.store.base import Store, checked
 from hpt_dist.store.folder import FolderStore
 from hpt_dist.store.paths import local_path
+
+_HAS_SCHEME = re.compile(r"[A-Za-z][\w+.-]*:/")
 
 
 def open_store(uri: str) -> Store:
@@ -37,11 +40,12 @@ def open_store(uri: str) -> Store:
     if parts.scheme == "s3" and parts.netloc:
         from hpt_dist.store.s3 import S3Store  # boto3 takes a tenth of a second to import
 
-        prefix = uri.removeprefix(f"s3://{parts.netloc}").strip("/")
+        # urlsplit would cut a prefix off at ? or #.
+        prefix = uri.partition("://")[2].removeprefix(parts.netloc).strip("/")
         return S3Store(parts.netloc, checked(prefix, uri) if prefix else "")
     if parts.scheme == "file" and not parts.netloc and parts.path:
         return FolderStore(Path(unquote(parts.path)))
-    if uri and "://" not in uri:
+    if uri and not _HAS_SCHEME.match(uri):
         return FolderStore(local_path(uri).absolute())
     raise RequestError(
         "this is not the URI of a store",

@@ -63,7 +63,7 @@ def opened(data: bytes, name: str) -> WeightsFile:
     Raises:
         WeightsError: it is damaged, holds code, or holds no named tensors.
     """
-    headers.check_start(data[:512], len(data))
+    headers.check_start(data[:512], len(data), name)
     if name.endswith(".npz"):
         return _opened_npz(data)
     if name.endswith(".safetensors"):

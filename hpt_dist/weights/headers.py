@@ -52,6 +52,7 @@ _OTHER_FILES = (
     (b"<?xml", "an XML document, not the weights", "download the file itself"),
     (b"\x1f\x8b", "packed with gzip", "unpack it with gunzip"),
 )
+_RENAME = "give its name the suffix of its format: "
 
 
 @dataclass(frozen=True)
@@ -83,15 +84,17 @@ def check_names(names: Iterable[str]) -> None:
             )
 
 
-def check_start(start: bytes, size: int) -> None:
+def check_start(start: bytes, size: int, name: str) -> None:
     """Refuse a file that is plainly something else.
 
     Args:
         start: its first bytes, some hundred.
         size: of the file, bytes.
+        name: of the file; its suffix determines the format.
 
     Raises:
-        WeightsError: it is empty, too large, a web page, a pointer of Git LFS or packed.
+        WeightsError: it is empty, too large, a web page, a pointer of Git LFS, packed, or of
+            another format than its suffix says.
     """
     if not size:
         raise WeightsError("this file is empty", fix="copy it again")
@@ -103,6 +106,14 @@ def check_start(start: bytes, size: int) -> None:
     for beginning, what, fix in _OTHER_FILES:
         if text.startswith(beginning):
             raise WeightsError(f"this is {what}", fix=fix)
+    is_named = name.endswith(".safetensors")
+    begins_so = int.from_bytes(start[:8], "little") <= size - 8 and start[8:9] == b"{"
+    if is_named and not begins_so and start.startswith((b"PK", b"\x80")):
+        raise WeightsError("this is a file of torch or numpy, not safetensors", fix=_RENAME + ".pt")
+    if begins_so and not is_named:
+        raise WeightsError(
+            "this is a safetensors file by its content", fix=_RENAME + ".safetensors"
+        )
 
 
 def listed(file: BinaryIO, name: str, size: int) -> dict[str, Entry] | None:
@@ -116,7 +127,7 @@ def listed(file: BinaryIO, name: str, size: int) -> dict[str, Entry] | None:
     Raises:
         WeightsError: it is damaged, or something else.
     """
-    check_start(file.read(512), size)
+    check_start(file.read(512), size, name)
     file.seek(0)
     if name.endswith(".safetensors"):
         return safetensors_entries(file, size)

@@ -143,7 +143,7 @@ def locate(source: WeightsSource, store: Store) -> tuple[Store, ObjectInfo]:
             fix=f"check the path; a relative one is looked up in {Path.cwd()}, then in {store.uri}",
         )
     try:
-        headers.check_start(place.get(path, 0, _START_BYTES), info.bytes)
+        headers.check_start(place.get(path, 0, _START_BYTES), info.bytes, path)
     except WeightsError as error:
         raise error.at(source.name) from error
     return place, info

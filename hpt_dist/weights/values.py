@@ -44,6 +44,9 @@ def wrong_values(name: str, values: Tensor, own: Tensor) -> str:
         return f"has {beyond} of {values.numel()} values that are too large for {kind}"
     if name.endswith("running_var") and bool((taken < 0).any()):
         return "is a variance and has values below 0"
+    # Averages only come near 0: what they began with never goes wholly.
+    if name.endswith("running_var") and not bool(taken.any()):
+        return "is a variance and is 0 throughout"
     # A layer that starts at zero may end there; biases, gains and tokens often are zero.
     is_layer = name.endswith("weight") and taken.dim() > 1
     if is_layer and not bool(taken.any()) and bool(own.any()):

@@ -189,3 +189,28 @@ def test_the_schema_describes_every_kind():
     schema = json.loads(json.dumps(recipe_file.schema()))
     kinds = schema["properties"]["stages"]["additionalProperties"]["oneOf"]
     assert [kind["properties"]["kind"]["const"] for kind in kinds] == list(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("setting", "fix"),
+    [
+        ("name: 2024", "put it in quotes"),
+        ("name: no", "put it in quotes"),
+        ("steps: 1e3", "write 1000"),
+        ('steps: "100"', "write it without quotes"),
+        ("data: line/train", "write a list: [line/train]"),
+        ("monitor: none", "null stands for none"),
+        ("monitor: false", "null stands for none"),
+        ("<<: *size", "write the settings out, or repeat a whole value by its alias"),
+        ("store: $HOME/st", "write ${HOME}"),
+        ("store: /x/$USER", "write ${USER}"),
+    ],
+)
+def test_what_another_tool_takes_is_refused_with_what_to_write(setting: str, fix: str) -> None:
+    key = setting.partition(":")[0]
+    is_head = key in ("name", "store")
+    head = [setting if is_head else "name: r", "backbone: timm/x", "image: &size {size: 64}"]
+    stage = f"stages:\n  hpt: {{kind: pretrain{'' if is_head else ', ' + setting}}}"
+    with pytest.raises(RecipeError) as refused:
+        recipe_file.parse("\n".join([*head, stage]), environment={"HOME": "/h", "USER": "ada"})
+    assert f"do: {fix}" in str(refused.value)

@@ -382,7 +382,9 @@ def test_every_name_of_a_folder_opens_it(tmp_path: Path, monkeypatch: pytest.Mon
         assert open_store(store.uri) == store
 
 
-@pytest.mark.parametrize("uri", ["", "gs://bucket", "s3://", "s3:///prefix", "file://host/a"])
+@pytest.mark.parametrize(
+    "uri", ["", "gs://bucket", "s3://", "s3:///prefix", "file://host/a", "s3:/b/p"]
+)
 def test_another_uri_is_refused(uri: str) -> None:
     with pytest.raises(RequestError, match="allowed: s3://bucket/prefix"):
         open_store(uri)

@@ -128,7 +128,7 @@ def test_names_are_printed_harmlessly(store):
     with pytest.raises(WeightsError) as refused:
         load(store, changed(evil, torch.ones(1))(state_of(RESNET)), RESNET)
     assert "\x1b" not in str(refused.value)
-    assert r"layer1.\x1b[31mred\nDONE" in str(refused.value)
+    assert r"layer1.\x1b[31mred DONE" in str(refused.value)
 
 
 # What is adapted
@@ -222,6 +222,7 @@ WRONG = {
     "inf": (where("conv1.1.bias", set_first(float("inf"))), "conv1.1.bias has 1 of 16"),
     "half": (where(VARIANCE, lambda v: (v + 7e4).half()), f"{VARIANCE} has"),
     "negative": (where(VARIANCE, set_first(-1e-3)), f"{VARIANCE} is a variance"),
+    "no variance": (where(VARIANCE, torch.zeros_like), f"{VARIANCE} is a variance and is 0"),
     "double": (where(STEM, lambda v: v.double() * 1e300), "too large for float32"),
     "zero": (where(STEM, torch.zeros_like), f"{STEM} is a layer's weight and is 0 throughout"),
     "complex": (where(STEM, lambda v: v.to(torch.complex64)), f"{STEM} holds complex64 numbers"),

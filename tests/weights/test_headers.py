@@ -46,6 +46,18 @@ def test_what_is_plainly_something_else_is_named_by_plan(store, suffix, content,
     assert str(refused.value).startswith(f"a{suffix}: ")
 
 
+@pytest.mark.parametrize("save", [torch.save, lambda state, path: np.savez(path, **state)])
+def test_a_file_of_another_format_than_its_suffix_is_named_by_plan(store, tmp_path, save):
+    state = {"a": torch.zeros(3)}
+    with (tmp_path / "file").open("wb") as file:
+        save(state, file)
+    store.put("a.safetensors", (tmp_path / "file").read_bytes())
+    store.put("a.bin", files.save(state, {}))
+    for name, suffix in (("a.safetensors", r"\.pt"), ("a.bin", r"\.safetensors")):
+        with pytest.raises(WeightsError, match=f"suffix of its format: {suffix}"):
+            weights_source.fingerprint(name, store)
+
+
 def test_only_regular_files_are_read(store, tmp_path, monkeypatch):
     (tmp_path / "folder.pth").mkdir()
     os.mkfifo(tmp_path / "pipe.pth")
