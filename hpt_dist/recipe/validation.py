@@ -72,7 +72,8 @@ def _fix(kind: str, given: Any) -> str:
         return f"write {int(given)}" if abs(given) < _LARGEST_EXACT else ""
     if kind in ("int_type", "float_type") and isinstance(given, str) and _NUMBER.fullmatch(given):
         return "write it without quotes"
-    if given is False or (isinstance(given, str) and given.lower() in ("none", "null")):
+    is_none = isinstance(given, str) and given.lower() in ("none", "null")
+    if is_none or (given is False and kind not in ("int_type", "float_type")):
         return "null stands for none, where a setting may have none"
     return ""
 
