@@ -15,7 +15,14 @@ from hpt_dist.recipe.yaml_values import shown
 
 S = TypeVar("S", bound=BaseModel)
 
-_WORDS = {"a valid array": "a list", "an object": "a mapping of settings"}  # JSON's, and ours
+# JSON's and Python's words, and ours.
+_WORDS = {
+    "a valid array": "a list",
+    "an object": "a mapping of settings",
+    "Dictionary": "this",
+    "Tuple": "the list",
+    " after validation": "",
+}
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _LARGEST_EXACT = 2**53  # of a float's whole numbers
 
