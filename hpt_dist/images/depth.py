@@ -8,6 +8,7 @@ measured, and its user decides for the whole dataset.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -125,7 +126,8 @@ def parse(text: str) -> Scale | None:
     if text == "full":
         return FULL
     try:
-        low, high = (float(part) for part in text.split(_BETWEEN))
+        # 0...4095 would be 0 to .4095.
+        low, high = (float(part) for part in re.split(r"(?<!\.)\.\.(?!\.)", text))
     except ValueError:
         low = high = math.nan
     if not (low < high and math.isfinite(low) and math.isfinite(high)):

@@ -6,7 +6,7 @@ import dataclasses
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from hpt_dist.errors import RequestError
@@ -15,12 +15,16 @@ from hpt_dist.sources.sample import FileSource, printable
 MAX_CHARACTERS = 200
 
 # What programs write for a cell without a value; nobody can see whether a class is meant.
-_MISSING = frozenset({"nan", "<na>", "#n/a", "#na", "n/a", "null", "nat", "\\n", "?", "-", "--"})
+_MISSING = frozenset(
+    {"nan", "-nan", "<na>", "#n/a", "#na", "n/a", "null", "(null)", "nat", "\\n", "?", "-", "--"}
+    | {"#value!", "#ref!", "#name?", "#div/0!", "#num!", "#null!", "#n/a n/a"}
+)
 _MISSING_AS_IT_IS = frozenset({"None", "NA"})
 _UNSEEN = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))
 _WHOLE_NUMBER = re.compile(r"[+-]?\d+(?:\.0*)?")
 _UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
 _SHOWN = 40
+_GROUPS_SHOWN = 5
 
 
 @lru_cache(maxsize=100_000)
@@ -99,6 +103,22 @@ def checked(source: FileSource) -> FileSource:
     if (name, classes) == (source.name, source.classes):
         return source
     return dataclasses.replace(source, name=name, classes=classes)
+
+
+def refuse_alike(classes: Sequence[str], where: str) -> None:
+    """Raise where names of classes of an annotation look like one class.
+
+    Raises:
+        RequestError: all such names.
+    """
+    groups = [" and ".join(map(repr, group)) for group in alike(classes)]
+    if groups:
+        raise RequestError(
+            f"classes that look like one: {'; '.join(groups[:_GROUPS_SHOWN])}",
+            where=where,
+            allowed="names that differ by more than case and spaces",
+            fix="give each class one name in all annotations",
+        )
 
 
 def refuse_single(classes: list[str], where: str, fix: str) -> None:

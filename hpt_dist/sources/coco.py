@@ -27,7 +27,7 @@ from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationErro
 from pydantic.dataclasses import dataclass
 
 from hpt_dist.errors import RequestError
-from hpt_dist.sources import annotated
+from hpt_dist.sources import annotated, class_names
 from hpt_dist.sources.annotated import ImageBoxes
 from hpt_dist.sources.problems import Problems
 from hpt_dist.sources.sample import (
@@ -221,14 +221,18 @@ class _CocoListing:
         """
         self._take_categories(file, contents.categories)
         objects = self._objects(file, contents)
-        below = os.path.relpath(folder, self._root)
         for image in contents.images:
-            relative = os.path.normpath(f"{below}/{image.file_name}").replace(os.sep, "/")
+            path = folder / image.file_name
             where = f"{file}: image {image.id}"
+            relative = os.path.relpath(path, self._root).replace(os.sep, "/")
+            if image.file_name.startswith("/") and relative.startswith("../"):
+                what = f"{image.file_name!r} is an absolute path outside of {self._root}, so that "
+                what += "its name would depend on this machine; name a folder above it with --root"
+                self._problems.add(where, what)
+                continue
             if relative in self._listed:
                 self._problems.add(where, f"{relative!r} is listed twice")
                 continue
-            path = folder / image.file_name
             if not is_file(path):
                 self._problems.add(where, f"no such file: {str(path)!r}")
                 continue
@@ -246,6 +250,7 @@ class _CocoListing:
         no_class = set(self._super_categories())
         ids = [category for category in self._names if category not in no_class]
         numbers = {category: number for number, category in enumerate(ids)}
+        class_names.refuse_alike([self._names[one] for one in ids], files)
         words = [
             f"{self._names[one]} is a super-category without a box, no class"
             for one in sorted(no_class)
@@ -346,6 +351,6 @@ def _read(file: Path) -> _CocoFile:
             place = "".join(
                 f"[{one}]" if isinstance(one, int) else f".{one}" for one in detail["loc"]
             )
-            problems.add(f"{file}: {place.removeprefix('.')}", detail["msg"])
+            problems.add(f"{file}: {place.removeprefix('.') or 'top level'}", detail["msg"])
         problems.refuse(f"the COCO file {file}")
         raise

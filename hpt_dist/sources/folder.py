@@ -108,6 +108,7 @@ def open_folder(root: Path, layout: str = "") -> FileSource:
     tree = folder_tree.walk(root)
     if not layout:
         folder_checks.refuse_annotations(tree)
+        folder_checks.refuse_boxes_beside(tree)
     tops = _tops(tree)
     splits = {} if layout == "classes" else _splits(tree, tops, is_forced=layout == "splits")
     read = _Layout(tops, splits, _inner(tree, splits))
@@ -121,6 +122,8 @@ def open_folder(root: Path, layout: str = "") -> FileSource:
     labelled = [one for one in held if one.path and one not in unlabelled]
     if not layout:
         folder_checks.refuse_splits_below(tree, labelled)
+        if not splits:
+            folder_checks.refuse_classes_below(tree, labelled, held)
     folder_checks.refuse_class_names(root, labelled)
     if labelled:
         folder_checks.refuse_loose(root, held)

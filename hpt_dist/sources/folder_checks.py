@@ -128,6 +128,60 @@ def refuse_splits_below(tree: Tree, labelled: Sequence[ClassFolder]) -> None:
     )
 
 
+def refuse_classes_below(tree: Tree, labelled: Sequence[ClassFolder], held: Held) -> None:
+    """Raise where the top folders hold the same folders, such as fold1/cat and fold2/cat.
+
+    The top folders are then splits or domains as plausibly as classes, unless they are more than
+    what they hold: classes with a folder for each camera.
+    """
+    below: dict[ClassFolder, set[str]] = {}
+    for one in labelled:
+        files = [file for file in held[one] if may_be_image(file.parts[-1])]
+        if any(len(file.parts) == 2 for file in files):
+            return
+        below[one] = {file.parts[1] for file in files}
+    largest = max(below.values(), key=len, default=set())
+    fewest = min(map(len, below.values()), default=0)
+    if len(below) < 2 or fewest < 2 or len(below) > len(largest):
+        return
+    if not all(names <= largest for names in below.values()):
+        return
+    tops = ", ".join(printable(one.path[-1]) for one in [*below][:_SHOWN])
+    inner = ", ".join(printable(name) for name in sorted(largest)[:_SHOWN])
+    raise RequestError(
+        f"{tops} hold folders of the same names ({inner}): these may be the classes, and the top "
+        "folders splits or domains",
+        where=printable(str(tree.root)),
+        allowed=LAYOUTS,
+        fix="name one of the top folders; or rename splits to train, val and test; or say --layout "
+        "classes, where the top folders are the classes",
+    )
+
+
+def refuse_boxes_beside(tree: Tree) -> None:
+    """Raise where images have an .xml or .json of their own name beside them, as LabelImg writes.
+
+    Raises:
+        RequestError: most annotations in the folder are such.
+    """
+    images = {_stem(file) for file in tree.files if may_be_image(file.parts[-1])}
+    marks = [one for one in tree.files if one.parts[-1].casefold().endswith((".xml", ".json"))]
+    beside = [one for one in marks if _stem(one) in images]
+    if beside and 2 * len(beside) >= len(images):
+        raise RequestError(
+            f"{len(beside):,} images have a file of boxes beside them, such as "
+            f"{printable(beside[0].relative)}",
+            where=printable(str(tree.root)),
+            allowed=f"{LAYOUTS}; boxes as COCO or Pascal VOC (docs/own_images.md)",
+            fix="move the images into JPEGImages/ and the .xml into Annotations/, or export them "
+            "as COCO; to read the images without their boxes, move the files of boxes away",
+        )
+
+
+def _stem(file: FoundFile) -> str:
+    return file.relative.rpartition(".")[0]
+
+
 def refuse_class_names(root: Path, labelled: Sequence[ClassFolder]) -> None:
     """Raise all names that cannot be classes, look alike, or that train does not have."""
     problems = Problems()

@@ -59,7 +59,8 @@ _SHOWN = 3
 
 def is_hidden(name: str) -> bool:
     """Return whether a file or folder is litter, or hidden by a dot at the start of its name."""
-    return name.startswith(".") or name.casefold() in _LITTER_FOLDERS
+    folded = name.casefold()
+    return folded.startswith((".", *_LITTER_BEGINNINGS)) or folded in _LITTER_FOLDERS
 
 
 def may_be_image(name: str) -> bool:

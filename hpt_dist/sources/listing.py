@@ -154,11 +154,27 @@ def _check(listed: Rows, problems: Problems) -> None:
         elif has_labels and row.labels is None and split != "unlabeled":
             problems.add(row.where, "no label; rows without one need the split unlabeled")
         _check_labels(row, known, problems, is_declared=listed.classes is not None)
+    _check_groups(listed, problems)
+    if listed.classes is None:
+        _check_alike(listed, known, problems)
+
+
+def _check_groups(listed: Rows, problems: Problems) -> None:
+    first: dict[str, Row] = {}
+    for row in listed.rows:
+        if not row.group:
+            continue
         if class_names.is_missing(row.group):
             what = f"the group is {row.group!r}, as programs write no value; leave it empty"
             problems.add(row.where, what)
-    if listed.classes is None:
-        _check_alike(listed, known, problems)
+        elif what := class_names.fault(row.group):
+            problems.add(row.where, what.replace("a class name", "a name of a group", 1))
+        else:
+            first.setdefault(row.group, row)
+    for group, *others in class_names.alike(first):
+        for other in others:
+            what = f"the groups {other!r} and {group!r} ({first[group].place}) look like one"
+            problems.add(first[other].where, f"{what}; write one of them everywhere")
 
 
 def _check_labels(

@@ -106,6 +106,7 @@ def read_csv(path: Path) -> Rows:
                     f"the header is {','.join(header)[:_SHOWN]!r}",
                     where=f"{path}:1",
                     allowed="path,label or path,labels; then split, group, or split,group",
+                    fix="write this header, with commas, and leave out other columns",
                 )
             rows = list(_csv_rows(path, reader, header, problems))
         except csv.Error as error:
@@ -182,7 +183,8 @@ def _csv_rows(
         if not fields:  # an empty line
             continue
         if len(fields) != len(header):
-            problems.add(f"{path}:{reader.line_num}", f"a row has {len(header)} fields")
+            what = f"a row has {len(header)} fields, as the header has; this one {len(fields)}"
+            problems.add(f"{path}:{reader.line_num}", what)
             continue
         split = intern(fields[columns["split"]]) if "split" in columns else ""
         group = intern(plain(fields[columns["group"]])) if "group" in columns else ""

@@ -10,7 +10,18 @@ from hpt_dist.sources.sample import FileSource, Sample, Source
 _CLASSES_SHOWN = 6
 _MISSING_SHOWN = 3
 _EVALUATED = ("train", "val", "test")
-_DOUBTFUL = {"none", "unknown", "na", "nan", "nil", "null", "undefined", "missing", "unlabeled"}
+_DOUBTFUL = {
+    "none",
+    "unknown",
+    "na",
+    "nan",
+    "nil",
+    "null",
+    "undefined",
+    "missing",
+    "unlabeled",
+    "-1",
+}
 
 
 def in_words(source: Source) -> list[str]:
@@ -75,7 +86,9 @@ def _gaps(source: Source, counts: dict[str, Counter[int | None]]) -> list[str]:
             for label, name in enumerate(source.classes)
             if split in counts and not counts[split][label]
         ]
-        if missing and len(missing) < len(source.classes):
+        if len(missing) > 1 and len(missing) == len(source.classes):
+            lines.append(f"{split} has no image of any class")
+        elif missing:
             listed = _listed(missing, _MISSING_SHOWN)
             lines.append(f"{split} has no image of some classes: {listed} ({len(missing):,})")
     return lines

@@ -16,13 +16,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from hpt_dist.errors import RequestError
-from hpt_dist.sources import annotated
+from hpt_dist.sources import annotated, class_names, folder_tree
 from hpt_dist.sources.annotated import ImageBoxes
 from hpt_dist.sources.class_names import plain
 from hpt_dist.sources.problems import Problems
@@ -33,14 +33,14 @@ from hpt_dist.sources.sample import (
     Sample,
     file_sample,
     hash_split,
+    read_file,
 )
+from hpt_dist.sources.split_names import split_of
 
 # What a file without an annotation is called if it is an image; one without a suffix may be one.
 _IMAGE_SUFFIXES = {"", ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe"}
 _IMAGE_SUFFIXES |= {".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff"}
 _IMAGE_SUFFIXES |= {".webp"}
-# Folders in which file managers and servers keep thumbnails.
-_HIDDEN = (".", "@", "__MACOSX")
 _SHOWN = 3
 
 
@@ -97,12 +97,18 @@ def open_folder(folder: Path) -> FileSource:
     Raises:
         RequestError: see `open_voc`; or there are no images.
     """
-    names = {one.stem for one in (folder / "ImageSets" / "Main").glob("*.txt")}
+    names = sorted(one.stem for one in (folder / "ImageSets" / "Main").glob("*.txt"))
+    both = [one for one in names if one.casefold().startswith("trainval")]
     sets: dict[str, list[str]] = {}
-    for one in sorted(names & SPLITS.keys()):
-        sets.setdefault(SPLITS[one], []).append(one)
-    if "train" not in sets and "trainval" in names:
-        sets["train"] = ["trainval"]
+    for one in names:
+        if one in SPLITS:
+            sets.setdefault(SPLITS[one], []).append(one)
+    exact = set(sets)
+    for one in names:  # such as Train.txt or test2007.txt
+        if one not in both and (split := split_of(one)) and split not in exact:
+            sets.setdefault(split, []).append(one)
+    if "train" not in sets and both:
+        sets["train"] = both
     return _by_image_sets(folder, sets) if sets else _by_path(folder)
 
 
@@ -114,7 +120,11 @@ def _by_image_sets(folder: Path, sets: Mapping[str, Sequence[str]]) -> FileSourc
             for one in _members(folder, image_set, images):
                 listing.add(folder, one, images.get(one, []), split)
     listing.note_classes_that_train_lacks()
-    return listing.source(folder.resolve().name, "splits by ImageSets/Main")
+    source = listing.source(folder.resolve().name, "splits by ImageSets/Main")
+    if missing := sum(map(len, images.values())) - len(source.files):
+        note = f"set aside: files of JPEGImages in none of the image sets: {missing:,}"
+        return replace(source, notes=(*source.notes, note))
+    return source
 
 
 def _by_path(folder: Path) -> FileSource:
@@ -146,7 +156,7 @@ def _members(folder: Path, image_set: str, images: Container[str]) -> list[str]:
     """Return the images of a set; in a set of one class each line ends with 1, 0 or -1."""
     path = folder / "ImageSets" / "Main" / f"{image_set}.txt"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_file(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise RequestError("is no UTF-8 text", where=str(path), fix="save it as UTF-8") from error
     except OSError as error:
@@ -166,13 +176,17 @@ def _stems(folder: Path) -> dict[str, list[Path]]:
     """Return the files below a folder by their paths without the extension."""
     files: dict[str, list[Path]] = {}
     for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [one for one in folders if not one.startswith(_HIDDEN)]
+        folders[:] = [one for one in folders if not _is_litter(one)]
         for name in sorted(names):
             path = Path(parent, name)
-            if not name.startswith("."):
+            if not folder_tree.is_hidden(name):
                 stem = path.relative_to(folder).with_suffix("").as_posix()
                 files.setdefault(stem, []).append(path)
     return files
+
+
+def _is_litter(folder: str) -> bool:
+    return folder.startswith("@") or folder_tree.is_hidden(folder)
 
 
 @dataclass(frozen=True)
@@ -225,7 +239,7 @@ class _VocListing:
         if split != "unlabeled" or xml.is_file():
             try:
                 frame, boxes = _parsed(xml)
-            except (OSError, ValueError, ElementTree.ParseError) as error:
+            except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:
                 what = error.strerror if isinstance(error, OSError) else error
                 self._problems.add(where, str(what))
                 return
@@ -264,6 +278,8 @@ class _VocListing:
                     what = f"unknown class {box['class']!r}"
                     self._problems.add(listed.where, what, box["class"], ids)
         self._problems.refuse(f"the annotations of {name}")
+        if classes is None:
+            class_names.refuse_alike(names, f"the annotations of {name}")
         annotated.refuse_none_left(boxes, f"the annotations of {name}")
         if not self._listed:
             raise RequestError("no images", where=str(self._root), allowed="JPEGImages/*.jpg")
@@ -284,10 +300,11 @@ def _parsed(xml: Path) -> tuple[tuple[int, int], ImageBoxes]:
     Raises:
         OSError: the file cannot be read.
         ValueError: something is missing or no number; the text describes it.
+        LookupError: its encoding is unknown.
         xml.etree.ElementTree.ParseError: it is no XML.
     """
     parser = ElementTree.XMLParser(target=_NoDoctype())  # noqa: S314 - `_NoDoctype` has no entities
-    parser.feed(xml.read_bytes())
+    parser.feed(read_file(xml))
     tree = parser.close()
     width, height = (int(_number(tree, f"size/{side}")) for side in ("width", "height"))
     if width < 1 or height < 1:
