@@ -7,6 +7,7 @@ measured, and its user decides for the whole dataset.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Iterable
@@ -17,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hpt_dist.errors import RequestError
+
+log = logging.getLogger(__name__)
 
 Scale = tuple[float, float]
 FULL: Scale = (0, 65_535)
@@ -74,7 +77,7 @@ def joined(several: Iterable[Depths]) -> Depths:
 
 
 def refuse_unfit(found: Depths, where: str) -> None:
-    """Refuse images of which most would become nearly black, or white.
+    """Refuse images of which most would become nearly black, or white; fewer are a warning.
 
     Args:
         found: of all images.
@@ -83,16 +86,23 @@ def refuse_unfit(found: Depths, where: str) -> None:
     Raises:
         RequestError: half of them or more do not fit the range 0 to 65,535.
     """
-    if not found.unfit or 2 * found.unfit < found.images:
+    if not found.unfit:
         return
     low, high = _suggested(found)
-    raise RequestError(
+    what = (
         f"{found.unfit:,} of {found.images:,} images of more than 8 bits use less than a quarter "
         f"of the range 0..{FULL[1]}, or exceed it: their pixels are {found.low} to {found.high}, "
-        "and would become nearly black, or white",
+        "and would become nearly black, or white"
+    )
+    fix = f"--scale {low}{_BETWEEN}{high}, or --scale full for 0{_BETWEEN}{FULL[1]}"
+    if 2 * found.unfit < found.images:
+        log.warning("%s: %s; if the others fit it too: %s", where, what, fix)
+        return
+    raise RequestError(
+        what,
         where=where,
         allowed=f"--scale LOW{_BETWEEN}HIGH, the values that become black and white, or full",
-        fix=f"--scale {low}{_BETWEEN}{high}, or --scale full for 0{_BETWEEN}{FULL[1]}",
+        fix=fix,
     )
 
 

@@ -199,3 +199,14 @@ def test_the_command_takes_a_scale(tmp_path):
     hpt(*arguments, "--scale", "0..4095", store="")
     printed = hpt("data", "show", arguments[2], store="")
     assert "pixels of more than 8 bits scaled from 0..4095 to 8 bits" in printed
+
+
+def test_a_few_images_that_become_dark_are_reported(caplog):
+    depth.refuse_unfit(Depths(12, 4, 0, 4090), "scans")
+    assert "scans: 4 of 12 images" in caplog.text
+    assert "--scale 0..4095" in caplog.text
+
+
+def test_three_dots_are_no_range():
+    with pytest.raises(RequestError, match="is no range of pixel values"):
+        depth.parse("0...4095")

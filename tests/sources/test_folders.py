@@ -373,3 +373,33 @@ def test_groups_that_the_folders_separate_are_refused(tmp_path):
     assert "group 'p1': is in test (test/cat/p1_2.jpg) and in train (train/cat/p1_1.jpg)" in text
     (tmp_path / "test").rename(tmp_path / "unlabeled")  # both are trained on
     assert by_split(open_source(str(tmp_path), group_by=r"/(p\d)_"))
+
+
+@pytest.mark.parametrize(
+    "tops", [("fold1", "fold2"), ("photo", "sketch"), ("Trainingsdaten", "Testdaten")]
+)
+def test_top_folders_that_hold_the_same_folders_are_asked_about(tmp_path, tops):
+    write(tmp_path, *two_classes(*tops))
+    assert "hold folders of the same names (cat, dog)" in refusal(tmp_path)
+    assert open_source(str(tmp_path), layout="classes").classes == sorted(tops)
+
+
+def test_more_classes_than_folders_in_them_are_classes(tmp_path):
+    tops = [f"part{i}" for i in range(3)]
+    write(tmp_path, *(f"{top}/{side}/{i}.jpg" for top in tops for side in "lr" for i in "12"))
+    assert open_source(str(tmp_path)).classes == tops
+
+
+@pytest.mark.parametrize("suffix", ["xml", "json"])
+def test_boxes_beside_their_images_are_not_passed_over(tmp_path, suffix):
+    write(tmp_path, "train/1.jpg", f"train/1.{suffix}", "train/2.jpg", f"train/2.{suffix}")
+    assert "2 images have a file of boxes beside them" in refusal(tmp_path)
+
+
+def test_a_split_without_any_class_is_reported(tmp_path):
+    rows = ["a.jpg,cat,train", "b.jpg,dog,train"]
+    write(tmp_path, "a.jpg", "b.jpg", "c.jpg", "d.jpg")
+    listed = tmp_path / "list.csv"
+    header = "path,labels,split"
+    listed.write_text("\n".join([header, *rows, "c.jpg,,test", "d.jpg,,test"]) + "\n")
+    assert "test has no image of any class" in in_words(open_source(str(listed)))

@@ -299,3 +299,21 @@ def test_a_group_in_two_splits_of_the_list_is_refused(folder):
 def test_a_missing_group_is_left_empty(folder):
     path = written(folder, "img/0.jpg,a,nan", "img/1.jpg,b,p1", header="path,label,group")
     assert "list.csv:2: the group is 'nan'" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (["p1", "P1"], "the groups 'P1' and 'p1' (on line 1) look like one"),
+        (["1", "01"], "the groups '01' and '1' (on line 1) look like one"),
+        (["\ud800", "b"], "a name of a group that is not UTF-8"),
+        (["a\u0007", "b"], "a name of a group with a control character"),
+    ],
+)
+def test_groups_that_look_alike_or_cannot_be_written_are_refused(folder, groups, message):
+    lines = [
+        json.dumps({"path": f"img/{i}.jpg", "label": label, "group": group})
+        for i, (label, group) in enumerate(zip(["cat", "dog"], groups, strict=True))
+    ]
+    (folder / "list.jsonl").write_text("\n".join(lines) + "\n")
+    assert message in refusal(str(folder / "list.jsonl"))

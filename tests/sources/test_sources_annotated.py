@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -515,3 +516,67 @@ def test_an_image_set_that_is_not_there_is_reported_with_those_that_are(tmp_path
     with pytest.raises(RequestError, match=r"test\.txt: cannot be read") as caught:
         voc.open_voc({"test": [(folder, "test")]}, name="v", rule="r", root=tmp_path)
     assert caught.value.problem.allowed == "train, val"
+
+
+def test_classes_of_annotations_that_look_alike_are_refused(tmp_path):
+    folder = write_voc(
+        tmp_path / "voc",
+        {"1": xml(objects(DOG)), "2": xml(objects(("Dog", 0, 1, 1, 9, 9)))},
+    )
+    with pytest.raises(RequestError, match="classes that look like one: 'Dog' and 'dog'"):
+        open_source(str(folder))
+    value = contents()
+    value["categories"][0]["name"], value["categories"][1]["name"] = "cat", "cat "
+    file = write_coco(tmp_path / "coco/a.json", tmp_path / "coco/images", value)
+    with pytest.raises(RequestError, match="classes that look like one: 'cat ' and 'cat'"):
+        open_source(str(file))
+
+
+def test_a_coco_image_has_one_name_however_its_path_is_written(tmp_path):
+    folder = tmp_path / "images"
+    value = contents()
+    names = [one["file_name"] for one in value["images"]]
+    value["images"][0]["file_name"] = str(folder / names[0])
+    file = write_coco(tmp_path / "a.json", folder, contents())
+    before = {one.key for one in open_source(str(file), folder).samples()}
+    file.write_text(json.dumps(value))
+    assert {one.key for one in open_source(str(file), folder).samples()} == before
+    value["images"][1]["file_name"] = f"../images/{names[0]}"
+    file.write_text(json.dumps(value))
+    with pytest.raises(RequestError, match="is listed twice"):
+        open_source(str(file), folder)
+    value["images"][1]["file_name"] = str(jpeg_outside(tmp_path))
+    file.write_text(json.dumps(value))
+    with pytest.raises(RequestError, match="an absolute path outside of"):
+        open_source(str(file), folder)
+
+
+def jpeg_outside(folder: Path) -> Path:
+    path = folder / "outside.jpg"
+    jpeg(path)
+    return path
+
+
+def test_image_sets_are_found_in_any_case_and_what_they_leave_out_is_counted(tmp_path):
+    folder = write_voc(tmp_path, {name: xml(objects(DOG)) for name in "1234"})
+    write_voc(folder, {}, Train="\ufeff1\n2", test2007="3")
+    source = open_source(str(folder))
+    assert {one.origin[-5]: one.split for one in source.samples()} == {
+        "1": "train",
+        "2": "train",
+        "3": "test",
+    }
+    assert "set aside: files of JPEGImages in none of the image sets: 1" in source.notes
+
+
+def test_voc_files_that_cannot_be_read_are_named(tmp_path):
+    folder = write_voc(tmp_path, {"1": xml(objects(DOG)), "2": None, "3": None})
+    jpeg(folder / "JPEGImages/_thumbs/1.jpg")
+    assert len(list(open_source(str(folder)).samples())) == 3
+    (folder / "Annotations/2.xml").write_text('<?xml version="1.0" encoding="klingon"?><a/>')
+    with pytest.raises(RequestError, match=r"2\.xml: unknown encoding: klingon"):
+        open_source(str(folder))
+    (folder / "Annotations/2.xml").unlink()
+    os.mkfifo(folder / "Annotations/2.xml")
+    with pytest.raises(RequestError, match=r"2\.xml: (not a regular file|Invalid argument)"):
+        open_source(str(folder))
