@@ -96,10 +96,12 @@ class Checkpoints:
         try:
             self._put_whole(record, data)
             guard()
-        except BaseException:
+        except BaseException as error:
             # Nobody else knows its name: after a takeover nobody would delete it.
             with contextlib.suppress(StoreError):
                 self._store.delete(record.object)
+            if isinstance(error, StoreError):
+                guard()  # whoever takes a trial over deletes what is being written: report that
             raise
         self._store.put(f"{stem}.json", json.dumps(asdict(record), sort_keys=True).encode())
         guard()

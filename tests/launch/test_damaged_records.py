@@ -281,11 +281,13 @@ def test_pull_names_a_damaged_done(folder, tmp_path, entry):
 def test_pull_writes_nothing_outside_its_folder(folder, tmp_path, name):
     [stage] = folder.glob("stages/71b556*")
     done = json.loads((stage / "DONE").read_text())
-    done["objects"] = {name: done["objects"]["result.json"]}
+    done["objects"] |= {name: done["objects"]["result.json"]}
     (stage / "DONE").write_text(json.dumps(done))
     printed = hpt("pull", "before/base", str(tmp_path / "out"), store=str(folder), code=1)
     assert "cannot be the path of an object" in printed
-    assert not (tmp_path / "out").exists()
+    written = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert written <= set(done["objects"]) - {name}
+    assert not [*tmp_path.rglob("escaped"), *Path("/tmp").glob("escaped")]
 
 
 def test_a_note_of_jobs_that_is_damaged_hides_no_other(store, caplog, monkeypatch):

@@ -544,7 +544,7 @@ def test_every_problem_of_a_profile_is_reported_at_once(tmp_path):
     ("text", "what"),
     [
         ("", "the profile is empty"),
-        ("- a", "object"),
+        ("- a", "mapping of settings"),
         ("a: [", "not valid YAML"),
         ("partition: ${NOT_SET}", "NOT_SET is not set"),
     ],

@@ -29,7 +29,7 @@ from mlflow.entities import Run
 from services import Programs, free_ports
 
 from hpt_dist.errors import HptError
-from hpt_dist.tracking import mlflow_run
+from hpt_dist.tracking import mlflow_run, shipper
 from hpt_dist.tracking import tracker as track
 from hpt_dist.tracking.metrics_file import Line, kept_until, last_steps, read_lines
 from hpt_dist.tracking.tracker import METRICS, SHIPPED, RunIdentity, Tracker, sync
@@ -320,7 +320,7 @@ def test_batches_whose_answer_is_lost_are_not_shown_twice(
             raise ConnectionError
 
     monkeypatch.setattr(MlflowClient, "log_batch", log_batch_and_fail)
-    monkeypatch.setattr(track, "LINES_AT_ONCE", 7)
+    monkeypatch.setattr(shipper, "LINES_AT_ONCE", 7)
     tracker = Tracker(tmp_path, identity, sqlite, resume_step=0)
     steps = 0
     while faults:
