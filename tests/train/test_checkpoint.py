@@ -18,8 +18,9 @@ from examples import few
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpt_dist.errors import TrainingError
+from hpt_dist.errors import StoreError, TrainingError
 from hpt_dist.store import open_store
+from hpt_dist.store.lease import LeaseTakenError
 from hpt_dist.train.checkpoint import Checkpoints
 
 
@@ -472,3 +473,21 @@ def test_kill_9_at_random_moments_loses_nothing_that_was_committed(store):
             assert step in (committed, committed + 1)  # killed before it could tell
             assert is_state_of(step, state)
             committed = step
+
+
+def test_a_holder_whose_draft_was_swept_reports_who_took_the_trial_over(tmp_path, monkeypatch):
+    """Whoever takes a trial over deletes what its old holder is writing."""
+    store = open_store(str(tmp_path))
+    checkpoints = Checkpoints(store)
+
+    def swept(*_):
+        raise StoreError("no such file")
+
+    def taken():
+        raise LeaseTakenError("another process has taken this trial over")
+
+    monkeypatch.setattr(type(store), "put", swept)
+    with pytest.raises(StoreError, match="no such file"):
+        checkpoints.save(1, state_of(1))
+    with pytest.raises(LeaseTakenError, match="taken this trial over"):
+        checkpoints.save(1, state_of(1), taken)
