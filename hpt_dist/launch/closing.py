@@ -109,7 +109,9 @@ def _runs(store: Store, key: str, queued: Mapping[str, Queued] | None) -> bool:
 def set_true_statuses(
     store: Store, keys: Iterable[str], work: Path, queued: Mapping[str, Queued] | None = None
 ) -> None:
-    """Give the MLflow runs of trials whose processes died their true status.
+    """Give the MLflow runs of trials their true status and what else MLflow lacks.
+
+    Their processes died, or gave up waiting for a slow server.
 
     Args:
         store: where the trials are.
@@ -119,7 +121,7 @@ def set_true_statuses(
     """
     for key in keys:
         folder = trial_folder(work, key)
-        if not tracker.is_unfinished(folder):
+        if not tracker.is_behind(folder):
             continue
         state = state_of(store, key, queued)
         if state.name != "running":
@@ -128,3 +130,4 @@ def set_true_statuses(
                 tracker.sync(folder, if_unfinished=status)
             except HptError as error:
                 log.warning("MLflow is out of reach; later: hpt-dist sync: %s", error)
+                return

@@ -86,14 +86,17 @@ def first_start(folder: Path) -> float:
     return previous.started if previous else time.time()
 
 
-def is_unfinished(folder: Path) -> bool:
-    """Return whether a run started in a work folder and did not record its end."""
+def is_behind(folder: Path) -> bool:
+    """Return whether the run of a work folder did not record its end, or MLflow lacks a part."""
     try:
         record = RunRecord.read(folder)
     except DamagedRecordError as error:
         logger.warning("%s: %s", error.problem.where, error.problem.what)
         return False
-    return record is not None and record.status == "RUNNING"
+    if record is None:
+        return False
+    there = record.tracking_uri is None or has_arrived(folder, record.tracking_uri)
+    return record.status == "RUNNING" or not there
 
 
 def complete(folder: Path, points: bytes) -> None:

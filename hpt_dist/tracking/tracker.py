@@ -36,6 +36,7 @@ from pathlib import Path, PurePosixPath
 from hpt_dist.store import files
 from hpt_dist.tracking.metrics_file import Line, kept_until, last_steps, read_lines
 from hpt_dist.tracking.mlflow_run import (
+    TIMEOUT_S,
     FinalStatus,
     RunIdentity,
     Status,
@@ -54,7 +55,7 @@ from hpt_dist.tracking.run_folder import (
     complete,
     first_start,
     has_arrived,
-    is_unfinished,
+    is_behind,
     replace_file,
 )
 from hpt_dist.tracking.shipper import Shipper, SyncResult, sync
@@ -73,7 +74,7 @@ __all__ = [
     "complete",
     "has_arrived",
     "initialise",
-    "is_unfinished",
+    "is_behind",
     "log_parent",
     "open_parent",
     "read_lines",
@@ -206,13 +207,18 @@ class Tracker:
         """Stop without a final status: another process writes this run now, and will record one."""
         self._file.close()
         self._deadline = -math.inf
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join(TIMEOUT_S)  # a late RUNNING would replace the other's final status
 
     def _ship(self, tracking_uri: str) -> None:
         """Upload new lines and artifacts to MLflow periodically, until closed or out of time."""
         shipper: Shipper | None = None
         failures, pause_s = 0, 0.0
-        while time.monotonic() < self._deadline:
+        while True:
             closing = self._closing.wait(pause_s)
+            if time.monotonic() >= self._deadline:
+                return
             try:
                 if shipper is None:
                     shipper = Shipper(self._folder, self._record, tracking_uri)

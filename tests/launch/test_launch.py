@@ -239,7 +239,7 @@ def test_whatever_befalls_launches_the_last_one_ends_with_the_same_bytes(tiny, s
     assert sum(log.count("step 300/300") for log in logs) == 1
     statuses = story.statuses()
     assert len(statuses) == 6
-    assert set(statuses.values()) == {"FINISHED"}, statuses
+    assert set(statuses.values()) == {"FINISHED"}, json.dumps(statuses, indent=1)
     with sqlite3.connect(store / "work/mlflow.db") as database:
         repeated = database.execute(
             "select run_uuid, key, step from metrics group by run_uuid, key, step "
