@@ -65,8 +65,8 @@ SourceArgument = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="A folder, a list, an annotation file (docs/own_images.md), or a dataset's name "
-        "(docs/datasets.md).",
+        help="A folder, a list, an annotation file (docs/own_images.md), tars "
+        "(docs/webdataset.md), or a dataset's name (docs/datasets.md).",
     ),
 ]
 RootOption = Annotated[
@@ -83,6 +83,34 @@ GroupOption = Annotated[
         metavar="REGEX",
         help="Keep images in one split whose paths match alike in the pattern's first group, such "
         "as those of a patient; '' ignores a list's column group.",
+    ),
+]
+ImageOption = Annotated[
+    str,
+    typer.Option(
+        metavar="FIELD", help="Of tars: the field that holds the image, where there are several."
+    ),
+]
+LabelOption = Annotated[
+    str,
+    typer.Option(
+        metavar="FIELD",
+        help="Of tars: the field that holds the label: cls, txt, json:NAME; none for no labels.",
+    ),
+]
+ClassesOption = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE",
+        help="Of tars: names of the classes, in the order of their numbers: a line each, or .json.",
+    ),
+]
+SplitOption = Annotated[
+    str,
+    typer.Option(
+        metavar="SPLIT",
+        help="Of tars: the split of all images, where no names say it; hash: 70 % train, 15 % val, "
+        "15 % test by each image's key.",
     ),
 ]
 ResizeOption = Annotated[

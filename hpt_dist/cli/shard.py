@@ -11,15 +11,19 @@ import typer
 
 from hpt_dist.cli import console
 from hpt_dist.cli.options import (
+    ClassesOption,
     ClusterOption,
     GroupOption,
+    ImageOption,
     JsonOption,
+    LabelOption,
     LayoutOption,
     QualityOption,
     ResizeOption,
     RootOption,
     ScaleOption,
     SourceArgument,
+    SplitOption,
     WorkOption,
 )
 from hpt_dist.cli.requested import begun, profile_file
@@ -33,7 +37,7 @@ from hpt_dist.launch.lookup import dataset_store
 from hpt_dist.launch.shard_jobs import Sharding
 from hpt_dist.launch.sharding import ShardingRequest
 from hpt_dist.slurm import profile
-from hpt_dist.sources import Source, understood
+from hpt_dist.sources import Source, TarOptions, understood
 from hpt_dist.store import open_store
 
 _LEFT_OUT_SHOWN = 5
@@ -47,6 +51,10 @@ def shard(
     root: RootOption = None,
     layout: LayoutOption = "",
     group_by: GroupOption = None,
+    image: ImageOption = "",
+    label: LabelOption = "",
+    classes: ClassesOption = "",
+    split: SplitOption = "",
     max_bad: Annotated[
         int,
         typer.Option(help="Number of unreadable or damaged images that may be left out.", min=0),
@@ -93,6 +101,7 @@ def shard(
       hpt-dist shard ~/photos ./hpt-store/datasets/photos --workers 8 --max-bad 100
       hpt-dist shard ~/scans ./hpt-store/datasets/scans --scale 0..4095 --replace
       hpt-dist shard ~/scans ./hpt-store/datasets/scans --group-by '(patient[0-9]+)'
+      hpt-dist shard 's3://b/cars/train-{000000..000146}.tar' ./hpt-store/datasets/cars --label cls
       hpt-dist shard s.csv s3://b/hpt/datasets/s --on slurm/profiles/generic-cpu.yaml --jobs 16
     """
     if not on and (jobs or no_wait):
@@ -100,7 +109,8 @@ def shard(
     began_s = time.perf_counter()
     encoding = Encoding(resize, quality, depth.parse(scale))
     request = _requested(source, destination, shard_mb, max_bad, encoding, root, replace)
-    request = dataclasses.replace(request, layout=layout, group_by=group_by)
+    tars = TarOptions(image, label, classes, split) if image or label or classes or split else None
+    request = dataclasses.replace(request, layout=layout, group_by=group_by, tars=tars)
     manifest = (
         _write_by_jobs(request, profile_file(on), jobs, workers, work, no_wait)
         if on

@@ -190,13 +190,18 @@ def _queued(request: ShardingRequest, store: Store) -> Sharding | None:
     if noted is None or len(noted.images) != len(parts.keys):
         what = f"the note of what the jobs {known} write is missing or damaged"
         raise DamagedRecordError(what, where=f"{store.uri}/{path}", fix=end)
-    if noted.request != json.loads(json.dumps(asdict(request))):
+    if _set(noted.request) != _set(json.loads(json.dumps(asdict(request)))):
         raise RequestError(
             f"the jobs {known.replace(' ', ' and ')} write {request.name} from other images or "
             "with other options",
             fix=f"wait for them, or end them: scancel {known}",
         )
     return Sharding(request, store, parts, merge, noted.images)
+
+
+def _set(request: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that are set: an older version did not know all of the others."""
+    return {name: value for name, value in request.items() if value}
 
 
 def _planned(

@@ -22,7 +22,7 @@ from hpt_dist.errors.secrets import without_secrets
 from hpt_dist.images.formats import Encoding
 from hpt_dist.slurm import commands as slurm
 from hpt_dist.slurm import jobs as slurm_jobs
-from hpt_dist.sources import Source
+from hpt_dist.sources import Source, TarOptions
 from hpt_dist.store import Store, lease, marker, open_store
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, SUBMITTING, sharding_prefix
 from hpt_dist.trial import starts
@@ -44,6 +44,7 @@ class ShardingRequest:
         replace: see `shards.write_dataset`.
         layout: see `sources.open_source`.
         group_by: see `sources.open_source`.
+        tars: see `sources.open_source`.
     """
 
     source: str
@@ -57,6 +58,7 @@ class ShardingRequest:
     replace: bool = False
     layout: str = ""
     group_by: str | None = None
+    tars: TarOptions | None = None
 
     @property
     def id(self) -> str:
@@ -67,7 +69,9 @@ class ShardingRequest:
     def open_source(self) -> Source:
         """Open the images."""
         root = Path(self.root) if self.root else None
-        return sources.open_source(self.source, root, layout=self.layout, group_by=self.group_by)
+        return sources.open_source(
+            self.source, root, layout=self.layout, group_by=self.group_by, tar_options=self.tars
+        )
 
     def check(self, store: Store, source: Source) -> list[ShardToWrite]:
         """Return the planned shards of what `open_source` returned, or refuse as `write` would."""

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpt_dist.errors import RequestError, nearest
-from hpt_dist.sources import coco, folder, listing, named, openmoji, voc
+from hpt_dist.sources import coco, folder, listing, named, openmoji, tars, voc
 from hpt_dist.sources.class_names import checked
 from hpt_dist.sources.groups import kept_together
 from hpt_dist.sources.sample import FileSource, Sample, Source, printable
+from hpt_dist.sources.tars import TarOptions
 
-__all__ = ["Sample", "Source", "open_source"]
+__all__ = ["Sample", "Source", "TarOptions", "open_source"]
 
 # How a user's file is read, by its suffix; the second argument is `--root`.
 _FILES: dict[str, Callable[[Path, Path | None], FileSource]] = {
@@ -29,24 +30,31 @@ _FOLDERS: list[tuple[Callable[[Path], bool], Callable[[Path], FileSource]]] = [
     (listing.has_parquet, listing.open_parquet_folder),
     (Path.is_dir, folder.open_folder),
 ]
+_ARCHIVES = {".zip", ".7z", ".rar"}
 _SHOWN = 3
 _ALLOWED = (
-    "a folder of images, a list (.csv, .jsonl or .parquet), a COCO file (.json), "
+    "a folder of images, a list (.csv, .jsonl or .parquet), a COCO file (.json), tars, "
     f"or one of {', '.join(openmoji.NAMES + named.NAMES)}"
 )
 
 
 def open_source(
-    text: str, root: Path | None = None, *, layout: str = "", group_by: str | None = None
+    text: str,
+    root: Path | None = None,
+    *,
+    layout: str = "",
+    group_by: str | None = None,
+    tar_options: TarOptions | None = None,
 ) -> Source:
     """Open the images that `text` names.
 
     Args:
-        text: a built-in name such as `openmoji/line` or `resisc45`, a folder or a file.
+        text: a built-in name such as `openmoji/line` or `resisc45`, a folder or a file, or tars.
         root: the folder that a dataset of the paper was unpacked to, or the folder that the paths
             in a file start from; by default it follows from the place of the file.
         layout: how a folder of images is read, one of `folder.CHOICES`; empty where it is plain.
         group_by: see `groups.kept_together`.
+        tar_options: how tars are read, where that is not plain.
 
     Raises:
         RequestError: nothing exists there, its layout is unknown, or all mistakes in a file.
@@ -56,6 +64,13 @@ def open_source(
             f"only a folder of images has the layout {layout!r}",
             where="--layout",
             allowed=f"{' or '.join(folder.CHOICES)}, for a folder",
+        )
+    if tars.is_named(text) or (not layout and root is None and tars.has_tars(Path(text))):
+        _refuse_root(text, root)
+        return kept_together(checked(tars.open_tars(text, tar_options)), group_by)
+    if tar_options:
+        raise RequestError(
+            f"{text} holds no tars", where="--image, --label, --classes, --split", allowed="tars"
         )
     if text in openmoji.NAMES:
         if group_by:
@@ -71,6 +86,15 @@ def _opened(text: str, root: Path | None, layout: str) -> FileSource:
     suffix = path.suffix.lower()
     if path.is_file() and suffix in _FILES:
         return _FILES[suffix](path, root)
+    _refuse_root(text, root)
+    if path.is_dir():
+        return _open_folder(path, layout)
+    raise RequestError(
+        _what_is_at(path), allowed=_ALLOWED, fix=nearest(text, openmoji.NAMES + named.NAMES)
+    )
+
+
+def _refuse_root(text: str, root: Path | None) -> None:
     if root is not None:
         raise RequestError(
             f"only a file of paths has a root, not {text}",
@@ -78,11 +102,6 @@ def _opened(text: str, root: Path | None, layout: str) -> FileSource:
             allowed=f"a list, a COCO file, or one of {', '.join(named.NAMES)}",
             fix=nearest(text, named.NAMES),
         )
-    if path.is_dir():
-        return _open_folder(path, layout)
-    raise RequestError(
-        _what_is_at(path), allowed=_ALLOWED, fix=nearest(text, openmoji.NAMES + named.NAMES)
-    )
 
 
 def _open_folder(path: Path, layout: str) -> FileSource:
@@ -103,6 +122,8 @@ def _open_folder(path: Path, layout: str) -> FileSource:
 
 
 def _what_is_at(path: Path) -> str:
+    if path.is_file() and path.suffix.lower() in _ARCHIVES:
+        return f"{path} is an archive: unpack it into a folder, and name that"
     if path.is_file():
         return f"{path} is no list of a known kind"
     if path.exists():

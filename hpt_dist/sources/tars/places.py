@@ -1,0 +1,266 @@
+"""Which tars a source names: a folder, a file, or a list in braces, here or on S3."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpt_dist.errors import RequestError
+from hpt_dist.sources import folder_tree
+from hpt_dist.sources.problems import Problems
+from hpt_dist.sources.sample import printable
+from hpt_dist.store import FolderStore, ObjectInfo, Store, open_store
+from hpt_dist.store.paths import local_path
+
+MANIFEST = "manifest.json"
+_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_MAX_TARS = 1_000_000
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?\}")
+_SCHEME = re.compile(r"[A-Za-z][\w+.-]*:(?=/|curl|aws|gsutil|cat|s3)")
+_DEPTH = 3  # of folders that are searched for tars
+_SHOWN = 3
+_ALLOWED = "a folder with tars, FILE.tar, or 'FOLDER/train-{000000..000146}.tar'; also s3://..."
+
+
+@dataclass(frozen=True)
+class Places:
+    """The tars of a source.
+
+    Args:
+        name: of the source.
+        store: the folder of all tars.
+        tars: by their path from there, sorted.
+        beside: the paths of other files in that folder, if it was named itself.
+        notes: what was set aside.
+    """
+
+    name: str
+    store: Store
+    tars: tuple[ObjectInfo, ...]
+    beside: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def where(self, tar: str) -> str:
+        """Return how messages name a tar."""
+        return printable(f"{self.store.uri}/{tar}")
+
+
+def is_tar(name: str) -> bool:
+    """Return whether a file is a tar by its name."""
+    return name.casefold().endswith(_SUFFIXES)
+
+
+def is_named(text: str) -> bool:
+    """Return whether a text names tars itself: a file, a list, or what lies on S3."""
+    if Path(text).is_dir():
+        return False
+    return is_tar(text) or bool(_SCHEME.match(text)) or _is_list(text)
+
+
+def _is_list(text: str) -> bool:
+    return not os.path.lexists(text) and ("::" in text or ("{" in text and "}" in text))
+
+
+def has_tars(folder: Path) -> bool:
+    """Return whether a folder holds tars, and no folders of images.
+
+    Raises:
+        RequestError: it holds tars beside images, and either may be meant.
+    """
+    if not folder.is_dir():
+        return False
+    tars: list[str] = []
+    images: list[str] = []
+    for parts in _names(folder):
+        if is_tar(parts[-1]):
+            tars.append("/".join(parts))
+        elif parts[-1].casefold().endswith(_IMAGES):
+            if len(parts) > 1:
+                return False
+            images.append(parts[-1])
+    if tars and images:
+        raise RequestError(
+            f"it holds {len(tars):,} tars, such as {printable(tars[0])}, and {len(images):,} "
+            f"images, such as {printable(images[0])}",
+            where=printable(str(folder)),
+            allowed="a folder of tars, or one of images",
+            fix="move one kind into another folder; or name the tars themselves: FILE.tar, or "
+            "'FOLDER/{00000..00146}.tar'",
+        )
+    return bool(tars)
+
+
+def _names(folder: Path, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the paths of the files in a folder, and in those below it."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if folder_tree.is_hidden(entry.name):
+                    continue
+                if not folder_tree.is_folder(entry):
+                    yield (*above, entry.name)
+                elif len(above) < _DEPTH:
+                    yield from _names(Path(entry.path), (*above, entry.name))
+    except OSError:
+        return  # who lists the folder reports it
+
+
+def find(text: str) -> Places:
+    """Find the tars that a text names.
+
+    Raises:
+        RequestError: nothing is there, something is missing, or the text is no list.
+        StoreError: S3 refused.
+    """
+    if Path(text).is_dir():
+        return _in_folder(Path(text))
+    scheme = _SCHEME.match(text)
+    if scheme and not text.startswith(("s3://", "file://")):
+        raise RequestError(
+            f"tars are not read by {scheme[0]}",
+            where=text,
+            allowed=_ALLOWED,
+            fix="download them, and name their folder",
+        )
+    if text.startswith("s3://") and not is_tar(text) and not _is_braced(text):
+        return _in_prefix(text)
+    return _listed(_expanded(text) if _is_list(text) or _is_braced(text) else [text], text)
+
+
+def _is_braced(text: str) -> bool:
+    return text.startswith(("s3://", "file://")) and ("{" in text or "::" in text)
+
+
+def _in_folder(folder: Path) -> Places:
+    tree = folder_tree.walk(folder)
+    names = [file.relative for file in tree.files]
+    store = FolderStore(folder.absolute())
+    tars, notes = _each_once(store, [name for name in names if is_tar(name)])
+    beside = tuple(name for name in names if not is_tar(name))
+    name = printable(folder.resolve().name)
+    return Places(name, store, tars, beside, (*notes, *tree.aside.notes()))
+
+
+def _each_once(
+    store: FolderStore, names: Iterable[str]
+) -> tuple[tuple[ObjectInfo, ...], list[str]]:
+    """Return the tars of a local folder, links to one that is there already left out."""
+    first: dict[str, str] = {}
+    again: list[str] = []
+    tars = []
+    for name in sorted(names):
+        info = store.stat(name)
+        if info is None:
+            raise RequestError(
+                "this is a link that leads nowhere, or no file",
+                where=printable(str(store.root / name)),
+                fix="remove it, or restore what it leads to",
+            )
+        real = os.path.realpath(store.root / name)
+        if real in first:
+            again.append(f"{name} is {first[real]}")
+            continue
+        first[real] = name
+        tars.append(info)
+    shown = ", ".join(map(printable, again[:_SHOWN]))
+    return tuple(tars), [f"set aside: tars that are there already: {len(again):,} ({shown})"] * (
+        len(again) > 0
+    )
+
+
+def _in_prefix(text: str) -> Places:
+    store = open_store(text.rstrip("/"))
+    infos = [one for one in store.list() if not folder_tree.is_hidden(one.path.rpartition("/")[2])]
+    tars = tuple(info for info in infos if is_tar(info.path))
+    if not tars:
+        held = ", ".join(printable(info.path) for info in infos[:_SHOWN])
+        raise RequestError(
+            f"no tars are there; it holds {held} ..." if held else "nothing is there",
+            where=text,
+            allowed=_ALLOWED,
+            fix="images on S3 are read from tars; copy loose images to a folder here",
+        )
+    beside = tuple(info.path for info in infos if not is_tar(info.path))
+    return Places(store.uri.rpartition("/")[2], store, tars, beside)
+
+
+def _expanded(text: str) -> list[str]:
+    """Return the names in a list, as webdataset reads it.
+
+    Raises:
+        RequestError: it is no list, or too long.
+    """
+    ranges = [abs(int(end) - int(start)) + 1 for start, end in _RANGE.findall(text)]
+    if math.prod(ranges) > _MAX_TARS:
+        raise RequestError(
+            "the list names too many tars", where=text, allowed=f"up to {_MAX_TARS:,}"
+        )
+    from webdataset.shardlists import expand_urls  # it imports torch
+
+    try:
+        names = expand_urls(text)
+    except (AssertionError, ValueError) as error:  # a variable that is not set; braces
+        raise RequestError(
+            f"this is no list of tars: {error}", where=text, allowed=_ALLOWED
+        ) from error
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def _listed(names: Sequence[str], text: str) -> Places:
+    """Look up the tars of a list.
+
+    Raises:
+        RequestError: all that are missing.
+    """
+    problems = Problems()
+    remote = [name for name in names if name.startswith("s3://")]
+    if remote and len(remote) < len(names):
+        raise RequestError("some of these tars are on S3, and some are not", where=text)
+    found = _on_s3(remote, problems) if remote else _local(names, problems)
+    problems.refuse(
+        f"the tars of {text}" if len(names) > 1 else "the source",
+        f"correct the name, or download what is missing; allowed: {_ALLOWED}",
+    )
+    return found
+
+
+def _on_s3(names: Sequence[str], problems: Problems) -> Places:
+    buckets = {name.removeprefix("s3://").partition("/")[0] for name in names}
+    if len(buckets) > 1:
+        raise RequestError(f"the tars are in {len(buckets)} buckets", allowed="one bucket")
+    keys = [name.removeprefix("s3://").partition("/")[2] for name in names]
+    folder = os.path.commonpath([key.rpartition("/")[0] for key in keys])
+    store = open_store(f"s3://{buckets.pop()}/{folder}".rstrip("/"))
+    paths = [key.removeprefix(f"{folder}/") if folder else key for key in keys]
+    start = os.path.commonprefix(paths)  # noqa: RUF071 - S3 lists by any beginning
+    there = {info.path: info for info in store.list(start)}
+    for name, path in zip(names, paths, strict=True):
+        if path not in there:
+            problems.add(name, "there is no such object")
+    tars = tuple(there[path] for path in sorted(paths) if path in there)
+    return Places(_stem(keys, store.uri.rpartition("/")[2]), store, tars)
+
+
+def _local(names: Sequence[str], problems: Problems) -> Places:
+    files = [local_path(name.removeprefix("file://")).absolute() for name in names]
+    there = []
+    for name, file in zip(names, files, strict=True):
+        if file.is_file():
+            there.append(file)
+        else:
+            problems.add(name, "no file" if file.exists() else "there is no such file")
+    folder = Path(os.path.commonpath([file.parent for file in files]))
+    store = FolderStore(folder)
+    tars, notes = _each_once(store, [file.relative_to(folder).as_posix() for file in there])
+    return Places(_stem([file.name for file in files], folder.name), store, tars, (), tuple(notes))
+
+
+def _stem(names: Sequence[str], folder: str) -> str:
+    """Return the name of a source: of its only tar, or of their folder."""
+    only = names[0].rpartition("/")[2].partition(".")[0] if len(names) == 1 else ""
+    return printable(only or folder or "tars")

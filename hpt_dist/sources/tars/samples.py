@@ -1,0 +1,289 @@
+"""The members of tars become samples: those of one key, by webdataset's own rules.
+
+`group_by_keys` cuts a name at the first dot after its last slash: what precedes is the key, what
+follows the field. Files of one key must follow each other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from sys import intern
+from typing import Any, NamedTuple
+
+from hpt_dist.sources import folder_tree
+from hpt_dist.sources.folder_tree import SetAside
+from hpt_dist.sources.problems import Problems
+from hpt_dist.sources.sample import Label, Sample, key_of, printable
+from hpt_dist.sources.tars.members import DamagedTarError, Member, members
+from hpt_dist.sources.tars.places import Places
+from hpt_dist.store import ObjectInfo, Store
+
+_IMAGES = """
+jpg jpeg jpe jfif png webp gif bmp dib tif tiff ppm pgm pbm pnm avif jp2 j2k jpx heic heif
+"""
+IMAGES = frozenset(_IMAGES.split())
+TEXTS = frozenset({"cls", "json", "txt"})
+# Names in a .json that may be its label.
+LABEL_NAMES = (
+    *("label", "labels", "label_name", "label_id", "class", "classes", "class_name", "classname"),
+    *("class_id", "class_idx", "category", "category_name", "category_id", "cls", "target"),
+)
+MAX_LABEL_CHARACTERS = 200
+_META = re.compile(r"__[^/]*__($|/)")  # webdataset passes over these
+_NAMES_SHOWN = 12
+
+
+class Image(NamedTuple):
+    """One image of a sample: its field, and where its bytes are in the tar."""
+
+    field: str
+    offset: int
+    size_bytes: int
+
+
+class Unfit(NamedTuple):
+    """A value that cannot be a label; `what` says what it is."""
+
+    what: str
+
+
+Value = str | tuple[str, ...] | Unfit
+
+
+class TarSample(NamedTuple):
+    """A sample with at least one image.
+
+    Args:
+        tar: where it is.
+        key: its key in the tar.
+        images: one at least.
+        values: what may be its label, by `cls`, `txt`, `json:NAME` or another field.
+        annotation: its whole .json, where that was asked for.
+    """
+
+    tar: ObjectInfo
+    key: str
+    images: tuple[Image, ...]
+    values: Mapping[str, Value]
+    annotation: Mapping[str, Any] | None
+
+    def origin(self, image: Image) -> str:
+        """Return how messages name an image."""
+        return f"{self.tar.path}/{self.key}.{image.field}"
+
+
+@dataclass
+class Listing:
+    """All samples of the tars, and what else is in them.
+
+    Args:
+        samples: in the order of the tars.
+        fields: how many samples have each field.
+        names: how many .json have each name.
+        aside: members that are no part of a sample.
+    """
+
+    samples: list[TarSample] = field(default_factory=list)
+    fields: Counter[str] = field(default_factory=Counter)
+    names: Counter[str] = field(default_factory=Counter)
+    aside: SetAside = field(default_factory=SetAside)
+
+    def json_names(self) -> str:
+        """Return the names in the .json files in words."""
+        names = [printable(name) for name, _ in self.names.most_common(_NAMES_SHOWN)]
+        return ", ".join(names) + (", ..." if len(self.names) > len(names) else "")
+
+
+def image_sample(store: Store, one: TarSample, image: Image, split: str, label: Label) -> Sample:
+    """Return an image of a tar as a sample, which is read at its place in the tar.
+
+    Args:
+        store: where the tar lies.
+        one: the sample in the tar.
+        image: which of its images.
+        split: see `Sample`.
+        label: see `Sample`.
+    """
+    origin, tar = one.origin(image), one.tar
+    return Sample(
+        key=key_of(origin),
+        split=split,
+        label=label,
+        origin=printable(origin),
+        version=f"{tar.etag} {image.offset}",
+        size_bytes=image.size_bytes,
+        read=partial(store.get, tar.path, image.offset, image.size_bytes, tar.etag),
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A member as the value of a field."""
+
+    member: Member
+
+
+def list_samples(
+    places: Places, *, label: str = "", image: str = "", annotations: bool = False
+) -> Listing:
+    """Read the headers of all tars, and their labels.
+
+    Args:
+        places: the tars.
+        label: the field, or `json:NAME`, that was named as the label.
+        image: the field that was named as the image.
+        annotations: whether the whole .json is needed.
+
+    Raises:
+        RequestError: all damaged tars, and samples that contradict themselves.
+        StoreError: the store refused.
+    """
+    listing, problems = Listing(), Problems()
+    reader = _Reader(listing, problems, label.partition(":"), image, annotations)
+    for info in places.tars:
+        try:
+            reader.read(places, info)
+        except DamagedTarError as error:
+            problems.add(places.where(info.path), str(error))
+    problems.refuse(
+        f"the tars of {places.name}",
+        "get damaged tars again, or move them away; pack the files of a sample next to each other "
+        "and once: tar --sort=name",
+    )
+    return listing
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads tars one after the other into a listing."""
+
+    listing: Listing
+    problems: Problems
+    label: tuple[str, str, str]
+    image: str
+    annotations: bool
+
+    def read(self, places: Places, info: ObjectInfo) -> None:
+        """Read the samples of a tar."""
+        from webdataset.tariterators import group_by_keys  # it imports torch
+
+        where = places.where(info.path)
+        seen: set[str] = set()
+
+        def note(error: Exception) -> bool:
+            self.problems.add(where, printable(str(error.args[0])))
+            return True
+
+        for grouped in group_by_keys(self._files(places, info), handler=note):
+            key = grouped["__key__"]
+            if key in seen:
+                self.problems.add(where, f"the files of {printable(key)} are in two places")
+            seen.add(key)
+            self._add(info, key, {k: v.member for k, v in grouped.items() if type(v) is _Part})
+
+    def _files(self, places: Places, info: ObjectInfo) -> Iterator[dict[str, Any]]:
+        """Yield the files of a tar as `group_by_keys` takes them."""
+        from webdataset.tariterators import base_plus_ext
+
+        for member in members(places.store, info, self._is_wanted):
+            name = f"{info.path}/{member.name}"
+            if member.other:
+                if member.other != "folders":
+                    self.listing.aside.add(f"{member.other} in the tars", name)
+            elif any(folder_tree.is_hidden(part) for part in member.name.split("/")):
+                self.listing.aside.add("hidden files in the tars", name)
+            elif _META.match(member.name):
+                self.listing.aside.add("webdataset's own files in the tars", name)
+            elif not base_plus_ext(member.name)[0]:
+                self.listing.aside.add("files without a field in their name", name)
+            else:
+                yield {"fname": member.name, "data": _Part(member), "__url__": info.path}
+
+    def _is_wanted(self, name: str) -> bool:
+        """Return whether the content of a member may be a label."""
+        from webdataset.tariterators import base_plus_ext
+
+        found = (base_plus_ext(name)[1] or "").lower()
+        return found.rpartition(".")[2] in TEXTS or found == self.label[0]
+
+    def _add(self, info: ObjectInfo, key: str, parts: Mapping[str, Member]) -> None:
+        """Add a sample, unless it holds no image."""
+        names = [one for one in parts if self._is_image(one)]
+        if not names:
+            first = next(iter(parts), "")
+            self.listing.aside.add("samples without an image", f"{info.path}/{key}.{first}")
+            return
+        self.listing.fields.update(map(intern, parts))
+        images = tuple(Image(intern(n), parts[n].offset, parts[n].size_bytes) for n in names)
+        values: dict[str, Value] = {}
+        annotation: Mapping[str, Any] | None = None
+        for name, member in parts.items():
+            suffix = name.rpartition(".")[2]
+            if suffix == "json" and name not in names:
+                found = self._json(f"{info.path}/{member.name}", member)
+                annotation = found if self.annotations else annotation
+                values.update(self._named(name, found))
+            elif (suffix in TEXTS or name == self.label[0]) and name not in names:
+                values[intern(name)] = _text(member.content)
+        self.listing.samples.append(TarSample(info, key, images, values, annotation))
+
+    def _is_image(self, name: str) -> bool:
+        if self.image and self.image in (name, name.rpartition(".")[0]):
+            return True
+        return name.rpartition(".")[2] in IMAGES
+
+    def _json(self, where: str, member: Member) -> Mapping[str, Any]:
+        """Return the object in a .json; nothing where it is none and no label was named in it."""
+        try:
+            found = json.loads(member.content or b"")
+        except (ValueError, RecursionError):
+            found = None
+        if isinstance(found, dict):
+            self.listing.names.update(intern(str(name)[:MAX_LABEL_CHARACTERS]) for name in found)
+            return found
+        if self.label[1] or self.annotations:
+            self.problems.add(printable(where), "no JSON object")
+        else:
+            self.listing.aside.add("fields .json that hold no JSON object", where)
+        return {}
+
+    def _named(self, name: str, found: Mapping[str, Any]) -> Iterator[tuple[str, Value]]:
+        """Yield what may be a label in a .json."""
+        chosen = (self.label[2],) if self.label[0] == name else ()
+        for one in dict.fromkeys((*LABEL_NAMES, *chosen)):
+            if one in found and (value := _value(found[one])) is not None:
+                yield intern(f"{name}:{one}"), value
+
+
+def _text(content: bytes | None) -> Value:
+    """Return the text of a field; its beginning, where it is too long for the name of a class."""
+    if content is None:
+        return Unfit("a file of more than 16 MB")
+    try:
+        text = content.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        return Unfit("no text in UTF-8")
+    return intern(text[: MAX_LABEL_CHARACTERS + 1])
+
+
+def _value(value: Any) -> Value | None:
+    """Return a value of JSON as a label, or None where it is one of no label."""
+    if isinstance(value, list):
+        one = [_value(each) for each in value]
+        if all(isinstance(each, str) for each in one):
+            return tuple(dict.fromkeys(each for each in one if isinstance(each, str)))
+        return Unfit("a list of other things than names or whole numbers")
+    if isinstance(value, float):
+        # Not a number is what programs write for an empty cell.
+        value = None if math.isnan(value) else int(value) if value.is_integer() else value
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return Unfit(f"{str(value)[:40]!a}, neither a name nor a whole number")
+    return intern(str(value).strip()[: MAX_LABEL_CHARACTERS + 1])
