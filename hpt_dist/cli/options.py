@@ -62,7 +62,7 @@ FreshOption = Annotated[
     ),
 ]
 SourceArgument = Annotated[
-    str,
+    list[str],
     typer.Argument(
         metavar="SOURCE",
         help="A folder, a list, an annotation file (docs/own_images.md), tars "
@@ -124,6 +124,21 @@ ResizeOption = Annotated[
 QualityOption = Annotated[
     int | None,
     typer.Option(help="Write every image, PNG too, as JPEG of this quality.", min=1, max=100),
+]
+MaxBadOption = Annotated[
+    int, typer.Option(help="Number of unreadable or damaged images that may be left out.", min=0)
+]
+ReplaceOption = Annotated[
+    bool,
+    typer.Option(
+        "--replace",
+        help="Replace the dataset that is there, if its images or options differ. It can be read "
+        "until the new one is complete.",
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(help="Number of processes; by default one for each usable core.", min=1),
 ]
 ScaleOption = Annotated[
     str,

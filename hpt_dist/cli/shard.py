@@ -18,12 +18,15 @@ from hpt_dist.cli.options import (
     JsonOption,
     LabelOption,
     LayoutOption,
+    MaxBadOption,
     QualityOption,
+    ReplaceOption,
     ResizeOption,
     RootOption,
     ScaleOption,
     SourceArgument,
     SplitOption,
+    WorkersOption,
     WorkOption,
 )
 from hpt_dist.cli.requested import begun, profile_file
@@ -37,14 +40,14 @@ from hpt_dist.launch.lookup import dataset_store
 from hpt_dist.launch.shard_jobs import Sharding
 from hpt_dist.launch.sharding import ShardingRequest
 from hpt_dist.slurm import profile
-from hpt_dist.sources import Source, TarOptions, understood
+from hpt_dist.sources import Source, TarOptions, tars, understood
 from hpt_dist.store import open_store
 
 _LEFT_OUT_SHOWN = 5
 
 
 def shard(
-    source: SourceArgument,
+    sources: SourceArgument,
     destination: Annotated[
         str, typer.Argument(metavar="DEST", help="The dataset to write: STORE/datasets/NAME.")
     ],
@@ -55,26 +58,13 @@ def shard(
     label: LabelOption = "",
     classes: ClassesOption = "",
     split: SplitOption = "",
-    max_bad: Annotated[
-        int,
-        typer.Option(help="Number of unreadable or damaged images that may be left out.", min=0),
-    ] = 10,
+    max_bad: MaxBadOption = 10,
     shard_mb: Annotated[float, typer.Option(help="Size of one tar, MB.", min=0.001)] = 256,
     resize: ResizeOption = None,
     quality: QualityOption = None,
     scale: ScaleOption = "",
-    replace: Annotated[
-        bool,
-        typer.Option(
-            "--replace",
-            help="Replace the dataset that is there, if its images or options differ. It can be "
-            "read until the new one is complete.",
-        ),
-    ] = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(help="Number of processes; by default one for each usable core.", min=1),
-    ] = None,
+    replace: ReplaceOption = False,
+    workers: WorkersOption = None,
     on: ClusterOption = "",
     jobs: Annotated[
         int | None, typer.Option(help="Number of Slurm jobs that share the work.", min=1)
@@ -101,16 +91,23 @@ def shard(
       hpt-dist shard ~/photos ./hpt-store/datasets/photos --workers 8 --max-bad 100
       hpt-dist shard ~/scans ./hpt-store/datasets/scans --scale 0..4095 --replace
       hpt-dist shard ~/scans ./hpt-store/datasets/scans --group-by '(patient[0-9]+)'
-      hpt-dist shard 's3://b/cars/train-{000000..000146}.tar' ./hpt-store/datasets/cars --label cls
+      hpt-dist shard 's3://b/cars/train-{000000..000146}.tar' ./hpt-store/datasets/cars
       hpt-dist shard s.csv s3://b/hpt/datasets/s --on slurm/profiles/generic-cpu.yaml --jobs 16
     """
     if not on and (jobs or no_wait):
         raise RequestError("--jobs and --no-wait need a cluster", fix="name it with --on PROFILE")
     began_s = time.perf_counter()
     encoding = Encoding(resize, quality, depth.parse(scale))
-    request = _requested(source, destination, shard_mb, max_bad, encoding, root, replace)
-    tars = TarOptions(image, label, classes, split) if image or label or classes or split else None
-    request = dataclasses.replace(request, layout=layout, group_by=group_by, tars=tars)
+    request = _requested(
+        tars.listed(sources), destination, shard_mb, max_bad, encoding, root, replace
+    )
+    options = TarOptions(image, label, classes, split)
+    request = dataclasses.replace(
+        request,
+        layout=layout,
+        group_by=group_by,
+        tars=options if any(vars(options).values()) else None,
+    )
     manifest = (
         _write_by_jobs(request, profile_file(on), jobs, workers, work, no_wait)
         if on

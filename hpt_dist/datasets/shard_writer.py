@@ -1,8 +1,12 @@
 """Writing one shard: its images read, checked and encoded, then its tar, index and record.
 
 The record `.done.json` is written last: a shard is finished when it exists, and it holds the digest
-of the shard's inputs. webdataset's `TarWriter` is not used: its headers carry the time, and it does
-not report the offset of an image.
+of the shard's inputs.
+
+webdataset's `TarWriter` writes the same headers and data at the same offsets, but is not used:
+importing it imports torch, 1.2 s and 480 MB for each worker; it writes 2 to 8 times slower
+(`python -m benchmarks.tar_writing`); and it pads the end to 10,240 bytes, so that a shard that is
+repaired would have another digest than its manifest says.
 """
 
 from __future__ import annotations

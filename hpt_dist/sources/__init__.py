@@ -30,7 +30,6 @@ _FOLDERS: list[tuple[Callable[[Path], bool], Callable[[Path], FileSource]]] = [
     (listing.has_parquet, listing.open_parquet_folder),
     (Path.is_dir, folder.open_folder),
 ]
-_ARCHIVES = {".zip", ".7z", ".rar"}
 _SHOWN = 3
 _ALLOWED = (
     "a folder of images, a list (.csv, .jsonl or .parquet), a COCO file (.json), tars, "
@@ -65,18 +64,17 @@ def open_source(
             where="--layout",
             allowed=f"{' or '.join(folder.CHOICES)}, for a folder",
         )
-    if tars.is_named(text) or (not layout and root is None and tars.has_tars(Path(text))):
-        _refuse_root(text, root)
-        return kept_together(checked(tars.open_tars(text, tar_options)), group_by)
-    if tar_options:
+    is_tars = not layout and root is None and tars.are_named(text)
+    if tar_options and not is_tars:
         raise RequestError(
-            f"{text} holds no tars", where="--image, --label, --classes, --split", allowed="tars"
+            f"{text} names no tars", where="--image, --label, --classes, --split", allowed="tars"
         )
     if text in openmoji.NAMES:
         if group_by:
             raise RequestError(f"{text} has groups of its own", where="--group-by")
         return openmoji.open_domain(text)
-    return kept_together(checked(_opened(text, root, layout)), group_by)
+    source = tars.open_tars(text, tar_options) if is_tars else _opened(text, root, layout)
+    return kept_together(checked(source), group_by)
 
 
 def _opened(text: str, root: Path | None, layout: str) -> FileSource:
@@ -86,15 +84,6 @@ def _opened(text: str, root: Path | None, layout: str) -> FileSource:
     suffix = path.suffix.lower()
     if path.is_file() and suffix in _FILES:
         return _FILES[suffix](path, root)
-    _refuse_root(text, root)
-    if path.is_dir():
-        return _open_folder(path, layout)
-    raise RequestError(
-        _what_is_at(path), allowed=_ALLOWED, fix=nearest(text, openmoji.NAMES + named.NAMES)
-    )
-
-
-def _refuse_root(text: str, root: Path | None) -> None:
     if root is not None:
         raise RequestError(
             f"only a file of paths has a root, not {text}",
@@ -102,6 +91,11 @@ def _refuse_root(text: str, root: Path | None) -> None:
             allowed=f"a list, a COCO file, or one of {', '.join(named.NAMES)}",
             fix=nearest(text, named.NAMES),
         )
+    if path.is_dir():
+        return _open_folder(path, layout)
+    raise RequestError(
+        _what_is_at(path), allowed=_ALLOWED, fix=nearest(text, openmoji.NAMES + named.NAMES)
+    )
 
 
 def _open_folder(path: Path, layout: str) -> FileSource:
@@ -122,8 +116,6 @@ def _open_folder(path: Path, layout: str) -> FileSource:
 
 
 def _what_is_at(path: Path) -> str:
-    if path.is_file() and path.suffix.lower() in _ARCHIVES:
-        return f"{path} is an archive: unpack it into a folder, and name that"
     if path.is_file():
         return f"{path} is no list of a known kind"
     if path.exists():

@@ -312,8 +312,6 @@ def no_images(tree: Tree) -> RequestError:
         )
     elif suffixes["parquet files"]:
         fix = f"Parquet files lie in {', '.join(folders[:_SHOWN])}: name one of these folders"
-    elif suffixes["tar files"]:
-        fix = "tars are not read as images: unpack each into a folder, and name that"
     elif suffixes.keys() & {"zip files", "gz files", "tgz files", "7z files", "rar files"}:
         fix = "unpack the archives, and name the folder that they unpack to"
     return RequestError(what, where=printable(str(tree.root)), allowed=LAYOUTS, fix=fix)

@@ -8,6 +8,7 @@ import tarfile
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from webdataset import TarWriter
 
 from hpt_dist.datasets import tar
 from hpt_dist.errors import DataError
@@ -34,6 +35,20 @@ def test_headers_are_those_of_tarfile(name, data):
     theirs.size = len(data)
     header = written.getvalue()[: tar.BLOCK_BYTES]
     assert theirs.tobuf(tarfile.USTAR_FORMAT) == header
+
+
+@given(st.dictionaries(names, st.binary(max_size=2000), max_size=6))
+def test_webdatasets_writer_writes_the_same_up_to_its_padding(files):
+    ours, theirs = io.BytesIO(), io.BytesIO()
+    with TarWriter(theirs, user="", group="", mode=0o644, mtime=0, encoder=False) as writer:
+        for name, data in files.items():
+            key, _, field = name.rpartition(".")
+            offset = tar.add(ours, name, data)
+            assert writer.tarstream.offset + tar.BLOCK_BYTES == offset
+            writer.write({"__key__": key, field: data})
+    ours.write(tar.END)
+    padding = -len(ours.getvalue()) % tarfile.RECORDSIZE
+    assert theirs.getvalue() == ours.getvalue() + bytes(padding)
 
 
 def test_data_that_a_header_cannot_size_are_refused():

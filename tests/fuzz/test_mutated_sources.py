@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from hostile import Attempts, count
 from pictures import encoded, picture
+from webdataset import TarWriter
 
 from hpt_dist.sources import open_source
 
@@ -118,3 +119,17 @@ def test_mutated_voc(request, tmp_path):
             path.write_bytes(given)
             attempt(lambda: opened(tmp_path / "VOC"), given)
             (tmp_path / "VOC/Annotations/0.xml").write_text(VOC)
+
+
+def test_mutated_tars(request, tmp_path):
+    path = tmp_path / "0.tar"
+    with TarWriter(str(path), mtime=0) as writer:
+        for number in range(4):
+            image = encoded(picture(number, (24, 16)))
+            writer.write({"__key__": f"{number}", "jpg": image, "json": {"label": number % 2}})
+    original = path.read_bytes()
+    with Attempts(r"0\.tar|labels in json:label of 0") as attempt:
+        for number in range(count(request, 120)):
+            given = mutations.data(original, mutations.generator("tar", number))
+            path.write_bytes(given)
+            attempt(lambda: opened(path), given)

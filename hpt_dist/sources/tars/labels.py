@@ -13,7 +13,7 @@ from hpt_dist.errors import RequestError, StoreError
 from hpt_dist.sources import class_names
 from hpt_dist.sources.problems import Problems
 from hpt_dist.sources.sample import Label, printable
-from hpt_dist.sources.split_names import split_within
+from hpt_dist.sources.split_names import split_of, split_within
 from hpt_dist.sources.tars.places import Places
 from hpt_dist.sources.tars.samples import (
     MAX_LABEL_CHARACTERS,
@@ -22,6 +22,7 @@ from hpt_dist.sources.tars.samples import (
     TarSample,
     Unfit,
     Value,
+    is_label,
 )
 
 NONE = "none"
@@ -29,6 +30,8 @@ _NUMBER = re.compile(r"[+-]?\d+")
 _NUMBERS = re.compile(r"\d+(?:[\s,;]+\d+)+")
 _BESIDE = {"classes", "classnames", "class_names", "labels", "label_names"}
 _ONE_CLASS_FIX = "add tars of other classes; or read the images without labels: --label none"
+# Parts of a name in a .json under which labels may be meant.
+_WORDS = {"label", "class", "category", "species", "breed", "diagnosis", "dx", "finding", "truth"}
 _SHOWN = 8
 
 
@@ -79,10 +82,10 @@ def _ask_for_image(
 ) -> None:
     held = ", ".join(printable(one.field) for one in sample.images[:_SHOWN])
     fix = f"say which is meant: --image {printable(sample.images[0].field)}"
-    if len(fields) > _SHOWN or any(one.field.count(".") > 1 for one in sample.images):
+    if any("." in one.field for one in sample.images):
         fix += (
-            "; where each of these files is a sample of its own: webdataset cuts names at their "
-            "first dot, so rename the files to have one dot only, and pack them again"
+            "; or, where each of these files is a sample of its own, give their names one dot only "
+            "and pack them again: webdataset cuts names at the first dot"
         )
     raise RequestError(
         f"the sample {printable(sample.key)} has {len(sample.images)} images: {held}",
@@ -156,13 +159,18 @@ def _field(listing: Listing, places: Places, wanted: str) -> str:
                 allowed="cls, txt or another field; json:NAME; none",
             )
         return wanted
-    plain = [name for name in counts if not _suffix(name, "txt") and not _is_unfit(listing, name)]
+    plain = [
+        name for name in counts if is_label(name) or (":" in name and not _is_unfit(listing, name))
+    ]
     if len(plain) > 1 and not _agree(listing, plain):
         raise _undecided(f"{_listed(plain)} may hold the label", where, plain)
     if plain:
         return min(plain, key=lambda name: (":" in name, name))
+    if doubtful := [name for name in listing.names if _WORDS & set(re.split(r"[\W_]+", name))]:
+        asked = [f"json:{name}" for name in doubtful]
+        raise _undecided(f"{_listed(asked)} may hold the label", where, asked)
     for name in counts:
-        if _suffix(name, "txt") and _repeats([one.values.get(name) for one in listing.samples]):
+        if _repeats([one.values.get(name) for one in listing.samples]):
             what = f"the texts in {name} repeat each other: they may be names of classes"
             raise _undecided(what, where, [name])
     _refuse_classes_by_name(listing, places)
@@ -174,7 +182,10 @@ def _refuse_classes_by_name(listing: Listing, places: Places) -> None:
 
     Tars of one set differ by their numbers only; ImageNet's are one for each class.
     """
-    folders = {one.key.rpartition("/")[0] for one in listing.samples}
+    folders = {
+        "/".join(part for part in one.key.split("/")[:-1] if not split_of(part))
+        for one in listing.samples
+    }
     stems = {tar.path: tar.path.rpartition("/")[2].partition(".")[0] for tar in places.tars}
     kinds = {re.sub(r"\d+", "", stem) for stem in stems.values() if not split_within(stem)}
     own = all(one.key.startswith(f"{stems[one.tar.path]}_") for one in listing.samples)
@@ -182,7 +193,9 @@ def _refuse_classes_by_name(listing: Listing, places: Places) -> None:
     if len(folders) > 1:
         what = f"the names in the tars lie in {len(folders):,} folders ({_listed(sorted(folders))})"
     elif len(kinds) > 1 or (own and len(stems) > 1):
-        what = f"the {len(stems):,} tars have names of their own ({_listed(sorted(stems))})"
+        what = (
+            f"the {len(stems):,} tars have names of their own ({_listed(sorted(stems.values()))})"
+        )
     if what:
         raise RequestError(
             f"there are no labels, but {what}: these may be classes",
@@ -203,9 +216,7 @@ def _suffix(name: str, suffix: str) -> bool:
 
 def _is_unfit(listing: Listing, name: str) -> bool:
     """Return whether a name in a .json never holds what can be a label."""
-    return ":" in name and all(
-        isinstance(one.values.get(name, Unfit("")), Unfit) for one in listing.samples
-    )
+    return all(isinstance(one.values.get(name, Unfit("")), Unfit) for one in listing.samples)
 
 
 def _agree(listing: Listing, names: Sequence[str]) -> bool:

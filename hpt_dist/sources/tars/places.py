@@ -55,10 +55,14 @@ def is_tar(name: str) -> bool:
     return name.casefold().endswith(_SUFFIXES)
 
 
-def is_named(text: str) -> bool:
-    """Return whether a text names tars itself: a file, a list, or what lies on S3."""
+def are_named(text: str) -> bool:
+    """Return whether a text names tars: a file, a list, what lies on S3, or a folder of tars.
+
+    Raises:
+        RequestError: a folder holds tars beside images, and either may be meant.
+    """
     if Path(text).is_dir():
-        return False
+        return _has_tars(Path(text))
     return is_tar(text) or bool(_SCHEME.match(text)) or _is_list(text)
 
 
@@ -66,14 +70,8 @@ def _is_list(text: str) -> bool:
     return not os.path.lexists(text) and ("::" in text or ("{" in text and "}" in text))
 
 
-def has_tars(folder: Path) -> bool:
-    """Return whether a folder holds tars, and no folders of images.
-
-    Raises:
-        RequestError: it holds tars beside images, and either may be meant.
-    """
-    if not folder.is_dir():
-        return False
+def _has_tars(folder: Path) -> bool:
+    """Return whether a folder holds tars, and no folders of images."""
     tars: list[str] = []
     images: list[str] = []
     for parts in _names(folder):
@@ -108,6 +106,22 @@ def _names(folder: Path, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...
                     yield from _names(Path(entry.path), (*above, entry.name))
     except OSError:
         return  # who lists the folder reports it
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return several tars as one list, such as a shell makes of `*.tar`; one name as it is.
+
+    Raises:
+        RequestError: some of several are no tars.
+    """
+    others = [name for name in names if not is_tar(name)]
+    if len(names) > 1 and others:
+        raise RequestError(
+            f"several sources, of which {others[0]} is no tar",
+            allowed="one SOURCE and DEST; or several tars and DEST",
+            fix="shard each into a dataset of its own: a recipe can train on all of them",
+        )
+    return "::".join(names)
 
 
 def find(text: str) -> Places:

@@ -28,12 +28,14 @@ _IMAGES = """
 jpg jpeg jpe jfif png webp gif bmp dib tif tiff ppm pgm pbm pnm avif jp2 j2k jpx heic heif
 """
 IMAGES = frozenset(_IMAGES.split())
-TEXTS = frozenset({"cls", "json", "txt"})
 # Names in a .json that may be its label.
 LABEL_NAMES = (
     *("label", "labels", "label_name", "label_id", "class", "classes", "class_name", "classname"),
-    *("class_id", "class_idx", "category", "category_name", "category_id", "cls", "target"),
+    *("class_id", "class_idx", "class_label", "category", "categories", "category_name"),
+    *("category_id", "cls", "target", "targets", "target_name", "tags"),
 )
+_TEXTS = {"cls", "json", "txt"}
+_LABEL_WORDS = {"cls", "label", "class", "target", "category"}
 MAX_LABEL_CHARACTERS = 200
 _META = re.compile(r"__[^/]*__($|/)")  # webdataset passes over these
 _NAMES_SHOWN = 12
@@ -47,7 +49,8 @@ class Image(NamedTuple):
     size_bytes: int
 
 
-class Unfit(NamedTuple):
+@dataclass(frozen=True)
+class Unfit:
     """A value that cannot be a label; `what` says what it is."""
 
     what: str
@@ -210,7 +213,7 @@ class _Reader:
         from webdataset.tariterators import base_plus_ext
 
         found = (base_plus_ext(name)[1] or "").lower()
-        return found.rpartition(".")[2] in TEXTS or found == self.label[0]
+        return _is_text(found) or found == self.label[0]
 
     def _add(self, info: ObjectInfo, key: str, parts: Mapping[str, Member]) -> None:
         """Add a sample, unless it holds no image."""
@@ -224,12 +227,13 @@ class _Reader:
         values: dict[str, Value] = {}
         annotation: Mapping[str, Any] | None = None
         for name, member in parts.items():
-            suffix = name.rpartition(".")[2]
-            if suffix == "json" and name not in names:
+            if name in names:
+                continue
+            if name.rpartition(".")[2] == "json":
                 found = self._json(f"{info.path}/{member.name}", member)
                 annotation = found if self.annotations else annotation
                 values.update(self._named(name, found))
-            elif (suffix in TEXTS or name == self.label[0]) and name not in names:
+            elif _is_text(name) or name == self.label[0]:
                 values[intern(name)] = _text(member.content)
         self.listing.samples.append(TarSample(info, key, images, values, annotation))
 
@@ -259,6 +263,19 @@ class _Reader:
         for one in dict.fromkeys((*LABEL_NAMES, *chosen)):
             if one in found and (value := _value(found[one])) is not None:
                 yield intern(f"{name}:{one}"), value
+
+
+def is_label(name: str) -> bool:
+    """Return whether a field is a label by its name: `cls`, `label`, `class.txt`."""
+    parts = name.split(".")
+    return parts[-1] == "cls" or (
+        not _LABEL_WORDS.isdisjoint(parts) and (len(parts) == 1 or parts[-1] == "txt")
+    )
+
+
+def _is_text(name: str) -> bool:
+    """Return whether the content of a field is read."""
+    return name.rpartition(".")[2] in _TEXTS or is_label(name)
 
 
 def _text(content: bytes | None) -> Value:
