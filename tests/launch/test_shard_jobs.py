@@ -24,6 +24,7 @@ from PIL import Image
 from small import environment, hpt
 
 from hpt_dist.datasets import shards
+from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.datasets.verify import strays
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.images.formats import AS_IT_IS
@@ -36,7 +37,7 @@ from hpt_dist.slurm import profile
 from hpt_dist.slurm.jobs import Array
 from hpt_dist.slurm.placement import Placement
 from hpt_dist.slurm.profile import Profile
-from hpt_dist.sources import open_source
+from hpt_dist.sources import TarOptions, open_source
 from hpt_dist.store import FolderStore, Store, lease, marker
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, sharding_prefix
 from hpt_dist.store.records import DamagedRecordError
@@ -452,6 +453,20 @@ def test_a_command_killed_while_it_submits_leaves_what_the_next_one_goes_on_from
     assert shard_jobs.submit(asked, site, 3) == made
 
 
+def test_jobs_of_a_version_that_knew_fewer_options_are_found(fake_slurm, photos, tmp_path):
+    asked, site = request(photos, tmp_path), site_of(Profile(), tmp_path)
+    made = shard_jobs.submit(asked, site, 3)
+    program(fake_slurm, "squeue", f"printf '1_0|RUNNING|None|{asked.id}.0\\n'")
+    path = f"{sharding_prefix(asked.id)}/spec.json"
+    spec = json.loads(made.store.get(path))
+    for name in ("tars", "layout", "group_by"):
+        del spec["request"][name]
+    made.store.put(path, json.dumps(spec).encode())
+    assert shard_jobs.submit(asked, site, 3) == made
+    with pytest.raises(RequestError, match="with other options"):
+        shard_jobs.submit(replace(asked, tars=TarOptions(split="val")), site, 3)
+
+
 @pytest.mark.parametrize(
     "spec", [b"", b"{", b"[" * 10**5, b"[1]", b'{"request": 5, "images": [1]}', b'{"request": {}}']
 )
@@ -649,6 +664,19 @@ def test_parts_and_the_merge_write_the_dataset_and_put_everything_away(job, phot
     there = FolderStore(tmp_path / "store").list()
     assert {info.path.split("/")[0] for info in there} == {"STORE", "datasets"}
     assert strays(FolderStore(tmp_path / "store"), "birds/photos") == []
+
+
+def test_parts_and_the_merge_read_tars_with_their_options(job, photos, tmp_path):
+    shards.write_dataset(open_source(str(photos)), FolderStore(tmp_path / "first"), "a")
+    tar = next((tmp_path / "first/datasets/a/train").glob("*.tar"))
+    asked = replace(
+        request(tar.rename(tmp_path / "cats.tar"), tmp_path), tars=TarOptions(split="val")
+    )
+    for part in (0, 1, 2):
+        part_of(asked, part)()
+    part_of(asked, None)()
+    manifest = read_manifest(FolderStore(tmp_path / "store"), asked.name)
+    assert (manifest.source.rule, list(manifest.splits)) == ("all of val, by --split", ["val"])
 
 
 def test_a_part_that_fails_says_so_and_is_not_started_again(job, tmp_path):
