@@ -150,7 +150,7 @@ def _requested(
 
 def _write_here(request: ShardingRequest, workers: int | None) -> Manifest:
     """Shard in processes of this machine, by default as many as there are cores."""
-    source = request.open_source()
+    source = _opened(request)
     _print_understood(source)
     store = begun(open_store(request.store))
     with console.counting(f"shard {request.source}") as update:
@@ -161,6 +161,14 @@ def _write_here(request: ShardingRequest, workers: int | None) -> Manifest:
             lambda progress: update(progress.images, progress.total),
         )
     return read_manifest(store, request.name)
+
+
+def _opened(request: ShardingRequest) -> Source:
+    """Open the images; tars take a while, and show how far they are."""
+    if not tars.are_named(request.source):
+        return request.open_source()
+    with console.counting(f"read {request.source}") as update:
+        return request.open_source(update)
 
 
 def _write_by_jobs(

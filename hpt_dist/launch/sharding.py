@@ -66,11 +66,18 @@ class ShardingRequest:
         place = hashlib.sha256(f"{self.store}\n{self.name}".encode()).hexdigest()
         return f"shard-{slurm.plain(self.name)}-{place[:12]}"
 
-    def open_source(self) -> Source:
-        """Open the images."""
+    def open_source(
+        self, progress: Callable[[int, int], None] = lambda _done, _total: None
+    ) -> Source:
+        """Open the images; see `sources.open_source` for `progress`."""
         root = Path(self.root) if self.root else None
         return sources.open_source(
-            self.source, root, layout=self.layout, group_by=self.group_by, tar_options=self.tars
+            self.source,
+            root,
+            layout=self.layout,
+            group_by=self.group_by,
+            tar_options=self.tars,
+            progress=progress,
         )
 
     def check(self, store: Store, source: Source) -> list[ShardToWrite]:

@@ -44,6 +44,7 @@ def open_source(
     layout: str = "",
     group_by: str | None = None,
     tar_options: TarOptions | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Source:
     """Open the images that `text` names.
 
@@ -54,6 +55,7 @@ def open_source(
         layout: how a folder of images is read, one of `folder.CHOICES`; empty where it is plain.
         group_by: see `groups.kept_together`.
         tar_options: how tars are read, where that is not plain.
+        progress: called while tars are read, with (samples done, samples expected).
 
     Raises:
         RequestError: nothing exists there, its layout is unknown, or all mistakes in a file.
@@ -73,7 +75,7 @@ def open_source(
         if group_by:
             raise RequestError(f"{text} has groups of its own", where="--group-by")
         return openmoji.open_domain(text)
-    source = tars.open_tars(text, tar_options) if is_tars else _opened(text, root, layout)
+    source = tars.open_tars(text, tar_options, progress) if is_tars else _opened(text, root, layout)
     return kept_together(checked(source), group_by)
 
 

@@ -40,10 +40,10 @@ def pack(file: Path, *members: tuple[str, bytes | str], **options) -> Path:
     return file
 
 
-def samples_of(*labels: object, field: str = "cls", start: int = 0, image: str = "jpg"):
-    """Yield the members of samples with a label each."""
+def samples_of(*labels: object, field: str = "cls", start: int = 0, first: int = 0):
+    """Yield the members of samples with a label each, their images from the `first` on."""
     for number, label in enumerate(labels, start=start):
-        yield f"{number:04}.{image}", JPEG[number % len(JPEG)]
+        yield f"{number:04}.jpg", JPEG[(number + first) % len(JPEG)]
         if label is not None:
             text = json.dumps(label) if field == "json" else str(label)
             yield f"{number:04}.{field}", text.encode()
@@ -150,14 +150,14 @@ def test_names_in_cls_and_other_fields_are_labels_too(tmp_path):
     assert read(tmp_path).classes == []
     assert read(tmp_path, label="species").classes == ["3", "5"]
     pack(tmp_path / "a.tar", *samples_of({"kind": "x"}, {"kind": "y"}, field="json"))
-    assert "json:NAME reads it" in "\n".join(in_words(read(tmp_path)))
+    assert "--label json:NAME takes one" in "\n".join(in_words(read(tmp_path)))
     assert read(tmp_path, label="json:kind").classes == ["x", "y"]
     assert "a .json holds kind" in refusal(tmp_path, label="json:kinds")
 
 
 def test_splits_come_from_folders_names_of_tars_or_folders_in_them(tmp_path):
-    for split in ("Train", "validation"):
-        pack(tmp_path / "one" / split / "0000.tar", *samples_of(0, 1))
+    for first, split in enumerate(("Train", "validation")):
+        pack(tmp_path / "one" / split / "0000.tar", *samples_of(0, 1, first=first))
     assert Counter(one.split for one in read(tmp_path / "one").samples()) == {"train": 2, "val": 2}
     members = [
         (f"{split}/{name}", data) for split in ("train", "test") for name, data in samples_of(0, 1)
@@ -179,9 +179,14 @@ def test_splits_come_from_folders_names_of_tars_or_folders_in_them(tmp_path):
 
 
 def test_equal_keys_in_two_tars_are_two_images(tmp_path):
-    for name in ("a-0", "a-1"):
-        pack(tmp_path / f"{name}.tar", *samples_of(0, 1))
-    assert len({one.key for one in read(tmp_path).samples()}) == 4
+    for number in range(2):
+        pack(tmp_path / f"a-{number}.tar", *samples_of(0, 1, first=number))
+    source = read(tmp_path)
+    assert len({one.key for one in source.samples()}) == 4
+    note = "keys that are in several tars: 2, such as 0000; each is a sample of its own"
+    assert note in in_words(source)
+    shutil.copy(tmp_path / "a-0.tar", tmp_path / "a-2.tar")
+    assert "a-2.tar: it holds the same samples as a-0.tar" in refusal(tmp_path)
 
 
 # webdataset leaves the tars it has read open.
@@ -192,7 +197,7 @@ def test_names_with_folders_dots_and_capitals_are_read_as_webdataset_does(tmp_pa
     members = [
         ("./a/b/1.JPG", JPEG[0]),
         ("./a/b/1.CLS", b" 0\n"),
-        ("a/b/2.front.jpg", JPEG[1]),
+        ("a/b/2.jpg", JPEG[1]),
         ("a/b/2.cls", b"1"),
         (f"a/b/{long}.jpeg", JPEG[2]),
         (f"a/b/{long}.cls", b"0"),
@@ -334,7 +339,7 @@ def test_labels_that_say_the_same_twice_are_one(tmp_path):
 
 def test_doubtful_splits_and_folders_are_asked_about(tmp_path):
     pack(tmp_path / "a/train-0.tar", *samples_of(0, 1))
-    pack(tmp_path / "a/extra-0.tar", *samples_of(0, 1))
+    pack(tmp_path / "a/extra-0.tar", *samples_of(0, 1, first=3))
     assert "do not, such as extra-0.tar" in refusal(tmp_path / "a")
     assert Counter(one.split for one in read(tmp_path / "a", split="val").samples()) == {"val": 4}
     pack(tmp_path / "b/train/val-0.tar", *samples_of(0, 1))
@@ -345,6 +350,10 @@ def test_doubtful_splits_and_folders_are_asked_about(tmp_path):
     for name in ("n01440764", "n01443537"):
         pack(tmp_path / f"c/{name}.tar", (f"{name}_1.jpg", JPEG[0]), (f"{name}_2.jpg", JPEG[1]))
     assert "2 tars have names of their own (n01440764, n01443537)" in refusal(tmp_path / "c")
+    pack(tmp_path / "d/0.tar", *samples_of(None, None))
+    (tmp_path / "d/labels.csv").touch()
+    assert "labels.csv beside them may hold some" in refusal(tmp_path / "d")
+    assert len(read(tmp_path / "d", label="none").samples()) == 2
     (tmp_path / "a/logo.png").touch()
     assert "it holds 2 tars, such as .*, and 1 images" in re.sub(
         "as [et].*?tar,", "as .*,", refusal(tmp_path / "a")
@@ -384,6 +393,27 @@ def test_classes_have_names_of_a_file_or_are_refused(tmp_path):
     assert "it names no classes" in refusal(tmp_path, classes=str(names))
     assert "cannot be read" in refusal(tmp_path, classes=str(tmp_path / "none.txt"))
     assert "no labels to name" in refusal(tmp_path, classes=str(names), label="none")
+
+
+def test_the_image_may_be_one_of_several_fields(tmp_path):
+    members = [
+        ("0.jpg", JPEG[0]),
+        ("0.mask.png", JPEG[1]),
+        ("1.png", JPEG[2]),
+        ("1.mask.png", JPEG[3]),
+    ]
+    pack(tmp_path / "0.tar", *members, ("2.webp", JPEG[4]))
+    assert "--image jpg" in refusal(tmp_path)
+    assert [one.read() for one in read(tmp_path, image=".JPG;png").samples()] == [JPEG[0], JPEG[2]]
+    source = read(tmp_path, image="mask")
+    assert [one.read() for one in source.samples()] == [JPEG[1], JPEG[3]]
+    assert "set aside: samples without mask: 1 (0.tar/2.webp)" in in_words(source)
+    pack(tmp_path / "0.tar", ("0.jpg", JPEG[0]), ("1.mask.png", JPEG[1]))
+    assert "in different fields: jpg, mask.png" in refusal(tmp_path)
+    assert len(read(tmp_path, image="jpg;mask").samples()) == 2
+    assert "no images in 1 tars; they hold samples without left: 2" in refusal(
+        tmp_path, image="left"
+    )
 
 
 def test_dotted_names_are_not_taken_for_several_images(tmp_path):

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from hpt_dist.errors import RequestError
 from hpt_dist.sources.sample import HASH_SPLIT_RULE, FileSource, hash_split, printable
-from hpt_dist.sources.tars import labels, ours, places, samples, splits
+from hpt_dist.sources.tars import fields, labels, ours, places, samples, splits
 from hpt_dist.sources.tars.labels import Labels
 from hpt_dist.sources.tars.places import Places, are_named, listed
-from hpt_dist.sources.tars.samples import Image, Listing, image_sample
+from hpt_dist.sources.tars.samples import Image, Listing, Progress, image_sample
 
 __all__ = ["TarOptions", "are_named", "listed", "open_tars"]
 
@@ -41,13 +41,21 @@ class TarOptions:
     classes: str = ""
     split: str = ""
 
+    def __post_init__(self) -> None:
+        for name in ("image", "label"):  # fields are in small letters, and written with a dot too
+            field, colon, inside = getattr(self, name).partition(":")
+            object.__setattr__(self, name, field.lower().removeprefix(".") + colon + inside)
 
-def open_tars(text: str, options: TarOptions | None = None) -> FileSource:
+
+def open_tars(
+    text: str, options: TarOptions | None = None, progress: Progress = lambda _done, _total: None
+) -> FileSource:
     """List the images of tars.
 
     Args:
         text: a folder, a tar, or a list such as `train-{000000..000146}.tar`; also on S3.
         options: how they are read.
+        progress: see `samples.list_samples`.
 
     Raises:
         RequestError: tars are missing or damaged, labels or splits contradict each other, or
@@ -63,12 +71,14 @@ def open_tars(text: str, options: TarOptions | None = None) -> FileSource:
                 where=printable(text),
                 fix="leave out --image, --label, --classes and --split; or name its tars",
             )
-        return ours.open_dataset(dataset, found)
+        return ours.open_dataset(dataset, found, progress)
     options = options or TarOptions()
-    listing = samples.list_samples(found, label=options.label, image=options.image)
-    if not listing.samples:
+    listing = samples.list_samples(
+        found, label=options.label, image=options.image, progress=progress
+    )
+    images = fields.pick_images(listing, found, options.image)
+    if not images:
         raise _no_images(listing, found)
-    images = labels.images_of(listing, found, options.image)
     placed, rule = splits.splits_of(listing.samples, found, options.split)
     classes = Path(options.classes) if options.classes else None
     labelled = labels.labels_of(listing, found, placed, options.label, classes)
@@ -97,15 +107,25 @@ def _notes(
         f"{printable(name)} {count:,}" for name, count in listing.fields.most_common(_SHOWN)
     )
     tars, count = len(found.tars), len(listing.samples)
-    used = Counter(image.field for image in images)
+    used = sorted({image.field for image in images})
+    keys = Counter(one.key for one in listing.samples)
+    again = [key for key, times in keys.items() if times > 1]
     return (
         f"read as WebDataset: {tars:,} tar{'s' if tars > 1 else ''}, {count:,} samples",
-        f"fields of the samples: {fields}; the image is {' or '.join(sorted(used)[:_SHOWN])}",
+        f"fields of the samples: {fields}; the image is {' or '.join(used[:_SHOWN])}",
         *labelled.notes,
+        *_several(again),
         *found.notes,
         *listing.aside.notes(),
         *_beside(found),
     )
+
+
+def _several(keys: Sequence[str]) -> list[str]:
+    if not keys:
+        return []
+    count, first = f"{len(keys):,}", printable(keys[0])
+    return [f"keys that are in several tars: {count}, such as {first}; each is a sample of its own"]
 
 
 def _beside(found: Places) -> list[str]:

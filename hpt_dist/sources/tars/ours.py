@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from hpt_dist.sources.problems import Problems
 from hpt_dist.sources.sample import FileSource, Label, LabelKind, Sample
 from hpt_dist.sources.tars.places import MANIFEST, Places
-from hpt_dist.sources.tars.samples import TarSample, image_sample, list_samples
+from hpt_dist.sources.tars.samples import Progress, TarSample, image_sample, list_samples
 
 _LABELS = "json:labels"
 _FIX = "check it: hpt-dist data verify FOLDER"
@@ -60,7 +60,7 @@ def dataset_of(places: Places) -> Dataset | None:
         return None  # other programs use this name too
 
 
-def open_dataset(dataset: Dataset, places: Places) -> FileSource:
+def open_dataset(dataset: Dataset, places: Places, progress: Progress) -> FileSource:
     """List the images of a dataset with their keys, splits, labels and annotations.
 
     Raises:
@@ -74,7 +74,7 @@ def open_dataset(dataset: Dataset, places: Places) -> FileSource:
             problems.add(places.where(path), "this shard is missing")
     problems.refuse(f"the dataset {dataset.name}", _FIX)
     shards = replace(places, tars=tuple(there[path] for path in splits))
-    listing = list_samples(shards, label=_LABELS, annotations=True)
+    listing = list_samples(shards, label=_LABELS, annotations=True, progress=progress)
     files = []
     for one in listing.samples:
         label = _label(one, dataset)

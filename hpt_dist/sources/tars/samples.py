@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from sys import intern
@@ -39,6 +39,7 @@ _LABEL_WORDS = {"cls", "label", "class", "target", "category"}
 MAX_LABEL_CHARACTERS = 200
 _META = re.compile(r"__[^/]*__($|/)")  # webdataset passes over these
 _NAMES_SHOWN = 12
+_TOLD_EVERY = 500  # samples
 
 
 class Image(NamedTuple):
@@ -57,6 +58,7 @@ class Unfit:
 
 
 Value = str | tuple[str, ...] | Unfit
+Progress = Callable[[int, int], None]
 
 
 class TarSample(NamedTuple):
@@ -133,7 +135,12 @@ class _Part:
 
 
 def list_samples(
-    places: Places, *, label: str = "", image: str = "", annotations: bool = False
+    places: Places,
+    *,
+    label: str = "",
+    image: str = "",
+    annotations: bool = False,
+    progress: Progress = lambda _done, _total: None,
 ) -> Listing:
     """Read the headers of all tars, and their labels.
 
@@ -142,6 +149,8 @@ def list_samples(
         label: the field, or `json:NAME`, that was named as the label.
         image: the field that was named as the image.
         annotations: whether the whole .json is needed.
+        progress: called from time to time with the number of samples that are read, and of all, as
+            the bytes that are read make one expect.
 
     Raises:
         RequestError: all damaged tars, and samples that contradict themselves.
@@ -149,15 +158,20 @@ def list_samples(
     """
     listing, problems = Listing(), Problems()
     reader = _Reader(listing, problems, label.partition(":"), image, annotations)
+    total_bytes, before_bytes = sum(info.bytes for info in places.tars), 0
     for info in places.tars:
         try:
-            reader.read(places, info)
+            for at_byte in reader.read(places, info):
+                share = (before_bytes + at_byte) / total_bytes
+                progress(len(listing.samples), round(len(listing.samples) / share))
         except DamagedTarError as error:
             problems.add(places.where(info.path), str(error))
+        before_bytes += info.bytes
+    _note_copies(places, listing, problems)
     problems.refuse(
         f"the tars of {places.name}",
-        "get damaged tars again, or move them away; pack the files of a sample next to each other "
-        "and once: tar --sort=name",
+        "get damaged tars again, or move them and copies away; pack the files of a sample next to "
+        "each other and once: tar --sort=name",
     )
     return listing
 
@@ -172,8 +186,8 @@ class _Reader:
     image: str
     annotations: bool
 
-    def read(self, places: Places, info: ObjectInfo) -> None:
-        """Read the samples of a tar."""
+    def read(self, places: Places, info: ObjectInfo) -> Iterator[int]:
+        """Read the samples of a tar; yield the byte that is reached after some of them."""
         from webdataset.tariterators import group_by_keys  # it imports torch
 
         where = places.where(info.path)
@@ -188,7 +202,10 @@ class _Reader:
             if key in seen:
                 self.problems.add(where, f"the files of {printable(key)} are in two places")
             seen.add(key)
-            self._add(info, key, {k: v.member for k, v in grouped.items() if type(v) is _Part})
+            parts = {k: v.member for k, v in grouped.items() if type(v) is _Part}
+            self._add(info, key, parts)
+            if parts and len(seen) % _TOLD_EVERY == 0:
+                yield max(one.offset + one.size_bytes for one in parts.values())
 
     def _files(self, places: Places, info: ObjectInfo) -> Iterator[dict[str, Any]]:
         """Yield the files of a tar as `group_by_keys` takes them."""
@@ -238,9 +255,7 @@ class _Reader:
         self.listing.samples.append(TarSample(info, key, images, values, annotation))
 
     def _is_image(self, name: str) -> bool:
-        if self.image and self.image in (name, name.rpartition(".")[0]):
-            return True
-        return name.rpartition(".")[2] in IMAGES
+        return name.rpartition(".")[2] in IMAGES or is_chosen(name, self.image)
 
     def _json(self, where: str, member: Member) -> Mapping[str, Any]:
         """Return the object in a .json; nothing where it is none and no label was named in it."""
@@ -263,6 +278,31 @@ class _Reader:
         for one in dict.fromkeys((*LABEL_NAMES, *chosen)):
             if one in found and (value := _value(found[one])) is not None:
                 yield intern(f"{name}:{one}"), value
+
+
+def _note_copies(places: Places, listing: Listing, problems: Problems) -> None:
+    """Note tars that hold the same samples as another one."""
+    held: dict[str, list[TarSample]] = {}
+    for one in listing.samples:
+        held.setdefault(one.tar.path, []).append(one)
+    first: dict[int, str] = {}
+    for path, those in held.items():
+        other = first.setdefault(hash(tuple((one.key, one.images) for one in those)), path)
+        if other != path and _content(places, those[0]) == _content(places, held[other][0]):
+            problems.add(places.where(path), f"it holds the same samples as {printable(other)}")
+
+
+def _content(places: Places, one: TarSample) -> bytes:
+    image = one.images[0]
+    return places.store.get(one.tar.path, image.offset, image.size_bytes, one.tar.etag)
+
+
+def is_chosen(name: str, chosen: str) -> bool:
+    """Return whether a field is one of those that are chosen, as `jpg;png`.
+
+    `left` is also `left.jpg` and `left.png`.
+    """
+    return not {name, name.rpartition(".")[0]}.isdisjoint(filter(None, chosen.split(";")))
 
 
 def is_label(name: str) -> bool:
