@@ -312,6 +312,8 @@ def no_images(tree: Tree) -> RequestError:
         )
     elif suffixes["parquet files"]:
         fix = f"Parquet files lie in {', '.join(folders[:_SHOWN])}: name one of these folders"
+    elif suffixes["tar files"]:
+        fix = "name the folder of the tars, without --layout: they have fields instead"
     elif suffixes.keys() & {"zip files", "gz files", "tgz files", "7z files", "rar files"}:
         fix = "unpack the archives, and name the folder that they unpack to"
     return RequestError(what, where=printable(str(tree.root)), allowed=LAYOUTS, fix=fix)

@@ -281,6 +281,7 @@ def test_what_holds_no_image_is_set_aside_and_reported(tmp_path):
     ("names", "message"),
     [
         (["1.jpg", "2.png"], "2 lie directly in it, such as 1.jpg"),
+        (["a/b/c/d/e.tar"], "it holds 1 tar file.*name the folder of the tars"),
         (["photos.zip"], "it holds 1 zip file.*unpack the archives"),
         (["default/test/0.parquet", "default/train/0.parquet"], "Parquet files lie in test, train"),
         (["manifest.json", "train/a.index.json"], "this is a dataset already"),

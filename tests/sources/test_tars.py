@@ -514,6 +514,10 @@ def test_tars_on_s3_are_the_same_source(tmp_path, ceph, monkeypatch):
         )
         assert [one.read() for one in there.samples()] == [one.read() for one in here.samples()]
         assert (table(there), there.name) == (table(here), "birds")
+    remote = open_store(f"s3://{bucket}/store")
+    first = write_dataset(there, remote, "birds")
+    ours = read(f"s3://{bucket}/store/datasets/birds")
+    assert (ours.classes, len(ours.samples())) == ([*first.classes], 6)
     store = open_store(str(tmp_path / "store"))
     assert write_dataset(there, store, "birds", workers=2).images("train") == 6
     assert read_manifest(store, "birds").classes == ("a", "b", "c")

@@ -87,8 +87,8 @@ def _has_tars(folder: Path) -> bool:
             f"images, such as {printable(images[0])}",
             where=printable(str(folder)),
             allowed="a folder of tars, or one of images",
-            fix="move one kind into another folder; or name the tars themselves: FILE.tar, or "
-            "'FOLDER/{00000..00146}.tar'",
+            fix="to read the tars, name them: FILE.tar, or 'FOLDER/{00000..00146}.tar'; to read "
+            "the images, say --layout; or move one kind into another folder",
         )
     return bool(tars)
 
