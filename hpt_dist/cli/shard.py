@@ -153,7 +153,7 @@ def _write_here(request: ShardingRequest, workers: int | None) -> Manifest:
     source = _opened(request)
     _print_understood(source)
     store = begun(open_store(request.store))
-    with console.counting(f"shard {request.source}") as update:
+    with console.counting(f"shard {tars.in_short(request.source)}") as update:
         request.write(
             source,
             store,
@@ -167,7 +167,7 @@ def _opened(request: ShardingRequest) -> Source:
     """Open the images; tars take a while, and show how far they are."""
     if not tars.are_named(request.source):
         return request.open_source()
-    with console.counting(f"read {request.source}") as update:
+    with console.counting(f"read {tars.in_short(request.source)}") as update:
         return request.open_source(update)
 
 
@@ -205,7 +205,7 @@ def _write_by_jobs(
         _print_how_to_look(sharding)
         return None
     try:
-        with console.counting(f"shard {request.source}") as update:
+        with console.counting(f"shard {tars.in_short(request.source)}") as update:
             shard_jobs.wait(sharding, update)
     except KeyboardInterrupt:
         _print_how_to_look(sharding)

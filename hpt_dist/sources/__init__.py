@@ -68,9 +68,8 @@ def open_source(
         )
     is_tars = not layout and root is None and tars.are_named(text)
     if tar_options and not is_tars:
-        raise RequestError(
-            f"{text} names no tars", where="--image, --label, --classes, --split", allowed="tars"
-        )
+        what = "tars have no --layout" if layout else f"{text} names no tars"
+        raise RequestError(what, where="--image, --label, --classes, --split", allowed="tars")
     if text in openmoji.NAMES:
         if group_by:
             raise RequestError(f"{text} has groups of its own", where="--group-by")

@@ -16,10 +16,10 @@ from hpt_dist.errors import RequestError
 from hpt_dist.sources.sample import HASH_SPLIT_RULE, FileSource, hash_split, printable
 from hpt_dist.sources.tars import fields, labels, ours, places, samples, splits
 from hpt_dist.sources.tars.labels import Labels
-from hpt_dist.sources.tars.places import Places, are_named, listed
+from hpt_dist.sources.tars.places import Places, are_named, in_short, listed
 from hpt_dist.sources.tars.samples import Image, Listing, Progress, image_sample
 
-__all__ = ["TarOptions", "are_named", "listed", "open_tars"]
+__all__ = ["TarOptions", "are_named", "in_short", "listed", "open_tars"]
 
 _SHOWN = 8
 _NAMES_SHOWN = 3

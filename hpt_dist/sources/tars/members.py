@@ -23,7 +23,7 @@ MAX_TEXT_BYTES = 16 * 2**20
 _HEAD_BYTES = 64
 # What a file that is no tar begins with, what it is then, and what to do.
 _UNPACK = (
-    "unpack it to a plain tar, since images are read from the middle of it: {}; or, where it holds "
+    "unpack it to a plain tar, from the middle of which images can be read: {}; or, where it holds "
     "folders of images, into a folder, and name that"
 )
 _KINDS = (
@@ -38,7 +38,16 @@ _KINDS = (
 
 
 class DamagedTarError(Exception):
-    """A tar is damaged, or is none; the text says at which byte."""
+    """A tar is damaged, or is none.
+
+    Args:
+        what: where it is damaged, or what it is.
+        fix: the next thing to do.
+    """
+
+    def __init__(self, what: str, fix: str = "get it again, or move it away") -> None:
+        super().__init__(what)
+        self.fix = fix
 
 
 class Member(NamedTuple):
@@ -86,7 +95,7 @@ def members(store: Store, info: ObjectInfo, is_wanted: Callable[[str], bool]) ->
         except Exception as error:  # tarfile raises almost anything on strange headers
             place = getattr(archive, "offset", 0)
             if not place and (kind := _kind(store, info)):
-                raise DamagedTarError(kind) from error
+                raise DamagedTarError(*kind) from error
             what = str(error) or type(error).__name__
             raise DamagedTarError(f"at byte {place:,}: {printable(what)}") from error
 
@@ -177,7 +186,7 @@ class _Pieces(io.RawIOBase):
         return len(part)
 
 
-def _kind(store: Store, info: ObjectInfo) -> str:
-    """Return what a file is that is no tar, and what to do, or an empty text."""
+def _kind(store: Store, info: ObjectInfo) -> tuple[str, str] | None:
+    """Return what a file is that is no tar, and what to do, or None."""
     head = store.get(info.path, 0, _HEAD_BYTES).lstrip()
-    return next((f"{kind}; {fix}" for start, kind, fix in _KINDS if head.startswith(start)), "")
+    return next(((kind, fix) for start, kind, fix in _KINDS if head.startswith(start)), None)

@@ -124,6 +124,12 @@ def listed(names: Sequence[str]) -> str:
     return "::".join(names)
 
 
+def in_short(text: str) -> str:
+    """Return a source for messages; a long list by its first and last name."""
+    names = text.split("::")
+    return text if len(names) == 1 else f"{names[0]} ... {names[-1]} ({len(names):,})"
+
+
 def find(text: str) -> Places:
     """Find the tars that a text names.
 
@@ -137,7 +143,7 @@ def find(text: str) -> Places:
     if scheme and not text.startswith(("s3://", "file://")):
         raise RequestError(
             f"tars are not read by {scheme[0]}",
-            where=text,
+            where=in_short(text),
             allowed=_ALLOWED,
             fix="download them, and name their folder",
         )
@@ -195,7 +201,7 @@ def _in_prefix(text: str) -> Places:
         held = ", ".join(printable(info.path) for info in infos[:_SHOWN])
         raise RequestError(
             f"no tars are there; it holds {held} ..." if held else "nothing is there",
-            where=text,
+            where=in_short(text),
             allowed=_ALLOWED,
             fix="images on S3 are read from tars; copy loose images to a folder here",
         )
@@ -212,7 +218,7 @@ def _expanded(text: str) -> list[str]:
     ranges = [abs(int(end) - int(start)) + 1 for start, end in _RANGE.findall(text)]
     if math.prod(ranges) > _MAX_TARS:
         raise RequestError(
-            "the list names too many tars", where=text, allowed=f"up to {_MAX_TARS:,}"
+            "the list names too many tars", where=in_short(text), allowed=f"up to {_MAX_TARS:,}"
         )
     from webdataset.shardlists import expand_urls  # it imports torch
 
@@ -220,7 +226,7 @@ def _expanded(text: str) -> list[str]:
         names = expand_urls(text)
     except (AssertionError, ValueError) as error:  # a variable that is not set; braces
         raise RequestError(
-            f"this is no list of tars: {error}", where=text, allowed=_ALLOWED
+            f"this is no list of tars: {error}", where=in_short(text), allowed=_ALLOWED
         ) from error
     return list(dict.fromkeys(name for name in names if name))
 
@@ -234,10 +240,10 @@ def _listed(names: Sequence[str], text: str) -> Places:
     problems = Problems()
     remote = [name for name in names if name.startswith("s3://")]
     if remote and len(remote) < len(names):
-        raise RequestError("some of these tars are on S3, and some are not", where=text)
+        raise RequestError("some of these tars are on S3, and some are not", where=in_short(text))
     found = _on_s3(remote, problems) if remote else _local(names, problems)
     problems.refuse(
-        f"the tars of {text}" if len(names) > 1 else "the source",
+        f"the tars {in_short(text)}" if len(names) > 1 else "the source",
         f"correct the name, or download what is missing; allowed: {_ALLOWED}",
     )
     return found

@@ -40,6 +40,7 @@ MAX_LABEL_CHARACTERS = 200
 _META = re.compile(r"__[^/]*__($|/)")  # webdataset passes over these
 _NAMES_SHOWN = 12
 _TOLD_EVERY = 500  # samples
+_FIX = "pack the files of a sample once, and next to each other: tar --sort=name; remove copies"
 
 
 class Image(NamedTuple):
@@ -159,6 +160,7 @@ def list_samples(
     listing, problems = Listing(), Problems()
     reader = _Reader(listing, problems, label.partition(":"), image, annotations)
     total_bytes, before_bytes = sum(info.bytes for info in places.tars), 0
+    fixes: dict[str, None] = {}
     for info in places.tars:
         try:
             for at_byte in reader.read(places, info):
@@ -166,13 +168,10 @@ def list_samples(
                 progress(len(listing.samples), round(len(listing.samples) / share))
         except DamagedTarError as error:
             problems.add(places.where(info.path), str(error))
+            fixes[error.fix] = None
         before_bytes += info.bytes
     _note_copies(places, listing, problems)
-    problems.refuse(
-        f"the tars of {places.name}",
-        "get damaged tars again, or move them and copies away; pack the files of a sample next to "
-        "each other and once: tar --sort=name",
-    )
+    problems.refuse(f"the tars of {places.name}", "; ".join(fixes) or _FIX)
     return listing
 
 
