@@ -49,6 +49,10 @@ def samples_of(*labels: object, field: str = "cls", start: int = 0, first: int =
             yield f"{number:04}.{field}", text.encode()
 
 
+def nested(depth: int) -> list:
+    return [nested(depth - 1)] if depth else []
+
+
 def read(where: Path | str, group_by: str | None = None, **options):
     return open_source(
         str(where), group_by=group_by, tar_options=TarOptions(**options) if options else None
@@ -370,6 +374,8 @@ def test_doubtful_splits_and_folders_are_asked_about(tmp_path):
         (("nan", "cat"), "cls", "as programs write no value"),
         ((4, 4, 4), "cls", "of one class, '4'"),
         (({"label": 1}, {"label": [2]}, {"label": {"a": 1}}), "json", "neither a name nor"),
+        (({"label": 1}, {"label": nested(400)}), "json", "a list of other things"),
+        (({"label": 1}, {"label": "\ud800"}), "json", "not UTF-8"),
     ],
 )
 def test_labels_that_contradict_are_refused(tmp_path, labels, field, what):
@@ -476,7 +482,7 @@ def test_files_of_a_sample_that_are_twice_or_apart_are_named(tmp_path):
     pack(tmp_path / "a-1.tar", image, ("0.JPG", JPEG[1]), label)
     text = refusal(tmp_path)
     assert "a-0.tar: the files of 0 are in two places" in text
-    assert "a-1.tar: 0.JPG: duplicate file name" in text
+    assert "a-1.tar: 0.JPG is there twice" in text
 
 
 def test_sources_that_name_no_tars_say_what_is_missing(tmp_path):

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from hpt_dist.errors import RequestError
+from hpt_dist.sources.class_names import MAX_CHARACTERS
 from hpt_dist.sources.sample import printable
 from hpt_dist.sources.split_names import split_of, split_within
 from hpt_dist.sources.tars.places import Places
 from hpt_dist.sources.tars.samples import (
-    MAX_LABEL_CHARACTERS,
     Image,
     Listing,
     TarSample,
@@ -176,7 +176,7 @@ def _agree(listing: Listing, names: Sequence[str]) -> bool:
 def _repeats(values: Sequence[Value | None]) -> bool:
     """Return whether texts are so few and short that they may be names of classes."""
     found = Counter(one for one in values if isinstance(one, str) and one)
-    return 1 < len(found) <= found.total() // 2 and max(map(len, found)) <= MAX_LABEL_CHARACTERS
+    return 1 < len(found) <= found.total() // 2 and max(map(len, found)) <= MAX_CHARACTERS
 
 
 def without_labels(listing: Listing, wanted: str) -> str:

@@ -14,11 +14,7 @@ from hpt_dist.sources.problems import Problems
 from hpt_dist.sources.sample import Label, printable
 from hpt_dist.sources.tars.fields import label_field, listed, without_labels
 from hpt_dist.sources.tars.places import Places
-from hpt_dist.sources.tars.samples import (
-    Listing,
-    Unfit,
-    Value,
-)
+from hpt_dist.sources.tars.samples import Listing, Unfit, Value
 
 _NUMBER = re.compile(r"([+-]?\d+)(?:\.0*)?")
 _NUMBERS = re.compile(r"\d+(?:[\s,;]+\d+)+")
@@ -68,10 +64,10 @@ def labels_of(
     multi_label = any(isinstance(value, tuple) for value in values)
     numbers = _are_numbers(values)
     names, source = _names(places, classes, numbers=numbers)
-    ids, problems = _Ids(names, numbers), Problems()
-    known = ids.known(values, splits)
+    allowed, problems = _Allowed(names, numbers), Problems()
+    known = allowed.known(values, splits)
     for sample, value, split in zip(listing.samples, values, splits, strict=True):
-        if what := ids.fault(value, split, known):
+        if what := allowed.fault(value, split, known):
             problems.add(f"{places.where(sample.tar.path)}: {printable(sample.key)}", what)
     problems.refuse(
         f"the labels in {name} of {places.name}",
@@ -117,7 +113,7 @@ def _are_numbers(values: Sequence[Value | None]) -> bool:
 
 
 @dataclass(frozen=True)
-class _Ids:
+class _Allowed:
     """What a label may be.
 
     Args:
@@ -234,12 +230,12 @@ def _parsed(content: bytes, where: str) -> list[str]:
         ) from error
     while names and not names[-1]:
         names.pop()
-    problems = Problems()
+    problems, first = Problems(), dict[str, int]()
     for line, name in enumerate(names, start=1):
         if what := class_names.fault(name):
             problems.add(f"{where}:{line}", what)
-        elif names.index(name) + 1 < line:
-            problems.add(f"{where}:{line}", f"{name!r} is there already")
+        elif (other := first.setdefault(name, line)) != line:
+            problems.add(f"{where}:{line}", f"{name!r} is on line {other} already")
     if not names:
         problems.add(where, "it is empty")
     problems.refuse("the names of the classes", "write one name in each line, in UTF-8")

@@ -90,7 +90,7 @@ def members(store: Store, info: ObjectInfo, is_wanted: Callable[[str], bool]) ->
                 archive.members = []  # type: ignore[attr-defined]  # or they would all be kept
                 yield _member(archive, member, info.bytes, is_wanted)
             _refuse_more(archive.fileobj)
-        except (HptError, DamagedTarError, GeneratorExit):
+        except (HptError, DamagedTarError):
             raise
         except Exception as error:  # tarfile raises almost anything on strange headers
             place = getattr(archive, "offset", 0)

@@ -17,6 +17,7 @@ from sys import intern
 from typing import Any, NamedTuple
 
 from hpt_dist.sources import folder_tree
+from hpt_dist.sources.class_names import MAX_CHARACTERS
 from hpt_dist.sources.folder_tree import SetAside
 from hpt_dist.sources.problems import Problems
 from hpt_dist.sources.sample import Label, Sample, key_of, printable
@@ -27,16 +28,15 @@ from hpt_dist.store import ObjectInfo, Store
 _IMAGES = """
 jpg jpeg jpe jfif png webp gif bmp dib tif tiff ppm pgm pbm pnm avif jp2 j2k jpx heic heif
 """
-IMAGES = frozenset(_IMAGES.split())
+_IMAGE_FIELDS = frozenset(_IMAGES.split())
 # Names in a .json that may be its label.
-LABEL_NAMES = (
+_LABEL_NAMES = (
     *("label", "labels", "label_name", "label_id", "class", "classes", "class_name", "classname"),
     *("class_id", "class_idx", "class_label", "category", "categories", "category_name"),
     *("category_id", "cls", "target", "targets", "target_name", "tags"),
 )
 _TEXTS = {"cls", "json", "txt"}
 _LABEL_WORDS = {"cls", "label", "class", "target", "category"}
-MAX_LABEL_CHARACTERS = 200
 _META = re.compile(r"__[^/]*__($|/)")  # webdataset passes over these
 _NAMES_SHOWN = 12
 _TOLD_EVERY = 500  # samples
@@ -193,7 +193,8 @@ class _Reader:
         seen: set[str] = set()
 
         def note(error: Exception) -> bool:
-            self.problems.add(where, printable(str(error.args[0])))
+            name = str(error.args[0]).partition(": duplicate")[0]
+            self.problems.add(where, f"{printable(name)} is there twice, in any case of its field")
             return True
 
         for grouped in group_by_keys(self._files(places, info), handler=note):
@@ -254,7 +255,7 @@ class _Reader:
         self.listing.samples.append(TarSample(info, key, images, values, annotation))
 
     def _is_image(self, name: str) -> bool:
-        return name.rpartition(".")[2] in IMAGES or is_chosen(name, self.image)
+        return name.rpartition(".")[2] in _IMAGE_FIELDS or is_chosen(name, self.image)
 
     def _json(self, where: str, member: Member) -> Mapping[str, Any]:
         """Return the object in a .json; nothing where it is none and no label was named in it."""
@@ -263,7 +264,7 @@ class _Reader:
         except (ValueError, RecursionError):
             found = None
         if isinstance(found, dict):
-            self.listing.names.update(intern(str(name)[:MAX_LABEL_CHARACTERS]) for name in found)
+            self.listing.names.update(intern(str(name)[:MAX_CHARACTERS]) for name in found)
             return found
         if self.label[1] or self.annotations:
             self.problems.add(printable(where), "no JSON object")
@@ -274,7 +275,7 @@ class _Reader:
     def _named(self, name: str, found: Mapping[str, Any]) -> Iterator[tuple[str, Value]]:
         """Yield what may be a label in a .json."""
         chosen = (self.label[2],) if self.label[0] == name else ()
-        for one in dict.fromkeys((*LABEL_NAMES, *chosen)):
+        for one in dict.fromkeys((*_LABEL_NAMES, *chosen)):
             if one in found and (value := _value(found[one])) is not None:
                 yield intern(f"{name}:{one}"), value
 
@@ -325,21 +326,26 @@ def _text(content: bytes | None) -> Value:
         text = content.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         return Unfit("no text in UTF-8")
-    return intern(text[: MAX_LABEL_CHARACTERS + 1])
+    return intern(text[: MAX_CHARACTERS + 1])
 
 
 def _value(value: Any) -> Value | None:
     """Return a value of JSON as a label, or None where it is one of no label."""
-    if isinstance(value, list):
-        one = [_value(each) for each in value]
-        if all(isinstance(each, str) for each in one):
-            return tuple(dict.fromkeys(each for each in one if isinstance(each, str)))
-        return Unfit("a list of other things than names or whole numbers")
+    if not isinstance(value, list):
+        return _one(value)
+    names = list(map(_one, value))
+    if all(isinstance(name, str) for name in names):
+        return tuple(dict.fromkeys(name for name in names if isinstance(name, str)))
+    return Unfit("a list of other things than names and whole numbers")
+
+
+def _one(value: Any) -> str | Unfit | None:
+    """Return one name or whole number as a text, or None for no label."""
     if isinstance(value, float):
         # Not a number is what programs write for an empty cell.
         value = None if math.isnan(value) else int(value) if value.is_integer() else value
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int):
-        return Unfit(f"{str(value)[:40]!a}, neither a name nor a whole number")
-    return intern(str(value).strip()[: MAX_LABEL_CHARACTERS + 1])
+        return Unfit(f"neither a name nor a whole number, but of the type {type(value).__name__}")
+    return intern(str(value).strip()[: MAX_CHARACTERS + 1])
