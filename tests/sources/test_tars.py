@@ -248,6 +248,12 @@ def test_links_to_one_tar_count_once(tmp_path):
     source = read(tmp_path)
     assert len(source.samples()) == 2
     assert "tars that are there already: 1 (a-1.tar is a-0.tar)" in "\n".join(in_words(source))
+    (tmp_path / "a-1.tar").rename(tmp_path / "val.tar")
+    (tmp_path / "a-0.tar").rename(tmp_path / "train.tar")
+    (tmp_path / "val.tar").unlink()
+    (tmp_path / "val.tar").symlink_to("train.tar")
+    assert "val.tar: is a link to train.tar, which is in another split" in refusal(tmp_path)
+    assert len(read(tmp_path, split="train").samples()) == 2
 
 
 def test_our_datasets_keep_keys_labels_boxes_and_licence(tmp_path):
@@ -491,6 +497,8 @@ def test_sources_that_name_no_tars_say_what_is_missing(tmp_path):
     assert "3 problems in the tars" in text
     assert f"{tmp_path}/a-3.tar: there is no such file" in text
     assert "no list of tars" in refusal(f"{tmp_path}/a-{{0..1}}-{{x.tar}}}}")
+    many = "::".join(f"{tmp_path}/{number:0200}.tar" for number in range(99))
+    assert "99 problems in the tars" in refusal(many)
     assert "too many tars" in refusal(f"{tmp_path}/a-{{0..999999999}}.tar")
     assert "tars are not read by https:" in refusal("https://host/a-{0..1}.tar")
     assert "tars are not read by pipe:" in refusal("pipe:cat a.tar")

@@ -44,7 +44,8 @@ class TarOptions:
     def __post_init__(self) -> None:
         for name in ("image", "label"):  # fields are in small letters, and written with a dot too
             field, colon, inside = getattr(self, name).partition(":")
-            object.__setattr__(self, name, field.lower().removeprefix(".") + colon + inside)
+            field = ";".join(one.removeprefix(".") for one in field.lower().split(";"))
+            object.__setattr__(self, name, field + colon + inside)
 
 
 def open_tars(
@@ -103,7 +104,7 @@ def _notes(
     found: Places, listing: Listing, images: Sequence[Image], labelled: Labels
 ) -> tuple[str, ...]:
     """Return lines about what was understood."""
-    fields = ", ".join(
+    counts = ", ".join(
         f"{printable(name)} {count:,}" for name, count in listing.fields.most_common(_SHOWN)
     )
     tars, count = len(found.tars), len(listing.samples)
@@ -112,9 +113,10 @@ def _notes(
     again = [key for key, times in keys.items() if times > 1]
     return (
         f"read as WebDataset: {tars:,} tar{'s' if tars > 1 else ''}, {count:,} samples",
-        f"fields of the samples: {fields}; the image is {' or '.join(used[:_SHOWN])}",
+        f"fields of the samples: {counts}; the image is {' or '.join(used[:_SHOWN])}",
         *labelled.notes,
         *_several(again),
+        *_links(found),
         *found.notes,
         *listing.aside.notes(),
         *_beside(found),
@@ -126,6 +128,14 @@ def _several(keys: Sequence[str]) -> list[str]:
         return []
     count, first = f"{len(keys):,}", printable(keys[0])
     return [f"keys that are in several tars: {count}, such as {first}; each is a sample of its own"]
+
+
+def _links(found: Places) -> list[str]:
+    if not found.links:
+        return []
+    pairs = [f"{link} is {tar}" for link, tar in found.links.items()]
+    shown = ", ".join(map(printable, pairs[:_NAMES_SHOWN]))
+    return [f"set aside: tars that are there already: {len(pairs):,} ({shown})"]
 
 
 def _beside(found: Places) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hpt_dist.errors import RequestError
@@ -36,13 +36,15 @@ class Places:
         store: the folder of all tars.
         tars: by their path from there, sorted.
         beside: the paths of other files in that folder, if it was named itself.
-        notes: what was set aside.
+        links: tars that are links to one of these, with its path.
+        notes: what else was set aside.
     """
 
     name: str
     store: Store
     tars: tuple[ObjectInfo, ...]
     beside: tuple[str, ...] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def where(self, tar: str) -> str:
@@ -61,9 +63,11 @@ def are_named(text: str) -> bool:
     Raises:
         RequestError: a folder holds tars beside images, and either may be meant.
     """
+    if _is_list(text):  # its text may be too long for the name of a file
+        return True
     if Path(text).is_dir():
         return _has_tars(Path(text))
-    return is_tar(text) or bool(_SCHEME.match(text)) or _is_list(text)
+    return is_tar(text) or bool(_SCHEME.match(text))
 
 
 def _is_list(text: str) -> bool:
@@ -137,7 +141,7 @@ def find(text: str) -> Places:
         RequestError: nothing is there, something is missing, or the text is no list.
         StoreError: S3 refused.
     """
-    if Path(text).is_dir():
+    if not _is_list(text) and Path(text).is_dir():
         return _in_folder(Path(text))
     scheme = _SCHEME.match(text)
     if scheme and not text.startswith(("s3://", "file://")):
@@ -160,18 +164,18 @@ def _in_folder(folder: Path) -> Places:
     tree = folder_tree.walk(folder)
     names = [file.relative for file in tree.files]
     store = FolderStore(folder.absolute())
-    tars, notes = _each_once(store, [name for name in names if is_tar(name)])
+    tars, links = _each_once(store, [name for name in names if is_tar(name)])
     beside = tuple(name for name in names if not is_tar(name))
     name = printable(folder.resolve().name)
-    return Places(name, store, tars, beside, (*notes, *tree.aside.notes()))
+    return Places(name, store, tars, beside, links, tuple(tree.aside.notes()))
 
 
 def _each_once(
     store: FolderStore, names: Iterable[str]
-) -> tuple[tuple[ObjectInfo, ...], list[str]]:
-    """Return the tars of a local folder, links to one that is there already left out."""
+) -> tuple[tuple[ObjectInfo, ...], dict[str, str]]:
+    """Return the tars of a local folder, and links to one that is there already."""
     first: dict[str, str] = {}
-    again: list[str] = []
+    links: dict[str, str] = {}
     tars = []
     for name in sorted(names):
         info = store.stat(name)
@@ -183,19 +187,20 @@ def _each_once(
             )
         real = os.path.realpath(store.root / name)
         if real in first:
-            again.append(f"{name} is {first[real]}")
+            links[name] = first[real]
             continue
         first[real] = name
         tars.append(info)
-    shown = ", ".join(map(printable, again[:_SHOWN]))
-    return tuple(tars), [f"set aside: tars that are there already: {len(again):,} ({shown})"] * (
-        len(again) > 0
-    )
+    return tuple(tars), links
 
 
 def _in_prefix(text: str) -> Places:
     store = open_store(text.rstrip("/"))
-    infos = [one for one in store.list() if not folder_tree.is_hidden(one.path.rpartition("/")[2])]
+    infos = [
+        info
+        for info in store.list()
+        if not any(folder_tree.is_hidden(part) for part in info.path.split("/"))
+    ]
     tars = tuple(info for info in infos if is_tar(info.path))
     if not tars:
         held = ", ".join(printable(info.path) for info in infos[:_SHOWN])
@@ -276,8 +281,8 @@ def _local(names: Sequence[str], problems: Problems) -> Places:
             problems.add(name, "no file" if file.exists() else "there is no such file")
     folder = Path(os.path.commonpath([file.parent for file in files]))
     store = FolderStore(folder)
-    tars, notes = _each_once(store, [file.relative_to(folder).as_posix() for file in there])
-    return Places(_stem([file.name for file in files], folder.name), store, tars, (), tuple(notes))
+    tars, links = _each_once(store, [file.relative_to(folder).as_posix() for file in there])
+    return Places(_stem([file.name for file in files], folder.name), store, tars, links=links)
 
 
 def _stem(names: Sequence[str], folder: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hpt_dist.errors import RequestError
 from hpt_dist.sources.problems import Problems
-from hpt_dist.sources.sample import HASH_SPLIT_RULE, SPLITS, hash_split, printable
+from hpt_dist.sources.sample import HASH_SPLIT_RULE, SPLITS, printable
 from hpt_dist.sources.split_names import split_of, split_of_cell, split_within
 from hpt_dist.sources.tars.places import Places
 from hpt_dist.sources.tars.samples import TarSample
@@ -40,7 +40,11 @@ def splits_of(samples: Sequence[TarSample], places: Places, chosen: str) -> tupl
         return [split] * len(samples), f"all of {split}, by --split"
     problems = Problems()
     of_tar = {tar.path: _split_of_tar(tar.path, places, problems) for tar in places.tars}
-    problems.refuse(f"the tars of {places.name}", f"rename them, or say {_OPTIONS}")
+    for link, tar in places.links.items():
+        if _split_of_tar(link, places, problems) != of_tar[tar]:
+            what = f"is a link to {printable(tar)}, which is in another split"
+            problems.add(places.where(link), what)
+    problems.refuse(f"the tars of {places.name}", f"rename or remove them, or say {_OPTIONS}")
     _refuse_some(of_tar, places)
     if all(of_tar.values()):
         return [of_tar[one.tar.path] for one in samples], "splits by the names of the tars"
@@ -55,11 +59,6 @@ def splits_of(samples: Sequence[TarSample], places: Places, chosen: str) -> tupl
             fix=f"say {_OPTIONS}; or name the folder above, with all its splits",
         )
     return [""] * len(samples), HASH_SPLIT_RULE
-
-
-def decided(split: str, origin: str) -> str:
-    """Return the split of an image, by its hash where nothing else decided it."""
-    return split or hash_split(origin)
 
 
 def _split_of_tar(path: str, places: Places, problems: Problems) -> str:
