@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pictures import encoded, picture
 from typer.testing import CliRunner
+from webdataset import TarWriter
 
 from hpt_dist.cli.main import app
 from hpt_dist.errors import RequestError
@@ -56,6 +57,21 @@ def test_a_list_in_quotes_is_what_the_shell_makes_of_it(tars, monkeypatch):
     assert manifests[0]["classes"] == manifests[1]["classes"] == ["a", "b", "c"]
     shards = [one["splits"]["train"]["shards"][0]["sha256"] for one in manifests]
     assert shards[0] == shards[1], expanded.output
+
+
+def test_the_command_for_a_folder_of_tars(tars, monkeypatch):
+    """As docs/own_images.md shows it."""
+    monkeypatch.chdir(tars)
+    with TarWriter(str(tars / "train-000000.tar")) as writer:
+        for i in range(4):
+            image = encoded(picture(i, (24, 16)))
+            writer.write({"__key__": f"{i}", "jpg": image, "txt": f"a photo of {i}"})
+    (tars / "shards").mkdir()
+    (tars / "train-000000.tar").rename(tars / "shards/train-000000.tar")
+    done = shard("shards", "hpt-store/datasets/shards")
+    assert done.exit_code == 0, done.output
+    assert "shards: 4 images in hpt-store/datasets/shards" in done.stdout
+    assert "txt is not read (--label txt takes it as the label)" in done.stderr
 
 
 def test_answers_and_several_sources_are_for_tars_alone(tars):

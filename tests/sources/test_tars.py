@@ -113,12 +113,12 @@ def test_the_output_of_img2dataset_is_unlabelled_and_its_texts_are_asked_about(t
     shard(0, "a dog runs", "two cats")
     shard(1, "a boat", "a hill")
     source = read(tmp_path)
-    assert (source.label, {one.split for one in source.samples()}) == ("none", {"unlabeled"})
+    assert (source.label, {one.split for one in source.samples()}) == ("none", {"train"})
     words = "\n".join(in_words(source))
     assert "labels: none; txt" in words
     assert "json holds url, key, caption, status" in words
     assert "other files beside the tars: 4 (00000.parquet" in words
-    assert Counter(one.split for one in read(tmp_path, split="train").samples()) == {"train": 4}
+    assert Counter(one.split for one in read(tmp_path, split="val").samples()) == {"val": 4}
     assert read(tmp_path, label="txt").classes == ["a boat", "a dog runs", "a hill", "two cats"]
     shard(1, "a dog runs", "two cats")
     assert "--label txt or --label none" in refusal(tmp_path)
@@ -480,6 +480,19 @@ def test_every_damage_of_every_tar_is_named_at_once(tmp_path):
     assert "sound.tar" not in text
     for fix in ("gunzip FILE", "git lfs pull", "get it again, or move it away"):
         assert fix in text
+
+
+def test_compressed_tars_must_be_unpacked(tmp_path):
+    for number in range(2):
+        sound = pack(tmp_path / "0.tar", *samples_of(0, 1, first=number)).read_bytes()
+        (tmp_path / f"{number}.tar.gz").write_bytes(gzip.compress(sound))
+    (tmp_path / "0.tar").unlink()
+    for where in (tmp_path, tmp_path / "{0..1}.tar.gz"):
+        text = refusal(where)
+        assert "2 problems in the tars" in text
+        assert "gunzip FILE" in text
+    # A single one may as well be a folder of images.
+    assert "gunzip" not in refusal(tmp_path / "0.tar.gz")
 
 
 def test_files_of_a_sample_that_are_twice_or_apart_are_named(tmp_path):

@@ -84,7 +84,7 @@ def open_tars(
     classes = Path(options.classes) if options.classes else None
     labelled = labels.labels_of(listing, found, placed, options.label, classes)
     if not labelled.classes and rule == HASH_SPLIT_RULE and not options.split:
-        placed, rule = ["unlabeled"] * len(placed), splits.UNLABELLED_RULE
+        placed, rule = [splits.UNLABELLED] * len(placed), splits.UNLABELLED_RULE
     return FileSource(
         name=found.name,
         rule=rule,

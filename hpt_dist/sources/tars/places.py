@@ -17,7 +17,8 @@ from hpt_dist.store import FolderStore, ObjectInfo, Store, open_store
 from hpt_dist.store.paths import local_path
 
 MANIFEST = "manifest.json"
-_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_SUFFIX = ".tar"
+_PACKED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _MAX_TARS = 1_000_000
 _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?\}")
@@ -54,11 +55,13 @@ class Places:
 
 def is_tar(name: str) -> bool:
     """Return whether a file is a tar by its name."""
-    return name.casefold().endswith(_SUFFIXES)
+    return name.casefold().endswith((_SUFFIX, *_PACKED))
 
 
 def are_named(text: str) -> bool:
     """Return whether a text names tars: a file, a list, what lies on S3, or a folder of tars.
+
+    A single compressed tar is an archive of images as likely as not.
 
     Raises:
         RequestError: a folder holds tars beside images, and either may be meant.
@@ -67,7 +70,7 @@ def are_named(text: str) -> bool:
         return True
     if Path(text).is_dir():
         return _has_tars(Path(text))
-    return is_tar(text) or bool(_SCHEME.match(text))
+    return text.casefold().endswith(_SUFFIX) or bool(_SCHEME.match(text))
 
 
 def _is_list(text: str) -> bool:
@@ -85,7 +88,7 @@ def _has_tars(folder: Path) -> bool:
             if len(parts) > 1:
                 return False
             images.append(parts[-1])
-    if tars and images:
+    if images and any(one.casefold().endswith(_SUFFIX) for one in tars):
         raise RequestError(
             f"it holds {len(tars):,} tars, such as {printable(tars[0])}, and {len(images):,} "
             f"images, such as {printable(images[0])}",
@@ -94,7 +97,7 @@ def _has_tars(folder: Path) -> bool:
             fix="to read the tars, name them: FILE.tar, or 'FOLDER/{00000..00146}.tar'; to read "
             "the images, say --layout; or move one kind into another folder",
         )
-    return bool(tars)
+    return len(tars) > 1 or bool(tars and tars[0].casefold().endswith(_SUFFIX))
 
 
 def _names(folder: Path, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

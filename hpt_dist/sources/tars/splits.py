@@ -12,7 +12,8 @@ from hpt_dist.sources.tars.places import Places
 from hpt_dist.sources.tars.samples import TarSample
 
 HASH = "hash"
-UNLABELLED_RULE = "without labels or splits, all images are unlabeled"
+UNLABELLED = "train"
+UNLABELLED_RULE = f"all images in {UNLABELLED}, without labels"
 _OPTIONS = (
     "--split train, val, test or unlabeled; --split hash, where the key of each image decides"
 )
