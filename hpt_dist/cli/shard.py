@@ -165,7 +165,7 @@ def _write_here(request: ShardingRequest, workers: int | None) -> Manifest:
 
 def _opened(request: ShardingRequest) -> Source:
     """Open the images; tars take a while, and show how far they are."""
-    if not tars.are_named(request.source):
+    if not request.are_tars:
         return request.open_source()
     with console.counting(f"read {tars.in_short(request.source)}") as update:
         return request.open_source(update)

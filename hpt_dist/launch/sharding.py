@@ -66,6 +66,11 @@ class ShardingRequest:
         place = hashlib.sha256(f"{self.store}\n{self.name}".encode()).hexdigest()
         return f"shard-{slurm.plain(self.name)}-{place[:12]}"
 
+    @property
+    def are_tars(self) -> bool:
+        """Whether the source is tars; see `sources.are_tars`."""
+        return sources.are_tars(self.source, Path(self.root) if self.root else None, self.layout)
+
     def open_source(
         self, progress: Callable[[int, int], None] = lambda _done, _total: None
     ) -> Source:

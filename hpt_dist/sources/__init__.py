@@ -14,7 +14,7 @@ from hpt_dist.sources.groups import kept_together
 from hpt_dist.sources.sample import FileSource, Sample, Source, printable
 from hpt_dist.sources.tars import TarOptions
 
-__all__ = ["Sample", "Source", "TarOptions", "open_source"]
+__all__ = ["Sample", "Source", "TarOptions", "are_tars", "open_source"]
 
 # How a user's file is read, by its suffix; the second argument is `--root`.
 _FILES: dict[str, Callable[[Path, Path | None], FileSource]] = {
@@ -66,7 +66,7 @@ def open_source(
             where="--layout",
             allowed=f"{' or '.join(folder.CHOICES)}, for a folder",
         )
-    is_tars = not layout and root is None and tars.are_named(text)
+    is_tars = are_tars(text, root, layout)
     if tar_options and not is_tars:
         what = "tars have no --layout" if layout else f"{text} names no tars"
         raise RequestError(what, where="--image, --label, --classes, --split", allowed="tars")
@@ -76,6 +76,20 @@ def open_source(
         return openmoji.open_domain(text)
     source = tars.open_tars(text, tar_options, progress) if is_tars else _opened(text, root, layout)
     return kept_together(checked(source), group_by)
+
+
+def are_tars(text: str, root: Path | None = None, layout: str = "") -> bool:
+    """Return whether `open_source` reads tars.
+
+    Raises:
+        RequestError: a folder holds tars beside images, and either may be meant.
+    """
+    if root is not None or layout:
+        return False
+    is_annotated = os.path.isdir(text) and (  # noqa: PTH112 - a list may be longer than a path
+        voc.is_voc(Path(text)) or coco.has_splits(Path(text))
+    )
+    return not is_annotated and tars.are_named(text)
 
 
 def _opened(text: str, root: Path | None, layout: str) -> FileSource:

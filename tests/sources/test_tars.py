@@ -172,6 +172,10 @@ def test_splits_come_from_folders_names_of_tars_or_folders_in_them(tmp_path):
     assert [one[:2] for one in table(source)] == [
         (f"all.tar/{split}/000{i}.jpg", split) for split in ("train", "test") for i in range(2)
     ]
+    facts = [{"label": i % 2, "split": "test" if i > 2 else "train"} for i in range(5)]
+    source = read(pack(tmp_path / "a-0.tar", *samples_of(*facts, field="json")))
+    assert source.rule == "splits by json:split"
+    assert Counter(one.split for one in source.samples()) == {"train": 3, "test": 2}
     pack(tmp_path / "three" / "a-0.tar", *samples_of(*range(8), *range(8)))
     source = read(tmp_path / "three")
     assert source.rule == HASH_SPLIT_RULE
@@ -364,10 +368,24 @@ def test_doubtful_splits_and_folders_are_asked_about(tmp_path):
     (tmp_path / "d/labels.csv").touch()
     assert "labels.csv beside them may hold some" in refusal(tmp_path / "d")
     assert len(read(tmp_path / "d", label="none").samples()) == 2
-    (tmp_path / "a/logo.png").touch()
-    assert "it holds 2 tars, such as .*, and 1 images" in re.sub(
-        "as [et].*?tar,", "as .*,", refusal(tmp_path / "a")
-    )
+
+
+def test_tars_beside_images_are_asked_about_unless_they_are_unpacked(tmp_path):
+    pack(tmp_path / "train-0.tar", *samples_of(0, 1))
+    (tmp_path / "assets").mkdir()
+    for place in ("logo.png", "assets/logo.png"):
+        (tmp_path / place).write_bytes(JPEG[0])
+        what = f"it holds tars, such as train-0.tar, and images, such as {place}"
+        assert what in refusal(tmp_path)
+        (tmp_path / place).unlink()
+    (tmp_path / "assets").rmdir()
+    assert len(read(tmp_path).samples()) == 2
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        (tmp_path / "pets" / name / "0.jpg").write_bytes(JPEG[0])
+    assert "say --layout" in refusal(tmp_path)
+    (tmp_path / "train-0.tar").rename(tmp_path / "pets.tar")
+    assert read(tmp_path).classes == ["cat", "dog"]
 
 
 @pytest.mark.parametrize(
@@ -401,6 +419,8 @@ def test_classes_have_names_of_a_file_or_are_refused(tmp_path):
     assert "unknown label '3': there are 3 classes" in refusal(tmp_path)
     (tmp_path / "labels.txt").write_text("a\nb\nc\nd")
     assert "say which: --classes FILE" in refusal(tmp_path)
+    names.write_text('{"a": 1, "b": 0, "c": 2, "d": 3}')
+    assert read(tmp_path, classes=str(names)).classes == ["b", "a", "c", "d"]
     names.write_text("[1, 2")
     assert "it names no classes" in refusal(tmp_path, classes=str(names))
     assert "cannot be read" in refusal(tmp_path, classes=str(tmp_path / "none.txt"))

@@ -18,7 +18,8 @@ from hpt_dist.sources.tars.samples import Listing, Unfit, Value
 
 _NUMBER = re.compile(r"([+-]?\d+)(?:\.0*)?")
 _NUMBERS = re.compile(r"\d+(?:[\s,;]+\d+)+")
-_BESIDE = {"classes", "classnames", "class_names", "labels", "label_names"}
+_BESIDE = {"classes", "classnames", "class_names", "labels", "label_names", "id2label"}
+_BESIDE |= {"class_to_idx", "idx_to_class"}
 _ONE_CLASS_FIX = "add tars of other classes; or read the images without labels: --label none"
 
 
@@ -214,11 +215,13 @@ def _names(places: Places, file: Path | None, *, numbers: bool) -> tuple[list[st
 
 
 def _parsed(content: bytes, where: str) -> list[str]:
-    """Return names of classes: a line each, or a JSON list, or `{"0": "name"}`."""
+    """Return names of classes: a line each, a JSON list, `{"0": "name"}` or `{"name": 0}`."""
     try:
         text = content.decode("utf-8-sig")
         found = json.loads(text) if where.casefold().endswith(".json") else text.splitlines()
         if isinstance(found, dict):
+            if all(type(one) is int for one in found.values()):
+                found = {number: name for name, number in found.items()}
             by_id = {int(number): name for number, name in found.items()}
             found = [by_id[number] for number in range(len(by_id))]
         names = [class_names.plain(one) for one in found]

@@ -78,41 +78,46 @@ def _is_list(text: str) -> bool:
 
 
 def _has_tars(folder: Path) -> bool:
-    """Return whether a folder holds tars, and no folders of images."""
-    tars: list[str] = []
-    images: list[str] = []
-    for parts in _names(folder):
-        if is_tar(parts[-1]):
-            tars.append("/".join(parts))
-        elif parts[-1].casefold().endswith(_IMAGES):
-            if len(parts) > 1:
-                return False
-            images.append(parts[-1])
+    """Return whether a folder holds tars, and no images."""
+    found = ["/".join(parts) for parts in _telling(folder)]
+    tars = [name for name in found if is_tar(name)]
+    images = [name for name in found if not is_tar(name)]
+    # A tar that lies beside the folder that it unpacked to is not read again.
+    unpacked = {name.partition("/")[0] for name in images if "/" in name}
+    tars = [name for name in tars if not images or name.partition(".")[0] not in unpacked]
     if images and any(one.casefold().endswith(_SUFFIX) for one in tars):
         raise RequestError(
-            f"it holds {len(tars):,} tars, such as {printable(tars[0])}, and {len(images):,} "
-            f"images, such as {printable(images[0])}",
+            f"it holds tars, such as {printable(tars[0])}, and images, such as "
+            f"{printable(images[0])}",
             where=printable(str(folder)),
             allowed="a folder of tars, or one of images",
             fix="to read the tars, name them: FILE.tar, or 'FOLDER/{00000..00146}.tar'; to read "
             "the images, say --layout; or move one kind into another folder",
         )
+    if images:
+        return False
     return len(tars) > 1 or bool(tars and tars[0].casefold().endswith(_SUFFIX))
 
 
-def _names(folder: Path, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the paths of the files in a folder, and in those below it."""
+def _telling(folder: Path, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the paths of tars and images in a folder, and of a first one of each folder below."""
+    folders = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if folder_tree.is_hidden(entry.name):
                     continue
-                if not folder_tree.is_folder(entry):
+                if folder_tree.is_folder(entry):
+                    folders.append(entry.name)
+                elif is_tar(entry.name) or entry.name.casefold().endswith(_IMAGES):
                     yield (*above, entry.name)
-                elif len(above) < _DEPTH:
-                    yield from _names(Path(entry.path), (*above, entry.name))
+                    if above:
+                        break
     except OSError:
         return  # who lists the folder reports it
+    if len(above) < _DEPTH:
+        for name in sorted(folders):
+            yield from _telling(folder / name, (*above, name))
 
 
 def listed(names: Sequence[str]) -> str:

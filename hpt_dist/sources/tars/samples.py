@@ -71,6 +71,7 @@ class TarSample(NamedTuple):
         images: one at least.
         values: what may be its label, by `cls`, `txt`, `json:NAME` or another field.
         annotation: its whole .json, where that was asked for.
+        split: what its .json says under `split`, or an empty text.
     """
 
     tar: ObjectInfo
@@ -78,6 +79,7 @@ class TarSample(NamedTuple):
     images: tuple[Image, ...]
     values: Mapping[str, Value]
     annotation: Mapping[str, Any] | None
+    split: str = ""
 
     def origin(self, image: Image) -> str:
         """Return how messages name an image."""
@@ -243,6 +245,7 @@ class _Reader:
         images = tuple(Image(intern(n), parts[n].offset, parts[n].size_bytes) for n in names)
         values: dict[str, Value] = {}
         annotation: Mapping[str, Any] | None = None
+        split = ""
         for name, member in parts.items():
             if name in names:
                 continue
@@ -250,9 +253,10 @@ class _Reader:
                 found = self._json(f"{info.path}/{member.name}", member)
                 annotation = found if self.annotations else annotation
                 values.update(self._named(name, found))
+                split = str(found["split"]) if isinstance(found.get("split"), str) else split
             elif _is_text(name) or name == self.label[0]:
                 values[intern(name)] = _text(member.content)
-        self.listing.samples.append(TarSample(info, key, images, values, annotation))
+        self.listing.samples.append(TarSample(info, key, images, values, annotation, intern(split)))
 
     def _is_image(self, name: str) -> bool:
         return name.rpartition(".")[2] in _IMAGE_FIELDS or is_chosen(name, self.image)

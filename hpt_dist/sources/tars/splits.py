@@ -1,4 +1,4 @@
-"""Which split an image of a tar belongs to: by the names of the tars, or of the folders in them."""
+"""Which split an image of a tar belongs to: by names of tars, of folders in them, or its .json."""
 
 from __future__ import annotations
 
@@ -53,6 +53,10 @@ def splits_of(samples: Sequence[TarSample], places: Places, chosen: str) -> tupl
     _refuse_some(of_key, places)
     if all(of_key.values()):
         return [of_key[one.key] for one in samples], "splits by the folders in the tars"
+    of_json = {one.origin(one.images[0]): split_of_cell(one.split) for one in samples}
+    _refuse_some(of_json, places)
+    if all(of_json.values()):
+        return list(of_json.values()), "splits by json:split"
     if split := split_of(places.store.uri.rpartition("/")[2]):
         raise RequestError(
             f"no tar names a split, but their folder may do so: {split}",
