@@ -101,7 +101,7 @@ def members(store: Store, info: ObjectInfo, is_wanted: Callable[[str], bool]) ->
 
 
 class _Header(tarfile.TarInfo):
-    """A header, where only two empty blocks are the end of a tar."""
+    """A header, where nothing but an empty block is the end of a tar."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
