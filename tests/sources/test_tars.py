@@ -115,7 +115,7 @@ def test_the_output_of_img2dataset_is_unlabelled_and_its_texts_are_asked_about(t
     source = read(tmp_path)
     assert (source.label, {one.split for one in source.samples()}) == ("none", {"train"})
     words = "\n".join(in_words(source))
-    assert "labels: none; txt" in words
+    assert "labels: none; txt is not read (--label txt takes it as the label); json holds" in words
     assert "json holds url, key, caption, status" in words
     assert "other files beside the tars: 4 (00000.parquet" in words
     assert Counter(one.split for one in read(tmp_path, split="val").samples()) == {"val": 4}
@@ -443,7 +443,7 @@ def test_the_image_may_be_one_of_several_fields(tmp_path):
     pack(tmp_path / "0.tar", ("0.jpg", JPEG[0]), ("1.mask.png", JPEG[1]))
     assert "in different fields: jpg, mask.png" in refusal(tmp_path)
     assert len(read(tmp_path, image="jpg;mask").samples()) == 2
-    assert "no images in 1 tars; they hold samples without left: 2" in refusal(
+    assert "no images in the tars (1); they hold samples without left: 2" in refusal(
         tmp_path, image="left"
     )
 
@@ -536,7 +536,9 @@ def test_sources_that_name_no_tars_say_what_is_missing(tmp_path):
     assert "tars are not read by https:" in refusal("https://host/a-{0..1}.tar")
     assert "tars are not read by pipe:" in refusal("pipe:cat a.tar")
     pack(tmp_path / "none/0.tar", ("a.npy", b"1"))
-    assert "no images in 1 tars; they hold samples without an image" in refusal(tmp_path / "none")
+    assert "no images in the tars (1); they hold samples without an image" in refusal(
+        tmp_path / "none"
+    )
     pack(tmp_path / "none/0.tar", ("a.raw", JPEG[0]), ("b.raw", JPEG[1]))
     assert [one.read() for one in read(tmp_path / "none", image="raw").samples()] == JPEG[:2]
     with pytest.raises(RequestError, match="names no tars"):

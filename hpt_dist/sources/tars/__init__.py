@@ -149,7 +149,7 @@ def _no_images(listing: Listing, found: Places) -> RequestError:
     """Return the error for tars without images: what is in them instead."""
     held = "; ".join(listing.aside.notes()).replace("set aside: ", "") or "nothing"
     return RequestError(
-        f"no images in {len(found.tars):,} tars; they hold {held}",
+        f"no images in the tars ({len(found.tars):,}); they hold {held}",
         where=printable(found.store.uri),
         allowed="files of images: .jpg, .png, .webp and others",
         fix="where a field of another name holds the images, say --image FIELD",

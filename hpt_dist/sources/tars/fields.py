@@ -75,7 +75,7 @@ def _several_images(
     return RequestError(
         f"the sample {printable(sample.key)} has {len(sample.images)} images: {held}",
         where=places.where(sample.tar.path) if not chosen else f"--image {chosen}",
-        allowed=f"one of {listed(fields)}; several for other samples, as 'jpg;png'",
+        allowed=f"one of {listed(fields)}; or several, of which a sample has one, as 'jpg;png'",
         fix=fix,
     )
 
@@ -144,17 +144,17 @@ def _refuse_classes_by_name(listing: Listing, places: Places) -> None:
     stems = {tar.path: tar.path.rpartition("/")[2].partition(".")[0] for tar in places.tars}
     kinds = {re.sub(r"\d+", "", stem) for stem in stems.values() if not split_within(stem)}
     own = all(one.key.startswith(f"{stems[one.tar.path]}_") for one in listing.samples)
-    what = ""
+    what, fix = "", "unpack each into a folder of its own name, and name the folder of these"
     if len(folders) > 1:
         what = f"the names in the tars lie in {len(folders):,} folders ({listed(sorted(folders))})"
+        fix = "unpack the tars into a folder, and name that"
     elif len(kinds) > 1 or (own and len(stems) > 1):
         what = f"the {len(stems):,} tars have names of their own ({listed(sorted(stems.values()))})"
     if what:
         raise RequestError(
             f"there are no labels, but {what}: these may be classes",
             where=printable(places.store.uri),
-            fix="if they are, unpack the tars into a folder for each class, and name the folder of "
-            f"these; if they are not: --label {NONE}",
+            fix=f"if they are, {fix}; if they are not: --label {NONE}",
         )
 
 
@@ -166,6 +166,10 @@ def _undecided(what: str, where: str, names: Sequence[str]) -> RequestError:
 def _is_unfit(listing: Listing, name: str) -> bool:
     """Return whether a name in a .json never holds what can be a label."""
     return all(isinstance(one.values.get(name, Unfit("")), Unfit) for one in listing.samples)
+
+
+def _is_json(name: str) -> bool:
+    return name.rpartition(".")[2] == "json"
 
 
 def _agree(listing: Listing, names: Sequence[str]) -> bool:
@@ -183,8 +187,9 @@ def without_labels(listing: Listing, wanted: str) -> str:
     """Say why there are no labels, and what might be one."""
     if wanted == NONE:
         return "labels: none, by --label none"
-    texts = sorted(name for name in listing.fields if name.rpartition(".")[2] == "txt")
-    held = [f"{name} is not read (--label {name} takes it as the label)" for name in texts]
+    images = {image.field for one in listing.samples for image in one.images}
+    others = [name for name in listing.fields if name not in images and not _is_json(name)]
+    held = [f"{name} is not read (--label {name} takes it as the label)" for name in others]
     if listing.names:
         names = listing.json_names()
         held.append(f"json holds {names}, which are not read (--label json:NAME takes one)")
