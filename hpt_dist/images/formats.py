@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,18 +13,20 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from hpt_dist.errors import DamagedImageError, RequestError
-from hpt_dist.images import depth
+from hpt_dist.images import depth, file_kinds, png_chunks
 from hpt_dist.images.scans import excessive_scans
 
 # Decoders that only decode: for some other formats Pillow would start programs. The JPEG decoder
-# calls a JPEG that holds more than one picture MPO.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+# calls a JPEG that holds more than one picture MPO. HEIC is read where pillow-heif is installed.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+_HEIF = "HEIF"
 
 DEFAULT_QUALITY = 90
 _MAX_QUALITY = 100
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png"}
 _ORIENTATION = 0x0112  # EXIF tag
 _BITS_PER_SAMPLE = 0x0102  # TIFF tag
+_SUBFILE, _REDUCED = 0x00FE, 1  # TIFF tag, and its bit of a smaller copy of another picture
 _PNG_DEPTH, _BYTE = 24, 8  # where a PNG holds its bits per sample
 _ORIENTATIONS = range(1, 9)
 _FIRST_TURNED = 5
@@ -34,6 +38,9 @@ _SPARE = 2
 @dataclass(frozen=True)
 class Encoding:
     """How images are stored; by default JPEG and PNG keep their bytes and others become PNG.
+
+    PNG holds exactly the pixels that the decoder gave, so that training needs no other decoder and
+    reads the same on every machine. Of a PNG, metadata that cannot be read is left out.
 
     An image that is encoded anew is upright, 8-bit RGB on white, and has no EXIF or other
     metadata. One that keeps its bytes keeps its EXIF too, and readers turn it upright. Boxes need
@@ -105,6 +112,7 @@ def decode(data: bytes) -> tuple[Image.Image, str]:
     Raises:
         DamagedImageError: the bytes are not such an image, are cut or damaged, hold more pixels
             than Pillow's limit against decompression bombs, or paint them too often.
+        RequestError: it is HEIC, and pillow-heif is not installed.
     """
     decoded = _decode(data)
     return decoded.rgb, decoded.kind
@@ -128,8 +136,9 @@ def encode(data: bytes, encoding: Encoding = AS_IT_IS) -> Encoded:
 
     Raises:
         DamagedImageError: see `decode`; or JPEG cannot hold a picture of this size.
+        RequestError: see `decode`.
     """
-    rgb, kind, size, is_deep, depths = _decode(
+    rgb, kind, size, is_deep, depths, data = _decode(
         data, encoding.resize, encoding.scale, measure=encoding.scale is None
     )
     short_side = min(size)
@@ -156,6 +165,7 @@ class _Decoded(NamedTuple):
         size: the upright width and height that it has in full.
         is_deep: whether its pixels have more than 8 bits.
         depths: what it uses of them.
+        data: its file, without metadata that cannot be read.
     """
 
     rgb: Image.Image
@@ -163,6 +173,7 @@ class _Decoded(NamedTuple):
     size: tuple[int, int]
     is_deep: bool
     depths: depth.Depths
+    data: bytes
 
 
 def _decode(
@@ -175,23 +186,77 @@ def _decode(
     if not data:
         raise DamagedImageError("empty file")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return _decode_file(data, short_side, scale, measure)
+    except DamagedImageError:
+        for smaller in png_chunks.with_less_metadata(data):
+            with contextlib.suppress(DamagedImageError):
+                return _decode_file(smaller, short_side, scale, measure)
+        raise
+
+
+def _decode_file(
+    data: bytes, short_side: int | None, scale: depth.Scale | None, measure: bool
+) -> _Decoded:
+    try:
+        with Image.open(io.BytesIO(data), formats=_formats(data)) as image:
             _refuse_bomb(image, data)
+            _refuse_raw(image, data)
             kind = str(image.format)
             full = None
             if short_side is not None and kind == "JPEG":
                 full = _draft(image, _SPARE * short_side)
             is_cut = _loses_bits(image, data, scale)
             image.load()
-            ImageOps.exif_transpose(image, in_place=True)
+            _turn_upright(image)
             is_deep = is_cut or image.mode.startswith(("I", "F"))
             depths = _depths(image, is_cut) if is_deep and measure else depth.NONE
-            return _Decoded(to_rgb(image, scale), kind, full or image.size, is_deep, depths)
+            return _Decoded(to_rgb(image, scale), kind, full or image.size, is_deep, depths, data)
     except UnidentifiedImageError as error:
-        raise DamagedImageError(f"none of the formats {', '.join(FORMATS)}") from error
+        name = file_kinds.name_of(data)
+        what = f"{name}, " if name else ""
+        raise DamagedImageError(f"{what}none of the formats {', '.join(FORMATS)}") from error
+    except RequestError:
+        raise
     except Exception as error:  # decoders raise almost anything on damaged bytes
         reason = str(error) or type(error).__name__
         raise DamagedImageError(f"does not decode: {reason}") from error
+
+
+def _formats(data: bytes) -> tuple[str, ...]:
+    """Return the formats that a file may have.
+
+    Raises:
+        RequestError: it is HEIC, and what reads that is not installed.
+    """
+    if not file_kinds.is_heif(data):
+        return FORMATS
+    if not file_kinds.reads_heif():
+        raise RequestError(file_kinds.HEIF_MISSING, fix=file_kinds.HEIF_FIX)
+    _register_heif()
+    return (_HEIF,)
+
+
+@cache
+def _register_heif() -> None:
+    import pillow_heif  # an optional package
+
+    pillow_heif.register_heif_opener()
+
+
+def _turn_upright(image: Image.Image) -> None:
+    """Turn a loaded image by its orientation; one that cannot be read says nothing."""
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
+
+
+def _refuse_raw(image: Image.Image, data: bytes) -> None:
+    """Raise ValueError for a camera's raw file, of which Pillow reads a small preview."""
+    if not isinstance(image, TiffImageFile):
+        return
+    if file_kinds.is_raw(data) or image.tag_v2.get(_SUBFILE) == _REDUCED:
+        raise ValueError(
+            "a camera's raw file, of which only a preview can be read: convert it to TIFF or PNG"
+        )
 
 
 def _loses_bits(image: Image.Image, data: bytes, scale: depth.Scale | None) -> bool:
