@@ -6,10 +6,11 @@ import dataclasses
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 
 from hpt_dist.errors import RequestError
+from hpt_dist.sources.problems import Problems
 from hpt_dist.sources.sample import FileSource, printable
 
 MAX_CHARACTERS = 200
@@ -24,7 +25,6 @@ _UNSEEN = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))
 _WHOLE_NUMBER = re.compile(r"[+-]?\d+(?:\.0*)?")
 _UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
 _SHOWN = 40
-_GROUPS_SHOWN = 5
 
 
 @lru_cache(maxsize=100_000)
@@ -105,20 +105,18 @@ def checked(source: FileSource) -> FileSource:
     return dataclasses.replace(source, name=name, classes=classes)
 
 
-def refuse_alike(classes: Sequence[str], where: str) -> None:
-    """Raise where names of classes of an annotation look like one class.
+def note_alike(classes: Iterable[str], where: str, problems: Problems) -> None:
+    """Note names of classes of an annotation that look like one class.
 
-    Raises:
-        RequestError: all such names.
+    Args:
+        classes: their names.
+        where: the annotations.
+        problems: receives all such names.
     """
-    groups = [" and ".join(map(repr, group)) for group in alike(classes)]
-    if groups:
-        raise RequestError(
-            f"classes that look like one: {'; '.join(groups[:_GROUPS_SHOWN])}",
-            where=where,
-            allowed="names that differ by more than case and spaces",
-            fix="give each class one name in all annotations",
-        )
+    for group in alike(classes):
+        names = " and ".join(map(repr, group))
+        way = "give each class one name in all annotations"
+        problems.add(where, f"classes that look like one: {names}; {way}")
 
 
 def refuse_single(classes: list[str], where: str, fix: str) -> None:

@@ -18,17 +18,15 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass as plain_dataclass
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
+from typing import Any
 
 from hpt_dist.errors import RequestError
-from hpt_dist.sources import annotated, class_names
+from hpt_dist.sources import annotated, class_names, coco_file
 from hpt_dist.sources.annotated import ImageBoxes
+from hpt_dist.sources.coco_file import CocoBox, CocoCategory, CocoFile, CocoImage
 from hpt_dist.sources.problems import Problems
 from hpt_dist.sources.sample import (
     HASH_SPLIT_RULE,
@@ -39,49 +37,11 @@ from hpt_dist.sources.sample import (
     file_sample,
     hash_split,
     is_file,
+    printable,
 )
 
 _ROBOFLOW = "_annotations.coco.json"
-_BOM = b"\xef\xbb\xbf"
-# Other fields of COCO, such as areas and licences, are ignored.
-_STRICT = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
-_Polygons = list[list[float]]
-_RunLengths = dict[Literal["counts", "size"], str | list[int]]
-
-
-@dataclass(frozen=True, slots=True, config=_STRICT)
-class _CocoImage:
-    id: int | str
-    file_name: str
-    width: PositiveInt
-    height: PositiveInt
-
-
-@dataclass(frozen=True, slots=True, config=_STRICT)
-class _CocoCategory:
-    id: int
-    name: str
-    supercategory: Any = None
-
-
-@dataclass(frozen=True, slots=True, config=_STRICT)
-class _CocoBox:
-    image_id: int | str
-    category_id: int
-    bbox: Annotated[list[float], Field(min_length=4, max_length=4)]
-    iscrowd: Literal[0, 1] = 0
-    segmentation: _Polygons | _RunLengths | None = None
-    id: int | str | None = None
-
-
-@dataclass(frozen=True, slots=True, config=_STRICT)
-class _CocoFile:
-    images: list[_CocoImage]
-    categories: list[_CocoCategory]
-    annotations: list[_CocoBox] | None = None
-
-
-_COCO_FILE: TypeAdapter[_CocoFile] = TypeAdapter(_CocoFile)
+_LOOKED_AT = 1000  # images, to find their folder
 
 
 @contextlib.contextmanager
@@ -122,7 +82,7 @@ def open_coco(
     """
     listing = _CocoListing(root)
     for split, (file, folder) in splits.items():
-        listing.add(file, _read(file), folder, split)
+        listing.add(file, coco_file.read(file, listing.problems), folder, split)
     return listing.source(name, rule, licence, credit)
 
 
@@ -137,9 +97,10 @@ def open_file(file: Path, root: Path | None = None) -> FileSource:
     Raises:
         RequestError: see `open_coco`; or the images are in none of the folders.
     """
-    contents = _read(file)
-    folder = root or _folder_of(file, contents)
-    listing = _CocoListing(folder)
+    problems = Problems()
+    contents = coco_file.read(file, problems)
+    folder = root or _folder_of(file, contents, problems)
+    listing = _CocoListing(folder, problems)
     listing.add(file, contents, folder, None)
     return listing.source(file.name, HASH_SPLIT_RULE)
 
@@ -168,29 +129,31 @@ def _split_folders(folder: Path) -> list[Path]:
     return [folder / name for name in SPLITS if (folder / name / _ROBOFLOW).is_file()]
 
 
-def _folder_of(file: Path, contents: _CocoFile) -> Path:
-    """Return the first of the usual folders in which the first image is."""
+def _folder_of(file: Path, contents: CocoFile, problems: Problems) -> Path:
+    """Return the first of the usual folders in which one of the first images is."""
     beside = file.parent
     usual = [beside, beside / "images", beside.parent / "images"]
     for folder in usual:
-        if contents.images and is_file(folder / contents.images[0].file_name):
+        if any(is_file(folder / one.file_name) for one in contents.images[:_LOOKED_AT]):
             return folder
     first = contents.images[0].file_name if contents.images else ""
-    raise RequestError(
-        f"no such image: {first!r}" if first else "the file names no image",
-        where=str(file),
-        allowed=f"images below {', '.join(map(str, usual))}",
-        fix="name their folder with --root" if first else "",
-    )
+    what = f"no such image: {first!r}" if first else "the file names no image"
+    fix = "name their folder with --root" if first else ""
+    if problems:
+        if first:
+            problems.add(str(file), what)
+        problems.refuse(str(file), fix)
+    allowed = f"images below {', '.join(map(str, usual))}"
+    raise RequestError(what, where=str(file), allowed=allowed, fix=fix)
 
 
-@plain_dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class _ListedImage:
     """An image before all classes are known; without annotations `boxes` is None."""
 
     path: Path
     split: str
-    image: _CocoImage
+    image: CocoImage
     boxes: ImageBoxes | None
 
 
@@ -199,18 +162,19 @@ class _CocoListing:
 
     Args:
         root: a folder above those of the images.
+        problems: what is known to be wrong already.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, problems: Problems | None = None) -> None:
         self._root = root
-        self._problems = Problems()
+        self.problems = Problems() if problems is None else problems
         self._files: list[Path] = []
         self._names: dict[int, str] = {}
         self._parents: dict[int, Any] = {}
         self._listed: dict[str, _ListedImage] = {}
         self._with_box: set[int] = set()
 
-    def add(self, file: Path, contents: _CocoFile, folder: Path, split: str | None) -> None:
+    def add(self, file: Path, contents: CocoFile, folder: Path, split: str | None) -> None:
         """Add the images of a file.
 
         Args:
@@ -221,20 +185,20 @@ class _CocoListing:
         """
         self._take_categories(file, contents.categories)
         objects = self._objects(file, contents)
-        for image in contents.images:
+        for image, place in zip(contents.images, contents.image_places, strict=True):
             path = folder / image.file_name
-            where = f"{file}: image {image.id}"
+            where = f"{file}: images[{place}]: image {image.id}"
             relative = os.path.relpath(path, self._root).replace(os.sep, "/")
             if image.file_name.startswith("/") and relative.startswith("../"):
                 what = f"{image.file_name!r} is an absolute path outside of {self._root}, so that "
                 what += "its name would depend on this machine; name a folder above it with --root"
-                self._problems.add(where, what)
+                self.problems.add(where, what)
                 continue
             if relative in self._listed:
-                self._problems.add(where, f"{relative!r} is listed twice")
+                self.problems.add(where, f"{relative!r} is listed twice")
                 continue
             if not is_file(path):
-                self._problems.add(where, f"no such file: {str(path)!r}")
+                self.problems.add(where, f"no such file: {str(path)!r}")
                 continue
             boxes = None if objects is None else objects[image.id]
             self._listed[relative] = _ListedImage(path, split or hash_split(relative), image, boxes)
@@ -244,13 +208,13 @@ class _CocoListing:
     ) -> FileSource:
         """Return the source of the added images, or raise the mistakes."""
         files = ", ".join(map(str, self._files))
-        self._problems.refuse(files)
-        boxes = [one.boxes for one in self._listed.values() if one.boxes]
-        annotated.refuse_none_left(boxes, files)
         no_class = set(self._super_categories())
         ids = [category for category in self._names if category not in no_class]
+        class_names.note_alike([self._names[one] for one in ids], files, self.problems)
+        self.problems.refuse(files)
+        boxes = [one.boxes for one in self._listed.values() if one.boxes]
+        annotated.refuse_none_left(boxes, files)
         numbers = {category: number for number, category in enumerate(ids)}
-        class_names.refuse_alike([self._names[one] for one in ids], files)
         words = [
             f"{self._names[one]} is a super-category without a box, no class"
             for one in sorted(no_class)
@@ -263,14 +227,15 @@ class _CocoListing:
             licence=licence,
             credit=credit,
             multi_label=True,
+            notes=(f"read as COCO: images below {printable(str(self._root))}",),
         )
 
-    def _take_categories(self, file: Path, categories: list[_CocoCategory]) -> None:
+    def _take_categories(self, file: Path, categories: list[CocoCategory]) -> None:
         ordered = sorted(categories, key=lambda one: one.id)
         names = {one.id: one.name for one in ordered}
         if len(set(names.values())) < len(categories):
             listed = ", ".join(f"{one.id} {one.name}" for one in categories)
-            self._problems.add(str(file), f"two categories have the same id or name: {listed}")
+            self.problems.add(str(file), f"two categories have the same id or name: {listed}")
         if self._files and names != self._names:
             different = sorted(names.items() ^ self._names.items())
             listed = ", ".join(f"{number} {name}" for number, name in different)
@@ -291,20 +256,22 @@ class _CocoListing:
         without_box = self._names.keys() - self._with_box
         return [one for one in self._names if one in without_box and self._names[one] in parents]
 
-    def _objects(self, file: Path, contents: _CocoFile) -> dict[int | str, ImageBoxes] | None:
+    def _objects(self, file: Path, contents: CocoFile) -> dict[int | str, ImageBoxes] | None:
         """Return the boxes of each image by its id, or None if the file has no annotations."""
-        frames = {image.id: (image.width, image.height) for image in contents.images}
-        if len(frames) < len(contents.images):
-            self._problems.add(str(file), "two images have the same id")
+        frames: dict[int | str, tuple[int, int]] = {}
+        for image, place in zip(contents.images, contents.image_places, strict=True):
+            if image.id in frames:
+                where = f"{file}: images[{place}]"
+                self.problems.add(where, f"two images have the same id, {image.id}")
+            frames.setdefault(image.id, (image.width, image.height))
         if contents.annotations is None:
             return None
         objects = {image: ImageBoxes([]) for image in frames}
-        for box in contents.annotations:
-            if box.image_id not in frames:
-                self._unknown(file, box, f"no image has the id {box.image_id}")
-                continue
-            if box.category_id not in self._names:
-                self._unknown(file, box, f"no category has the id {box.category_id}")
+        for box, place in zip(contents.annotations, contents.box_places, strict=True):
+            if box.image_id not in frames or box.category_id not in self._names:
+                if what := self._unknown(box, frames, contents):
+                    where = f"{file}: annotations[{place}]: annotation {box.id}"
+                    self.problems.add(where, what)
                 continue
             self._with_box.add(box.category_id)
             if annotated.has_area(box.bbox, *frames[box.image_id]):
@@ -313,8 +280,14 @@ class _CocoListing:
                 objects[box.image_id].left_out += 1
         return objects
 
-    def _unknown(self, file: Path, box: _CocoBox, what: str) -> None:
-        self._problems.add(f"{file}: annotation {box.id}", what)
+    def _unknown(self, box: CocoBox, images: Container[int | str], contents: CocoFile) -> str:
+        """Return which id of a box is that of nothing, or an empty text."""
+        lost_images, lost_categories = contents.lost
+        if box.image_id not in images and box.image_id not in lost_images:
+            return f"no image has the id {box.image_id}"
+        if box.category_id not in self._names and box.category_id not in lost_categories:
+            return f"no category has the id {box.category_id}"
+        return ""
 
 
 def _sample(relative: str, listed: _ListedImage, numbers: Mapping[int, int]) -> Sample:
@@ -328,29 +301,7 @@ def _sample(relative: str, listed: _ListedImage, numbers: Mapping[int, int]) -> 
     return file_sample(listed.path, relative, listed.split, label, annotation)
 
 
-def _object(box: _CocoBox) -> dict[str, Any]:
+def _object(box: CocoBox) -> dict[str, Any]:
     """Return a box as an annotation holds it, its class still the id of the category."""
     entry = {"class": box.category_id, "box": box.bbox, "crowd": bool(box.iscrowd)}
     return entry | {"segmentation": box.segmentation} if box.segmentation else entry
-
-
-def _read(file: Path) -> _CocoFile:
-    try:
-        data = file.read_bytes().removeprefix(_BOM)
-    except OSError as error:
-        raise RequestError(f"cannot be read: {error.strerror}", where=str(file)) from error
-    try:
-        return _COCO_FILE.validate_json(data)
-    except ValidationError as error:
-        problems = Problems()
-        for detail in error.errors(include_url=False, include_input=False):
-            if detail["type"] == "json_invalid":
-                raise RequestError(
-                    f"not JSON: {detail['ctx']['error']}", where=str(file)
-                ) from error
-            place = "".join(
-                f"[{one}]" if isinstance(one, int) else f".{one}" for one in detail["loc"]
-            )
-            problems.add(f"{file}: {place.removeprefix('.') or 'top level'}", detail["msg"])
-        problems.refuse(f"the COCO file {file}")
-        raise

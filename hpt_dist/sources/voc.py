@@ -238,10 +238,12 @@ class _VocListing:
         frame, boxes = (0, 0), None
         if split != "unlabeled" or xml.is_file():
             try:
-                frame, boxes = _parsed(xml)
+                frame, boxes, faults = _parsed(xml)
             except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:
-                what = error.strerror if isinstance(error, OSError) else error
-                self._problems.add(where, str(what))
+                faults = [str(error.strerror if isinstance(error, OSError) else error)]
+            for fault in faults:
+                self._problems.add(where, fault)
+            if faults:
                 return
         self._listed[relative] = _VocImage(where, path, split or hash_split(relative), frame, boxes)
 
@@ -277,9 +279,9 @@ class _VocListing:
                 if box["class"] not in ids:
                     what = f"unknown class {box['class']!r}"
                     self._problems.add(listed.where, what, box["class"], ids)
-        self._problems.refuse(f"the annotations of {name}")
         if classes is None:
-            class_names.refuse_alike(names, f"the annotations of {name}")
+            class_names.note_alike(names, f"the annotations of {name}", self._problems)
+        self._problems.refuse(f"the annotations of {name}")
         annotated.refuse_none_left(boxes, f"the annotations of {name}")
         if not self._listed:
             raise RequestError("no images", where=str(self._root), allowed="JPEGImages/*.jpg")
@@ -291,40 +293,49 @@ class _VocListing:
             licence=licence,
             credit=credit,
             multi_label=True,
+            notes=("read as Pascal VOC",),
         )
 
 
-def _parsed(xml: Path) -> tuple[tuple[int, int], ImageBoxes]:
-    """Return width and height of the frame, and the objects in it by the name of their class.
+def _parsed(xml: Path) -> tuple[tuple[int, int], ImageBoxes, list[str]]:
+    """Read an annotation.
+
+    Returns:
+        Width and height of the frame, the objects in it by the name of their class, and in words
+        everything that is missing or no number.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: something is missing or no number; the text describes it.
+        ValueError: it declares entities.
         LookupError: its encoding is unknown.
         xml.etree.ElementTree.ParseError: it is no XML.
     """
     parser = ElementTree.XMLParser(target=_NoDoctype())  # noqa: S314 - `_NoDoctype` has no entities
     parser.feed(read_file(xml))
     tree = parser.close()
-    width, height = (int(_number(tree, f"size/{side}")) for side in ("width", "height"))
+    faults: list[str] = []
+    sides = [_number(tree, f"size/{side}", "annotation", faults) for side in ("width", "height")]
+    width, height = (int(side) for side in sides) if not faults else (1, 1)
     if width < 1 or height < 1:
-        raise ValueError(f"the size is {width} x {height}")
+        faults.append(f"the size is {width} x {height}")
     boxes = ImageBoxes([])
-    for element in tree.iterfind("object"):
-        entry = _object(element)
+    for number, element in enumerate(tree.iterfind("object"), start=1):
+        entry = _object(element, f"object[{number}]", faults)
         if annotated.has_area(entry["box"], width, height):
             boxes.objects.append(entry)
         else:
             boxes.left_out += 1
-    return (width, height), boxes
+    return (width, height), boxes, faults
 
 
-def _object(element: ElementTree.Element) -> dict[str, Any]:
+def _object(element: ElementTree.Element, place: str, faults: list[str]) -> dict[str, Any]:
     name = plain(element.findtext("name") or "")
     if not name:
-        raise ValueError("an object has no name")
+        faults.append(f"{place}: an object has no name")
     corners = ("xmin", "ymin", "xmax", "ymax")
-    left, top, right, bottom = (_number(element, f"bndbox/{corner}") for corner in corners)
+    left, top, right, bottom = (
+        _number(element, f"bndbox/{corner}", place, faults) for corner in corners
+    )
     entry = {
         "class": name,
         "box": [left - 1, top - 1, right - left + 1, bottom - top + 1],
@@ -334,17 +345,20 @@ def _object(element: ElementTree.Element) -> dict[str, Any]:
     return entry | {"difficult": True} if difficult else entry
 
 
-def _number(element: ElementTree.Element, path: str) -> float:
+def _number(element: ElementTree.Element, path: str, place: str, faults: list[str]) -> float:
+    """Return a number, or 1 where there is none, which is noted."""
     text = element.findtext(path)
     if text is None:
-        raise ValueError(f"{element.tag} has no {path}")
+        faults.append(f"{place} has no {path}")
+        return 1
     try:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"{path} is {text!r}, no number")
-    return number
+    if math.isfinite(number):
+        return number
+    faults.append(f"{place}: {path} is {text!r}, no number")
+    return 1
 
 
 def _sample(relative: str, listed: _VocImage, ids: Mapping[str, int]) -> Sample:

@@ -266,6 +266,40 @@ def test_every_fault_of_a_coco_file_comes_at_once(tmp_path):
         open_source(str(file))
 
 
+def test_wrong_entries_and_wrong_ids_of_a_coco_file_come_together_by_their_place(tmp_path):
+    value = contents()
+    del value["annotations"][2]["bbox"]
+    value["annotations"][3].update(image_id=1.5, bbox=[1, 2, "x", 4])
+    value["annotations"][0]["category_id"] = 99
+    value["images"][1]["width"] = 0
+    value["images"][0]["file_name"] = "gone.jpg"
+    value["categories"][0]["name"], value["categories"][1]["name"] = "cat", "Cat"
+    file = write_coco(tmp_path / "instances.json", tmp_path)
+    file.write_text(json.dumps(value))
+    with pytest.raises(RequestError) as caught:
+        open_source(str(file))
+    lines = str(caught.value).splitlines()
+    for place, message in [
+        ("images[1].width", "Input should be greater than 0"),
+        ("annotations[2].bbox", "Field required"),
+        ("annotations[3].image_id", "Input should be a valid integer"),
+        ("annotations[3].bbox[2]", "Input should be a valid number"),
+        ("annotations[0]", "annotation 1: no category has the id 99"),
+        ("images[0]", "no such file"),
+    ]:
+        there = [one for one in lines if one.startswith(f"{file}: {place}: ")]
+        assert any(message in one for one in there), (place, lines)
+    assert any("classes that look like one: 'Cat' and 'cat'" in one for one in lines)
+    assert lines[0] == f"{len(lines) - 1} problems in {file}"
+    assert len(lines) == 8
+
+
+def test_a_list_of_images_in_json_is_named_with_the_form_that_is_read(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps([{"path": "a.jpg", "label": "cat"}]))
+    with pytest.raises(RequestError, match=r"\.jsonl, with one object a line"):
+        open_source(str(tmp_path / "a.json"))
+
+
 @pytest.mark.parametrize("text", ["{", "[1, 2", "", "\xff"])
 def test_broken_json_is_refused(tmp_path, text):
     (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
@@ -483,7 +517,7 @@ BILLION_LAUGHS = '<!DOCTYPE a [<!ENTITY b "bb"><!ENTITY c "&b;&b;">]><annotation
         (xml(objects(("", 0, 1, 1, 2, 2))), "an object has no name"),
         (xml(objects(("dog", 0, "one", 1, 2, 2))), "bndbox/xmin is 'one', no number"),
         (xml(objects(("dog", 0, "nan", 1, 2, 2))), "bndbox/xmin is 'nan', no number"),
-        (xml("<object><name>dog</name></object>"), "object has no bndbox/xmin"),
+        (xml("<object><name>dog</name></object>"), "object[1] has no bndbox/xmin"),
     ],
 )
 def test_faults_of_an_annotation_are_reported_with_its_file(tmp_path, text, message):
@@ -509,6 +543,24 @@ def test_every_fault_of_a_voc_folder_comes_at_once(tmp_path):
         ("4", "no image 4 in"),
     ]:
         assert any(f"{image}.xml: {what}" in line for line in message.splitlines()), image
+
+
+def test_every_fault_of_one_annotation_comes_at_once_with_its_place(tmp_path):
+    bad = "<object><bndbox><xmin>1</xmin><ymin>x</ymin><xmax>9</xmax></bndbox></object>"
+    text = xml(f"<object><name>dog</name></object>{bad}", size="<size><width>9</width></size>")
+    folder = write_voc(tmp_path, {"1": text, "2": xml(objects(DOG))})
+    with pytest.raises(RequestError) as caught:
+        open_source(str(folder))
+    message = str(caught.value)
+    assert message.startswith("8 problems in the annotations")
+    for fault in (
+        "annotation has no size/height",
+        *(f"object[1] has no bndbox/{corner}" for corner in ("xmin", "ymin", "xmax", "ymax")),
+        "object[2]: an object has no name",
+        "object[2]: bndbox/ymin is 'x', no number",
+        "object[2] has no bndbox/ymax",
+    ):
+        assert f"1.xml: {fault}" in message
 
 
 def test_an_image_set_that_is_not_there_is_reported_with_those_that_are(tmp_path):

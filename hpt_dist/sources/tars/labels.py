@@ -70,14 +70,14 @@ def labels_of(
     for sample, value, split in zip(listing.samples, values, splits, strict=True):
         if what := allowed.fault(value, split, known):
             problems.add(f"{places.where(sample.tar.path)}: {printable(sample.key)}", what)
+    found = names if names is not None else sorted(known, key=_order)
+    where = printable(f"{name} of {places.name}")
+    class_names.note_alike(found, where, problems)
     problems.refuse(
         f"the labels in {name} of {places.name}",
         "correct the labels; or say which field holds them: --label FIELD, with none for no labels"
         + ("; or name the classes: --classes FILE" if numbers else ""),
     )
-    where = printable(f"{name} of {places.name}")
-    found = names if names is not None else sorted(known, key=_order)
-    class_names.refuse_alike(found, where)
     class_names.refuse_single([] if multi_label else found, where, _ONE_CLASS_FIX)
     kind = "whole numbers" if numbers else "names"
     note = f"labels: {kind} in {name}" + (f", with names from {source}" if source else "")
