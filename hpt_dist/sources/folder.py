@@ -1,12 +1,14 @@
-"""Images in folders: `split/class/image`, `split/image` (no labels) or `class/image`.
+"""Images in folders: `split/class/image`, `split/image` (no labels), `class/image`, or flat.
 
 The top folders decide: where all are names of splits (`split_names`), the layout is by split, and a
 split holds folders of classes or, unlabelled, the images themselves. Where none is, they are the
 classes, and each file's path decides its split (`HASH_SPLIT_RULE`). Folders below a class belong to
-that class. Where another reading is plausible, nothing is read until `--layout` decides.
+that class. Where no folder in it holds an image, a folder is flat (`flat_folder`). Where another
+reading is plausible, nothing is read until `--layout` decides.
 
-Litter of systems and programs is set aside (`folder_tree`), as are folders without images. Any
-other file counts as an image; one that is none is reported when it is read.
+Litter of systems and programs is set aside (`folder_tree`), as are folders without images and files
+that are no images by their names. Any other file counts as an image; one that is none is reported
+when it is read.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpt_dist.errors import RequestError
-from hpt_dist.sources import class_names, folder_checks, folder_tree
+from hpt_dist.sources import boxes_beside, class_names, flat_folder, folder_checks, folder_tree
 from hpt_dist.sources.folder_checks import LAYOUTS, ClassFolder
 from hpt_dist.sources.folder_tree import FoundFile, Tree
 from hpt_dist.sources.sample import (
@@ -30,11 +32,11 @@ from hpt_dist.sources.sample import (
 )
 from hpt_dist.sources.split_names import split_of, split_within
 
-CHOICES = ("classes", "splits")
+CHOICES = ("classes", "splits", "flat")
 
 _ONE_CLASS_FIX = (
-    "add the folders of the other classes or name the folder above; to train without labels, put "
-    "the images themselves into a folder train, or leave every label of a .csv list empty"
+    "add the folders of the other classes or name the folder above; to train without labels, say "
+    "--layout flat, or leave every label of a .csv list empty"
 )
 
 
@@ -65,7 +67,10 @@ class _Layout:
     def words(self, classes: Sequence[str]) -> str:
         """Describe it for the terminal."""
         if not self.splits:
-            return "read as class/image: the top folders are classes"
+            return (
+                "read as class/image: the top folders are classes; --layout flat reads the images "
+                "without labels"
+            )
         named = ", ".join(
             split if top == split else f"{printable(top)} ({split})"
             for top, split in self.splits.items()
@@ -89,6 +94,8 @@ def only_folder(root: Path) -> Path | None:
     inner = root / folders[0]
     if inner.resolve() in (root.resolve(), *root.resolve().parents):
         return None  # a link, which `folder_tree.walk` reports
+    if folders[0].casefold() in folder_checks.IMAGES:
+        return None if any(flat_folder.may_list(one.name) for one in visible) else inner
     inside = [one for one in folder_tree.entries(inner) if not folder_tree.is_hidden(one.name)]
     holds_more = any(folder_tree.is_folder(one) or one.name.endswith(".parquet") for one in inside)
     return inner if holds_more else None
@@ -102,13 +109,19 @@ def open_folder(root: Path, layout: str = "") -> FileSource:
         layout: one of `CHOICES`, or empty where the names of the folders decide.
 
     Raises:
-        RequestError: the layout is none of the three, or may be several of them; classes or images
+        RequestError: the layout is none of the four, or may be several of them; classes or images
             contradict each other; or there are no images.
     """
     tree = folder_tree.walk(root)
+    if layout == "flat":
+        return flat_folder.source(tree, is_asked_for=True)
     if not layout:
         folder_checks.refuse_annotations(tree)
-        folder_checks.refuse_boxes_beside(tree)
+        boxes_beside.refuse(tree)
+        if flat_folder.is_flat(tree):
+            flat_folder.refuse_labels_beside(tree)
+            return flat_folder.source(tree)
+        flat_folder.refuse_mostly_loose(tree)
     tops = _tops(tree)
     splits = {} if layout == "classes" else _splits(tree, tops, is_forced=layout == "splits")
     read = _Layout(tops, splits, _inner(tree, splits))
@@ -118,12 +131,15 @@ def open_folder(root: Path, layout: str = "") -> FileSource:
     for file in files:
         held.setdefault(read.class_folder(file), []).append(file)
     _set_empty_aside(tree, held, level=1 if splits else 0)
+    _take_no_images_out(held)
+    tree.note_no_images({one.parts[0] for files in held.values() for one in files})
     unlabelled = folder_checks.without_labels(held)
     labelled = [one for one in held if one.path and one not in unlabelled]
     if not layout:
         folder_checks.refuse_splits_below(tree, labelled)
         if not splits:
             folder_checks.refuse_classes_below(tree, labelled, held)
+            flat_folder.refuse_no_classes(tree, held)
     folder_checks.refuse_class_names(root, labelled)
     if labelled:
         folder_checks.refuse_loose(root, held)
@@ -267,6 +283,14 @@ def _set_empty_aside(tree: Tree, held: dict[ClassFolder, list[FoundFile]], level
     for parts in tree.folders:
         if len(parts) == level + 1 and parts not in full:
             tree.aside.add("empty folders", "/".join(parts))
+
+
+def _take_no_images_out(held: dict[ClassFolder, list[FoundFile]]) -> None:
+    """Take files out that are no images by their names, and folders that hold only such files."""
+    for one, files in list(held.items()):
+        held[one] = [file for file in files if folder_tree.may_be_image(file.parts[-1])]
+        if not held[one]:
+            del held[one]
 
 
 def _listed(names: Sequence[str] | Mapping[str, str]) -> str:

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hpt_dist.errors import RequestError
-from hpt_dist.sources import class_names
+from hpt_dist.sources import class_names, other_files
 from hpt_dist.sources.folder_tree import FoundFile, Identity, Tree, may_be_image, same_image
 from hpt_dist.sources.problems import Problems
 from hpt_dist.sources.sample import printable
 from hpt_dist.sources.split_names import split_of
 
-LAYOUTS = "split/class/image, split/image or class/image"
-_IMAGES = {"images", "image", "imgs", "img", "jpegimages", "pictures", "frames"}
-_MARKS = {
+LAYOUTS = "split/class/image, split/image or class/image; or images alone"
+# Folders of images, which name no class.
+IMAGES = {"images", "image", "imgs", "img", "jpegimages", "pictures", "photos", "pics", "frames"}
+MARKS = {
     *("labels", "label", "annotations", "annotation", "anns", "masks", "mask", "segmentations"),
     *("gt", "ground_truth", "groundtruth", "bboxes", "boxes", "xml", "xmls", "json", "jsons"),
 }
@@ -63,8 +64,8 @@ def refuse_annotations(tree: Tree) -> None:
     with_files = _folders_of(tree.files)
     for parent, names in inside.items():
         there = {one: name for one, name in names.items() if (*parent, name) in with_files}
-        marks = [there[one] for one in there if one in _MARKS]
-        images = [names[one] for one in names if one in _IMAGES]
+        marks = [there[one] for one in there if one in MARKS]
+        images = [names[one] for one in names if one in IMAGES]
         bare = [one for one in marks if (*parent, one) not in with_images]
         if marks and (images or (not parent and bare and with_images)):
             listed = ", ".join(map(printable, marks if images else bare))
@@ -156,30 +157,6 @@ def refuse_classes_below(tree: Tree, labelled: Sequence[ClassFolder], held: Held
         fix="name one of the top folders; or rename splits to train, val and test; or say --layout "
         "classes, where the top folders are the classes",
     )
-
-
-def refuse_boxes_beside(tree: Tree) -> None:
-    """Raise where images have an .xml or .json of their own name beside them, as LabelImg writes.
-
-    Raises:
-        RequestError: most annotations in the folder are such.
-    """
-    images = {_stem(file) for file in tree.files if may_be_image(file.parts[-1])}
-    marks = [one for one in tree.files if one.parts[-1].casefold().endswith((".xml", ".json"))]
-    beside = [one for one in marks if _stem(one) in images]
-    if beside and 2 * len(beside) >= len(images):
-        raise RequestError(
-            f"{len(beside):,} images have a file of boxes beside them, such as "
-            f"{printable(beside[0].relative)}",
-            where=printable(str(tree.root)),
-            allowed=f"{LAYOUTS}; boxes as COCO or Pascal VOC (docs/own_images.md)",
-            fix="move the images into JPEGImages/ and the .xml into Annotations/, or export them "
-            "as COCO; to read the images without their boxes, move the files of boxes away",
-        )
-
-
-def _stem(file: FoundFile) -> str:
-    return file.relative.rpartition(".")[0]
 
 
 def refuse_class_names(root: Path, labelled: Sequence[ClassFolder]) -> None:
@@ -289,33 +266,27 @@ def remarks(held: Held, labelled: Iterable[ClassFolder]) -> list[str]:
 
 
 def no_images(tree: Tree) -> RequestError:
-    """Return the error for a folder without images in folders: what is there instead, and a way."""
+    """Return the error for a folder without images: what is there instead, and a way."""
     suffixes = Counter(_suffix(file.parts[-1]) for file in tree.files)
     beside = [one.parts[0] for one in tree.files if len(one.parts) == 1]
-    loose = [printable(name) for name in beside if may_be_image(name)]
     held = [
         f"{count:,} {suffix if count > 1 else suffix.replace(' files', ' file')}"
         for suffix, count in suffixes.most_common(_SHOWN)
     ]
     files = ", ".join(held) or "no files"
-    what = f"no images in folders; it holds {files}"
-    fix = "name the folder of the images"
+    where = " in folders" if any(map(may_be_image, beside)) else ""
+    what = f"no images{where}; it holds {files}"
+    fix = "say --layout flat" if where else "name the folder of the images"
     folders = sorted({printable("/".join(one.parts[:-1])) for one in tree.files} - {""})
     if _DATASET in beside:
         fix = "this is a dataset already: name it in a recipe, or look at it with: data show"
-    elif loose:
-        what = f"no images in folders; {len(loose):,} lie directly in it, such as {loose[0]}"
-        fix = way_out(
-            tree,
-            "put them into a folder for each class; or, without labels, into a folder train; or "
-            "name them in a .csv list",
-        )
     elif suffixes["parquet files"]:
         fix = f"Parquet files lie in {', '.join(folders[:_SHOWN])}: name one of these folders"
     elif suffixes["tar files"]:
         fix = "name the folder of the tars, without --layout: they have fields instead"
-    elif suffixes.keys() & {"zip files", "gz files", "tgz files", "7z files", "rar files"}:
-        fix = "unpack the archives, and name the folder that they unpack to"
+    else:
+        packed = (one.parts for one in tree.files if other_files.holds_files(one.parts[-1]))
+        fix = next((other_files.way(tree.root.joinpath(*one)) for one in packed), fix)
     return RequestError(what, where=printable(str(tree.root)), allowed=LAYOUTS, fix=fix)
 
 

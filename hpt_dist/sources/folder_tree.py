@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -45,15 +46,23 @@ _LITTER_FILES = {
 _LITTER_BEGINNINGS = ("synofile_thumb_", "synophoto_thumb_")
 _HIDDEN = "hidden files"
 # Files of other names may be images, also those without a suffix.
-_NO_IMAGES = """
-txt text md rst pdf html htm rtf doc docx xls xlsx ods odt ppt pptx bib cff
-csv tsv json jsonl ndjson xml yaml yml toml ini cfg log lock sql db sqlite
-parquet arrow feather tfrecord tfrecords h5 hdf5 npy npz mat pkl pickle pt pth
-onnx safetensors tar tgz gz bz2 xz zst zip 7z rar torrent part crdownload
-py ipynb sh bat js css mp4 mov avi mkv webm mp3 wav flac md5 sha1 sha256 lnk url
-"""
-_NO_IMAGE_SUFFIXES = frozenset(_NO_IMAGES.split())
-_NO_SUFFIX = {"readme", "license", "licence", "copying", "notice", "authors", "makefile"}
+_NO_IMAGES = {
+    "texts": "txt text md rst log html htm readme nfo",
+    "documents": "pdf rtf doc docx odt ppt pptx odp bib cff tex",
+    "tables and lists": "csv tsv xls xlsx ods json jsonl ndjson xml yaml yml toml sql parquet",
+    "files beside photos": "xmp aae thm pp3 dop cos on1 lrcat lrprev ini cfg",
+    "videos": "mp4 m4v mov avi mkv webm mpg mpeg wmv 3gp flv mts m2ts lrv insv",
+    "sounds": "mp3 m4a aac wav flac ogg opus",
+    "archives": "tar tgz gz bz2 xz zst zip 7z rar",
+    "data of programs": "arrow feather tfrecord tfrecords h5 hdf5 npy npz mat pkl pickle db sqlite",
+    "weights": "pt pth onnx safetensors",
+    "files of programs": "py ipynb sh bat exe js css lock torrent md5 sha1 sha256 lnk url",
+    "unfinished downloads": "part crdownload download",
+}
+_KIND_OF_SUFFIX = {suffix: kind for kind, names in _NO_IMAGES.items() for suffix in names.split()}
+_KIND_OF_NAME = dict.fromkeys(
+    ("readme", "license", "licence", "copying", "notice", "authors", "changelog"), "texts"
+) | {"makefile": "files of programs"}
 _SHOWN = 3
 
 
@@ -63,10 +72,15 @@ def is_hidden(name: str) -> bool:
     return folded.startswith((".", *_LITTER_BEGINNINGS)) or folded in _LITTER_FOLDERS
 
 
+def kind_of_no_image(name: str) -> str:
+    """Return what a file is by its name that cannot be an image, or an empty text."""
+    start, _, suffix = name.casefold().rpartition(".")
+    return (_KIND_OF_SUFFIX if start else _KIND_OF_NAME).get(suffix, "")
+
+
 def may_be_image(name: str) -> bool:
     """Return whether a file may be an image by its name."""
-    start, _, suffix = name.casefold().rpartition(".")
-    return suffix not in (_NO_IMAGE_SUFFIXES if start else _NO_SUFFIX)
+    return not kind_of_no_image(name)
 
 
 class FoundFile(NamedTuple):
@@ -117,6 +131,17 @@ class Tree:
     files: list[FoundFile]
     folders: list[tuple[str, ...]]
     aside: SetAside
+
+    def images(self) -> list[FoundFile]:
+        """Return the files that may be images by their names."""
+        return [one for one in self.files if may_be_image(one.parts[-1])]
+
+    def note_no_images(self, tops: Collection[str]) -> None:
+        """Note the other files by what they are: those beside and in these top folders."""
+        for one in self.files:
+            kind = kind_of_no_image(one.parts[-1])
+            if kind and (len(one.parts) == 1 or one.parts[0] in tops):
+                self.aside.add(kind, one.relative)
 
 
 def walk(root: Path) -> Tree:

@@ -45,7 +45,7 @@ def _labels(sample: Sample) -> tuple[int, ...]:
 
 def _classes(classes: Sequence[str]) -> str:
     if not classes:
-        return "no labels"
+        return "no labels: recipes/unlabeled.yaml trains on such images"
     words = f"{len(classes):,} class{'es' if len(classes) > 1 else ''}: {_listed(classes)}"
     doubtful = [name for name in classes if name.casefold() in _DOUBTFUL]
     return f"{words}; classes, as others: {', '.join(doubtful)}" if doubtful else words
@@ -79,7 +79,8 @@ def _rank(split: str) -> tuple[int, str]:
 
 def _gaps(source: Source, counts: dict[str, Counter[int | None]]) -> list[str]:
     """Return lines about splits without images, and classes that a split lacks."""
-    lines = [f"{split} has no image" for split in _EVALUATED if split not in counts]
+    expected = _EVALUATED if source.classes else ()  # nothing is evaluated without labels
+    lines = [f"{split} has no image" for split in expected if split not in counts]
     for split in _EVALUATED:
         missing = [
             name

@@ -135,7 +135,7 @@ def test_names_of_splits_beside_others_are_asked_about(tmp_path):
     assert "train are names of splits, but bus, car are not" in refusal(tmp_path)
     assert open_source(str(tmp_path), layout="classes").classes == ["bus", "car", "train"]
     assert "bus, car name no split" in refusal(tmp_path, layout="splits")
-    assert "only a folder of images" in refusal(tmp_path, layout="flat")
+    assert "only a folder of images" in refusal(tmp_path, layout="photos")
 
 
 @pytest.mark.parametrize("folders", [("train", "Train"), ("val", "validation"), ("test1", "test2")])
@@ -280,9 +280,11 @@ def test_what_holds_no_image_is_set_aside_and_reported(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["1.jpg", "2.png"], "2 lie directly in it, such as 1.jpg"),
         (["a/b/c/d/e.tar"], "it holds 1 tar file.*name the folder of the tars"),
-        (["photos.zip"], "it holds 1 zip file.*unpack the archives"),
+        (
+            ["photos.zip"],
+            "it holds 1 zip file.*unzip -q .*/photos.zip -d .*/photos && hpt-dist shard",
+        ),
         (["default/test/0.parquet", "default/train/0.parquet"], "Parquet files lie in test, train"),
         (["manifest.json", "train/a.index.json"], "this is a dataset already"),
         ([], "it holds no files"),
@@ -290,7 +292,7 @@ def test_what_holds_no_image_is_set_aside_and_reported(tmp_path):
 )
 def test_a_folder_without_images_in_folders_says_what_is_there(tmp_path, names, message):
     text = refusal(write(tmp_path, *names))
-    assert re.search(f"no images in folders.*{message}", text, re.DOTALL), text
+    assert re.search(f"no images.*{message}", text, re.DOTALL), text
 
 
 # Links and files of one name
@@ -390,10 +392,23 @@ def test_more_classes_than_folders_in_them_are_classes(tmp_path):
     assert open_source(str(tmp_path)).classes == tops
 
 
-@pytest.mark.parametrize("suffix", ["xml", "json"])
-def test_boxes_beside_their_images_are_not_passed_over(tmp_path, suffix):
-    write(tmp_path, "train/1.jpg", f"train/1.{suffix}", "train/2.jpg", f"train/2.{suffix}")
-    assert "2 images have a file of boxes beside them" in refusal(tmp_path)
+@pytest.mark.parametrize(
+    ("suffix", "boxes", "other"),
+    [
+        ("xml", "<annotation><object><name>cat</name></object></annotation>", "<metadata/>"),
+        ("json", '{"shapes": [{"label": "cat", "points": []}]}', '{"photoTakenTime": 1}'),
+        ("txt", "0 0.5 0.5 0.1 0.1\n3 0.2 0.2 1e-2 0.1\n", "a photo of 2 cats\n"),
+    ],
+)
+@pytest.mark.parametrize("top", ["", "train/"])
+def test_boxes_beside_their_images_are_not_passed_over(tmp_path, suffix, boxes, other, top):
+    write(tmp_path, f"{top}1.jpg", f"{top}2.jpg")
+    for content in (boxes, other):
+        for i in (1, 2):
+            (tmp_path / f"{top}{i}.{suffix}").write_text(content)
+        if content == boxes:
+            assert "2 images have a file of boxes or labels beside them" in refusal(tmp_path)
+    assert len(open_source(str(tmp_path)).samples()) == 2
 
 
 def test_a_split_without_any_class_is_reported(tmp_path):
