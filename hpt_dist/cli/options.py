@@ -75,7 +75,18 @@ RootOption = Annotated[
 ]
 LayoutOption = Annotated[
     str,
-    typer.Option(help="What the top folders are, where that is not plain: classes or splits."),
+    typer.Option(
+        help="What the top folders are, where that is not plain: classes or splits; flat: they "
+        "mean nothing, and all images are without labels."
+    ),
+]
+ColumnsOption = Annotated[
+    str,
+    typer.Option(
+        metavar="ROLE=NAME,...",
+        help="Which columns of a list hold the path (or image), label, labels, split and group, "
+        "where their names do not say it; label= reads no labels.",
+    ),
 ]
 GroupOption = Annotated[
     str | None,

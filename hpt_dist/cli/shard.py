@@ -13,6 +13,7 @@ from hpt_dist.cli import console
 from hpt_dist.cli.options import (
     ClassesOption,
     ClusterOption,
+    ColumnsOption,
     GroupOption,
     ImageOption,
     JsonOption,
@@ -53,6 +54,7 @@ def shard(
     ],
     root: RootOption = None,
     layout: LayoutOption = "",
+    columns: ColumnsOption = "",
     group_by: GroupOption = None,
     image: ImageOption = "",
     label: LabelOption = "",
@@ -76,19 +78,18 @@ def shard(
     """Write images as WebDataset tars with a manifest. Run it again to continue after a stop.
 
     JPEG and PNG files are copied byte by byte unless --resize, --quality or --scale changes them;
-    other formats become PNG. A dataset of other images or options that is there is only replaced
-    with --replace. Boxes are stored as they are, with the image size that the annotation states.
-    How the source was understood is printed first: its layout, classes, splits, and what was set
-    aside.
+    WebP, TIFF, AVIF, HEIC and others become PNG with the same pixels. A dataset of other images or
+    options is only replaced with --replace. Boxes are stored as they are. How the source was
+    understood is printed first: its layout, columns, classes, splits, and what was set aside.
 
     \b
     Examples:
       hpt-dist shard ~/photos ./hpt-store/datasets/photos
       hpt-dist shard labels.csv s3://bucket/hpt/datasets/flowers
+      hpt-dist shard birds.parquet ./hpt-store/datasets/birds --columns path=photo,label=species
       hpt-dist shard openmoji/line ./hpt-store/datasets/openmoji/line
       hpt-dist shard resisc45 ./hpt-store/datasets/resisc45 --root /data/NWPU-RESISC45
       hpt-dist shard ~/photos ./hpt-store/datasets/small --resize 256 --quality 85
-      hpt-dist shard ~/photos ./hpt-store/datasets/photos --workers 8 --max-bad 100
       hpt-dist shard ~/scans ./hpt-store/datasets/scans --scale 0..4095 --replace
       hpt-dist shard ~/scans ./hpt-store/datasets/scans --group-by '(patient[0-9]+)'
       hpt-dist shard 's3://b/cars/train-{000000..000146}.tar' ./hpt-store/datasets/cars
@@ -105,6 +106,7 @@ def shard(
     request = dataclasses.replace(
         request,
         layout=layout,
+        columns=columns,
         group_by=group_by,
         tars=options if any(vars(options).values()) else None,
     )
@@ -114,8 +116,7 @@ def shard(
         else _write_here(request, workers)
     )
     if manifest:
-        seconds = time.perf_counter() - began_s
-        _print_written(manifest, destination, seconds, json_)
+        _print_written(manifest, destination, time.perf_counter() - began_s, json_)
 
 
 def _requested(

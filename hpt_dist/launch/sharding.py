@@ -44,6 +44,7 @@ class ShardingRequest:
         replace: see `shards.write_dataset`.
         layout: see `sources.open_source`.
         group_by: see `sources.open_source`.
+        columns: see `sources.open_source`.
         tars: see `sources.open_source`.
     """
 
@@ -58,6 +59,7 @@ class ShardingRequest:
     replace: bool = False
     layout: str = ""
     group_by: str | None = None
+    columns: str = ""
     tars: TarOptions | None = None
 
     @property
@@ -81,6 +83,7 @@ class ShardingRequest:
             root,
             layout=self.layout,
             group_by=self.group_by,
+            columns=self.columns,
             tar_options=self.tars,
             progress=progress,
         )

@@ -69,7 +69,7 @@ def list_images(rows: Iterable[Row], base: Path, problems: Problems) -> ListedIm
         try:
             file = places.find(row.path)
         except NoFileError as error:
-            problems.add(row.where, str(error))
+            problems.add(row.where, str(error), at=row.at)
             continue
         image = ListedImage(row, file.relative, file.path)
         other = first.setdefault(file.identity, image)
@@ -79,7 +79,8 @@ def list_images(rows: Iterable[Row], base: Path, problems: Problems) -> ListedIm
                 images.outside.append(file.relative)
         elif difference := _difference(other.row, row):
             place = other.row.place if other.row.file == row.file else f"at {other.row.where}"
-            problems.add(row.where, f"{row.path!r} is already {place}, {difference}")
+            what = f"{row.path!r} is already {place}, {difference}"
+            problems.add(row.where, what, at=row.at)
         else:
             images.again.append(row.where)
     return images

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from hpt_dist.sources.folder_tree import Identity
 
 MAX_CHARACTERS = 4096
+_SUFFIXES = (".jpg", ".png", ".jpeg", ".JPG")  # that lists of names leave out
 
 
 class ListedFile(NamedTuple):
@@ -94,6 +95,7 @@ class Base:
             "with / in place of \\": text.replace("\\", "/"),
             "without %-signs": unquote(text),
             "without spaces around it": text.strip(),
+            **{f"with {suffix} at its end": text + suffix for suffix in _SUFFIXES},
         }
         for how, spelling in spellings.items():
             if spelling != text and not _fault(spelling) and _identity(self._folder / spelling):

@@ -1,7 +1,8 @@
-"""Images in a list: CSV, JSONL or Parquet with `path,label` or `path,labels`, `split` and `group`.
+"""Images in a list: CSV, JSONL or Parquet, with columns for path, label, split and group.
 
-Relative paths start at the list's own folder, or at `--root`. Without a split, each path decides it
-(`HASH_SPLIT_RULE`), or each group (`groups`). A file counts once, whichever paths name it.
+`columns` finds them by their names, or as `--columns` says. Relative paths start at the list's own
+folder, or at `--root`. Without a split, each path decides it (`HASH_SPLIT_RULE`), or each group
+(`groups`). A file counts once, whichever paths name it.
 
 `label` is the one class of an image. A row without it belongs to the split `unlabeled`, unless no
 row has one. `labels` are any number of classes: names joined by `|` in CSV, a list elsewhere. There
@@ -10,16 +11,17 @@ an empty cell or list says that an image has none of the classes, except in `unl
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from hpt_dist.errors import RequestError
-from hpt_dist.sources import class_names, rows
+from hpt_dist.sources import class_names, columns, delimited, jsonl, list_checks
 from hpt_dist.sources.listed_images import ListedImage, list_images
 from hpt_dist.sources.problems import Problems
 from hpt_dist.sources.rows import Row, Rows
 from hpt_dist.sources.sample import (
     HASH_SPLIT_RULE,
-    SPLITS,
     FileSource,
     Label,
     Sample,
@@ -30,21 +32,39 @@ from hpt_dist.sources.sample import (
 )
 from hpt_dist.sources.split_names import split_of, split_of_cell
 
-_MISSING_FIX = "leave it empty, or call the class by another name"
-_ONE_CLASS_FIX = "add images of other classes; to train without labels, leave all labels empty"
+_ONE_CLASS_FIX = (
+    "add images of other classes; to train without labels, leave all labels empty, or say "
+    "--columns label="
+)
 
 
-def open_list(file: Path, root: Path | None = None) -> FileSource:
+def open_list(
+    file: Path, root: Path | None = None, chosen: Mapping[str, str] | None = None
+) -> FileSource:
     """Read a list and look up every file it names.
 
     Args:
-        file: a .csv, .jsonl or .parquet file.
+        file: one whose suffix is in `SUFFIXES`.
         root: where relative paths start, unless it is the list's own folder.
+        chosen: see `columns.parse`.
 
     Raises:
         RequestError: every mistake in the list, each with file:line.
     """
-    return _source(file.name, file, _READERS[file.suffix.lower()](file), root or file.parent)
+    return source(file.name, file, read(file, chosen or {}), root or file.parent, chosen or {})
+
+
+def read(file: Path, chosen: Mapping[str, str]) -> Rows:
+    """Read the rows of a list.
+
+    Args:
+        file: see `open_list`.
+        chosen: see `columns.parse`.
+
+    Raises:
+        RequestError: its form or its columns cannot be read.
+    """
+    return _READERS[file.suffix.lower()](file, chosen)
 
 
 def has_parquet(folder: Path) -> bool:
@@ -58,16 +78,20 @@ def has_parquet(folder: Path) -> bool:
     return tops <= {"data"} and bool(_parquet_files(folder))
 
 
-def open_parquet_folder(folder: Path) -> FileSource:
+def open_parquet_folder(folder: Path, chosen: Mapping[str, str] | None = None) -> FileSource:
     """Read the Parquet files of a folder for which `has_parquet` is true.
 
     Without a column `split`, names such as `train-00000-of-00002.parquet` say it, if all do.
+
+    Args:
+        folder: the folder.
+        chosen: see `columns.parse`.
 
     Raises:
         RequestError: every mistake in the files, or they do not go together.
     """
     files = _parquet_files(folder)
-    lists = [_read_parquet(file) for file in files]
+    lists = [_read_parquet(file, chosen or {}) for file in files]
     first = lists[0]
     for file, one in zip(files, lists, strict=True):
         if (one.multi_label, one.classes) != (first.multi_label, first.classes):
@@ -81,36 +105,69 @@ def open_parquet_folder(folder: Path) -> FileSource:
             where=str(unnamed),
             fix="rename it, such as train-0.parquet, or give all files a column split",
         )
-    joined = [
-        row._replace(split=split) if by_name and not row.split else row
-        for split, one in zip(splits, lists, strict=True)
-        for row in one.rows
-    ]
+    joined = join(
+        [one.in_split(split) if by_name else one for split, one in zip(splits, lists, strict=True)]
+    )
     name = folder.resolve().name
-    return _source(name, folder, Rows(joined, first.multi_label, first.classes), files[0].parent)
+    return source(name, folder, joined, files[0].parent, chosen or {})
+
+
+def join(lists: Sequence[Rows]) -> Rows:
+    """Return several lists of the same columns as one."""
+    problems = Problems()
+    for one in lists:
+        problems.join(one.problems)
+    return dataclasses.replace(
+        lists[0], rows=[row for one in lists for row in one.rows], problems=problems
+    )
 
 
 def _parquet_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.parquet")) or sorted((folder / "data").glob("*.parquet"))
 
 
-def _read_parquet(file: Path) -> Rows:
+def _read_parquet(file: Path, chosen: Mapping[str, str]) -> Rows:
     from hpt_dist.sources import parquet  # pyarrow takes long to import
 
-    return parquet.read(file)
+    return parquet.read(file, chosen)
 
 
-_READERS = {".csv": rows.read_csv, ".jsonl": rows.read_jsonl, ".parquet": _read_parquet}
+_READERS: dict[str, Callable[[Path, Mapping[str, str]], Rows]] = {
+    ".csv": delimited.read,
+    ".tsv": delimited.read,
+    ".jsonl": jsonl.read,
+    ".ndjson": jsonl.read,
+    ".parquet": _read_parquet,
+}
+SUFFIXES = tuple(_READERS)
 
 
-def _source(name: str, where: Path, listed: Rows, base: Path) -> FileSource:
+def source(
+    name: str, where: Path, listed: Rows, base: Path, chosen: Mapping[str, str]
+) -> FileSource:
+    """Return the images of a list.
+
+    Args:
+        name: of the source.
+        where: the list, or the folder of several.
+        listed: its rows.
+        base: where relative paths start.
+        chosen: see `columns.parse`.
+
+    Raises:
+        RequestError: every mistake in the list.
+    """
+    problems = listed.problems
     if not listed.rows:
+        problems.refuse(f"the list {where}")
         raise RequestError("the list names no image", where=str(where))
+    listed = list_checks.with_certain_splits(listed, chosen)
+    columns.refuse_overlooked(listed.columns, chosen, str(where), listed.repeated)
     classes = _classes(listed)
-    problems = Problems()
-    _check(listed, problems)
+    list_checks.check(listed, problems)
     images = list_images(listed.rows, base, problems)
-    problems.refuse(f"the list {where}")
+    nothing = f"the paths start at {printable(str(base))}; name another folder with --root"
+    problems.refuse(f"the list {where}", "" if images.kept else nothing)
     class_names.refuse_single([] if listed.multi_label else classes, str(where), _ONE_CLASS_FIX)
     ids = {one: i for i, one in enumerate(classes)}
     files = [_sample(image, _label(image.row, ids, listed.multi_label)) for image in images.kept]
@@ -121,7 +178,12 @@ def _source(name: str, where: Path, listed: Rows, base: Path) -> FileSource:
         classes=classes,
         files=files,
         multi_label=listed.multi_label,
-        notes=tuple(images.notes()),
+        notes=(
+            listed.how,
+            *columns.in_words(listed.columns),
+            *list_checks.remarks(listed),
+            *images.notes(),
+        ),
         groups={one.key: group for one, group in zip(files, groups, strict=True) if group},
     )
 
@@ -133,80 +195,6 @@ def _classes(listed: Rows) -> list[str]:
     labels = {label for row in listed.rows for label in row.labels or ()} - {""}
     numbers = all(label.isdecimal() and not class_names.fault(label) for label in labels)
     return sorted(labels, key=(lambda label: (int(label), label)) if numbers else None)
-
-
-def _check(listed: Rows, problems: Problems) -> None:
-    has_splits = any(row.split for row in listed.rows)
-    has_labels = listed.classes is not None or any(row.labels for row in listed.rows)
-    splits = [split_of_cell(row.split) for row in listed.rows]
-    train = {
-        label
-        for row, split in zip(listed.rows, splits, strict=True)
-        if split == "train"
-        for label in row.labels or ()
-    }
-    # A name that only val or test has is a misspelt one; classes that the list declares are not.
-    known = train if train and listed.classes is None else None
-    for row, split in zip(listed.rows, splits, strict=True):
-        if has_splits and not split:
-            what = f"unknown split {row.split!r}" if row.split else "no split, unlike other rows"
-            problems.add(row.where, f"{what}; allowed: {', '.join(SPLITS)}", row.split, SPLITS)
-        elif has_labels and row.labels is None and split != "unlabeled":
-            problems.add(row.where, "no label; rows without one need the split unlabeled")
-        _check_labels(row, known, problems, is_declared=listed.classes is not None)
-    _check_groups(listed, problems)
-    if listed.classes is None:
-        _check_alike(listed, known, problems)
-
-
-def _check_groups(listed: Rows, problems: Problems) -> None:
-    first: dict[str, Row] = {}
-    for row in listed.rows:
-        if not row.group:
-            continue
-        if class_names.is_missing(row.group):
-            what = f"the group is {row.group!r}, as programs write no value; leave it empty"
-            problems.add(row.where, what)
-        elif what := class_names.fault(row.group):
-            problems.add(row.where, what.replace("a class name", "a name of a group", 1))
-        else:
-            first.setdefault(row.group, row)
-    for group, *others in class_names.alike(first):
-        for other in others:
-            what = f"the groups {other!r} and {group!r} ({first[group].place}) look like one"
-            problems.add(first[other].where, f"{what}; write one of them everywhere")
-
-
-def _check_labels(
-    row: Row, known: set[str] | None, problems: Problems, *, is_declared: bool
-) -> None:
-    labels = row.labels or ()
-    if len(set(labels)) < len(labels) or "" in labels:
-        problems.add(row.where, f"an empty class name or one twice: {' '.join(map(repr, labels))}")
-        return
-    for label in labels:
-        if is_declared:
-            continue
-        if what := class_names.fault(label):
-            problems.add(row.where, what)
-        elif class_names.is_missing(label):
-            what = f"the label is {label!r}, as programs write no value; {_MISSING_FIX}"
-            problems.add(row.where, what)
-        elif known is not None and label not in known:
-            problems.add(row.where, f"unknown label {label!r}: train has none", label, known)
-
-
-def _check_alike(listed: Rows, known: set[str] | None, problems: Problems) -> None:
-    first: dict[str, Row] = {}
-    for row in listed.rows:
-        for label in row.labels or ():
-            if (known is None or label in known) and label not in first:
-                first[label] = row
-    sound = [label for label in first if not class_names.fault(label)]
-    for label, *others in class_names.alike(sound):
-        for other in others:
-            what = f"{other!r} and {label!r} ({first[label].place}) look like one class"
-            problems.add(first[other].where, f"{what}; write one of them everywhere")
 
 
 def _label(row: Row, ids: dict[str, int], multi_label: bool) -> Label:

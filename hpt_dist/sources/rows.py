@@ -1,34 +1,24 @@
-"""The rows of a list of images, read from CSV or JSONL; `parquet` reads the third form."""
+"""The rows of a list of images, as `delimited`, `jsonl` and `parquet` read them."""
 
 from __future__ import annotations
 
-import codecs
-import csv
-import json
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from sys import intern
-from typing import Any, NamedTuple, TextIO
+from typing import NamedTuple, TextIO
 
 from hpt_dist.errors import RequestError
-from hpt_dist.sources.class_names import plain
-from hpt_dist.sources.problems import Problems
+from hpt_dist.sources import encodings
+from hpt_dist.sources.columns import Columns
+from hpt_dist.sources.encodings import Encoding
+from hpt_dist.sources.problems import At, Problems
 
-FIELDS = ("path", "label", "labels", "split", "group")
-SEPARATOR = "|"
 MAX_ROWS = 50_000_000
 MAX_LINE_CHARACTERS = 1_000_000
-_BLOCK_BYTES = 2**20
-_SHOWN = 200
-
-_HEADERS = [
-    ("path", label, *more)
-    for label in ("label", "labels")
-    for more in ((), ("split",), ("group",), ("split", "group"))
-]
+_MOST_CLASSES = 1000
+_DECIMAL = re.compile(r"[+-]?\d*[.,]\d+(?:e[+-]?\d+)?", re.IGNORECASE)
 
 
 class Embedded(NamedTuple):
@@ -66,6 +56,11 @@ class Row(NamedTuple):
         return f"{self.file}:{'row ' if self._is_parquet else ''}{self.line}"
 
     @property
+    def at(self) -> At:
+        """Its place among those of other mistakes."""
+        return str(self.file), self.line
+
+    @property
     def place(self) -> str:
         """How a message about another row of the list names it."""
         return f"in row {self.line}" if self._is_parquet else f"on line {self.line}"
@@ -81,45 +76,34 @@ class Rows:
 
     Args:
         rows: in its order.
-        multi_label: the column is `labels`.
+        columns: what they were read from.
+        problems: what is wrong with others.
         classes: in the order of their ids, if the list itself declares them.
+        how: how the list was read, in words for the terminal.
+        unsure: what may be labels in rows that could not be read.
+        repeated: the distinct values of columns that are not read, where they repeat.
     """
 
     rows: list[Row]
-    multi_label: bool
+    columns: Columns
+    problems: Problems
     classes: list[str] | None = None
+    how: str = ""
+    unsure: Collection[str] = frozenset()
+    repeated: Mapping[str, Collection[str]] = field(default_factory=dict)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image has any number of classes."""
+        return self.columns.label == "labels"
+
+    def in_split(self, split: str) -> Rows:
+        """Return the list with a split for the rows that name none."""
+        rows = [row if row.split else row._replace(split=split) for row in self.rows]
+        return replace(self, rows=rows)
 
 
-def read_csv(path: Path) -> Rows:
-    """Read a CSV list.
-
-    Raises:
-        RequestError: it is not UTF-8, or its header or the form of a row is wrong.
-    """
-    problems = Problems()
-    with _as_utf8(path), path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(_lines(path, file), strict=True)
-        try:
-            header = tuple(next(reader, ()))
-            if header not in _HEADERS:
-                raise RequestError(
-                    f"the header is {','.join(header)[:_SHOWN]!r}",
-                    where=f"{path}:1",
-                    allowed="path,label or path,labels; then split, group, or split,group",
-                    fix="write this header, with commas, and leave out other columns",
-                )
-            rows = list(_csv_rows(path, reader, header, problems))
-        except csv.Error as error:
-            raise RequestError(
-                str(error),
-                where=f"{path}:{reader.line_num}",
-                fix="look for a quotation mark without its second",
-            ) from error
-    problems.refuse(f"the list {path}")
-    return Rows(rows, multi_label="labels" in header)
-
-
-def _lines(path: Path, file: TextIO) -> Iterator[str]:
+def lines(path: Path, file: TextIO) -> Iterator[str]:
     """Yield the lines of a list, each of a limited length.
 
     Raises:
@@ -144,129 +128,51 @@ def _lines(path: Path, file: TextIO) -> Iterator[str]:
         yield line
 
 
-@contextmanager
-def _as_utf8(path: Path) -> Iterator[None]:
-    """Raise RequestError where a list cannot be read, with the line where it is not UTF-8."""
-    try:
-        yield
-    except OSError as error:
-        raise RequestError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    except UnicodeDecodeError as error:
-        with path.open("rb") as file:
-            begin = file.read(2)
-        if begin in (b"\xff\xfe", b"\xfe\xff"):
-            what, where = "the list is in UTF-16", str(path)
-        else:
-            what, where = f"not UTF-8: {error.reason}", f"{path}:{_line_not_utf8(path)}"
-        raise RequestError(what, where=where, fix="save the list as UTF-8") from error
+def decoded(path: Path, read: Callable[[Encoding], Rows]) -> Rows:
+    """Read a list in the encoding that it is in.
 
-
-def _line_not_utf8(path: Path) -> int:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    line = 1
-    with path.open("rb") as file:
-        for part in iter(lambda: file.read(_BLOCK_BYTES), b""):
-            try:
-                decoder.decode(part)
-            except UnicodeDecodeError as error:
-                return line + error.object[: error.start].count(b"\n")
-            line += part.count(b"\n")
-    return line
-
-
-def _csv_rows(
-    path: Path, reader: Any, header: tuple[str, ...], problems: Problems
-) -> Iterator[Row]:
-    multi_label = "labels" in header
-    columns = {name: i for i, name in enumerate(header)}
-    for fields in reader:
-        if not fields:  # an empty line
-            continue
-        if len(fields) != len(header):
-            what = f"a row has {len(header)} fields, as the header has; this one {len(fields)}"
-            problems.add(f"{path}:{reader.line_num}", what)
-            continue
-        split = intern(fields[columns["split"]]) if "split" in columns else ""
-        group = intern(plain(fields[columns["group"]])) if "group" in columns else ""
-        cell = plain(fields[1])
-        labels: tuple[str, ...] | None
-        if multi_label:
-            labels = tuple(plain(one) for one in cell.split(SEPARATOR)) if cell else ()
-        else:
-            labels = (cell,) if cell else None
-        yield Row(path, reader.line_num, fields[0], labels, split, group=group)
-
-
-def read_jsonl(path: Path) -> Rows:
-    """Read a JSONL list.
+    Args:
+        path: the list.
+        read: reads it in an encoding.
 
     Raises:
-        RequestError: it is not UTF-8, or the form of a line is wrong.
+        RequestError: it cannot be read, or its encoding is not plain.
     """
-    problems = Problems()
-    rows = []
-    columns: set[str] = set()
-    with _as_utf8(path), path.open(encoding="utf-8-sig", newline="\n") as file:
-        for line, text in enumerate(_lines(path, file), start=1):
-            if not text.strip():
-                continue
-            try:
-                fields = _fields(text)
-                rows.append(_jsonl_row(path, line, fields))
-            except _MistakeError as error:
-                problems.add(f"{path}:{line}", *error.args)
-                continue
-            columns |= fields.keys() & {"label", "labels"}
-            if len(columns) > 1:
-                problems.add(f"{path}:{line}", "label and labels in one list")
-    problems.refuse(f"the list {path}")
-    return Rows(rows, multi_label="labels" in columns)
-
-
-class _MistakeError(Exception):
-    """A mistake in a line: the arguments of `Problems.add`."""
-
-
-def _fields(text: str) -> dict[str, Any]:
-    """Return the fields of a line."""
     try:
-        fields = json.loads(text, object_pairs_hook=_without_repeats)
-    except RecursionError as error:
-        raise _MistakeError("too many brackets inside each other") from error
-    except ValueError as error:  # also for a number of thousands of digits
-        raise _MistakeError(f"not JSON: {str(error).partition(';')[0]}") from error
-    if not isinstance(fields, dict) or not isinstance(fields.get("path"), str):
-        raise _MistakeError('a line is an object with a "path" text')
-    for name in fields:
-        if name not in FIELDS:
-            what = f"unknown {name[:_SHOWN]!a}; allowed: {', '.join(FIELDS)}"
-            raise _MistakeError(what, name, FIELDS)
-    return fields
+        encoding = encodings.by_start(path)
+        try:
+            return read(encoding)
+        except UnicodeDecodeError as error:
+            if encoding != encodings.UTF_8:
+                what = f"not {encoding.words}, as its start says: {error.reason}"
+                raise RequestError(what, where=str(path), fix="save it as UTF-8") from error
+        return read(encodings.without_utf_8(path))
+    except OSError as error:
+        raise RequestError(f"cannot be read: {error.strerror}", where=str(path)) from error
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise _MistakeError(f"{twice[:_SHOWN]!a} is there twice")
-    return fields
+class Repeated:
+    """The values of columns that are not read, of which few may be classes."""
 
+    def __init__(self) -> None:
+        self._values: dict[str, set[str]] = {}
+        self._count: Counter[str] = Counter()
 
-def _jsonl_row(path: Path, line: int, fields: dict[str, Any]) -> Row:
-    labels: tuple[str, ...] | None
-    if "labels" in fields:
-        values = fields["labels"]
-        if not isinstance(values, list | None):
-            raise _MistakeError("labels must be a list of texts or whole numbers")
-        labels = None if values is None else tuple(_text("each of labels", one) for one in values)
-    else:
-        label = _text("label", fields.get("label"))
-        labels = (label,) if label else None
-    split, group = (_text(name, fields.get(name)) for name in ("split", "group"))
-    return Row(path, line, fields["path"], labels, split, group=group)
+    def add(self, column: str, value: str) -> None:
+        """Note a cell; empty ones do not count."""
+        if not value:
+            return
+        self._count[column] += 1
+        values = self._values.setdefault(column, set())
+        if len(values) < _MOST_CLASSES:
+            values.add(value)
 
-
-def _text(name: str, value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | None):
-        raise _MistakeError(f"{name} must be a text or a whole number")
-    return "" if value is None else plain(str(value))
+    def found(self) -> dict[str, Collection[str]]:
+        """Return the columns whose values repeat as those of classes do, and are no decimals."""
+        return {
+            column: values
+            for column, values in self._values.items()
+            if 2 <= len(values) < _MOST_CLASSES
+            and 2 * len(values) <= self._count[column]
+            and not any(_DECIMAL.fullmatch(value) for value in values)
+        }

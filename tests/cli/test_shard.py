@@ -57,4 +57,31 @@ def test_the_layout_and_groups_are_options(tmp_path):
     assert "2 groups by" in done.stderr
     manifest = json.loads((tmp_path / "store/datasets/pets/manifest.json").read_text())
     assert r"each image's group ('(p\\d)_' in its path)" in manifest["source"]["rule"]
-    assert isinstance(shard(source, "--layout", "flat").exception, RequestError)
+    assert isinstance(shard(source, "--layout", "photos").exception, RequestError)
+
+
+def test_columns_are_an_option_and_what_is_read_is_printed(tmp_path):
+    write_images(tmp_path / "images", "a", "b")
+    rows = [f"{i};a/p{i}_0.png;{'ox' if i else 'cow'}" for i in range(2)]
+    listed = tmp_path / "list.csv"
+    listed.write_text("\n".join(["id;shot;species", *rows]))
+    assert "no column path or image" in str(shard(listed).exception)
+    options = ["--root", str(tmp_path / "images"), "--columns", "path=shot,label=species"]
+    done = shard(listed, *options)
+    assert done.exit_code == 0, done.output
+    for line in (
+        "read as a list: UTF-8, columns separated by semicolons",
+        "columns: path from shot, label from species",
+        "columns that are not read: id",
+        "2 classes: cow, ox",
+    ):
+        assert line in done.stderr.splitlines()
+
+
+def test_a_flat_folder_is_sharded_and_says_what_follows(tmp_path):
+    source = write_images(tmp_path, "photos") / "photos"
+    (source / "notes.txt").touch()
+    done = shard(source, "--max-bad", "0", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["images"] == 2
+    assert "no labels: recipes/unlabeled.yaml trains on such images" in done.stderr.splitlines()

@@ -93,6 +93,7 @@ def test_rows_that_name_a_file_again_count_once(folder):
         ("img\\0.jpg", "with / in place of \\ there is one"),
         ("img/a%20b.jpg", "without %-signs there is one"),
         (" img/0.jpg", "without spaces around it there is one"),
+        ("img/0", "with .jpg at its end there is one"),
         ("img", "no such file"),
         ("", "the path is empty"),
         ("/etc/hostname", "is an absolute path outside of"),
@@ -201,7 +202,8 @@ DEEP = "[" * 100_000
         ("a.csv", "path,label\nimg/0.jpg," + "x" * 2_000_000, "a.csv:2: the line is too long"),
         ("a.csv", 'path,label\nimg/0.jpg,"x\n' + "y\n" * 99_000, "quotation mark without its"),
         ("a.csv", b"path,label\nimg/0.jpg,a\nimg/1.jpg,\xf6\n", "a.csv:3: not UTF-8"),
-        ("a.csv", "path,label\n".encode("utf-16"), "the list is in UTF-16"),
+        ("a.csv", "path,label\n".encode("utf-16"), "the list names no image"),
+        ("a.csv", "path,label\na".encode("utf-16")[:-1], "not UTF-16, as its start says"),
         ("a.jsonl", b"{}\n\n\xff", "a.jsonl:3: not UTF-8"),
     ],
 )
