@@ -159,6 +159,21 @@ ScaleOption = Annotated[
         "12 bits; full: 0..65535, also if the images use only a small part of it.",
     ),
 ]
+ReplaceOption = Annotated[
+    bool,
+    typer.Option(
+        "--replace",
+        help="Replace the dataset that is there, if its images or options differ. It can be read "
+        "until the new one is complete.",
+    ),
+]
+LeaveOutOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Leave out the images that `hpt-dist data leaks --write-list FILE` listed.",
+    ),
+]
 ClusterOption = Annotated[
     str,
     typer.Option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from hpt_dist.cli.options import (
     JsonOption,
     LabelOption,
     LayoutOption,
+    LeaveOutOption,
     MaxBadOption,
     QualityOption,
     ReplaceOption,
@@ -66,6 +68,7 @@ def shard(
     quality: QualityOption = None,
     scale: ScaleOption = "",
     replace: ReplaceOption = False,
+    leave_out: LeaveOutOption = None,
     workers: WorkersOption = None,
     on: ClusterOption = "",
     jobs: Annotated[
@@ -93,6 +96,7 @@ def shard(
       hpt-dist shard ~/scans ./hpt-store/datasets/scans --scale 0..4095 --replace
       hpt-dist shard ~/scans ./hpt-store/datasets/scans --group-by '(patient[0-9]+)'
       hpt-dist shard 's3://b/cars/train-{000000..000146}.tar' ./hpt-store/datasets/cars
+      hpt-dist shard ~/photos ./hpt-store/datasets/photos --replace --leave-out leaks.csv
       hpt-dist shard s.csv s3://b/hpt/datasets/s --on slurm/profiles/generic-cpu.yaml --jobs 16
     """
     if not on and (jobs or no_wait):
@@ -109,6 +113,7 @@ def shard(
         columns=columns,
         group_by=group_by,
         tars=options if any(vars(options).values()) else None,
+        leave_out=str(leave_out) if leave_out else "",
     )
     manifest = (
         _write_by_jobs(request, profile_file(on), jobs, workers, work, no_wait)
@@ -152,7 +157,7 @@ def _requested(
 def _write_here(request: ShardingRequest, workers: int | None) -> Manifest:
     """Shard in processes of this machine, by default as many as there are cores."""
     source = _opened(request)
-    _print_understood(source)
+    _print_understood(request, source)
     store = begun(open_store(request.store))
     with console.counting(f"shard {tars.in_short(request.source)}") as update:
         request.write(
@@ -196,7 +201,8 @@ def _write_by_jobs(
     on_slurm.check("without --on")
     store = begun(store)
     sharding = shard_jobs.submit(
-        request, site, jobs or cluster.max_parallel_jobs, workers, _print_understood
+        *(request, site, jobs or cluster.max_parallel_jobs, workers),
+        note=lambda source: _print_understood(request, source),
     )
     array, merge = sharding.ids
     count = len(sharding.parts.keys)
@@ -214,9 +220,15 @@ def _write_by_jobs(
     return read_manifest(store, request.name)
 
 
-def _print_understood(source: Source) -> None:
+def _print_understood(request: ShardingRequest, source: Source) -> None:
     for line in understood.in_words(source):
         console.print_note(line)
+    if left_out := list(request.left_out(source).values()):
+        counts = Counter(sample.split for sample in left_out)
+        of_splits = ", ".join(f"{split} {count:,}" for split, count in sorted(counts.items()))
+        named = ", ".join(sample.origin for sample in left_out[:_LEFT_OUT_SHOWN])
+        more = ", ..." if len(left_out) > _LEFT_OUT_SHOWN else ""
+        console.print_note(f"left out by {request.leave_out}: {of_splits} ({named}{more})")
 
 
 def _print_how_to_look(sharding: Sharding) -> None:

@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from hpt_dist.datasets import origins
 from hpt_dist.datasets.manifest import Manifest, Shard, read_index
 from hpt_dist.errors import DataError, RequestError
 from hpt_dist.processes.workers import Report, fed
@@ -107,8 +108,9 @@ class Part:
 
     def damaged(self, row: int, why: str) -> DataError:
         """Return the error of an image that cannot be used."""
+        key = self.keys[row]
         return DataError(
-            f"the image {self.keys[row]} is damaged: {why}",
+            f"the image {key}{origins.suffix(self.folder, self.shard, key)} is damaged: {why}",
             where=f"{self.folder.uri}/{self.shard.path}",
             fix="hpt-dist data verify reports everything that is damaged; shard the dataset again",
         )

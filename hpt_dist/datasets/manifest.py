@@ -6,6 +6,7 @@ This module reads and writes them; `shards.py` fills them, `verify.py` checks th
 datasets/<name>/manifest.json                          counts, classes, mean and std, digests
 datasets/<name>/<split>/<stem>-<split>-000000.tar      plain WebDataset, see below
 datasets/<name>/<split>/<stem>-<split>-000000.index.json
+datasets/<name>/<split>/<stem>-<split>-000000.origins.json    see `origins`
 datasets/<name>/version-<digest>/<split>/...           the same of a dataset that replaced another
 ```
 `<stem>` is the last part of the name. A tar holds KEY.jpg or KEY.png, then KEY.cls with the class
@@ -103,7 +104,7 @@ class Manifest:
         std: the standard deviation of the same pixels.
         source: where the images come from.
         splits: by name.
-        quarantined: images that do not decode, sorted.
+        quarantined: images that do not decode, or that a list left out, sorted.
         folder: where the paths of its shards start, below the dataset's folder: empty, or the
             folder of a dataset that replaced another. The digest does not depend on it.
     """

@@ -6,7 +6,7 @@ So any process can write each shard on its own, in any order, with the same byte
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from hpt_dist.datasets import tar
@@ -48,6 +48,11 @@ class ShardToWrite:
         return f"{self.stem}.index.json"
 
     @property
+    def origins(self) -> str:
+        """The path of the note of which file each image came from."""
+        return f"{self.stem}.origins.json"
+
+    @property
     def record(self) -> str:
         """The path of the record; its existence marks the shard as finished."""
         return f"{self.stem}.done.json"
@@ -58,7 +63,9 @@ class ShardToWrite:
         return sha256(canonical_json([_WRITER, encoding.as_json(), facts]))
 
 
-def plan(source: Source, stem: str, shard_bytes: int) -> list[ShardToWrite]:
+def plan(
+    source: Source, stem: str, shard_bytes: int, leave_out: Collection[str] = ()
+) -> list[ShardToWrite]:
     """Decide which samples share a shard.
 
     They are ordered by a hash, so that a reader that shuffles only within shards mixes classes.
@@ -67,6 +74,7 @@ def plan(source: Source, stem: str, shard_bytes: int) -> list[ShardToWrite]:
         source: the images.
         stem: how the names of its shards begin.
         shard_bytes: a shard ends before the image that would make it larger.
+        leave_out: keys of samples that are in no shard.
 
     Raises:
         DataError: a key cannot be used, or two samples have the same.
@@ -85,7 +93,8 @@ def plan(source: Source, stem: str, shard_bytes: int) -> list[ShardToWrite]:
                 fix="rename one of them; names that look equal differ in their form of Unicode",
             )
         origins[sample.key] = sample.origin
-        splits.setdefault(sample.split, []).append(sample)
+        if sample.key not in leave_out:
+            splits.setdefault(sample.split, []).append(sample)
     return [
         ShardToWrite(f"{split}/{stem}-{split}-{number:06d}", split, part)
         for split, samples in sorted(splits.items())

@@ -24,7 +24,9 @@ from hpt_dist.store import ObjectInfo, Store
 MANIFEST = "manifest.json"
 
 _RECORDS_AT_ONCE = 16
-_SHARD_FILE = re.compile(r"(version-[0-9a-f]{12}/)?[^/]+/[^/]+-\d{6}\.(tar|index\.json|done\.json)")
+_SHARD_FILE = re.compile(
+    r"(version-[0-9a-f]{12}/)?[^/]+/[^/]+-\d{6}\.(tar|(index|origins|done)\.json)"
+)
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,14 @@ class ShardingPlan:
         dataset: its folder in the store.
         listing: the objects in that folder, by path.
         encoding: how images are stored.
+        left_out: how many images of the source are in none of the shards.
     """
 
     tasks: Sequence[ShardToWrite]
     dataset: Store
     listing: Mapping[str, ObjectInfo]
     encoding: Encoding
+    left_out: int = 0
 
     def target(self, replace: bool, part: Sequence[ShardToWrite]) -> Target:
         """Decide where the shards are written.
@@ -115,7 +119,9 @@ class ShardingPlan:
         """
         prefix = f"{folder}/" if folder else ""
         current = {
-            f"{prefix}{path}" for task in self.tasks for path in (task.tar, task.index, task.record)
+            f"{prefix}{path}"
+            for task in self.tasks
+            for path in (task.tar, task.index, task.origins, task.record)
         }
         return [path for path in there if path not in current and _SHARD_FILE.fullmatch(path)]
 
@@ -155,7 +161,7 @@ class ShardingPlan:
         return record is not None and record.inputs != task.inputs(self.encoding)
 
     def _refusal(self, old: Manifest | None) -> RequestError:
-        images = sum(len(task.samples) for task in self.tasks)
+        images = sum(len(task.samples) for task in self.tasks) + self.left_out
         there = f"a dataset of {_images(old)}" if old else "a dataset with a damaged manifest"
         return RequestError(
             f"{there} is there, and these {images:,} images, their classes or options differ "

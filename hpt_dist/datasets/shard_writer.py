@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 from pydantic_core import to_jsonable_python
 
-from hpt_dist.datasets import tar
+from hpt_dist.datasets import origins, tar
 from hpt_dist.datasets.manifest import NO_LABEL, Index, Quarantined, canonical_json, sha256
 from hpt_dist.datasets.shard_plan import ShardToWrite
 from hpt_dist.errors import DataError, RequestError, StoreError
@@ -207,6 +207,7 @@ def write_shard(
         )
     dataset.put(task.tar, archive)
     dataset.put(task.index, index)
+    dataset.put(task.origins, origins.content(task.samples))
     dataset.put(task.record, _content(record))
     return record
 

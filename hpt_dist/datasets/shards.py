@@ -8,32 +8,23 @@ same bytes. `shard_target` keeps a dataset that is there until another one is co
 
 from __future__ import annotations
 
-import math
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from dataclasses import replace as replaced
 
-from hpt_dist.datasets.manifest import (
-    FORMAT,
-    Manifest,
-    Origin,
-    Quarantined,
-    Shard,
-    Split,
-    read_manifest,
-)
+from hpt_dist.datasets import origins
+from hpt_dist.datasets.description import WrittenShard, describe, in_order
+from hpt_dist.datasets.manifest import Manifest, Quarantined, read_manifest
 from hpt_dist.datasets.shard_plan import ShardToWrite, plan
 from hpt_dist.datasets.shard_target import MANIFEST, ShardingPlan, Target
 from hpt_dist.datasets.shard_workers import write_shards
-from hpt_dist.datasets.shard_writer import ShardRecord
 from hpt_dist.datasets.verify import verify
 from hpt_dist.errors import DataError, RequestError, StoreError
 from hpt_dist.images import depth
 from hpt_dist.images.formats import AS_IT_IS, Encoding
-from hpt_dist.sources.sample import Sample, Source
+from hpt_dist.sources.sample import Source
 from hpt_dist.store import Store
 
 __all__ = [
@@ -68,44 +59,6 @@ class Progress:
     reused: int
 
 
-@dataclass(frozen=True)
-class _WrittenShard:
-    """A shard that this run or an earlier one wrote."""
-
-    task: ShardToWrite
-    record: ShardRecord
-
-    @property
-    def labels(self) -> list[int]:
-        """The labels of its images; an image with several labels contributes each."""
-        bad = self.record.quarantined
-        return [
-            label
-            for sample in self.task.samples
-            if sample.key not in bad
-            for label in _labels(sample)
-        ]
-
-    @property
-    def left_out(self) -> list[Quarantined]:
-        """The images that are not in it, each with the reason."""
-        reasons = self.record.quarantined
-        samples = (one for one in self.task.samples if one.key in reasons)
-        return [Quarantined(one.origin, reasons[one.key]) for one in samples]
-
-    @property
-    def manifest_entry(self) -> Shard:
-        """Its part of the manifest."""
-        return Shard(
-            path=self.task.tar,
-            images=len(self.task.samples) - len(self.record.quarantined),
-            bytes=self.record.bytes,
-            sha256=self.record.sha256,
-            index=self.task.index,
-            index_sha256=self.record.index_sha256,
-        )
-
-
 class _Account:
     """Counts finished images, and refuses to leave out more than a limit.
 
@@ -123,7 +76,7 @@ class _Account:
         self,
         total: int,
         max_bad: int,
-        reused: Sequence[_WrittenShard],
+        reused: Sequence[WrittenShard],
         progress: Callable[[Progress], None],
     ) -> None:
         self._total = total
@@ -138,7 +91,7 @@ class _Account:
         """Count images, and those of them that were left out."""
         self._bad += bad
         if len(self._bad) > self._max_bad:
-            shown = [f"{one.origin}: {one.reason}" for one in _sorted(self._bad)[:_BAD_SHOWN]]
+            shown = [f"{one.origin}: {one.reason}" for one in in_order(self._bad)[:_BAD_SHOWN]]
             raise DataError(
                 "\n".join([f"more than {self._max_bad} images cannot be used, among them", *shown]),
                 fix="repair or remove them, or raise --max-bad",
@@ -156,6 +109,7 @@ def write_dataset(
     max_bad: int = MAX_BAD,
     encoding: Encoding = AS_IT_IS,
     replace: bool = False,
+    leave_out: Collection[str] = (),
     workers: int = 1,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Manifest:
@@ -174,6 +128,7 @@ def write_dataset(
         encoding: how images are stored.
         replace: a dataset of other images or options that is there may be replaced. It can be read
             until the new one is complete.
+        leave_out: keys of images of the source that are not written; the manifest names them.
         workers: processes at once, each with one shard in its memory; 1 writes in this process.
         progress: called with what an earlier run had finished, then as images are done.
 
@@ -183,17 +138,19 @@ def write_dataset(
         DataError: keys are not unique, or too many images are left out.
         StoreError: the store refused, or another command deleted a shard.
     """
-    sharding = _planned(source, store, name, shard_bytes, encoding)
+    sharding = _planned(source, store, name, shard_bytes, encoding, leave_out)
     target = sharding.target(replace, sharding.tasks)
     shards = _write(sharding.tasks, target, encoding, workers, max_bad, progress)
     if encoding.scale is None:
         depth.refuse_unfit(depth.joined(one.record.depths or depth.NONE for one in shards), name)
-    manifest = _describe(source, name, shards, encoding, target.folder)
+    left_out = [sample for sample in source.samples() if sample.key in leave_out]
+    manifest = describe(source, name, shards, encoding, target.folder, left_out)
     if not replace:
         sharding.check(manifest, target)
     dataset = sharding.dataset
     there = {info.path: info.bytes for info in dataset.list()}
     _check_complete(target, shards, there)
+    _note_origins(target, sharding.tasks, there)
     if MANIFEST not in sharding.listing or dataset.get(MANIFEST) != manifest.content:
         dataset.put(MANIFEST, manifest.content)
     for path in sharding.stale(target.folder, there):
@@ -212,6 +169,7 @@ def write_part(
     max_bad: int = MAX_BAD,
     encoding: Encoding = AS_IT_IS,
     replace: bool = False,
+    leave_out: Collection[str] = (),
     workers: int = 1,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> int:
@@ -230,6 +188,7 @@ def write_part(
         max_bad: how many images of this part may be left out.
         encoding: the same for all parts.
         replace: the same for all parts.
+        leave_out: the same for all parts.
         workers: processes at once.
         progress: called as images of this part are done.
 
@@ -243,7 +202,7 @@ def write_part(
     """
     if not 0 <= part < parts:
         raise RequestError(f"there is no part {part} of {parts}", allowed=f"0 to {parts - 1}")
-    sharding = _planned(source, store, name, shard_bytes, encoding)
+    sharding = _planned(source, store, name, shard_bytes, encoding, leave_out)
     tasks = sharding.tasks[part::parts]
     target = sharding.target(replace, tasks)
     _write(tasks, target, encoding, workers, max_bad, progress)
@@ -258,6 +217,7 @@ def check(
     shard_bytes: int = SHARD_BYTES,
     encoding: Encoding = AS_IT_IS,
     replace: bool = False,
+    leave_out: Collection[str] = (),
 ) -> list[ShardToWrite]:
     """Return the planned shards of a dataset, or refuse what `write_dataset` would refuse.
 
@@ -268,22 +228,29 @@ def check(
         shard_bytes: size of a shard.
         encoding: how images are stored.
         replace: whether another dataset may be replaced.
+        leave_out: keys of images that are not written.
 
     Raises:
         RequestError: see `write_dataset`.
         DataError: keys are not unique.
     """
-    sharding = _planned(source, store, name, shard_bytes, encoding)
+    sharding = _planned(source, store, name, shard_bytes, encoding, leave_out)
     sharding.target(replace, ())
     return list(sharding.tasks)
 
 
 def _planned(
-    source: Source, store: Store, name: str, shard_bytes: int, encoding: Encoding
+    source: Source,
+    store: Store,
+    name: str,
+    shard_bytes: int,
+    encoding: Encoding,
+    leave_out: Collection[str],
 ) -> ShardingPlan:
-    tasks = plan(source, stem_of(name), shard_bytes)
+    tasks = plan(source, stem_of(name), shard_bytes, leave_out)
     dataset = store.at(f"datasets/{name}")
-    return ShardingPlan(tasks, dataset, {info.path: info for info in dataset.list()}, encoding)
+    listing = {info.path: info for info in dataset.list()}
+    return ShardingPlan(tasks, dataset, listing, encoding, len(leave_out))
 
 
 def stem_of(name: str) -> str:
@@ -303,10 +270,10 @@ def _write(
     workers: int,
     max_bad: int,
     progress: Callable[[Progress], None],
-) -> list[_WrittenShard]:
+) -> list[WrittenShard]:
     """Write the shards that are not finished; return all of them."""
     records, expected = target.records, target.expected
-    shards = [_WrittenShard(task, records[task.tar]) for task in tasks if task.tar in records]
+    shards = [WrittenShard(task, records[task.tar]) for task in tasks if task.tar in records]
     pending = [
         replaced(task, sha256=expected.get(task.tar, ""))
         for task in tasks
@@ -317,12 +284,12 @@ def _write(
         if not task.sha256 and task.record in target.paths:
             target.store.delete(task.record)  # or the shard would count as finished too early
     with closing(write_shards(pending, target.store, encoding, workers, account.add)) as written:
-        shards += [_WrittenShard(task, record) for task, record in written]
+        shards += [WrittenShard(task, record) for task, record in written]
     return shards
 
 
 def _check_complete(
-    target: Target, shards: Sequence[_WrittenShard], there: Mapping[str, int]
+    target: Target, shards: Sequence[WrittenShard], there: Mapping[str, int]
 ) -> None:
     """Raise StoreError if another command deleted or replaced shards before the manifest is put."""
     below = f"{target.folder}/" if target.folder else ""
@@ -335,64 +302,9 @@ def _check_complete(
         )
 
 
-def _describe(
-    source: Source, name: str, shards: Sequence[_WrittenShard], encoding: Encoding, folder: str
-) -> Manifest:
-    by_split: dict[str, list[_WrittenShard]] = {}
-    for shard in sorted(shards, key=lambda shard: shard.task.stem):
-        by_split.setdefault(shard.task.split, []).append(shard)
-    splits = {split: _split(those, len(source.classes)) for split, those in by_split.items()}
-    empty = [split for split in splits if not splits[split].images]
-    if empty or not splits:
-        raise DataError(f"no image is left in {', '.join(empty) or source.name}")
-    rule = "; ".join(filter(None, [source.rule, str(encoding)]))
-    mean, std = _moments([shard.record for shard in by_split.get("train", shards)])
-    return Manifest(
-        format=FORMAT,
-        name=name,
-        label=source.label,
-        metric=source.metric,
-        classes=tuple(source.classes),
-        mean=mean,
-        std=std,
-        source=Origin(source.name, source.licence, source.credit, rule),
-        splits=splits,
-        quarantined=tuple(_sorted([bad for shard in shards for bad in shard.left_out])),
-        folder=folder,
-    )
-
-
-def _sorted(bad: Sequence[Quarantined]) -> list[Quarantined]:
-    return sorted(bad, key=lambda one: (one.origin, one.reason))
-
-
-def _split(shards: Sequence[_WrittenShard], classes: int) -> Split:
-    entries = tuple(shard.manifest_entry for shard in shards)
-    counts = Counter(label for shard in shards for label in shard.labels)
-    return Split(
-        images=sum(shard.images for shard in entries),
-        class_counts=tuple(counts[label] for label in range(classes)),
-        shards=entries,
-    )
-
-
-def _labels(sample: Sample) -> tuple[int, ...]:
-    if sample.label is None:
-        return ()
-    return (sample.label,) if isinstance(sample.label, int) else sample.label
-
-
-def _moments(
-    records: Sequence[ShardRecord],
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Return mean and standard deviation of each channel, 0 to 1, from exact sums."""
-    pixels = sum(record.pixels for record in records)
-
-    def moments(channel: int) -> tuple[float, float]:
-        total = sum(record.sums[channel] for record in records)
-        squares = sum(record.squares[channel] for record in records)
-        variance = (pixels * squares - total**2) / pixels**2
-        return total / pixels / 255, math.sqrt(variance) / 255
-
-    (r, r_std), (g, g_std), (b, b_std) = map(moments, range(3))
-    return (r, g, b), (r_std, g_std, b_std)
+def _note_origins(target: Target, tasks: Sequence[ShardToWrite], there: Mapping[str, int]) -> None:
+    """Note the files of shards that an earlier version of this software wrote."""
+    below = f"{target.folder}/" if target.folder else ""
+    for task in tasks:
+        if below + task.origins not in there:
+            target.store.put(task.origins, origins.content(task.samples))

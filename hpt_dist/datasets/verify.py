@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from hpt_dist.datasets import origins
 from hpt_dist.datasets.manifest import (
     NO_LABEL,
     Index,
@@ -35,6 +36,7 @@ from hpt_dist.datasets.subset import FOLDER, read_subset, subset_names
 from hpt_dist.errors import DataError, HptError, Problem, StoreError
 from hpt_dist.page import one_line
 from hpt_dist.store import PIECE_BYTES, Store
+from hpt_dist.store.records import DamagedRecordError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # collections.abc has it from Python 3.12 on
@@ -48,6 +50,7 @@ _PROBLEMS_SHOWN = 100  # of one tar
 
 Label = int | tuple[int, ...]
 Progress = Callable[[int, int], None]
+_Named = Callable[[str], str]
 
 
 @dataclass
@@ -107,7 +110,7 @@ def strays(store: Store, name: str) -> list[str]:
     below = f"{manifest.folder}/" if manifest.folder else ""
     stems = [shard.path.removesuffix(".tar") for shard in shards]
     paths_of_shards = [shard.path for shard in shards] + [shard.index for shard in shards]
-    paths_of_shards += [f"{stem}.done.json" for stem in stems]
+    paths_of_shards += [f"{stem}{end}" for stem in stems for end in (".done.json", ".origins.json")]
     known = {_MANIFEST} | {f"{below}{path}" for path in paths_of_shards}
     known |= {f"{FOLDER}/{subset}.json" for subset in subset_names(store, name)}
     paths = [info.path for info in store.at(f"datasets/{name}").list()]
@@ -130,6 +133,7 @@ def _check_shard(dataset: Store, shard: Shard, manifest: Manifest) -> _ShardChec
         check.problems.append(_problem(dataset, error))
     if index:
         check.problems += _index_problems(dataset, shard, index, manifest)
+        check.problems += _origin_problems(dataset, shard, index)
         check.keys = _key_hashes(index.keys)
         for label in index.labels:
             check.counts.update(label if isinstance(label, tuple) else [label])
@@ -173,6 +177,19 @@ def _index_problems(
             )
 
 
+def _origin_problems(dataset: Store, shard: Shard, index: Index) -> Iterator[Problem]:
+    """Check the note of the images' files, which datasets of earlier versions do not have."""
+    try:
+        files = origins.read(dataset, shard)
+    except DamagedRecordError as error:
+        yield error.problem
+        return
+    if missing := [key for key in index.keys if files and key not in files]:
+        where = f"{dataset.uri}/{origins.path_of(shard)}"
+        what = f"it names no file of {len(missing)} images, such as {missing[0]}"
+        yield Problem(what, where, fix=_FIX)
+
+
 class _HashedStream(io.RawIOBase):
     """A stored object as a file that is read once, front to back, and hashed on the way."""
 
@@ -206,11 +223,12 @@ def _tar_problems(dataset: Store, shard: Shard, index: Index | None) -> list[Pro
         raise DataError("missing", where=where, fix=_FIX)
     content = _HashedStream(dataset.stream(info))
     file = io.BufferedReader(content, PIECE_BYTES)
-    found = (
-        list(islice(_member_problems(file, info.bytes, index), _PROBLEMS_SHOWN + 1))
-        if index
-        else []
-    )
+
+    def named(key: str) -> str:
+        return key + origins.suffix(dataset, shard, key)
+
+    members = _member_problems(file, info.bytes, index, named) if index else iter(())
+    found = list(islice(members, _PROBLEMS_SHOWN + 1))
     if len(found) > _PROBLEMS_SHOWN:
         found[_PROBLEMS_SHOWN:] = ["and more"]
     inside = [Problem(what, where) for what in found]
@@ -224,8 +242,10 @@ def _tar_problems(dataset: Store, shard: Shard, index: Index | None) -> list[Pro
     return [Problem(what, where, fix=_FIX), *inside]
 
 
-def _member_problems(file: io.BufferedIOBase, size_bytes: int, index: Index) -> Iterator[str]:
-    """Yield each difference between a tar and its index."""
+def _member_problems(
+    file: io.BufferedIOBase, size_bytes: int, index: Index, named: _Named
+) -> Iterator[str]:
+    """Yield each difference between a tar and its index; `named` adds its file to a key."""
     rows = {key: row for row, key in enumerate(index.keys)}
     seen: set[str] = set()
     labelled: set[str] = set()
@@ -241,7 +261,7 @@ def _member_problems(file: io.BufferedIOBase, size_bytes: int, index: Index) -> 
                 elif member.name in seen:
                     yield f"{member.name} is in it twice"
                 elif extension == index.extensions[row]:
-                    yield from _image_problems(archive, member, index, row)
+                    yield from _image_problems(archive, member, index, row, named)
                 else:
                     yield from _label_problems(archive, member, index.labels[row], labelled)
                 seen.add(member.name)
@@ -249,7 +269,7 @@ def _member_problems(file: io.BufferedIOBase, size_bytes: int, index: Index) -> 
         raise
     except Exception as error:  # noqa: BLE001 - tarfile raises almost anything on strange headers
         yield f"not a sound tar: {str(error) or type(error).__name__}"
-    yield from _missing(index, seen, labelled)
+    yield from _missing(index, seen, labelled, named)
 
 
 def _members(archive: tarfile.TarFile, size_bytes: int) -> Iterator[tarfile.TarInfo]:
@@ -265,21 +285,22 @@ def _members(archive: tarfile.TarFile, size_bytes: int) -> Iterator[tarfile.TarI
         yield member
 
 
-def _missing(index: Index, seen: set[str], labelled: set[str]) -> Iterator[str]:
+def _missing(index: Index, seen: set[str], labelled: set[str], named: _Named) -> Iterator[str]:
     for key, extension, label in zip(index.keys, index.extensions, index.labels, strict=True):
         if f"{key}.{extension}" not in seen:
-            yield f"the image {key} of the index is not in it"
+            yield f"the image {named(key)} of the index is not in it"
         elif label != NO_LABEL and key not in labelled:
             yield f"{key} has label {label} in the index and none in the tar"
 
 
 def _image_problems(
-    archive: tarfile.TarFile, member: tarfile.TarInfo, index: Index, row: int
+    archive: tarfile.TarFile, member: tarfile.TarInfo, index: Index, row: int, named: _Named
 ) -> Iterator[str]:
+    key = index.keys[row]
     if (member.offset_data, member.size) != (index.offsets[row], index.lengths[row]):
-        yield f"the image {index.keys[row]} is not where the index says"
+        yield f"the image {named(key)} is not where the index says"
     elif zlib.crc32(_data(archive, member)) != index.crc32s[row]:
-        yield f"the image {index.keys[row]} is damaged: its CRC-32 differs from that in the index"
+        yield f"the image {named(key)} is damaged: its CRC-32 differs from that in the index"
 
 
 def _label_problems(

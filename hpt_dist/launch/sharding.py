@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hpt_dist import sources
-from hpt_dist.datasets import shards
+from hpt_dist.datasets import leave_out, shards
 from hpt_dist.datasets.shard_plan import ShardToWrite
 from hpt_dist.errors import StoreError
 from hpt_dist.errors.secrets import without_secrets
 from hpt_dist.images.formats import Encoding
 from hpt_dist.slurm import commands as slurm
 from hpt_dist.slurm import jobs as slurm_jobs
-from hpt_dist.sources import Source, TarOptions
+from hpt_dist.sources import Sample, Source, TarOptions
 from hpt_dist.store import Store, lease, marker, open_store
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, SUBMITTING, sharding_prefix
 from hpt_dist.trial import starts
@@ -46,6 +46,7 @@ class ShardingRequest:
         group_by: see `sources.open_source`.
         columns: see `sources.open_source`.
         tars: see `sources.open_source`.
+        leave_out: the file that lists images which are not written; empty for none.
     """
 
     source: str
@@ -61,6 +62,7 @@ class ShardingRequest:
     group_by: str | None = None
     columns: str = ""
     tars: TarOptions | None = None
+    leave_out: str = ""
 
     @property
     def id(self) -> str:
@@ -88,6 +90,20 @@ class ShardingRequest:
             progress=progress,
         )
 
+    def left_out(self, source: Source) -> dict[str, Sample]:
+        """Return the images that are not written, by key.
+
+        Args:
+            source: what `open_source` returned.
+
+        Raises:
+            RequestError: with every mistake in the list.
+        """
+        if not self.leave_out:
+            return {}
+        uri = f"{open_store(self.store).uri}/datasets/{self.name}"
+        return leave_out.read(Path(self.leave_out), self.name, uri, source)
+
     def check(self, store: Store, source: Source) -> list[ShardToWrite]:
         """Return the planned shards of what `open_source` returned, or refuse as `write` would."""
         return shards.check(
@@ -97,6 +113,7 @@ class ShardingRequest:
             shard_bytes=self.shard_bytes,
             encoding=self.encoding,
             replace=self.replace,
+            leave_out=self.left_out(source).keys(),
         )
 
     def write(
@@ -124,6 +141,7 @@ class ShardingRequest:
             "max_bad": self.max_bad,
             "encoding": self.encoding,
             "replace": self.replace,
+            "leave_out": self.left_out(source).keys(),
             "workers": workers,
             "progress": progress,
         }

@@ -17,6 +17,7 @@ import numpy as np
 from isal.isal_zlib import crc32  # zlib's, several times as fast
 from torch import Tensor
 
+from hpt_dist.datasets import origins
 from hpt_dist.datasets.manifest import NO_LABEL, Index, Manifest, read_index, read_manifest
 from hpt_dist.datasets.manifest import sha256 as sha256_of
 from hpt_dist.errors import DamagedImageError, DataError
@@ -231,10 +232,11 @@ class ReadableSplit:
 
     def _damaged(self, i: int, what: str) -> DamagedImageError:
         dataset, _, split = self.name.rpartition("/")
-        shard, _ = self.locate(i)
+        shard, key = self.shards[self.locate(i)[0]], self.key(i)
+        file = origins.suffix(self._store, shard, key)
         return DamagedImageError(
-            f"image {self.key(i)} of dataset {dataset}, split {split}: {what}",
-            where=f"{self._store.uri}/{self.shards[shard].path}",
+            f"image {key} of dataset {dataset}, split {split}{file}: {what}",
+            where=f"{self._store.uri}/{shard.path}",
             fix=self._remake,
         )
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,13 +12,15 @@ import typer
 from hpt_dist.cli import console
 from hpt_dist.cli.data.options import located
 from hpt_dist.cli.options import JsonOption
-from hpt_dist.datasets.inventory import StoredDataset
+from hpt_dist.datasets import leave_out, origins
+from hpt_dist.datasets.inventory import SplitName, StoredDataset
 from hpt_dist.datasets.leaks import Findings, Pair, find
 from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.datasets.shard_workers import cores
 from hpt_dist.store import files
 
 _EXAMPLES = 3
+_Files = Callable[[SplitName, str], str]
 
 
 def leaks(
@@ -42,7 +42,7 @@ def leaks(
     ] = False,
     write_list: Annotated[
         Path | None,
-        typer.Option(help="Write the images to leave out to this CSV file: dataset,split,key."),
+        typer.Option(help="Write the images to leave out to this CSV file, for shard --leave-out."),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Number of processes; by default one for each core.", min=1)
@@ -53,31 +53,34 @@ def leaks(
 
     Copies are found by their bytes, look-alikes (resized, recompressed, brightened) by a
     perceptual hash. A pair of train and val, train and test, or val and test is a leak; other
-    pairs are only listed.
+    pairs are only listed. Each image is named by its key and by its file in the source.
 
     \b
     Examples:
       hpt-dist data leaks ./hpt-store/datasets/photos
       hpt-dist data leaks s3://b/hpt/datasets/pool --against s3://b/hpt/datasets/target
-      hpt-dist data leaks ./hpt-store/datasets/photos --write-list leave-out.csv
+      hpt-dist data leaks ./hpt-store/datasets/photos --write-list leaks.csv
     """
+    datasets, others = [_opened(uri) for uri in uris], [_opened(uri) for uri in against or []]
     with _stages() as progress:
         findings = find(
-            [_opened(uri) for uri in uris],
-            [_opened(uri) for uri in against or []],
+            datasets,
+            others,
             distance=None if exact else distance,
             workers=workers or cores(),
             progress=progress,
         )
+    traced = _traced([*datasets, *others], findings)
     if write_list:
-        text = io.StringIO()
-        rows = [(place.dataset, place.split, key) for place, key in findings.leave_out()]
-        csv.writer(text, lineterminator="\n").writerows([("dataset", "split", "key"), *rows])
-        files.replace(write_list, text.getvalue().encode())
+        rows = [
+            (place.dataset, place.split, key, traced(place, key))
+            for place, key in findings.leave_out()
+        ]
+        files.replace(write_list, leave_out.text_of(rows).encode())
     if json_:
-        console.print_json(_findings_json(findings))
+        console.print_json(_findings_json(findings, traced))
     else:
-        _print_findings(findings)
+        _print_findings(findings, traced)
     if findings.leaks:
         raise typer.Exit(1)
 
@@ -97,14 +100,29 @@ def _stages() -> Iterator[Callable[[str, int, int], None]]:
         yield update
 
 
-def _findings_json(findings: Findings) -> dict[str, Any]:
+def _traced(datasets: Sequence[StoredDataset], findings: Findings) -> _Files:
+    """Return a function of a split and a key, which gives the file; empty if it was not noted."""
+    keys = {key for pair in findings.pairs for key in (pair.a_key, pair.b_key)}
+    noted: dict[str, Mapping[str, str]] = {}
+    for one in datasets:
+        found = origins.files_of(one.folder, one.manifest, keys)
+        # A dataset is called by its URI where two have the same name.
+        for name in (one.manifest.name, f"{one.store.uri}/datasets/{one.manifest.name}"):
+            noted[name] = found
+    return lambda place, key: noted[place.dataset].get(key, "")
+
+
+def _findings_json(findings: Findings, traced: _Files) -> dict[str, Any]:
+    def side(place: SplitName, key: str) -> dict[str, str]:
+        return {"split": str(place), "key": key, "file": traced(place, key)}
+
     def described(pair: Pair) -> dict[str, Any]:
         return {
             "kind": pair.kind,
             "distance": pair.distance,
             "leak": pair.leak,
-            "a": {"split": str(pair.a), "key": pair.a_key},
-            "b": {"split": str(pair.b), "key": pair.b_key},
+            "a": side(pair.a, pair.a_key),
+            "b": side(pair.b, pair.b_key),
         }
 
     return {
@@ -115,7 +133,7 @@ def _findings_json(findings: Findings) -> dict[str, Any]:
     }
 
 
-def _print_findings(findings: Findings) -> None:
+def _print_findings(findings: Findings, traced: _Files) -> None:
     groups = findings.groups()
     rows = [
         (
@@ -136,12 +154,16 @@ def _print_findings(findings: Findings) -> None:
             console.print_line(f"{kind}, {a} and {b}:")
             for pair in pairs[:_EXAMPLES]:
                 bits = f"  ({pair.distance} of 64 bits)" if kind == "near" else ""
+                left, right = traced(pair.a, pair.a_key), traced(pair.b, pair.b_key)
                 console.print_line(f"  {pair.a_key}  {pair.b_key}{bits}")
+                if left and right:
+                    console.print_line(f"    {left}  {right}")
     flat = findings.flat
     blank = f"; {flat:,} are nearly blank and were compared by their bytes only" if flat else ""
     console.print_line(f"{findings.images:,} images compared{blank}")
     out = len(findings.leave_out())
-    console.print_line(f"{out:,} images to leave out (--write-list)" if out else "no leaks")
+    how = "--write-list FILE, then shard SOURCE DEST --replace --leave-out FILE"
+    console.print_line(f"{out:,} images to leave out: {how}" if out else "no leaks")
 
 
 def _opened(uri: str) -> StoredDataset:

@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
 from hpt_dist.cli import console
 from hpt_dist.cli.data.options import UriArgument, located
 from hpt_dist.cli.options import JsonOption
+from hpt_dist.datasets import origins
 from hpt_dist.datasets.manifest import Manifest, Split, read_manifest
+from hpt_dist.datasets.origins import Image
 
 _CLASSES_SHOWN = 5
 _QUARANTINED_SHOWN = 10
 
 
-def show(uri: UriArgument, json_: JsonOption = False) -> None:
+def show(
+    uri: UriArgument,
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY...",
+            help="Print these images alone, each named by its key or by its file in the source.",
+        ),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
     """Print a dataset's splits, classes, pixel statistics, licence and left-out images.
+
+    With keys of images: the split, the classes, the file in the source and the shard of each.
 
     \b
     Examples:
       hpt-dist data show ./hpt-store/datasets/openmoji/line
       hpt-dist data show s3://bucket/hpt/datasets/photos --json
+      hpt-dist data show ./hpt-store/datasets/photos cat_1-0a1b2c3d4e5f
     """
-    manifest = read_manifest(*located(uri))
+    store, name = located(uri)
+    manifest = read_manifest(store, name)
+    if images:
+        folder = manifest.shards_in(store.at(f"datasets/{name}"))
+        _print_images(origins.trace(folder, manifest, images), json_)
+        return
     if json_:
         console.print_json(manifest.as_json() | {"digest": manifest.digest})
         return
@@ -54,6 +79,22 @@ def show(uri: UriArgument, json_: JsonOption = False) -> None:
         if sum(split.class_counts):
             console.print_line(f"classes of {name}: {_counts_in_words(manifest, split)}")
     _print_quarantined(manifest)
+
+
+def _print_images(images: Sequence[Image], json_: bool) -> None:
+    if json_:
+        console.print_json([vars(one) for one in images])
+        return
+    rows = [
+        (one.key, one.split, ", ".join(one.classes) or "-", one.file or "-", one.shard)
+        for one in images
+    ]
+    console.print_table(("key", "split", "class", "file", "shard"), rows)
+    if not all(one.file for one in images):
+        console.print_note(
+            "files were not noted when this dataset was sharded: run the same hpt-dist shard "
+            "again, which notes them and writes no image"
+        )
 
 
 def _counts_in_words(manifest: Manifest, split: Split) -> str:
