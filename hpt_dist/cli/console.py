@@ -60,6 +60,16 @@ def print_json(value: Any) -> None:
     sys.stdout.write(without_secrets(json.dumps(value, indent=2)) + "\n")
 
 
+def size(count: int) -> str:
+    """Return a number of bytes in words: 12.3 MB, of powers of 1000."""
+    value, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:,.1f} {unit}" if unit != "B" else f"{count} B"
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; without a terminal its columns are separated by two spaces or more."""
     rows = [[safe(cell) for cell in row] for row in rows]

@@ -21,6 +21,7 @@ class _AllVerbs(Verbs):
         "shard",
         "plan",
         "launch",
+        "runs",
         "status",
         "logs",
         "cancel",

@@ -10,8 +10,7 @@ import typer
 from hpt_dist.cli import console
 from hpt_dist.cli.options import DEFAULT_STORE, StoreOption
 from hpt_dist.errors import RequestError
-from hpt_dist.launch import results
-from hpt_dist.launch.launches import find
+from hpt_dist.launch import results, runs
 from hpt_dist.store import open_store
 
 
@@ -45,7 +44,8 @@ def pull(
     if not stage:
         raise RequestError(f"{name} names no stage", allowed="RUN/STAGE, such as quickstart/hpt")
     opened = open_store(store)
-    record = find(opened, run)
-    names = results.trials_of(record, stage)
-    for path in results.pull(opened, record, names, destination, format_):
+    found = runs.finished_trials(opened, run, stage)
+    if found.note:
+        console.print_note(found.note)
+    for path in results.pull(opened, found.launch, found.names, destination, format_):
         console.print_line(str(path))

@@ -26,7 +26,9 @@ class Verbs(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
         """Return a command, or None if there is none of that name."""
         if cmd_name in self.names:
-            function = getattr(import_module(f"{self.package}.{cmd_name}"), cmd_name)
+            module = import_module(f"{self.package}.{cmd_name}")
+            # One that is called as a built-in of Python has an underscore more.
+            function = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
             alone = typer.Typer(
                 add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
             )

@@ -165,6 +165,12 @@ def find(store: Store, name: str = "") -> Launch:
     )
 
 
+def earlier_than(store: Store, launch: Launch) -> list[Launch]:
+    """Return the earlier launches of the same recipe, newest first."""
+    same = [one for one in launches(store) if one.recipe == launch.recipe]
+    return same[: [one.id for one in same].index(launch.id)][::-1]
+
+
 def has_ended(store: Store, launch: Launch) -> bool:
     """Return whether a launch has ended."""
     return store.stat(f"{LAUNCHES}/{launch.id}.end") is not None

@@ -26,6 +26,11 @@ def _finished(store: Store, name: str, key: str) -> Finished | None:
     return Finished(name, key, result, document(store, key, "run.json", RunPart))
 
 
+def has(launch: Launch, name: str) -> bool:
+    """Return whether a launch has a stage or a trial of a name."""
+    return any(name in (trial, trial.split("/")[0]) for trial in launch.trials)
+
+
 def trials_of(launch: Launch, name: str) -> list[str]:
     """Return the names of a launch's trials that a stage's or a trial's name stands for.
 

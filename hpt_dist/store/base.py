@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -20,11 +20,13 @@ class ObjectInfo:
         path: relative to the store, parts separated by "/".
         bytes: its size.
         etag: differs whenever the content differs; compare it only for equality.
+        modified_s: when it was written, Unix time by the store's clock; 0 where that is not known.
     """
 
     path: str
     bytes: int
     etag: str
+    modified_s: float = field(default=0.0, compare=False)
 
 
 Content = bytes | bytearray | memoryview | Path

@@ -202,7 +202,7 @@ def _paths(root: Path, top: Path) -> list[str]:
 
 def _describe(path: str, status: os.stat_result) -> ObjectInfo:
     etag = f"{status.st_mtime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
-    return ObjectInfo(path, status.st_size, etag)
+    return ObjectInfo(path, status.st_size, etag, status.st_mtime)
 
 
 def _replace(file: Path, data: Content) -> os.stat_result:

@@ -66,7 +66,7 @@ class S3Store:
     def stat(self, path: str) -> ObjectInfo | None:
         """Describe an object; see `Store.stat`."""
         head = self._head(path)
-        return ObjectInfo(path, head["ContentLength"], etag_of(head)) if head else None
+        return ObjectInfo(path, head["ContentLength"], etag_of(head), _time(head)) if head else None
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Describe objects by the beginning of their path; see `Store.list`."""
@@ -82,7 +82,7 @@ class S3Store:
                 is_truncated = page["IsTruncated"]
                 request["ContinuationToken"] = page.get("NextContinuationToken", "")
                 infos += [
-                    ObjectInfo(self._path(item["Key"]), item["Size"], etag_of(item))
+                    ObjectInfo(self._path(item["Key"]), item["Size"], etag_of(item), _time(item))
                     for item in page.get("Contents", [])
                     if not item["Key"].endswith("/")  # some tools mark folders so
                 ]
@@ -142,6 +142,12 @@ class S3Store:
         with explained(f"s3://{self.bucket}"):
             _require_bucket(self.bucket, settings())
         return None
+
+
+def _time(described: dict[str, Any]) -> float:
+    """Return when an object was written, Unix time; 0 if the server does not say it."""
+    time = described.get("LastModified")
+    return float(time.timestamp()) if time else 0.0
 
 
 @functools.lru_cache

@@ -9,15 +9,16 @@ from hpt_dist.cli.verbs import Verbs
 
 class _DataVerbs(Verbs):
     package = __name__
-    names = ("show", "verify", "preview", "leaks", "subset")
+    names = ("list", "show", "verify", "preview", "leaks", "subset")
 
 
 app = typer.Typer(
     cls=_DataVerbs,
-    help="""Show, check and preview sharded datasets, find leaks, and choose subsets.
+    help="""List, show, check and preview sharded datasets, find leaks, and choose subsets.
 
     \b
-    Example:
+    Examples:
+      hpt-dist data list
       hpt-dist data show ./hpt-store/datasets/openmoji/line
     """,
     no_args_is_help=True,
