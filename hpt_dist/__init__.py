@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hpt_dist.datasets.facts import Dataset, open_dataset
     from hpt_dist.errors import HptError
+    from hpt_dist.evals.classifier import Classifier, load_classifier
     from hpt_dist.launch.calls import PlannedTrial, finished, plan, run
     from hpt_dist.reading.loader import ImageBatch, Loader, eval_loader, train_loader
     from hpt_dist.recipe import Augment
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Augment",
+    "Classifier",
     "Dataset",
     "Finished",
     "HptError",
@@ -28,6 +30,7 @@ __all__ = [
     "eval_loader",
     "finished",
     "load_backbone",
+    "load_classifier",
     "open_dataset",
     "plan",
     "run",
@@ -37,6 +40,7 @@ __all__ = [
 _HOMES = {
     "datasets.facts": ("Dataset", "open_dataset"),
     "errors": ("HptError",),
+    "evals.classifier": ("Classifier", "load_classifier"),
     "launch.calls": ("PlannedTrial", "finished", "plan", "run"),
     "reading.loader": ("ImageBatch", "Loader", "eval_loader", "train_loader"),
     "recipe": ("Augment",),

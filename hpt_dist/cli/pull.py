@@ -10,7 +10,7 @@ import typer
 from hpt_dist.cli import console
 from hpt_dist.cli.options import DEFAULT_STORE, StoreOption
 from hpt_dist.errors import RequestError
-from hpt_dist.launch import results, runs
+from hpt_dist.launch import pulling, runs
 from hpt_dist.store import open_store
 
 
@@ -31,14 +31,18 @@ def pull(
 ) -> None:
     """Copy the weights and results of finished trials, and check their digests.
 
+    Of a linear evaluation, its classifier is copied together with the backbone that it judged. The
+    file loading.md beside them shows the lines of Python that load them.
+
     \b
     Examples:
       hpt-dist pull quickstart/hpt ./out
       hpt-dist pull quickstart/hpt ./out --format timm
       hpt-dist pull my_recipe/target ./out --format detectron2
+      hpt-dist pull one_domain/features/init=hpt,seed=0 ./out
     """
-    if format_ not in results.FORMATS:
-        allowed = ", ".join(results.FORMATS)
+    if format_ not in pulling.FORMATS:
+        allowed = ", ".join(pulling.FORMATS)
         raise RequestError(f"no format {format_}", where="--format", allowed=allowed)
     run, _, stage = name.partition("/")
     if not stage:
@@ -47,5 +51,8 @@ def pull(
     found = runs.finished_trials(opened, run, stage)
     if found.note:
         console.print_note(found.note)
-    for path in results.pull(opened, found.launch, found.names, destination, format_):
+    pulled = pulling.pull(opened, found.launch, found.names, destination, format_)
+    for path in pulled.files:
         console.print_line(str(path))
+    for note in pulled.notes:
+        console.print_note(note)

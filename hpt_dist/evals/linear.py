@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,20 +18,10 @@ _MOMENTUM = 0.9
 _INITIAL_STD = 0.01
 
 
-def evaluate(
-    train: Labelled,
-    val: Labelled,
-    test: Labelled,
-    *,
-    num_classes: int,
-    learning_rates: Sequence[float],
-    milestones: Sequence[float],
-    steps: int,
-    batch: int,
-    weight_decay: float,
-    seed: int,
-) -> Result:
-    """Return the accuracy on test with the learning rate that is best on val.
+def choose(
+    train: Labelled, val: Labelled, test: Labelled, **settings: Any
+) -> tuple[Result, nn.Linear]:
+    """Return the accuracy on test of the classifier that is best on val, and that classifier.
 
     A learning rate that diverges is out. Of equally good ones the smallest is taken.
 
@@ -38,33 +29,18 @@ def evaluate(
         train: what the classifiers learn from, features [views, n, d].
         val: chooses the learning rate.
         test: read once, with the chosen learning rate.
-        num_classes: number of classes.
-        learning_rates: candidates.
-        milestones: shares of `steps` after each of which the learning rate falls tenfold.
-        steps: optimizer steps.
-        batch: samples in a step.
-        weight_decay: of weights and biases.
-        seed: of the initial weights and of the order of the samples.
+        settings: of `fit`.
 
     Returns:
         "val/top1", "test/top1" (shares of 1), "selected" {"lr": ...}, "val/top1_by_lr",
-        "diverged" (learning rates), "n_train", "n_val" and "n_test".
+        "diverged" (learning rates), "n_train", "n_val" and "n_test"; and the classifier.
 
     Raises:
         TrainingError: features are not finite, or every learning rate diverged.
     """
     for features in (train.features, val.features):
         require_finite(features)
-    heads = fit(
-        train,
-        num_classes=num_classes,
-        learning_rates=learning_rates,
-        milestones=milestones,
-        steps=steps,
-        batch=batch,
-        weight_decay=weight_decay,
-        seed=seed,
-    )
+    heads = fit(train, **settings)
     by_lr = {
         lr: top1(head(val.features), val.labels) for lr, head in heads.items() if _is_finite(head)
     }
@@ -77,7 +53,7 @@ def evaluate(
     best = max(by_lr, key=lambda lr: (by_lr[lr], -lr))
     test_features = test.features
     require_finite(test_features)
-    return {
+    found = {
         "val/top1": by_lr[best],
         "test/top1": top1(heads[best](test_features), test.labels),
         "selected": {"lr": best},
@@ -87,6 +63,7 @@ def evaluate(
         "n_val": len(val.labels),
         "n_test": len(test.labels),
     }
+    return found, heads[best]
 
 
 def fit(
@@ -105,7 +82,15 @@ def fit(
     Each is the classifier that its learning rate alone would give: they share batches and initial
     weights, and neither gradients nor divergence. The epoch chooses the augmented copy.
 
-    Args: as of `evaluate`.
+    Args:
+        train: what the classifiers learn from, features [views, n, d].
+        num_classes: number of classes.
+        learning_rates: of each classifier.
+        milestones: shares of `steps` after each of which the learning rate falls tenfold.
+        steps: optimizer steps.
+        batch: samples in a step.
+        weight_decay: of weights and biases.
+        seed: of the initial weights and of the order of the samples.
     """
     views, n, dim = train.features.shape
     device = train.features.device

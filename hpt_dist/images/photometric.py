@@ -20,19 +20,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hpt_dist.images.normalization import RGB
 from hpt_dist.recipe import Augment
 
-RGB = tuple[float, float, float]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-# How a recipe's `image.normalize` names the mean and the standard deviation of pixels.
-NORMALIZE: dict[str, tuple[RGB, RGB]] = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-}
 DRAWS = 11  # uniform numbers that each view consumes
 _ORDERS = np.array(list(itertools.permutations(range(4))))
 _LUMA = (0.2989, 0.587, 0.114)

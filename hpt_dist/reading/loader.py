@@ -18,7 +18,8 @@ from torch import Tensor
 
 from hpt_dist.datasets.facts import Dataset
 from hpt_dist.errors import RequestError, nearest
-from hpt_dist.images.photometric import NORMALIZE, RGB, Normalize, Photometric
+from hpt_dist.images.normalization import NORMALIZE, RGB
+from hpt_dist.images.photometric import Normalize, Photometric
 from hpt_dist.reading.decoder import Batch
 from hpt_dist.reading.pool import Pool
 from hpt_dist.reading.split import open_split

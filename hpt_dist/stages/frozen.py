@@ -22,6 +22,7 @@ from hpt_dist.stages.inputs import (
     pool_of,
 )
 from hpt_dist.trial.run import Context, Result
+from hpt_dist.weights.head import Head
 
 # torchvision's default of random resized crops, which linear evaluation trains on.
 _CROP_AREA = (0.08, 1.0)
@@ -82,7 +83,9 @@ def features_of(
     return train, labelled("val"), labelled("test")
 
 
-def judged(found: dict[str, Any], replacements: Replacements | None = None) -> Result:
-    """Return the result of an evaluation: what validation chose, and its details."""
+def judged(
+    found: dict[str, Any], replacements: Replacements | None = None, head: Head | None = None
+) -> Result:
+    """Return the result of an evaluation: what validation chose, its details and its classifier."""
     metrics = {name: found.pop(name) for name in ("val/top1", "test/top1")}
-    return Result(metrics, found, replaced=replacements.until(0) if replacements else ())
+    return Result(metrics, found, head=head, replaced=replacements.until(0) if replacements else ())

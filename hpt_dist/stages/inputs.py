@@ -14,7 +14,8 @@ import torch
 from hpt_dist.datasets.manifest import Manifest, read_manifest
 from hpt_dist.datasets.subset import read_subset
 from hpt_dist.errors import DataError
-from hpt_dist.images.photometric import NORMALIZE, Photometric
+from hpt_dist.images.normalization import NORMALIZE, RGB
+from hpt_dist.images.photometric import Photometric
 from hpt_dist.networks import backbones
 from hpt_dist.networks.backbones import Backbone
 from hpt_dist.reading.order import Ints
@@ -34,7 +35,6 @@ from hpt_dist.weights import values
 
 # Images that are looked at together where nothing is trained.
 EVAL_BATCH = 256
-RGB = tuple[float, float, float]
 T = TypeVar("T")
 
 

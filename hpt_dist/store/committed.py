@@ -16,6 +16,7 @@ from hpt_dist.store.records import Count, DamagedRecordError, Name, Sha256
 RESULT = "result.json"
 WEIGHTS = "weights.safetensors"
 MODEL = "model.safetensors"
+HEAD = "head.safetensors"
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from hpt_dist.errors import DataError, HptError
 from hpt_dist.recipe.plan import Trial, key_of
 from hpt_dist.store import Store, committed
-from hpt_dist.store.committed import MODEL, WEIGHTS
+from hpt_dist.store.committed import HEAD, MODEL, WEIGHTS
 from hpt_dist.trial.records import ResultPart, RunPart, SpecPart, document
+from hpt_dist.weights import head
+from hpt_dist.weights.head import Head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +40,7 @@ class Alike:
         numerics: how it computed, in words.
         weights: the backbone that it left; None where it left none.
         model: the whole model that it left; None where it left none.
+        head: the classifier that it left; None where it left none.
     """
 
     key: str
@@ -45,6 +48,7 @@ class Alike:
     numerics: str
     weights: dict[str, Tensor] | None
     model: dict[str, Tensor] | None
+    head: Head | None = None
 
 
 def inputs_of(store: Store, trial: Trial) -> str:
@@ -102,4 +106,6 @@ def _read(store: Store, key: str) -> Alike:
         name: files.read(committed.read(store, key, name))[0] if name in there else None
         for name in (WEIGHTS, MODEL)
     }
-    return Alike(key, result, str(run.get("numerics", "")), tensors[WEIGHTS], tensors[MODEL])
+    left = head.read(committed.read(store, key, HEAD), HEAD)[0] if HEAD in there else None
+    numerics = str(run.get("numerics", ""))
+    return Alike(key, result, numerics, tensors[WEIGHTS], tensors[MODEL], left)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import logging
-import platform
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,18 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpt_dist import __version__
 from hpt_dist.errors import HptError, Interrupted, StoreError, TrainingError
 from hpt_dist.errors.secrets import without_secrets
 from hpt_dist.recipe import plugins
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store, committed, files, lease, marker, open_store
-from hpt_dist.store.committed import MODEL, WEIGHTS
+from hpt_dist.store.committed import HEAD, MODEL, WEIGHTS
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, stage_prefix, trial_folder
 from hpt_dist.tracking.tracker import METRICS, RunIdentity, Tracker
 from hpt_dist.train.checkpoint import Checkpoints
 from hpt_dist.train.interrupt import Interrupt
-from hpt_dist.trial import alike, identity, starts
+from hpt_dist.trial import alike, documents, identity, starts
+from hpt_dist.weights.head import Head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,6 +92,7 @@ class Result:
         details: anything else that its reader needs, in JSON.
         weights: the backbone to start other stages from; None where there is none.
         model: a whole model that is an end in itself, such as an adapted classifier.
+        head: the classifier on the features that it judged; None where there is none.
         seconds_before: time that earlier, interrupted processes had put into it.
         numerics: precision, memory format and device of its training, in words; empty without one.
         curves: metrics whose points were logged in training; the chosen one is not another point.
@@ -105,6 +103,7 @@ class Result:
     details: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, Tensor] | None = None
     model: dict[str, Tensor] | None = None
+    head: Head | None = None
     seconds_before: float = 0.0
     numerics: str = ""
     curves: tuple[str, ...] = ()
@@ -274,6 +273,7 @@ def _result_of(twin: alike.Alike) -> Result:
         twin.result["details"],
         weights=twin.weights,
         model=twin.model,
+        head=twin.head,
         numerics=twin.numerics,
         replaced=twin.result.get("replaced", ()),
     )
@@ -316,18 +316,27 @@ def _commit(
     trial, root = context.order.trial, context.root
     same = {"same_as": same_as} if same_as else {}
     replaced = {"replaced": list(result.replaced)} if result.replaced else {}
+    run = documents.of_run(
+        seconds=result.seconds_before + seconds,
+        restarts=restarts,
+        job=context.order.scheduled,
+        ranks=context.order.ranks,
+        threads=context.order.threads,
+        numerics=result.numerics,
+    )
     objects = {
         "spec.json": _json(trial.document),
-        "result.json": _json(_result_document(trial, result) | replaced),
-        "run.json": _json(_provenance(context.order, result, restarts, seconds) | same),
+        "result.json": _json(documents.of_result(trial, result.metrics, result.details) | replaced),
+        "run.json": _json(run | same),
     }
-    tensors = {WEIGHTS: result.weights, MODEL: result.model}
-    for name, state in tensors.items():
+    metadata = {"key": trial.key, "trial": trial.name, "backbone": trial.backbone}
+    for name, state in {WEIGHTS: result.weights, MODEL: result.model}.items():
         if state is not None:
             from hpt_dist.weights import match as weights
 
-            metadata = {"key": trial.key, "trial": trial.name, "backbone": trial.backbone}
             objects[name] = weights.save(state, metadata)
+    if result.head:
+        objects[HEAD] = result.head.encoded(metadata)
     # The tracker has all points before `DONE`: whoever finds it can bring them to MLflow.
     points = {name: v for name, v in result.metrics.items() if name not in result.curves}
     if replaced:
@@ -343,25 +352,6 @@ def _commit(
     _clear(root)
 
 
-def _result_document(trial: Trial, result: Result) -> dict[str, Any]:
-    """Return what result.json holds.
-
-    Nothing in it depends on the machine or the clock: a resumed run ends with the same bytes as an
-    undisturbed one.
-    """
-    return {
-        "trial": trial.name,
-        "stage": trial.stage,
-        "kind": trial.spec.kind,
-        "axes": dict(trial.axes),
-        "seed": trial.spec.seed,
-        "key": trial.key,
-        "images": trial.images,
-        "metrics": result.metrics,
-        "details": result.details,
-    }
-
-
 def _put(root: Store, name: str, data: bytes) -> dict[str, Any]:
     info = root.put(name, data)
     if info.bytes != len(data):
@@ -373,23 +363,6 @@ def _identity(order: TrialOrder) -> RunIdentity:
     return identity.of_trial(
         order.trial, order.recipe, order.parent_run or None, order.artifact_location or None
     )
-
-
-def _provenance(order: TrialOrder, result: Result, restarts: int, seconds: float) -> dict[str, Any]:
-    packages = ("torch", "torchvision", "timm", "numpy", "pillow")
-    return {
-        "seconds": round(result.seconds_before + seconds, 1),
-        "restarts": restarts,
-        "job": order.scheduled,
-        "ranks": order.ranks,
-        "threads": order.threads,
-        "numerics": result.numerics,
-        "host": socket.gethostname(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "hpt_dist": __version__,
-        **{name: importlib.metadata.version(name) for name in packages},
-    }
 
 
 def _json(value: Any) -> bytes:

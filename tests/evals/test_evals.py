@@ -102,7 +102,8 @@ def test_of_equally_good_k_the_smallest_is_taken():
 
 def test_linear_beats_chance_and_reports_every_learning_rate():
     train, val, test = splits(views=2)
-    found = linear.evaluate(train, val, test, **SETTINGS)
+    found, head = linear.choose(train, val, test, **SETTINGS)
+    assert top1(head(test.features), test.labels) == found["test/top1"]
     assert found["val/top1"] > 0.7
     assert found["test/top1"] > 0.6
     assert set(found["val/top1_by_lr"]) == {"0.3", "3", "30"}
@@ -159,13 +160,13 @@ def test_linear_equals_the_update_rule_written_out(views):
 
 def test_a_diverging_learning_rate_is_out_and_named():
     train, val, test = splits(views=1)
-    found = linear.evaluate(
+    found, _ = linear.choose(
         train, val, test, **{**SETTINGS, "learning_rates": (0.3, 1e30), "weight_decay": 1.0}
     )
     assert found["diverged"] == [1e30]
     assert set(found["val/top1_by_lr"]) == {"0.3"}
     with pytest.raises(TrainingError, match="diverged at every learning rate"):
-        linear.evaluate(
+        linear.choose(
             train, val, test, **{**SETTINGS, "learning_rates": (1e30,), "weight_decay": 1.0}
         )
 
@@ -190,7 +191,7 @@ def test_test_is_read_once_and_cannot_change_what_is_selected():
     shuffled = Labelled(test.features, test.labels.flip(0))
     for evaluate in (
         lambda t: knn.evaluate(train, val, t, num_classes=CLASSES, k=(1, 5), temperature=0.07),
-        lambda t: linear.evaluate(copies, val, t, **SETTINGS),
+        lambda t: linear.choose(copies, val, t, **SETTINGS)[0],
     ):
         watched = Once(test)
         found, other = evaluate(watched), evaluate(shuffled)
@@ -241,7 +242,7 @@ def test_features_that_are_not_finite_are_an_error_everywhere(value, at):
     copies = given[0]._replace(features=given[0].features[None])
     for evaluate in (
         lambda: knn.evaluate(*given, num_classes=CLASSES, k=(1, 5), temperature=0.07),
-        lambda: linear.evaluate(copies, *given[1:], **SETTINGS),
+        lambda: linear.choose(copies, *given[1:], **SETTINGS),
         lambda: rankme(given[at].features),
     ):
         with pytest.raises(TrainingError, match=r"features of 1 of \d+ images") as refused:

@@ -21,7 +21,7 @@ from timm.models import vision_transformer
 from torchvision import models
 
 from hpt_dist.errors import RequestError, WeightsError
-from hpt_dist.launch import results
+from hpt_dist.launch import pulling
 from hpt_dist.networks import backbones
 from hpt_dist.store import open_store
 from hpt_dist.store.paths import DONE, stage_prefix
@@ -478,9 +478,10 @@ def finished_trial(store, backbone):
 def test_pull_writes_every_format(tmp_path, file_format):
     store = open_store(str(tmp_path / "store"))
     launch, state = finished_trial(store, "resnet18")
-    written = results.pull(store, launch, ["hpt"], tmp_path / "out", file_format)
+    written = pulling.pull(store, launch, ["hpt"], tmp_path / "out", file_format).files
     assert (tmp_path / "out/model.safetensors").read_bytes() == b"an adapted classifier"
-    other = {tmp_path / "out/model.safetensors"} | set((tmp_path / "out").rglob("*.json"))
+    beside = {tmp_path / "out" / name for name in ("model.safetensors", "loading.md")}
+    other = beside | set((tmp_path / "out").rglob("*.json"))
     (file,) = set(written) - other
     loaded, report = weights.load(str(file), "resnet18", store)
     assert same(loaded, state)
@@ -491,6 +492,6 @@ def test_pull_refuses_before_it_writes(tmp_path):
     store = open_store(str(tmp_path / "store"))
     launch, _ = finished_trial(store, "mobilenet_v2")
     with pytest.raises(RequestError, match="allowed: safetensors, torchvision, timm"):
-        results.pull(store, launch, ["hpt"], tmp_path / "out", "detectron2")
+        pulling.pull(store, launch, ["hpt"], tmp_path / "out", "detectron2")
     assert not (tmp_path / "out").exists()
-    assert results.FORMATS == exports.FORMATS
+    assert pulling.FORMATS == exports.FORMATS

@@ -1,0 +1,150 @@
+"""What finished trials left gets out of the store: digests checked, with how to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpt_dist.errors import RequestError
+from hpt_dist.store import Store, committed, files
+from hpt_dist.store.committed import HEAD, WEIGHTS
+from hpt_dist.store.paths import DONE, stage_prefix
+from hpt_dist.trial.records import Launch, SpecPart, document
+from hpt_dist.weights import loading_note
+from hpt_dist.weights.loading_note import BACKBONE
+from hpt_dist.weights.source import FORMATS as FORMATS
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What was copied.
+
+    Args:
+        files: all that were written.
+        notes: what to know of them, a line each.
+    """
+
+    files: list[Path]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class _Left:
+    """What a finished trial left.
+
+    Args:
+        name: of the trial.
+        key: of the trial.
+        spec: its spec.json.
+        objects: that it committed.
+    """
+
+    name: str
+    key: str
+    spec: Mapping[str, Any]
+    objects: Sequence[str]
+
+    @property
+    def kind(self) -> str:
+        """The kind of its stage."""
+        return str(self.spec.get("spec", {}).get("kind", ""))
+
+    @property
+    def backbone(self) -> tuple[str, str, str] | None:
+        """The (trial, object, name of the copy) of a backbone that is copied with it."""
+        if WEIGHTS in self.objects:
+            return self.key, WEIGHTS, WEIGHTS
+        return (self.spec["init"], WEIGHTS, BACKBONE) if HEAD in self.objects else None
+
+
+def pull(
+    store: Store, launch: Launch, names: Sequence[str], destination: Path, file_format: str
+) -> Pulled:
+    """Copy weights and results of finished trials into a folder, digests checked.
+
+    Of an evaluation that left a classifier, the backbone that it judged is copied too.
+
+    Args:
+        store: where the launch ran.
+        launch: which launch.
+        names: trial names.
+        destination: a folder, made if needed; one sub-folder for each trial if there are several.
+        file_format: one of FORMATS: safetensors is as stored; see `exports` for the others.
+
+    Raises:
+        RequestError: a trial is not done yet, or its backbone cannot be written in the format;
+            nothing was written.
+        StoreError: an object is not what `DONE` says, or that is damaged.
+    """
+    found = [_left(store, launch, name) for name in names]
+    if file_format != "safetensors":
+        for backbone in {one.spec["backbone"] for one in found if one.backbone}:
+            _require(backbone, file_format)
+    pulled = Pulled([], [])
+    for one in found:
+        folder = destination / one.name.replace("/", "-") if len(names) > 1 else destination
+        contents = _contents(store, one, file_format)
+        where = (one.name, launch.id, one.spec, folder)
+        note = loading_note.text(*where, tuple(contents), file_format)
+        if note:
+            contents[loading_note.FILE] = note.encode()
+            pulled.notes.append(f"how to load it: {folder / loading_note.FILE}")
+        for path, content in contents.items():
+            files.replace(folder / path, content)
+            pulled.files.append(folder / path)
+        pulled.notes.extend(_missing(store, one))
+    return pulled
+
+
+def _left(store: Store, launch: Launch, name: str) -> _Left:
+    key = launch.trials[name]
+    if committed.done(store, key) is None:
+        raise RequestError(f"{name} is not done", fix=f"hpt-dist status {launch.id}")
+    spec = document(store, key, "spec.json", SpecPart)
+    return _Left(name, key, spec, tuple(committed.digests(store, key)))
+
+
+def _contents(store: Store, one: _Left, file_format: str) -> dict[str, bytes]:
+    """Return the files of a trial by name, its backbone in a format."""
+    contents = {
+        name: committed.read(store, one.key, name) for name in one.objects if name != WEIGHTS
+    }
+    if one.backbone:
+        key, name, copy = one.backbone
+        data = committed.read(store, key, name)
+        if file_format == "safetensors" or copy == BACKBONE:
+            contents[copy] = data
+        if file_format != "safetensors":
+            contents |= _exported(data, file_format)
+    return contents
+
+
+def _missing(store: Store, one: _Left) -> list[str]:
+    """Return why an evaluation brings no classifier."""
+    if one.kind == "knn":
+        return [f"{one.name}: neighbours have no classifier to load; a linear stage leaves one"]
+    if one.kind != "linear" or HEAD in one.objects:
+        return []
+    done = committed.done(store, one.key)
+    keys = dict.fromkeys(filter(None, (one.key, done.same_as if done else "")))
+    places = " and ".join(f"{store.at(stage_prefix(key)).uri}/{DONE}" for key in keys)
+    return [
+        f"{one.name}: an earlier version evaluated this and kept no classifier; delete {places} "
+        "and launch again to get it"
+    ]
+
+
+def _require(backbone: str, file_format: str) -> None:
+    from hpt_dist.weights import exports
+
+    exports.require(backbone, file_format)
+
+
+def _exported(data: bytes, file_format: str) -> dict[str, bytes]:
+    from hpt_dist.weights import exports
+    from hpt_dist.weights import match as weights
+
+    state, metadata = weights.read(data)
+    return exports.export(state, metadata["backbone"], file_format)

@@ -1,0 +1,85 @@
+"""The classifier that an evaluation leaves, with all that it takes to use it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hpt_dist.errors import WeightsError
+from hpt_dist.images.normalization import RGB
+from hpt_dist.store import records
+from hpt_dist.store.records import Count, DamagedRecordError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FACTS = ("classes", "image_size", "mean", "std")
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the metadata of a head's file say, besides its names."""
+
+    classes: tuple[str, ...]
+    image_size: Count
+    mean: RGB
+    std: RGB
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear classifier on features, and how its images were prepared.
+
+    Args:
+        state: `weight` [classes, d] and `bias` [classes], float32.
+        classes: class names in the order of their ids.
+        image_size: side of the network input, pixels.
+        mean: of red, green and blue, 0 to 1, by which images are normalised.
+        std: the same.
+    """
+
+    state: Mapping[str, Tensor]
+    classes: Sequence[str]
+    image_size: int
+    mean: RGB
+    std: RGB
+
+    def encoded(self, names: Mapping[str, str]) -> bytes:
+        """Return its file in safetensors' format.
+
+        Args:
+            names: further metadata: of its trial and backbone.
+        """
+        from hpt_dist.weights import files
+
+        facts: dict[str, Any] = {name: getattr(self, name) for name in _FACTS}
+        metadata = {name: json.dumps(value) for name, value in facts.items()}
+        return files.save(self.state, {**names, **metadata})
+
+
+def read(data: bytes, where: str) -> tuple[Head, str]:
+    """Return a head and the name of its backbone.
+
+    Args:
+        data: what `Head.encoded` returned.
+        where: the file, for messages.
+
+    Raises:
+        WeightsError: it is damaged, or no such file.
+    """
+    from hpt_dist.weights import files
+
+    state, metadata = files.read(data)
+    try:
+        text = "{" + ",".join(f'"{name}":{metadata[name]}' for name in _FACTS) + "}"
+        facts = records.decoded(text.encode(), _Facts, where=where)
+        backbone = metadata["backbone"]
+    except (KeyError, DamagedRecordError) as error:
+        raise WeightsError(f"this is no head of an evaluation: {error}", where=where) from error
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    count = len(facts.classes)
+    if shapes.keys() != {"weight", "bias"} or {shape[0] for shape in shapes.values()} != {count}:
+        raise WeightsError(f"this is no head for its {count} classes", where=where)
+    return Head(state, facts.classes, facts.image_size, facts.mean, facts.std), backbone

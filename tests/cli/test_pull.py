@@ -1,0 +1,197 @@
+"""What `pull` copies is loaded by the lines beside it, and does what was measured."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from pictures import encoded, picture
+from PIL import ImageEnhance
+from small import environment, fill, hpt, write_recipe
+
+import hpt_dist
+from hpt_dist.store.paths import DONE
+
+RECIPE = """\
+name: judged
+store: ${HPT_STORE}
+datasets: {pets: pets}
+backbone: timm/test_efficientnet
+image: {size: 32, normalize: dataset}
+stages:
+  base: {kind: import, weights: random}
+  plain: {kind: import, weights: random, seed: 1}
+  line: {kind: linear, data: pets, views: 2, steps: 60, batch: 32, init: base}
+  near: {kind: knn, data: pets, k: [3], init: base}
+"""
+CLASSES = ('a "quoted" cat', "dog", "Ünbekannt")
+
+
+def write_images(folder: Path) -> Path:
+    """Write images whose classes differ in brightness, so that random features tell them apart."""
+    for number in range(60):
+        split = ("train", "train", "val", "test")[number % 4]
+        label = (number // 4) % len(CLASSES)
+        image = ImageEnhance.Brightness(picture(number, (60, 40))).enhance(0.3 + 0.6 * label)
+        file = folder / split / CLASSES[label] / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encoded(image))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory, mlflow_tables):
+    """A folder with images of pets, and a store in which their evaluations went through."""
+    folder = tmp_path_factory.mktemp("judged")
+    (folder / "made/datasets").mkdir(parents=True)
+    store = fill(folder / "store", folder / "made", mlflow_tables)
+    images = write_images(folder / "pets")
+    where = {"store": str(store), "process": False}
+    hpt("shard", str(images), f"{store}/datasets/pets", "--workers", "1", **where)
+    threads = torch.get_num_threads()
+    hpt("launch", str(write_recipe(folder, RECIPE)), "--on", "inline", **where)
+    torch.set_num_threads(threads)
+    return folder
+
+
+def pull(judged: Path, name: str, *options: str, out: str = "out") -> tuple[Path, str]:
+    shutil.rmtree(judged / out, ignore_errors=True)
+    printed = hpt("pull", name, str(judged / out), *options, store=str(judged / "store"))
+    return judged / out, printed
+
+
+def blocks(folder: Path) -> list[str]:
+    """Return the blocks of Python that a page of `pull` shows."""
+    return re.findall(r"```python\n(.*?)```", (folder / "loading.md").read_text(), re.DOTALL)
+
+
+def key_of(judged: Path, stage: str) -> str:
+    (launch,) = (judged / "store/launches").glob("*.json")
+    return json.loads(launch.read_text())["trials"][stage]
+
+
+def test_three_lines_give_the_class_of_an_image(judged, tmp_path):
+    folder, printed = pull(judged, "judged/line")
+    assert f"how to load it: {folder}/loading.md" in printed
+    [three, *_] = blocks(folder)
+    assert len([line for line in three.splitlines() if line]) == 3
+    image = next((judged / "pets/test/dog").iterdir())
+    shutil.copy(image, tmp_path / "image.jpg")
+    done = subprocess.run(
+        [sys.executable, "-c", three],
+        cwd=tmp_path, env=environment(""), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+    classifier = hpt_dist.load_classifier(folder)
+    assert done.stdout.splitlines() == [str(classifier.classify(image))]
+    assert set(classifier.classes) == set(CLASSES)
+
+
+def test_a_pulled_classifier_is_the_one_that_was_measured(judged):
+    folder, _ = pull(judged, "judged/line")
+    classifier = hpt_dist.load_classifier(folder)
+    files = sorted((judged / "pets/test").rglob("*.jpg"))
+    found = classifier.classify(*files)
+    right = sum(name == file.parent.name for name, file in zip(found, files, strict=True))
+    measured = json.loads((folder / "result.json").read_text())["metrics"]["test/top1"]
+    assert right / len(files) == measured
+    assert measured > 0.5, "random answers would prove little"
+    # Without a line of ours, by timm and the numbers on the page.
+    plain: dict = {}
+    source = blocks(folder)
+    exec(next(block for block in source if "safe_open" in block), plain)
+    exec(next(block for block in source if "import timm" in block), plain)
+    with torch.inference_mode():
+        assert plain["classify"](plain["backbone"](classifier.prepared(files))) == found
+    assert "those of the datasets" in (folder / "loading.md").read_text()
+
+
+@pytest.mark.parametrize("file_format", ["safetensors", "timm"])
+def test_lines_beside_a_backbone_give_its_features(judged, file_format):
+    folder, _ = pull(judged, "judged/base", "--format", file_format)
+    key = key_of(judged, "base")
+    expected = hpt_dist.load_backbone(
+        "timm/test_efficientnet", f"trial/{key}", store=str(judged / "store")
+    ).eval()
+    images = torch.rand(2, 3, 32, 32)
+    source = blocks(folder)
+    assert len(source) == {"safetensors": 2, "timm": 1}[file_format]
+    for block in source:
+        names: dict = {}
+        exec(block, names)
+        with torch.inference_mode():
+            assert torch.equal(names["backbone"](images), expected(images))
+
+
+def test_several_trials_and_other_formats_keep_their_classifiers(judged):
+    folder, printed = pull(judged, "judged/line", "--format", "timm")
+    assert (folder / "test_efficientnet.pth").exists()
+    assert hpt_dist.load_classifier(folder).image_size == 32
+    assert str(folder / "backbone.safetensors") in printed
+
+
+def test_neighbours_have_no_classifier(judged):
+    folder, printed = pull(judged, "judged/near")
+    assert "near: neighbours have no classifier to load; a linear stage leaves one" in printed
+    assert not (folder / "loading.md").exists()
+
+
+def test_an_evaluation_of_an_earlier_version_says_how_to_get_its_classifier(judged, tmp_path):
+    store = tmp_path / "store"
+    shutil.copytree(judged / "store", store, symlinks=True)
+    folder = store / "stages" / key_of(judged, "line")
+    before = {name: (folder / name).read_bytes() for name in ("head.safetensors", "result.json")}
+    done = json.loads((folder / DONE).read_text())
+    del done["objects"]["head.safetensors"]
+    (folder / DONE).write_text(json.dumps(done))
+    (folder / "head.safetensors").unlink()
+    printed = hpt("pull", "judged/line", str(tmp_path / "out"), store=str(store))
+    assert f"kept no classifier; delete {folder}/DONE and launch again" in printed
+    (folder / DONE).unlink()
+    threads = torch.get_num_threads()
+    recipe = str(judged / "judged.yaml")
+    hpt("launch", recipe, "--on", "inline", store=str(store), process=False)
+    torch.set_num_threads(threads)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def test_what_is_no_classifier_is_refused(judged, tmp_path):
+    folder, _ = pull(judged, "judged/line")
+    with pytest.raises(hpt_dist.HptError, match=r"head\.safetensors cannot be read"):
+        hpt_dist.load_classifier(tmp_path)
+    for name, other in (
+        ("head.safetensors", "backbone.safetensors"),
+        ("backbone.safetensors", "head.safetensors"),
+    ):
+        broken = tmp_path / name
+        shutil.copytree(folder, broken)
+        shutil.copy(broken / other, broken / name)
+        with pytest.raises(hpt_dist.HptError, match=r"this is no head of|these are no weights of"):
+            hpt_dist.load_classifier(broken)
+
+
+def test_lines_for_torchvision_give_features(tmp_path):
+    """The page for a backbone of torchvision, whose classifier the weights do not have."""
+    from safetensors.torch import save_file
+
+    from hpt_dist.networks import backbones
+    from hpt_dist.weights import loading_note
+
+    backbone = backbones.create("torchvision/resnet18").eval()
+    save_file(backbone.state_dict(), tmp_path / "weights.safetensors")
+    spec = {"backbone": "torchvision/resnet18", "image": {"size": 64, "normalize": "imagenet"}}
+    page = loading_note.text("hpt", "l", spec, tmp_path, ("weights.safetensors",), "safetensors")
+    images = torch.rand(1, 3, 64, 64)
+    (tmp_path / "loading.md").write_text(page)
+    assert "(0.485, 0.456, 0.406)" in page
+    for block in blocks(tmp_path):
+        names: dict = {}
+        exec(block, names)
+        with torch.inference_mode():
+            assert torch.equal(names["backbone"](images), backbone(images))
