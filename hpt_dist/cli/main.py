@@ -27,6 +27,8 @@ class _AllVerbs(Verbs):
         "cancel",
         "pull",
         "report",
+        "du",
+        "prune",
         "sync",
         "ui",
         "doctor",

@@ -16,6 +16,7 @@ from hpt_dist.store import ObjectInfo, Store
 FOLDER = "datasets"
 _MANIFEST = "manifest.json"
 _READERS = 16
+UNFINISHED = "not finished: run the same shard again"
 # Of a shard that is not in a finished dataset: its folder is the split, or the version that a
 # dataset is replaced by, and then the split.
 _SHARD = re.compile(r"(.+?)/(?:version-[0-9a-f]{12}/)?[^/]+/[^/]+-\d{6}\.[a-z.]+")
@@ -113,7 +114,7 @@ def _listed(store: Store, name: str, infos: list[ObjectInfo]) -> Listed:
     manifests = [info for info in infos if info.path == f"{FOLDER}/{name}/{_MANIFEST}"]
     modified_s = max(info.modified_s for info in manifests or infos)
     if not manifests:
-        return Listed(name, size, modified_s, None, "not finished: run the same shard again")
+        return Listed(name, size, modified_s, None, UNFINISHED)
     try:
         return Listed(name, size, modified_s, read_manifest(store, name))
     except (DataError, StoreError) as error:

@@ -24,7 +24,7 @@ from hpt_dist.store import ObjectInfo, Store
 MANIFEST = "manifest.json"
 
 _RECORDS_AT_ONCE = 16
-_SHARD_FILE = re.compile(
+SHARD_FILE = re.compile(
     r"(version-[0-9a-f]{12}/)?[^/]+/[^/]+-\d{6}\.(tar|(index|origins|done)\.json)"
 )
 
@@ -123,7 +123,7 @@ class ShardingPlan:
             for task in self.tasks
             for path in (task.tar, task.index, task.origins, task.record)
         }
-        return [path for path in there if path not in current and _SHARD_FILE.fullmatch(path)]
+        return [path for path in there if path not in current and SHARD_FILE.fullmatch(path)]
 
     def _at(self, folder: str, tasks: Sequence[ShardToWrite]) -> Target:
         """Return a folder as a target, with those of its shards that are finished."""

@@ -28,6 +28,17 @@ from hpt_dist.store.paths import DONE, FAILURE, LEASE, SUBMITTING, sharding_pref
 from hpt_dist.trial import starts
 
 
+def id_of(store: str, name: str) -> str:
+    """Return how the jobs that shard a dataset are called.
+
+    Args:
+        store: URI of the store.
+        name: of the dataset.
+    """
+    place = hashlib.sha256(f"{store}\n{name}".encode()).hexdigest()
+    return f"shard-{slurm.plain(name)}-{place[:12]}"
+
+
 @dataclass(frozen=True)
 class ShardingRequest:
     """What is sharded, in values that mean the same on every node.
@@ -67,8 +78,7 @@ class ShardingRequest:
     @property
     def id(self) -> str:
         """The name of its jobs and their folders: one for each dataset of each store."""
-        place = hashlib.sha256(f"{self.store}\n{self.name}".encode()).hexdigest()
-        return f"shard-{slurm.plain(self.name)}-{place[:12]}"
+        return id_of(self.store, self.name)
 
     @property
     def are_tars(self) -> bool:

@@ -226,7 +226,7 @@ def configured_cache() -> NodeCache | None:
         RequestError: HPT_CACHE_GB is no size, or the folder cannot be used.
     """
     limit_bytes = int(_limit_gb() * 1e9)
-    return NodeCache(_default_folder(), limit_bytes) if limit_bytes else None
+    return NodeCache(default_folder(), limit_bytes) if limit_bytes else None
 
 
 def _limit_gb() -> float:
@@ -240,7 +240,8 @@ def _limit_gb() -> float:
     return limit_gb
 
 
-def _default_folder() -> Path:
+def default_folder() -> Path:
+    """Return the folder of this user's cache on this node; see `configured_cache`."""
     named = os.environ.get("HPT_CACHE")
     if named:  # perhaps a node's scratch folder, which other users share
         return local_path(named).absolute() / f"hpt-dist-{os.geteuid()}"

@@ -100,6 +100,12 @@ class Store(Protocol):
             The new etag, or None if another caller was first.
         """
 
+    def unfinished(self) -> Iterator[ObjectInfo]:
+        """Describe what living and killed writers have begun and not finished.
+
+        These are no objects yet: their paths, of which several may be equal, are for people.
+        """
+
     def sweep(self) -> None:
         """Delete what killed writers left unfinished; only its one writer may call it."""
 

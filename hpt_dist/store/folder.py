@@ -121,6 +121,16 @@ class FolderStore:
         with os_errors(file):
             return self._written(file, swapped)
 
+    def unfinished(self) -> Iterator[ObjectInfo]:
+        """Describe what is being written, or was by killed writers; see `Store.unfinished`."""
+        with os_errors(self.root):
+            for scratch in sorted(path for path in self.root.rglob(SCRATCH) if path.is_dir()):
+                for entry in sorted(scratch.iterdir()):
+                    with suppress(FileNotFoundError):  # finished in between
+                        status = entry.stat()
+                        if entry.name != _LOCK:
+                            yield _describe(entry.relative_to(self.root).as_posix(), status)
+
     def sweep(self) -> None:
         """Delete what killed writers left unfinished; see `Store.sweep`."""
         with os_errors(self.root):

@@ -110,6 +110,13 @@ class S3Store:
         head = self._head(path)
         return etag_of(head) if head and head["Metadata"].get("swap") == mark else None
 
+    def unfinished(self) -> Iterator[ObjectInfo]:
+        """Describe uploads of many parts that are not complete; see `Store.unfinished`."""
+        with explained(self.uri):
+            found = s3_upload.unfinished(self.bucket, f"{self.prefix}/" if self.prefix else "")
+        for key, size, begun in found:
+            yield ObjectInfo(self._path(key), size, "", begun)
+
     def sweep(self) -> None:
         """Abort the uploads of killed writers, which cost money; see `Store.sweep`."""
         with explained(self.uri):

@@ -244,14 +244,45 @@ def abort_unfinished(bucket: str, prefix: str, key: str = "") -> None:
     Raises:
         ClientError, BotoCoreError: see `s3_client.explained`.
     """
-    try:
+    with _refusals_passed():
         head = call("list_multipart_uploads", {"Bucket": bucket, "Prefix": prefix})
         for upload in head.get("Uploads", []):
             if key in ("", upload["Key"]):
                 request = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
                 call("abort_multipart_upload", request)
+
+
+def unfinished(bucket: str, prefix: str) -> list[tuple[str, int, float]]:
+    """Return key, bytes and start (Unix time) of the uploads that are not complete.
+
+    Of more than 1,000 the first are returned; none where this user may not list uploads.
+
+    Args:
+        bucket: where they are.
+        prefix: of their keys.
+
+    Raises:
+        ClientError, BotoCoreError: see `s3_client.explained`.
+    """
+    found: list[tuple[str, int, float]] = []
+    with _refusals_passed():
+        head = call("list_multipart_uploads", {"Bucket": bucket, "Prefix": prefix})
+        for upload in head.get("Uploads", []):
+            begun = upload.get("Initiated")
+            with _refusals_passed():
+                request = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+                parts = call("list_parts", request).get("Parts", [])
+                size = sum(part["Size"] for part in parts)
+                found.append((upload["Key"], size, begun.timestamp() if begun else 0.0))
+    return found
+
+
+@contextmanager
+def _refusals_passed() -> Iterator[None]:
+    """Pass over uploads that are gone, and over the fact that this user may not list uploads."""
+    try:
+        yield
     except ClientError as error:
-        # Some users may write, but not list uploads.
         if code(error) not in _LISTING_REFUSED | {"NoSuchUpload"}:
             raise
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_INPUTS = "inputs"
+INPUTS = "inputs"
 _KEY = re.compile("[0-9a-f]{64}")
 _KEY_BYTES = 64
 
@@ -73,7 +73,7 @@ def find(store: Store, trial: Trial, inputs: str) -> Alike | None:
         trial: that is about to run.
         inputs: what it reads; see `inputs_of`.
     """
-    place = f"{_INPUTS}/{inputs}"
+    place = f"{INPUTS}/{inputs}"
     if not inputs or (info := store.stat(place)) is None:
         return None
     try:
@@ -90,10 +90,19 @@ def find(store: Store, trial: Trial, inputs: str) -> Alike | None:
         return None
 
 
+def noted(store: Store, path: str) -> str:
+    """Return the key of the trial that a note of inputs names.
+
+    Raises:
+        StoreError: there is no such note, or it cannot be read.
+    """
+    return store.get(path).decode("ascii", "replace")
+
+
 def note(store: Store, inputs: str, key: str) -> None:
     """Note that a trial is done, for those that will read the same."""
     if inputs:
-        store.put(f"{_INPUTS}/{inputs}", key.encode())
+        store.put(f"{INPUTS}/{inputs}", key.encode())
 
 
 def _read(store: Store, key: str) -> Alike:
