@@ -19,6 +19,7 @@ class _AllVerbs(Verbs):
     package = "hpt_dist.cli"
     names = (
         "shard",
+        "init",
         "plan",
         "launch",
         "runs",

@@ -223,7 +223,10 @@ def _write_by_jobs(
 def _print_understood(request: ShardingRequest, source: Source) -> None:
     for line in understood.in_words(source):
         console.print_note(line)
-    if left_out := list(request.left_out(source).values()):
+    left_out = list(request.left_out(source).values())
+    if request.leave_out and not left_out:
+        console.print_note(f"{request.leave_out} lists no image")
+    if left_out:
         counts = Counter(sample.split for sample in left_out)
         of_splits = ", ".join(f"{split} {count:,}" for split, count in sorted(counts.items()))
         named = ", ".join(sample.origin for sample in left_out[:_LEFT_OUT_SHOWN])

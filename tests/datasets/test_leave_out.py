@@ -114,7 +114,6 @@ def test_the_list_may_be_used_under_another_name(leaked, tmp_path):
     [
         ("dataset,split,key\nphotos,train,nobody\n", "{0}:2: photos holds no image of the key"),
         ("dataset,split,key\na,train,x\nb,train,y\n", "none of them is photos"),
-        ("dataset,split,key\n", "lists no image"),
         ("", "has no column key"),
         ("file\ntrain/cat/a.jpg\n", "has no column key"),
         ("key\n\n,\n", "{0}:3: a line without a key"),
@@ -130,6 +129,14 @@ def test_what_is_no_such_list_is_refused(tmp_path, text, says):
     printed = shard(source, f"{tmp_path}/s/datasets/photos", "--leave-out", str(listed), code=2)
     assert says.format(listed) in printed
     assert not (tmp_path / "s").exists()
+
+
+def test_a_list_without_an_image_leaves_nothing_out(tmp_path):
+    source, listed = photos(tmp_path / "photos"), tmp_path / "list.csv"
+    listed.write_text(leave_out.text_of([]))
+    printed = shard(source, f"{tmp_path}/s/datasets/photos", "--leave-out", str(listed))
+    assert f"{listed} lists no image" in printed
+    assert "photos: 15 images" in printed
 
 
 def test_a_list_of_a_whole_split_is_refused(tmp_path):

@@ -1,0 +1,108 @@
+"""hpt-dist init."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpt_dist import sources
+from hpt_dist.cli import console
+from hpt_dist.cli.options import DEFAULT_STORE, JsonOption, StoreOption
+from hpt_dist.datasets.manifest import dataset_names, read_manifest
+from hpt_dist.errors import RequestError
+from hpt_dist.launch import first_recipe, here
+from hpt_dist.launch.first_recipe import Domain
+from hpt_dist.launch.lookup import dataset_store
+from hpt_dist.sources import understood
+from hpt_dist.store import Store, files, open_store
+
+_VERBS = ("plan", "launch")
+
+
+def init(
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DATA...",
+            help="Images that `shard` takes (a folder, a list), or a dataset: its name in the "
+            "store or STORE/datasets/NAME. Of several, pretraining goes through them in this "
+            "order, and the last one is the target.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The recipe to write; by default NAME.yaml beside the images, or here."),
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    json_: JsonOption = False,
+) -> None:
+    """Write a first recipe for your own data, with its names, splits and sizes filled in.
+
+    With labels and the splits train, val and test: pretraining, then a linear evaluation. Without:
+    pretraining alone. It reads no image, shards nothing and overwrites nothing.
+
+    \b
+    Examples:
+      hpt-dist init ~/photos
+      hpt-dist init photos --out my_recipe.yaml
+      hpt-dist init ./hpt-store/datasets/drawings ~/scans
+    """
+    opened = open_store(store)
+    domains, shards = [], []
+    for text in data:
+        domain, shard = _domain(text, opened, store)
+        domains.append(domain)
+        shards += [shard] if shard else []
+    file = out or _beside(data[-1], domains[-1])
+    commands = [*shards, *(f"hpt-dist {verb} {shlex.quote(str(file))}" for verb in _VERBS)]
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", file.stem).lstrip("_.-") or "first"
+    text = first_recipe.text(name, domains, store, here.device().kind, commands)
+    if file.exists():
+        raise RequestError(f"{file} is there already", where="--out", fix="name another file")
+    files.replace(file, text.encode())
+    if json_:
+        console.print_json({"recipe": str(file), "next": commands})
+        return
+    lacks = domains[-1].lacks()
+    console.print_line(f"wrote {file}: " + (f"no evaluation, {lacks}" if lacks else "with labels"))
+    console.print_line("next:")
+    for command in commands:
+        console.print_line(f"  {command}")
+
+
+def _domain(text: str, store: Store, uri: str) -> tuple[Domain, str]:
+    """Return what an argument names, and the command that shards it first; empty for a dataset.
+
+    Raises:
+        RequestError: it names nothing, or both a dataset and images.
+    """
+    path = Path(text)
+    if "/datasets/" in text and not (path.exists() and not (path / "manifest.json").exists()):
+        where, name = dataset_store(text if "://" in text else str(path.absolute()))
+        manifest = read_manifest(open_store(where), name)
+        reference = name if open_store(where).uri == store.uri else f"{where}/datasets/{name}"
+        return first_recipe.of_manifest(manifest, reference), ""
+    if text in dataset_names(store):
+        if path.exists():
+            raise RequestError(
+                f"{text} is a dataset of {store.uri}, and here there are images of this name too",
+                fix=f"write ./{text} for the images, or {uri}/datasets/{text}",
+            )
+        return first_recipe.of_manifest(read_manifest(store, text), text), ""
+    source = sources.open_source(text)
+    for line in understood.in_words(source):
+        console.print_note(line)
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", path.absolute().stem).lstrip("_.-") or "images"
+    place = shlex.quote(f"{uri}/datasets/{name}")
+    return first_recipe.of_source(source, name), f"hpt-dist shard {shlex.quote(text)} {place}"
+
+
+def _beside(text: str, domain: Domain) -> Path:
+    """Return where the recipe goes: beside images, or here for a dataset."""
+    path = Path(text)
+    folder = path.parent if path.exists() and "/datasets/" not in text else Path()
+    return folder / f"{domain.alias}.yaml"
