@@ -13,7 +13,7 @@ from hpt_dist.launch.survey import State, StateName, looked_up
 from hpt_dist.recipe.plan import difference
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.slurm.commands import Queued
-from hpt_dist.store import Store
+from hpt_dist.store import Store, committed
 from hpt_dist.store.committed import is_done
 from hpt_dist.store.paths import LAUNCHES
 from hpt_dist.trial.records import Launch
@@ -131,22 +131,28 @@ def finished_trials(store: Store, run: str, stage: str) -> Named:
 
     Raises:
         RequestError: there are none, some are not done, or several launches finished other ones.
+        StoreError: the `DONE` of one is damaged.
     """
     last = launches.find(store, run)
+    if results.has(last, stage) and not _not_done(store, last, stage):
+        return Named(last, results.trials_of(last, stage))
     earlier = [] if run == last.id else launches.earlier_than(store, last)
     have = [one for one in (last, *earlier) if results.has(one, stage)]
     if not have:
         results.trials_of(last, stage)  # says what there is
     newest = have[0]
-    names = results.trials_of(newest, stage)
-    left = [name for name in names if not is_done(store, newest.trials[name])]
-    if newest is last and not left:
-        return Named(last, names)
+    left = _not_done(store, newest, stage)
     finished = _distinct([one for one in have if _has_finished(store, one, stage)], stage)
-    if newest is not last and len(finished) == 1:
+    if not left and len(finished) == 1:
         note = f"{last.id} has no {stage}: this is that of {finished[0].id}"
         return Named(finished[0], results.trials_of(finished[0], stage), note)
     raise _undecided(newest, stage, left, finished)
+
+
+def _not_done(store: Store, launch: Launch, stage: str) -> list[str]:
+    """Return the trials that a name stands for which are not done."""
+    keys = {name: launch.trials[name] for name in results.trials_of(launch, stage)}
+    return [name for name, key in keys.items() if committed.done(store, key) is None]
 
 
 def _has_finished(store: Store, launch: Launch, stage: str) -> bool:
