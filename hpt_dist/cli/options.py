@@ -139,6 +139,12 @@ QualityOption = Annotated[
 MaxBadOption = Annotated[
     int, typer.Option(help="Number of unreadable or damaged images that may be left out.", min=0)
 ]
+DestinationArgument = Annotated[
+    str, typer.Argument(metavar="DEST", help="The dataset to write: STORE/datasets/NAME.")
+]
+JobsOption = Annotated[
+    int | None, typer.Option(help="Number of Slurm jobs that share the work.", min=1)
+]
 ReplaceOption = Annotated[
     bool,
     typer.Option(
@@ -157,14 +163,6 @@ ScaleOption = Annotated[
         metavar="LOW..HIGH",
         help="Pixel values of images of more than 8 bits that become black and white: 0..4095 for "
         "12 bits; full: 0..65535, also if the images use only a small part of it.",
-    ),
-]
-ReplaceOption = Annotated[
-    bool,
-    typer.Option(
-        "--replace",
-        help="Replace the dataset that is there, if its images or options differ. It can be read "
-        "until the new one is complete.",
     ),
 ]
 LeaveOutOption = Annotated[

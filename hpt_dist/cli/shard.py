@@ -15,8 +15,10 @@ from hpt_dist.cli.options import (
     ClassesOption,
     ClusterOption,
     ColumnsOption,
+    DestinationArgument,
     GroupOption,
     ImageOption,
+    JobsOption,
     JsonOption,
     LabelOption,
     LayoutOption,
@@ -51,9 +53,7 @@ _LEFT_OUT_SHOWN = 5
 
 def shard(
     sources: SourceArgument,
-    destination: Annotated[
-        str, typer.Argument(metavar="DEST", help="The dataset to write: STORE/datasets/NAME.")
-    ],
+    destination: DestinationArgument,
     root: RootOption = None,
     layout: LayoutOption = "",
     columns: ColumnsOption = "",
@@ -71,9 +71,7 @@ def shard(
     leave_out: LeaveOutOption = None,
     workers: WorkersOption = None,
     on: ClusterOption = "",
-    jobs: Annotated[
-        int | None, typer.Option(help="Number of Slurm jobs that share the work.", min=1)
-    ] = None,
+    jobs: JobsOption = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Submit the jobs and return.")] = False,
     work: WorkOption = "",
     json_: JsonOption = False,

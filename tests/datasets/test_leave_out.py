@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -183,10 +184,14 @@ def sources_of(root: Path) -> dict[str, Path]:
         ],
     }
     (root / "coco.json").write_text(json.dumps(coco))
-    return {name: root / name for name in ("folder", "list.csv", "plain", "coco.json")}
+    with tarfile.open(root / "photos-train.tar", "w") as archive:
+        for number, path in enumerate(paths):
+            archive.add(images / path, f"{number:03}.jpg")
+    names = ("folder", "list.csv", "plain", "coco.json", "photos-train.tar")
+    return {name: root / name for name in names}
 
 
-@pytest.mark.parametrize("kind", ["folder", "list.csv", "plain", "coco.json"])
+@pytest.mark.parametrize("kind", ["folder", "list.csv", "plain", "coco.json", "photos-train.tar"])
 def test_every_key_of_every_source_leads_to_its_file(tmp_path, kind):
     path = sources_of(tmp_path)[kind]
     source = open_source(str(path))
@@ -197,7 +202,13 @@ def test_every_key_of_every_source_leads_to_its_file(tmp_path, kind):
     found = origins.trace(store.at("datasets/photos"), manifest, sorted(samples))
     assert len(found) == len(samples) > 0
     for image in found:
-        assert (root / image.file).read_bytes() == samples[image.key].read()
+        if kind.endswith(".tar"):  # the tar and the member
+            name, _, member = image.file.partition("/")
+            with tarfile.open(root / name) as archive:
+                data = archive.extractfile(member).read()
+        else:
+            data = (root / image.file).read_bytes()
+        assert data == samples[image.key].read()
         assert image.split == samples[image.key].split
 
 
