@@ -11,6 +11,9 @@ from small import hpt
 COMMANDS = {
     "--version": 0,
     "schema": 0,
+    "runs tiny": 0,
+    "data list --json": 0,
+    "prune --json": 0,
     "status tiny": 0,
     "status tiny --json": 0,
     "status nobody": 2,

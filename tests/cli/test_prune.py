@@ -309,3 +309,26 @@ def test_on_s3_uploads_of_killed_writers_go_too(ceph, tmp_path):
 def test_what_is_no_store_is_refused(tmp_path):
     assert "there is no store" in hpt("prune", "--yes", store=str(tmp_path), code=2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_prune_that_was_killed_is_gone_on_with(store, monkeypatch):
+    before = files(store)
+    folder = orphan(store)
+    opened = open_store(str(store))
+    (item,) = pruning.find(opened, Needs())
+    delete, paths = type(opened).delete, []
+
+    def killed(root, path):
+        paths.append(path)
+        if len(paths) == 2:
+            raise KeyboardInterrupt
+        delete(root, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(opened), "delete", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pruning.delete(opened, item, Needs())
+    assert paths[0] == DONE
+    assert (folder / "weights.safetensors").exists()
+    assert "deleted 1 of 1" in hpt("prune", "--yes", store=str(store))
+    assert files(store) == before
