@@ -50,7 +50,7 @@ def _print_totals(found: Usage, uri: str) -> None:
         ("records", found.records, ""),
         ("other files", found.other, ""),
         (f"{uri} in all", found.total, ""),
-        ("unfinished uploads and drafts", found.unfinished, "hpt-dist prune"),
+        ("unfinished uploads and drafts", found.unfinished, ""),
         *((f"work folder: {what}", count, "") for what, count in sorted(found.work.items())),
         ("this node's cache of shards", found.cache, ""),
     ]

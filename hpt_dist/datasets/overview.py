@@ -17,6 +17,7 @@ FOLDER = "datasets"
 _MANIFEST = "manifest.json"
 _READERS = 16
 UNFINISHED = "not finished: run the same shard again"
+_NO_DATASET = "no dataset: shard writes one from images"
 # Of a shard that is not in a finished dataset: its folder is the split, or the version that a
 # dataset is replaced by, and then the split.
 _SHARD = re.compile(r"(.+?)/(?:version-[0-9a-f]{12}/)?[^/]+/[^/]+-\d{6}\.[a-z.]+")
@@ -114,7 +115,9 @@ def _listed(store: Store, name: str, infos: list[ObjectInfo]) -> Listed:
     manifests = [info for info in infos if info.path == f"{FOLDER}/{name}/{_MANIFEST}"]
     modified_s = max(info.modified_s for info in manifests or infos)
     if not manifests:
-        return Listed(name, size, modified_s, None, UNFINISHED)
+        below = f"{FOLDER}/"
+        is_begun = any(_SHARD.fullmatch(info.path.removeprefix(below)) for info in infos)
+        return Listed(name, size, modified_s, None, UNFINISHED if is_begun else _NO_DATASET)
     try:
         return Listed(name, size, modified_s, read_manifest(store, name))
     except (DataError, StoreError) as error:

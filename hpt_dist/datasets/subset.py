@@ -38,6 +38,7 @@ _DOMAINNET_CLASSES = 345
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _NAME = re.compile(r"(?!manifest$)[A-Za-z0-9_][A-Za-z0-9._-]*")
 _READERS = 8
+SUBSET_FILE = re.compile(rf"{FOLDER}/[^/]+\.json")
 _FIX = "delete it and choose it again: hpt-dist data subset"
 Kind = Literal["labels", "percent", "shots"]
 

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from hpt_dist.datasets import overview
 from hpt_dist.datasets.overview import Listed
-from hpt_dist.datasets.shard_target import SHARD_FILE
+from hpt_dist.datasets.shard_target import MANIFEST, SHARD_FILE
+from hpt_dist.datasets.subset import SUBSET_FILE
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.launch import launches, on_slurm, runs
 from hpt_dist.launch.sharding import id_of
@@ -180,15 +181,32 @@ def _datasets(store: Store, known: Sequence[Launch], digests: Collection[str]) -
     needed = set(digests) | {digest for one in known for digest in _read_by(store, one)}
     found = overview.objects(store.list(f"{overview.FOLDER}/"))
     for one in overview.listed(store, found):
-        objects = found[one.name]
-        if _is_young(objects) or (one.manifest is None and one.fault != overview.UNFINISHED):
+        objects = _own(found[one.name], one.name)
+        is_damaged = one.manifest is None and one.fault != overview.UNFINISHED
+        if not objects or is_damaged or _is_young(objects):
             continue
         if one.manifest is None or one.manifest.digest not in needed:
             why = one.fault or "no launch of this store used it"
-            yield Item("dataset", one.name, one.bytes, why, tuple(objects))
+            size = sum(info.bytes for info in objects)
+            yield Item("dataset", one.name, size, why, tuple(objects))
         elif old := _of_old_versions(one, objects):
             size = sum(info.bytes for info in old)
             yield Item("old version", one.name, size, "another version took its place", tuple(old))
+
+
+def _own(objects: Sequence[ObjectInfo], name: str) -> list[ObjectInfo]:
+    """Return what sharding wrote for a dataset: other files beside it are their owner's."""
+    prefix = f"{overview.FOLDER}/{name}/"
+    paths = {info.path.removeprefix(prefix): info for info in objects}
+    # A tar without an index may be somebody's own.
+    indexed = {path.partition(".")[0] for path in paths if path.endswith(".index.json")}
+    return [
+        info
+        for path, info in paths.items()
+        if path == MANIFEST
+        or SUBSET_FILE.fullmatch(path)
+        or (SHARD_FILE.fullmatch(path) and path.partition(".")[0] in indexed)
+    ]
 
 
 def _read_by(store: Store, launch: Launch) -> Iterator[str]:
@@ -222,7 +240,7 @@ def _of_old_versions(one: Listed, objects: Sequence[ObjectInfo]) -> list[ObjectI
     return [
         info
         for info in objects
-        if (path := info.path.removeprefix(prefix)) and SHARD_FILE.fullmatch(path)
+        if SHARD_FILE.fullmatch(path := info.path.removeprefix(prefix))
         if path.partition(".")[0] not in stems
     ]
 
@@ -251,8 +269,10 @@ def delete(store: Store, item: Item, needs: Needs) -> Kept | None:
     """
     with on_slurm.alone(store):
         if item.kind == "launch":
-            for info in list(store.list(f"{LAUNCHES}/{item.name}.")):
-                store.delete(info.path)
+            record = f"{LAUNCHES}/{item.name}.json"
+            notes = [info.path for info in store.list(f"{LAUNCHES}/{item.name}.")]
+            for path in sorted(notes, key=lambda path: path != record):
+                store.delete(path)
             return None
         if item.kind in ("dataset", "old version"):
             return _delete_dataset(store, item, needs)
@@ -289,7 +309,7 @@ def _delete_dataset(store: Store, item: Item, needs: Needs) -> Kept | None:
         return Kept(item, "it has changed since")
     if item.kind == "dataset" and _is_used(store, item, needs):
         return Kept(item, "a launch uses it now")
-    first = f"{prefix}manifest.json"
+    first = prefix + MANIFEST
     for info in sorted(item.objects, key=lambda one: one.path != first):
         store.delete(info.path)
     return None

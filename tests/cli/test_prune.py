@@ -218,10 +218,16 @@ def test_datasets_go_only_where_asked_for_and_old_and_unused(store):
     listed = pruned(store, "--datasets")["items"]
     assert [one["name"] for one in listed] == ["birds", "birds/flat", "half"]
     os.utime(store / "datasets/birds/flat/manifest.json")
+    own = [store / "datasets" / path for path in ("birds/notes.txt", "mine/train/a-000000.tar")]
+    for path in own:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mine")
+        os.utime(path, (1, 1))
     before = files(store)
     assert len(pruned(store, "--datasets", "--yes")["items"]) == 2
     gone = before.keys() - files(store).keys()
     assert {path.split("/")[1] for path in gone} == {"birds", "half"}
+    assert all(path.read_bytes() == b"mine" for path in own)
     assert not [path for path in gone if path.startswith("datasets/birds/flat/")]
     assert verify(opened, "birds/flat") == []
 
@@ -249,7 +255,8 @@ def test_the_shards_that_a_killed_replacement_left_go(store):
     kept = files(folder)
     left = folder / "version-0123456789ab/train"
     left.mkdir(parents=True)
-    shutil.copy(next(folder.rglob("*.tar")), left / "birds-train-000000.tar")
+    for path in list(folder.glob("train/birds-train-000000.*")):
+        shutil.copy(path, left)
     (folder / "notes.txt").write_text("mine")
     aged(folder)
     record = record_of(store)

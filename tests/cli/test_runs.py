@@ -157,13 +157,15 @@ def test_datasets_are_listed(tmp_path):
     store.put("datasets/broken/manifest.json", b"{")
     write(store, "half", labelled(3))
     store.delete("datasets/half/manifest.json")
+    store.put("datasets/mine/a.jpg", b"mine")
     lines = hpt("data", "list", store=str(tmp_path)).splitlines()
     rows = {line.split()[0]: line for line in lines[1:]}
-    assert list(rows) == ["birds", "birds/flat", "broken", "half"]
+    assert list(rows) == ["birds", "birds/flat", "broken", "half", "mine"]
     assert "test 2, train 5" in rows["birds"]
     assert "no labels" in rows["birds/flat"]
     assert "damaged manifest" in rows["broken"]
     assert "not finished" in rows["half"]
+    assert "no dataset" in rows["mine"]
     found = {one["name"]: one for one in json.loads(
         hpt("data", "list", "--json", "--store", str(tmp_path), store=""))}  # fmt: skip
     assert found["birds"]["splits"] == {"test": 2, "train": 5}
