@@ -59,8 +59,9 @@ def test_images_with_labels_get_a_recipe_that_plans():
     assert recipe["stages"]["hpt"]["batch"] == 32
 
 
-def test_images_without_labels_get_pretraining_alone():
-    images("pile/train", each=5)
+@pytest.mark.parametrize("folder", ["pile/train", "pile"])
+def test_images_without_labels_get_pretraining_alone(folder):
+    images(folder, each=5)
     printed = hpt("init", "pile", store="./hpt-store")
     assert "wrote pile.yaml: no evaluation, pile has no labels" in printed
     recipe = yaml.safe_load(Path("pile.yaml").read_text())

@@ -187,11 +187,16 @@ def sources_of(root: Path) -> dict[str, Path]:
     with tarfile.open(root / "photos-train.tar", "w") as archive:
         for number, path in enumerate(paths):
             archive.add(images / path, f"{number:03}.jpg")
-    names = ("folder", "list.csv", "plain", "coco.json", "photos-train.tar")
+    (root / "flat").mkdir()
+    for path in paths:
+        shutil.copy(images / path, root / "flat")
+    names = ("folder", "list.csv", "plain", "flat", "coco.json", "photos-train.tar")
     return {name: root / name for name in names}
 
 
-@pytest.mark.parametrize("kind", ["folder", "list.csv", "plain", "coco.json", "photos-train.tar"])
+@pytest.mark.parametrize(
+    "kind", ["folder", "list.csv", "plain", "flat", "coco.json", "photos-train.tar"]
+)
 def test_every_key_of_every_source_leads_to_its_file(tmp_path, kind):
     path = sources_of(tmp_path)[kind]
     source = open_source(str(path))
