@@ -20,7 +20,7 @@ from hpt_dist.recipe.kinds import KINDS
 from hpt_dist.recipe.kinds.stage import StageSpec
 from hpt_dist.recipe.plugins import Kind, Plugin
 from hpt_dist.recipe.presets import filled
-from hpt_dist.recipe.settings import OPERATIONAL, Image, Report, Spec
+from hpt_dist.recipe.settings import OPERATIONAL, Image, Mlflow, Report, Spec
 from hpt_dist.recipe.sweeps import Axis
 from hpt_dist.recipe.validation import validated
 from hpt_dist.recipe.yaml_document import (
@@ -55,7 +55,7 @@ class Recipe:
     """A valid recipe: what `plan.make` turns into trials.
 
     Args:
-        name: also the name of the MLflow experiment.
+        name: also the name of the MLflow experiment, unless `mlflow` names another.
         store: URI of the store.
         datasets: the recipe's short names to dataset names in the store, or full URIs.
         backbone: a torchvision or timm model name, or what an installed package offers.
@@ -64,6 +64,7 @@ class Recipe:
         report: the table to end with, if any.
         document: gives `file:line key` of key paths, for problems found later.
         plugins: what other distributions offer of what it names, by kind and name.
+        mlflow: where MLflow shows its runs.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Recipe:
     report: Report | None
     document: Document
     plugins: Mapping[tuple[Kind, str], Plugin] = field(default_factory=dict)
+    mlflow: Mlflow = field(default_factory=Mlflow)
 
     def where(self, *path: str | int) -> str:
         """Return `file:line key.path` of a key."""
@@ -91,6 +93,7 @@ class _Head(Spec):
     image: Image = Image()
     stages: dict[str, Any] = Field(min_length=1)
     report: Report | None = None
+    mlflow: Mlflow = Mlflow()
 
 
 def load(
@@ -133,7 +136,7 @@ def validate(document: Document) -> Recipe:
     """
     if document.tree is None and document.problems:
         raise document.refusal()
-    refuse_variables(document, _is_local, "store, datasets, and a stage's resources")
+    refuse_variables(document, _is_local, "store, datasets, mlflow, and a stage's resources")
     head = validated(document, _Head, document.tree, ())
     points: dict[str, tuple[Point, ...]] = {}
     plugged: dict[tuple[Kind, str], Plugin] = {}
@@ -163,6 +166,7 @@ def validate(document: Document) -> Recipe:
         report=head.report,
         document=document,
         plugins=plugged,
+        mlflow=head.mlflow,
     )
 
 
@@ -172,7 +176,7 @@ def _is_local(path: KeyPath) -> bool:
     Names and the report are written to records, which are the same wherever they are read.
     """
     if path[:1] != ("stages",) or len(path) < 3:
-        return path[:1] in (("store",), ("datasets",))
+        return path[:1] in (("store",), ("datasets",), ("mlflow",))
     fields = [kind.model_fields.get(str(path[2])) for kind in KINDS.values()]
     # A preset is in no key itself, and what it fills in is.
     return path[2] != "preset" and any(f and f.json_schema_extra == OPERATIONAL for f in fields)

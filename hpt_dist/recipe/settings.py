@@ -26,6 +26,10 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    def idle(self) -> frozenset[str]:
+        """Return the names of the settings that change nothing beside the others."""
+        return frozenset()
+
 
 def check_range(name: str, limits: tuple[float, float]) -> None:
     """Raise a ValueError unless a range of positive numbers is one."""
@@ -57,6 +61,15 @@ class Optimizer(Spec):
     trust: Rate = Field(1e-3, description="lars only: its trust coefficient, eta")
     backbone_lr_scale: Rate = Field(1.0, description="backbone learning rate as a share of lr")
 
+    def idle(self) -> frozenset[str]:
+        """Return the settings of other optimizers."""
+        others = {
+            "sgd": {"trust"},
+            "lars": {"nesterov"},
+            "adamw": {"momentum", "nesterov", "trust"},
+        }
+        return frozenset(others[self.name])
+
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Optimizer:
         if self.nesterov and not self.momentum:
@@ -78,6 +91,11 @@ class Augment(Spec):
     blur: Fraction = Field(0.5, description="probability of a Gaussian blur")
     blur_sigma: tuple[Rate, Rate] = Field((0.1, 2.0), description="range, in pixels at 224")
     solarize: Fraction = Field(0.0, description="probability of inverting all bright pixels")
+
+    def idle(self) -> frozenset[str]:
+        """Return the strengths of what never happens."""
+        idle = set() if self.jitter else {"brightness", "contrast", "saturation", "hue"}
+        return frozenset(idle | (set() if self.blur else {"blur_sigma"}))
 
     @model_validator(mode="after")
     def _ordered(self) -> Augment:
@@ -114,6 +132,23 @@ class Resources(Spec):
     )
 
 
+class Mlflow(Spec):
+    """Where MLflow shows the runs; in no trial's key."""
+
+    experiment: str = Field(
+        "",
+        max_length=500,
+        description="MLflow's experiment; without it, the one that MLFLOW_EXPERIMENT_NAME names, "
+        "or else one of the recipe's name",
+    )
+
+    @model_validator(mode="after")
+    def _readable(self) -> Mlflow:
+        if not self.experiment.isprintable() or self.experiment != self.experiment.strip():
+            raise ValueError("experiment must be one line of visible characters")
+        return self
+
+
 class Report(Spec):
     """The table that a launch ends with."""
 
@@ -123,6 +158,23 @@ class Report(Spec):
     metric: str = "test/top1"
     baseline: str = Field("base", description="the row that the others are compared with")
     compare: str | None = Field(None, description="published values to print beside ours")
+
+
+def counting_settings(spec: Spec, prefix: str = "") -> dict[str, str]:
+    """Return the settings that count for a result by their key paths, as text, for people."""
+    flat: dict[str, str] = {}
+    for name, value in spec:
+        field = type(spec).model_fields[name]
+        if name in spec.idle() or field.json_schema_extra == OPERATIONAL:
+            continue
+        if isinstance(value, Spec):
+            flat |= counting_settings(value, f"{prefix}{name}.")
+        elif isinstance(value, dict):
+            flat |= {f"{prefix}{name}.{key}": str(one) for key, one in value.items()}
+        elif value is not None:
+            values = value if isinstance(value, tuple) else [value]
+            flat[prefix + name] = ", ".join(map(str, values))
+    return flat
 
 
 def result_fields(spec: Spec) -> dict[str, Any]:

@@ -55,6 +55,11 @@ class Mme(Trained):
             raise ValueError("head_warmup_steps must be less than steps")
         return self
 
+    def idle(self) -> frozenset[str]:
+        """Return what only unlabelled images need, where labelled ones alone are used."""
+        unlabelled = {"batch_unlabelled", "entropy_weight"}
+        return frozenset(unlabelled if self.objective == "s+t" else ())
+
     @property
     def images(self) -> int:
         """How many image views it feeds to the network in training."""

@@ -83,6 +83,10 @@ class Monitor(Spec):
         2048, description="at most so many images of each split, a seeded choice"
     )
 
+    def idle(self) -> frozenset[str]:
+        """Return the settings of nearest neighbours where nothing is classified."""
+        return frozenset() if self.data else frozenset({"k", "temperature"})
+
 
 class Pretrain(Trained):
     """Self-supervised pretraining on unlabelled images."""
@@ -141,6 +145,11 @@ class Pretrain(Trained):
         description="which weights the stage leaves: the best on monitor.data's val, those that "
         "it started from included, or the last; null is best where monitor.data is given",
     )
+
+    def idle(self) -> frozenset[str]:
+        """Return the settings of the methods that do not run."""
+        others = {group for name, group in METHOD_SETTINGS.items() if name != self.method}
+        return frozenset(others)
 
     @property
     def peak_lr(self) -> float:
