@@ -53,7 +53,8 @@ def launched(folder: Path) -> list[Line]:
     recipe.write_text(RECIPE, encoding="utf-8")
     hpt("launch", str(recipe), store=str(store), HPT_CORES=str(cores()))
     lines = [line for path in store.glob("stages/*/metrics.jsonl") for line in read_lines(path)[0]]
-    return [line for line in lines if "train/data_wait" in line.metrics and line.step > _WINDOW]
+    waits = "train/data_wait_share"
+    return [line for line in lines if waits in line.metrics and line.step > _WINDOW]
 
 
 def in_memory(steps: int = STEPS // 2) -> Quiet:
@@ -74,7 +75,7 @@ def rows() -> Iterator[Row]:
         before = _speed([values for _, values in in_memory().points[1:]])
         fed = [line.metrics for line in launched(Path(folder))]
         after = _speed([values for _, values in in_memory().points[1:]])
-    waits = [values["train/data_wait"] for values in fed]
+    waits = [values["train/data_wait_share"] for values in fed]
     note = f"median of {len(waits)} windows of {_WINDOW} steps, greatest {max(waits):.3f}"
     yield Row("data_wait", statistics.median(waits), 0.02, note, at_most=True, digits=4)
     memory, speed = (before + after) / 2, _speed(fed)

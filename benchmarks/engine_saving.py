@@ -52,7 +52,7 @@ def step_seconds(
     before = 0
     for step, values in log.points:
         taken = (step - before) * setting.batch * 2 / values["train/images_per_second"]
-        stalled_s += values.get("train/save_stall", 0.0) * taken
+        stalled_s += values.get("train/save_stall_share", 0.0) * taken
         before = step
     return [b - a for a, b in itertools.pairwise(times)], stalled_s
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -57,9 +58,28 @@ def work_folder(store: Store, chosen: str = "") -> Path:
     return store.folder / "work" if store.folder else Path("hpt-work").absolute()
 
 
-def trial_folder(work: Path, key: str) -> Path:
-    """Return the local folder of a trial."""
-    return work / "trials" / key
+def trial_folder(work: Path, store: str, key: str) -> Path:
+    """Return the local folder of a trial.
+
+    Outside the store's folder several stores may share a work folder, and each has its own part.
+
+    Args:
+        work: the work folder.
+        store: URI of the store.
+        key: of the trial.
+    """
+    if work.is_relative_to(store):
+        return work / "trials" / key
+    return work / "trials" / hashlib.sha256(store.encode()).hexdigest()[:12] / key
+
+
+def filled_trial_folder(work: Path, store: str, key: str) -> Path:
+    """Return the local folder that holds what there is of a trial; see `trial_folder`.
+
+    Older versions kept the trials of all stores side by side.
+    """
+    ours, before = trial_folder(work, store, key), work / "trials" / key
+    return before if before.is_dir() and not ours.is_dir() else ours
 
 
 def default_tracking_uri(work: Path) -> str:

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from hpt_dist.errors.secrets import public_address
 
 VARIABLE = "MLFLOW_TRACKING_URI"
+EXPERIMENT_VARIABLE = "MLFLOW_EXPERIMENT_NAME"
 _USER, _PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 
 

@@ -6,19 +6,15 @@ import dataclasses
 import errno
 import json
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from hpt_dist.errors.secrets import public_address
 from hpt_dist.store import Content, files, records
 from hpt_dist.store.records import DamagedRecordError
-from hpt_dist.tracking.mlflow_run import (
-    RunIdentity,
-    Status,
-)
+from hpt_dist.tracking.run_identity import LAUNCH_TAG, RunIdentity, Status
 
 METRICS, ARTIFACTS, RECORD, SHIPPED = "metrics.jsonl", "artifacts", "run.json", "mlflow.json"
 _FIX = "delete it, unless the trial runs; nothing more of this run then gets to MLflow"
@@ -61,9 +57,10 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Shipped:
-    """The content of mlflow.json."""
+    """The content of mlflow.json; older versions noted no experiment."""
 
     run_id: str = ""
+    experiment_id: str = ""
     artifacts: Mapping[str, str] = field(default_factory=dict)
     status: str = ""
 
@@ -76,14 +73,13 @@ class Shipped:
             return cls()  # then everything is uploaded again
 
 
-def first_start(folder: Path) -> float:
-    """Return when a run began: the record of an earlier process knows, unless it is damaged."""
+def earlier(folder: Path) -> RunRecord | None:
+    """Return what an earlier process has recorded; None if nothing, or if it is damaged."""
     try:
-        previous = RunRecord.read(folder)
+        return RunRecord.read(folder)
     except DamagedRecordError as error:
         logger.warning("%s: %s; it is written anew", error.problem.where, error.problem.what)
-        previous = None
-    return previous.started if previous else time.time()
+        return None
 
 
 def is_behind(folder: Path) -> bool:
@@ -135,6 +131,31 @@ def has_arrived(folder: Path, tracking_uri: str) -> bool | None:
         return False
     # Older versions noted no status.
     return (shipped.status or record.status) == record.status != "RUNNING"
+
+
+class Place(NamedTuple):
+    """Where MLflow shows a run, and the launch that ran it; empty where that is not known."""
+
+    launch: str
+    experiment: str
+    experiment_id: str
+    run_id: str
+
+
+def place_of(folder: Path) -> Place:
+    """Return where MLflow shows the run of a work folder."""
+    try:
+        record = RunRecord.read(folder)
+    except DamagedRecordError:
+        record = None
+    shipped = Shipped.read(folder / SHIPPED)
+    identity = record.identity if record else None
+    return Place(
+        launch=identity.tags.get(LAUNCH_TAG, "") if identity else "",
+        experiment=identity.experiment if identity else "",
+        experiment_id=shipped.experiment_id,
+        run_id=shipped.run_id,
+    )
 
 
 def replace_file(folder: Path, name: str, data: Content) -> None:

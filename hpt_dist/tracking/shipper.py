@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hpt_dist.errors import HptError
+from hpt_dist.errors.secrets import public_address
 from hpt_dist.store import files
 from hpt_dist.tracking.metrics_file import read_lines
-from hpt_dist.tracking.mlflow_run import (
-    FinalStatus,
-    Status,
-    explaining,
-    open_run,
-)
+from hpt_dist.tracking.mlflow_run import open_run
+from hpt_dist.tracking.refusals import explaining
 from hpt_dist.tracking.run_folder import (
     ARTIFACTS,
     METRICS,
@@ -26,6 +23,7 @@ from hpt_dist.tracking.run_folder import (
     replace_file,
     require,
 )
+from hpt_dist.tracking.run_identity import FinalStatus, Status
 
 LINES_AT_ONCE = 1000
 
@@ -40,11 +38,22 @@ class SyncResult(NamedTuple):
 
 
 class Shipper:
-    """Uploads a work folder to its run, from the state that MLflow reports."""
+    """Uploads a work folder to its run, from the state that MLflow reports.
 
-    def __init__(self, folder: Path, record: RunRecord, tracking_uri: str) -> None:
+    Args:
+        folder: the run's work folder.
+        record: its record.
+        tracking_uri: MLflow's address.
+        keeps_parent: see `open_run`.
+    """
+
+    def __init__(
+        self, folder: Path, record: RunRecord, tracking_uri: str, *, keeps_parent: bool = False
+    ) -> None:
         require(folder)
-        self.run = open_run(tracking_uri, record.identity, record.started)
+        self.run = open_run(
+            tracking_uri, record.identity, record.started, keeps_parent=keeps_parent
+        )
         self.points = self.artifacts = 0
         self._folder = folder
         self._status: Status = "RUNNING"
@@ -82,15 +91,26 @@ class Shipper:
             self._note()
 
     def _note(self) -> None:
-        state = {"run_id": self.run.id, "artifacts": self._stamps, "status": self._status}
+        state = {
+            "run_id": self.run.id,
+            "experiment_id": self.run.experiment_id,
+            "artifacts": self._stamps,
+            "status": self._status,
+        }
         replace_file(self._folder, SHIPPED, json.dumps(state, indent=1).encode())
+
+
+def end_left(record: RunRecord, tracking_uri: str) -> None:
+    """Give the run of a process that died its status, where nothing else of it is left."""
+    open_run(tracking_uri, record.identity, record.started, keeps_parent=True).set_status("FAILED")
 
 
 def sync(
     folder: Path,
     *,
     tracking_uri: str | None = None,
-    parent_run_id: str | None = None,
+    parent_run_id: str = "",
+    experiment: str = "",
     if_unfinished: FinalStatus = "FAILED",
 ) -> SyncResult:
     """Upload the missing rest of an ended run to MLflow, with its true status.
@@ -98,18 +118,25 @@ def sync(
     Args:
         folder: the run's work folder.
         tracking_uri: another MLflow than the recorded one.
-        parent_run_id: the launch's run, where MLflow was down at the launch.
+        parent_run_id: the run of the launch that sends it. A run that has a parent in this MLflow
+            keeps it: it stays below the launch that ran it.
+        experiment: that of the launch that sends it, for a run that MLflow has never taken: it may
+            have refused the one of before.
         if_unfinished: the status of a run that ended before it could record one.
 
     Raises:
         HptError: the folder's record is missing or damaged; MLflow, or the folder's disk, failed.
     """
     with files.in_work_folder(folder):
-        return _synced(folder, tracking_uri, parent_run_id, if_unfinished)
+        return _synced(folder, tracking_uri, parent_run_id, experiment, if_unfinished)
 
 
 def _synced(
-    folder: Path, tracking_uri: str | None, parent_run_id: str | None, if_unfinished: FinalStatus
+    folder: Path,
+    tracking_uri: str | None,
+    parent_run_id: str,
+    experiment: str,
+    if_unfinished: FinalStatus,
 ) -> SyncResult:
     record = RunRecord.read(folder)
     if record is None:
@@ -117,15 +144,20 @@ def _synced(
     if record.status == "RUNNING":
         last = max((line.time for line in read_lines(folder / METRICS)[0]), default=record.started)
         record = dataclasses.replace(record, status=if_unfinished, ended=last)
-    if parent_run_id:
-        identity = dataclasses.replace(record.identity, parent_run_id=parent_run_id)
-        record = dataclasses.replace(record, identity=identity)
-    record = dataclasses.replace(record, tracking_uri=tracking_uri or record.tracking_uri)
+    identity = record.identity
+    if experiment and not Shipped.read(folder / SHIPPED).run_id:
+        identity = dataclasses.replace(identity, experiment=experiment)
+    if tracking_uri and public_address(tracking_uri) != record.public_uri:
+        identity = dataclasses.replace(identity, parent_run_id=None)
+    if parent_run_id and not identity.parent_run_id and experiment in ("", identity.experiment):
+        identity = dataclasses.replace(identity, parent_run_id=parent_run_id)
+    address = tracking_uri or record.tracking_uri
+    record = dataclasses.replace(record, identity=identity, tracking_uri=address)
     record.write(folder)
     if record.tracking_uri is None:
         return SyncResult(None, record.status, 0, 0)
-    with explaining(record.tracking_uri):
-        shipper = Shipper(folder, record, record.tracking_uri)
+    with explaining(record.tracking_uri, record.identity.experiment):
+        shipper = Shipper(folder, record, record.tracking_uri, keeps_parent=True)
         shipper.ship()
         shipper.end(record)
     return SyncResult(shipper.run.id, record.status, shipper.points, shipper.artifacts)

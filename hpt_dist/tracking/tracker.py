@@ -33,50 +33,70 @@ from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path, PurePosixPath
 
+from hpt_dist.errors.secrets import public_address
 from hpt_dist.store import files
 from hpt_dist.tracking.metrics_file import Line, kept_until, last_steps, read_lines
 from hpt_dist.tracking.mlflow_run import (
     TIMEOUT_S,
-    FinalStatus,
-    RunIdentity,
-    Status,
+    experiment_pages,
     initialise,
     log_parent,
     open_parent,
+    probe,
     set_environment,
     set_status,
 )
+from hpt_dist.tracking.refusals import explained
 from hpt_dist.tracking.run_folder import (
     ARTIFACTS,
     METRICS,
     RECORD,
     SHIPPED,
+    Place,
     RunRecord,
     complete,
-    first_start,
+    earlier,
     has_arrived,
     is_behind,
+    place_of,
     replace_file,
 )
-from hpt_dist.tracking.shipper import Shipper, SyncResult, sync
+from hpt_dist.tracking.run_identity import (
+    LAUNCH_TAG,
+    STORE_TAG,
+    DatasetInput,
+    FinalStatus,
+    RunIdentity,
+    Status,
+)
+from hpt_dist.tracking.run_page import page_of
+from hpt_dist.tracking.shipper import Shipper, SyncResult, end_left, sync
 
 __all__ = [
     "ARTIFACTS",
+    "LAUNCH_TAG",
     "METRICS",
     "RECORD",
     "SHIPPED",
+    "STORE_TAG",
+    "DatasetInput",
     "FinalStatus",
     "Line",
+    "Place",
     "RunIdentity",
     "Status",
     "SyncResult",
     "Tracker",
     "complete",
+    "experiment_pages",
     "has_arrived",
     "initialise",
     "is_behind",
     "log_parent",
     "open_parent",
+    "page_of",
+    "place_of",
+    "probe",
     "read_lines",
     "set_status",
     "sync",
@@ -112,7 +132,11 @@ class Tracker:
         path = folder / METRICS
         with files.in_work_folder(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            started = first_start(folder)
+            previous = earlier(folder)
+            goes_on = previous is not None and previous.identity.is_run_of(identity)
+            started = previous.started if previous and goes_on else time.time()
+            # That of another recipe, whose process died here: nobody else will end it.
+            self._left = None if goes_on else previous
             self._record = RunRecord(identity, tracking_uri, "RUNNING", started)
             self._record.write(folder)
             self._points = bytearray(kept_until(path, resume_step) if path.exists() else b"")
@@ -211,6 +235,12 @@ class Tracker:
         if self._thread.is_alive():
             self._thread.join(TIMEOUT_S)  # a late RUNNING would replace the other's final status
 
+    def _end_left(self, tracking_uri: str) -> None:
+        """Give the run of another recipe that was left here its status."""
+        left, self._left = self._left, None
+        if left and left.status == "RUNNING" and left.public_uri == public_address(tracking_uri):
+            end_left(left, tracking_uri)
+
     def _ship(self, tracking_uri: str) -> None:
         """Upload new lines and artifacts to MLflow periodically, until closed or out of time."""
         shipper: Shipper | None = None
@@ -222,6 +252,7 @@ class Tracker:
             try:
                 if shipper is None:
                     shipper = Shipper(self._folder, self._record, tracking_uri)
+                    self._end_left(tracking_uri)
                     shipper.run.set_status("RUNNING")
                 if self._settled.is_set():
                     shipper.ship()
@@ -233,8 +264,9 @@ class Tracker:
             except Exception as error:  # noqa: BLE001  MLflow's failure must not become training's
                 failures += 1
                 if failures == 1:
-                    name = type(error).__name__
-                    logger.warning("MLflow fails; %s goes on alone: %s: %s", METRICS, name, error)
+                    experiment = self._record.identity.experiment
+                    reason = explained(error, tracking_uri, experiment)
+                    logger.warning("%s goes on without MLflow: %s", METRICS, reason)
                 elif closing:
                     return
                 # The next attempt starts from MLflow's own state.

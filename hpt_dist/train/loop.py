@@ -363,8 +363,8 @@ class _Window:
         values = {f"train/{name}": value for name, value in zip(names, means, strict=True)}
         values["train/lr"] = self._rate
         values["train/images_per_second"] = images_per_second
-        values["train/data_wait"] = self._data_wait_s / seconds
-        values["train/save_stall"] = self.stalled_s / seconds
+        values["train/data_wait_share"] = self._data_wait_s / seconds
+        values["train/save_stall_share"] = self.stalled_s / seconds
         self._observer.metrics(step, values)
         self._observer.progress(step, self._loop.steps, images_per_second)
         self._reset()

@@ -71,6 +71,7 @@ class Launch:
         work: the local work folder.
         tracking_uri: of MLflow.
         parent_run: MLflow run of the launch; empty while MLflow was out of reach.
+        experiment: MLflow's; empty in records of older versions, for one of the recipe's name.
     """
 
     id: PathPart
@@ -86,6 +87,7 @@ class Launch:
         default_factory=dict
     )
     where: Where = "local"
+    experiment: Line = ""
 
 
 @dataclass(frozen=True)

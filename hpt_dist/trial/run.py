@@ -42,7 +42,7 @@ class TrialOrder:
     """All that a process needs to run one trial anywhere.
 
     Args:
-        recipe: name of the recipe, also of the MLflow experiment.
+        recipe: name of the recipe.
         trial: what to run.
         store: URI of the store.
         work: folder for local files of all trials.
@@ -58,6 +58,7 @@ class TrialOrder:
         term: how often the scheduler had started that job before.
         requeue_limit: restarts in a row, by the scheduler, that may lead nowhere.
         silent: the version of the trial's lease that a dead holder left; see `lease.hold`.
+        experiment: MLflow's; empty for one of the recipe's name.
     """
 
     recipe: str
@@ -76,11 +77,12 @@ class TrialOrder:
     term: int = 0
     requeue_limit: int = 0
     silent: str = ""
+    experiment: str = ""
 
     @property
     def folder(self) -> Path:
         """The trial's local folder: metrics and what waits for MLflow."""
-        return trial_folder(self.work, self.trial.key)
+        return trial_folder(self.work, self.store, self.trial.key)
 
 
 @dataclass
@@ -95,7 +97,8 @@ class Result:
         head: the classifier on the features that it judged; None where there is none.
         seconds_before: time that earlier, interrupted processes had put into it.
         numerics: precision, memory format and device of its training, in words; empty without one.
-        curves: metrics whose points were logged in training; the chosen one is not another point.
+        curves: metrics whose points were logged in training; the value of what is kept has a name
+            of its own beside them, `kept/...`.
         replaced: the names of damaged images that others stand in for.
     """
 
@@ -255,7 +258,7 @@ def _perform(
     inputs = alike.inputs_of(store, order.trial)
     twin = alike.find(store, order.trial, inputs)
     if twin:
-        result = _result_of(twin)
+        result = _result_of(twin, order.trial.spec.TRAINS)
     else:
         with together():
             result = runner(context, order.trial.spec)
@@ -265,16 +268,23 @@ def _perform(
         alike.note(store, inputs, order.trial.key)
 
 
-def _result_of(twin: alike.Alike) -> Result:
-    """Return a result as if this trial had computed it; its curves stay with the one that did."""
+def _result_of(twin: alike.Alike, trains: bool) -> Result:
+    """Return a result as if this trial had computed it; its curves stay with the one that did.
+
+    Args:
+        twin: the one that did.
+        trains: whether both train, and so look at validation meanwhile.
+    """
     log.info("reads what trial %s has read, and takes its result", twin.key[:12])
+    metrics = twin.result["metrics"]
     return Result(
-        twin.result["metrics"],
+        metrics,
         twin.result["details"],
         weights=twin.weights,
         model=twin.model,
         head=twin.head,
         numerics=twin.numerics,
+        curves=tuple(name for name in metrics if trains and not name.startswith("test/")),
         replaced=twin.result.get("replaced", ()),
     )
 
@@ -338,7 +348,11 @@ def _commit(
     if result.head:
         objects[HEAD] = result.head.encoded(metadata)
     # The tracker has all points before `DONE`: whoever finds it can bring them to MLflow.
-    points = {name: v for name, v in result.metrics.items() if name not in result.curves}
+    points = {
+        f"kept/{name}" if name in result.curves else name: value
+        for name, value in result.metrics.items()
+    }
+    points["active_seconds"] = result.seconds_before + seconds
     if replaced:
         points["images_replaced"] = len(result.replaced)
     tracker.log(trial.steps, points)
@@ -361,7 +375,12 @@ def _put(root: Store, name: str, data: bytes) -> dict[str, Any]:
 
 def _identity(order: TrialOrder) -> RunIdentity:
     return identity.of_trial(
-        order.trial, order.recipe, order.parent_run or None, order.artifact_location or None
+        order.trial,
+        order.experiment or order.recipe,
+        order.parent_run or None,
+        order.artifact_location or None,
+        store=order.store,
+        launch=order.launch,
     )
 
 

@@ -15,7 +15,7 @@ from hpt_dist.errors import HptError
 from hpt_dist.store.paths import default_tracking_uri, tracking_database
 from hpt_dist.tracking import tracker
 from hpt_dist.tracking.address import given, reached
-from hpt_dist.tracking.mlflow_run import explaining
+from hpt_dist.tracking.refusals import explaining
 
 USER, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 IDENTITY = tracker.RunIdentity(experiment="e", name="hpt", key="0123abcd")
@@ -76,7 +76,9 @@ def test_the_server_gets_the_password_and_no_record_does(server: Answering, tmp_
     login = base64.b64encode(b"ada:pl@nted").decode()
     assert set(server.logins) == {f"Basic {login}"}
     for attempt in (lambda: tracker.initialise(uri), lambda: tracker.sync(tmp_path)):
-        with pytest.raises(HptError, match="MLflow failed") as caught:
+        with pytest.raises(
+            HptError, match=r"MLflow does not know the login of user ada \(401\)"
+        ) as caught:
             attempt()
         assert "nted" not in str(caught.value)
         assert "MLFLOW_TRACKING_PASSWORD" in caught.value.problem.fix

@@ -258,6 +258,62 @@ def test_a_restart_is_the_same_run(sqlite: str, tmp_path: Path, identity: RunIde
     assert [s for s, _ in history(sqlite, run, "train/images_per_second")] == list(range(15))
 
 
+def test_a_description_that_a_person_has_edited_stays(
+    sqlite: str, tmp_path: Path, identity: RunIdentity
+):
+    def note(text: str) -> str:
+        described = dataclasses.replace(identity, description=text)
+        Tracker(tmp_path, described, sqlite, resume_step=0).finish("FINISHED", 60)
+        return str(only_run(sqlite, identity).data.tags["mlflow.note.content"])
+
+    assert note("ours") == "ours"
+    assert note("ours, with a verdict" + "x" * 9000).startswith("ours, with a verdict")
+    assert note("ours again") == "ours again"
+    run = only_run(sqlite, identity)
+    MlflowClient(sqlite).set_tag(run.info.run_id, "mlflow.note.content", "theirs")
+    assert note("ours") == "theirs"
+
+
+def test_an_experiment_is_one_of_training_unless_a_person_says_otherwise(
+    sqlite: str, tmp_path: Path, identity: RunIdentity
+):
+    client, kinds = MlflowClient(sqlite), []
+    for kind in (None, "genai_development_inferred", "no_inferred_type", "genai_development"):
+        one = dataclasses.replace(identity, experiment=f"{tmp_path} {kind}")
+        place = client.create_experiment(one.experiment)
+        if kind:
+            client.set_experiment_tag(place, "mlflow.experimentKind", kind)
+        track.open_parent(sqlite, one)
+        kinds.append(client.get_experiment(place).tags["mlflow.experimentKind"])
+    assert kinds == [*["custom_model_development"] * 3, "genai_development"]
+
+
+def test_a_run_of_another_recipe_or_store_is_another_one(
+    sqlite: str, tmp_path: Path, identity: RunIdentity
+):
+    """Its work folder may be the same one: the other's run ends, and this one begins now."""
+    other = dataclasses.replace(identity, experiment=f"{tmp_path} other")
+    died = Tracker(tmp_path / "work", other, sqlite, resume_step=0)
+    died.log(1, {"train/loss": 1})
+    wait_until(lambda: shipped(sqlite, other, "train/loss", 1))
+    died.leave()
+    time.sleep(0.1)
+    for store in ("one", "two", "one"):
+        ours = dataclasses.replace(identity, tags={track.STORE_TAG: store})
+        Tracker(tmp_path / "work", ours, sqlite, resume_step=0).finish("FINISHED", 60)
+    left, found = only_run(sqlite, other), runs(sqlite, identity)
+    assert left.info.status == "FAILED"
+    assert {run.data.tags[track.STORE_TAG] for run in found} == {"one", "two"}
+    assert len(found) == 2
+    assert all(run.info.start_time > left.info.start_time + 90 for run in found)
+    # Runs of older versions name no store: they go on.
+    old = dataclasses.replace(identity, key="old")
+    for tags in ({}, {track.STORE_TAG: "one"}):
+        again = dataclasses.replace(old, tags=tags)
+        Tracker(tmp_path / "old", again, sqlite, resume_step=0).finish("FINISHED", 60)
+    assert len(runs(sqlite, identity)) == 3
+
+
 @pytest.mark.parametrize("delete", ["run", "experiment"])
 def test_what_was_deleted_in_the_ui_comes_back_whole(
     sqlite: str, tmp_path: Path, identity: RunIdentity, delete: str

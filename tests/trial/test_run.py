@@ -90,7 +90,8 @@ def logs(first, last, *, saves=0, fails=False):
 
 
 def steps_of(data):
-    return [Line.decode(raw).step for raw in data.splitlines()]
+    lines = [Line.decode(raw) for raw in data.splitlines()]
+    return [line.step for line in lines if line.metrics.keys() != {"active_seconds"}]
 
 
 # DONE
