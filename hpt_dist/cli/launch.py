@@ -30,7 +30,7 @@ from hpt_dist.cli.requested import begun, planned, profile_file
 from hpt_dist.cli.status import states_of
 from hpt_dist.errors import RequestError
 from hpt_dist.errors.secrets import public_address
-from hpt_dist.launch import here, on_slurm, parent_run, results
+from hpt_dist.launch import arrivals, here, launches, on_slurm, parent_run, results
 from hpt_dist.launch.launches import Settings
 from hpt_dist.launch.on_slurm import Site
 from hpt_dist.launch.survey import Planned
@@ -39,7 +39,7 @@ from hpt_dist.recipe.plan import Trial
 from hpt_dist.report.report import build
 from hpt_dist.store import Store, files
 from hpt_dist.store.committed import is_done
-from hpt_dist.store.paths import tracking_database, trial_folder, work_folder
+from hpt_dist.store.paths import filled_trial_folder, tracking_database, work_folder
 from hpt_dist.tracking import tracker
 from hpt_dist.trial.records import Launch, Where
 
@@ -194,17 +194,15 @@ def _ways_to_runs(record: Launch, store: Store) -> Iterator[str]:
     option = (
         "" if store.uri == str(Path("hpt-store").absolute()) else f" --store {quote(store.uri)}"
     )
-    there = {
-        key: tracker.has_arrived(trial_folder(work, key), record.tracking_uri)
-        for key in record.trials.values()
-    }
+    there = arrivals.arrived(store, record, record.trials)
     arrived = [bool(parent_run.noted(store, record).parent_run), *there.values()]
     if lacking := arrived.count(False):
         yield (
             f"{lacking} of {len(arrived)} runs are not in {place} yet; to send them: "
             f"{_own_name()} sync {record.id}{option}"
         )
-    if elsewhere := sum(is_done(store, key) for key in there if there[key] is None):
+    unknown = [record.trials[name] for name in there if there[name] is None]
+    if elsewhere := sum(is_done(store, key) for key in unknown):
         yield f"{elsewhere} of {len(arrived)} runs were made on another machine, which sends them"
     if True not in there.values():
         return
@@ -213,6 +211,19 @@ def _ways_to_runs(record: Launch, store: Store) -> Iterator[str]:
         yield f"to see the runs in MLflow's UI: {_own_name()} ui{option}"
     else:
         yield f"the {'other ' if lacking or elsewhere else ''}runs are in {place}"
+        if record.tracking_uri.startswith("http") and (page := _page(record, store)):
+            address = public_address(record.tracking_uri).rstrip("/")
+            yield f"MLflow's experiment {launches.experiment(record)}: {address}/{page}"
+
+
+def _page(record: Launch, store: Store) -> str:
+    """Return the page of a launch in MLflow's UI: its run's, or that of its experiment."""
+    work, run = Path(record.work), parent_run.noted(store, record).parent_run
+    for key in record.trials.values():
+        place = tracker.place_of(filled_trial_folder(work, store.uri, key))
+        if place.experiment == launches.experiment(record) and place.experiment_id:
+            return tracker.page_of(place.experiment_id, run)
+    return ""
 
 
 def _own_name() -> str:

@@ -68,7 +68,7 @@ def _is_over(store: Store, record: Launch) -> bool:
 
 def _log_files(store: Store, record: Launch, key: str) -> list[Path]:
     """Return the log files of a trial: of processes here, and of the jobs of any launch."""
-    files = launches.log_files(Path(record.work), key)
+    files = launches.log_files(store, Path(record.work), key)
     files += slurm_jobs.log_files(store, record.id, key)
     if not files:
         for other in reversed(launches.launches(store)):

@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from hpt_dist.cli import console
+from hpt_dist.cli.lacking import print_lacking
 from hpt_dist.cli.options import DEFAULT_STORE, JsonOption, RunArgument, StoreOption
-from hpt_dist.launch import results
+from hpt_dist.launch import arrivals, launches, results
+from hpt_dist.launch.description import ENDED
 from hpt_dist.launch.launches import find
 from hpt_dist.report.report import build
 from hpt_dist.store import open_store
@@ -33,10 +35,14 @@ def report(
     """
     opened = open_store(store)
     record = find(opened, run)
-    result = build(record, results.finished(opened, record))
+    done = results.finished(opened, record)
+    result = build(record, done)
     for path in result.write(out) if out else ():
         console.print_line(f"wrote {path}")
     if json_:
         console.print_json(result.as_json())
         return
     console.print_line(result.markdown())
+    if (ended := launches.ended_as(opened, record)) in ("FAILED", "KILLED"):
+        console.print_note(f"the launch {ENDED[ended]}")
+    print_lacking(opened, record, arrivals.lacking(opened, record, (one.name for one in done)))

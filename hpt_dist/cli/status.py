@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from hpt_dist.cli import console
+from hpt_dist.cli.lacking import print_lacking
 from hpt_dist.cli.options import DEFAULT_STORE, JsonOption, RunArgument, StoreOption
-from hpt_dist.launch import closing, survey
+from hpt_dist.launch import arrivals, closing, launches, survey
+from hpt_dist.launch.description import ENDED
 from hpt_dist.launch.launches import find
 from hpt_dist.launch.survey import State
 from hpt_dist.slurm import jobs as slurm_jobs
@@ -27,14 +29,24 @@ def status(
     opened = open_store(store)
     record = find(opened, run)
     states = states_of(opened, record)
+    over = [name for name, state in states.items() if state.name not in ("running", "queued")]
+    lacking = arrivals.lacking(opened, record, over)
+    ended = launches.ended_as(opened, record)
     if json_:
         console.print_json(
-            {"launch": record.id, "trials": {n: survey.as_json(s) for n, s in states.items()}}
+            {
+                "launch": record.id,
+                "ended": ended,
+                "trials": {n: survey.as_json(s) for n, s in states.items()},
+                "mlflow_lacks": lacking,
+            }
         )
         return
-    console.print_line(f"{record.id}  ({record.file}, {record.created})")
+    end = f"; the launch {ENDED[ended]}" if ended else ""
+    console.print_line(f"{record.id}  ({record.file}, {record.created}{end})")
     rows = [(name, state.name, state.why) for name, state in states.items()]
     console.print_table(("trial", "state", "why"), rows)
+    print_lacking(opened, record, lacking)
 
 
 def states_of(store: Store, record: Launch) -> dict[str, State]:

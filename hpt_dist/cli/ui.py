@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -11,10 +12,13 @@ import typer
 
 from hpt_dist.cli import console
 from hpt_dist.cli.options import DEFAULT_STORE, StoreOption, WorkOption
-from hpt_dist.errors import RequestError
+from hpt_dist.errors import HptError, RequestError
 from hpt_dist.store import open_store
 from hpt_dist.store.paths import default_tracking_uri, work_folder
+from hpt_dist.tracking import tracker
 from hpt_dist.tracking.address import reached
+
+_SHOWN = 5  # experiments
 
 
 def ui(
@@ -38,8 +42,11 @@ def _open_ui(work: Path, host: str, port: int) -> None:
         raise RequestError(f"there is no {work}/mlflow.db", fix="hpt-dist launch RECIPE")
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     uri = reached(default_tracking_uri(work))
-    # Without this setting MLflow opens its pages for language models.
-    page = f"http://{host}:{port}/#/experiments?workflowType=machine_learning"
-    console.print_line(f"MLflow's UI: {page}   (Ctrl-C ends it)")
+    address = f"http://{host}:{port}"
+    console.print_line(f"MLflow's UI: {address}   (Ctrl-C ends it)")
+    # From its own list MLflow opens an experiment among its pages for language models.
+    with contextlib.suppress(HptError):  # the UI itself says what is wrong with its database
+        for name, page in tracker.experiment_pages(default_tracking_uri(work), _SHOWN).items():
+            console.print_line(f"  {name}: {address}/{page}")
     command = ["-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host]
     os.execv(sys.executable, [sys.executable, *command, "--port", str(port), "--workers", "1"])

@@ -5,52 +5,80 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from hpt_dist.errors import HptError
-from hpt_dist.launch import launches, parent_run, results
+from hpt_dist.errors.secrets import public_address
+from hpt_dist.launch import description, launches, parent_run, results
 from hpt_dist.launch.survey import state_of
 from hpt_dist.report.report import build
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.slurm.commands import Queued
 from hpt_dist.store import Store, lease
 from hpt_dist.store.committed import is_done
-from hpt_dist.store.paths import LAUNCHES, LEASE, stage_prefix, trial_folder
+from hpt_dist.store.paths import LAUNCHES, LEASE, filled_trial_folder, stage_prefix
 from hpt_dist.tracking import tracker
 from hpt_dist.trial.records import Launch
 
 log = logging.getLogger(__name__)
 
 
-def finish_launch(store: Store, launch: Launch, *, done: bool) -> None:
+def finish_launch(store: Store, launch: Launch, *, done: bool, stopped: bool = False) -> None:
     """Note a launch's end, and show its report on its MLflow run.
 
     Args:
         store: where its record is.
         launch: the launch.
         done: whether every trial is done.
+        stopped: whether somebody has interrupted it; a `cancel` is known from the store.
     """
-    status: tracker.FinalStatus = "FINISHED" if done else "FAILED"
+    status = _status(store, launch, done, stopped)
     store.put(f"{LAUNCHES}/{launch.id}.end", status.encode())
     launch = parent_run.noted(store, launch)
     if not launch.parent_run:
         return
     resolved = (json.dumps(launch.settings, indent=2) + "\n").encode()
-    files, lines = {"resolved.json": resolved}, []
+    files, lines, text = {"resolved.json": resolved}, [], ""
     try:
-        report = build(launch, results.finished(store, launch))
+        finished = results.finished(store, launch)
+        report = build(launch, finished)
         files |= report.files()
+        text = report.markdown()
         if headline := report.headline():
-            lines = [tracker.Line(0, time.time(), dict(headline))]
+            # With more trials the means are other ones, and a metric's steps only go forward.
+            lines = [tracker.Line(len(finished), time.time(), dict(headline))]
     except HptError as error:
         # A damaged result of an old launch must not keep a new one from starting.
         log.warning("the report of %s is left out: %s", launch.id, error)
+    place, others = public_address(store.uri), _run_by_others(store, launch)
+    describe = partial(description.of_launch, launch, place, status, text, others)
     try:
-        tracker.log_parent(launch.tracking_uri, launch.parent_run, lines, files)
+        tracker.log_parent(launch.tracking_uri, launch.parent_run, lines, files, describe)
         tracker.set_status(launch.tracking_uri, launch.parent_run, status)
     except HptError as error:
-        log.warning("MLflow is out of reach: %s", error)
+        log.warning("the launch's run in MLflow is not up to date: %s", error)
+
+
+def _status(store: Store, launch: Launch, done: bool, stopped: bool) -> tracker.FinalStatus:
+    """Return how a launch ended: one that somebody stopped has not failed."""
+    before = launches.ended_as(store, launch)
+    if before == "KILLED":
+        return "KILLED"
+    if done:
+        return "FINISHED"
+    return "KILLED" if stopped or launches.is_cancelled(store, launch.id) else "FAILED"
+
+
+def _run_by_others(store: Store, launch: Launch) -> dict[str, str]:
+    """Return where MLflow shows the trials of a launch that ran in other launches, by name."""
+    found = {}
+    for name, key in launch.trials.items():
+        place = tracker.place_of(filled_trial_folder(Path(launch.work), store.uri, key))
+        if place.launch not in ("", launch.id) and place.experiment_id:
+            found[name] = tracker.page_of(place.experiment_id, place.run_id)
+    return found
 
 
 def finish_if_last_trial(store: Store, launch_id: str) -> None:
@@ -77,7 +105,7 @@ def finish_if_over(
     keys = launch.trials.values()
     if any(key in queued for key in keys):
         return
-    set_true_statuses(store, keys, Path(launch.work), queued)
+    set_true_statuses(store, launch, queued)
     finish_launch(store, launch, done=all(is_done(store, key) for key in keys))
 
 
@@ -107,7 +135,7 @@ def _runs(store: Store, key: str, queued: Mapping[str, Queued] | None) -> bool:
 
 
 def set_true_statuses(
-    store: Store, keys: Iterable[str], work: Path, queued: Mapping[str, Queued] | None = None
+    store: Store, launch: Launch, queued: Mapping[str, Queued] | None = None
 ) -> None:
     """Give the MLflow runs of trials their true status and what else MLflow lacks.
 
@@ -115,19 +143,31 @@ def set_true_statuses(
 
     Args:
         store: where the trials are.
-        keys: of the trials.
-        work: the local work folder.
+        launch: whose trials are sent.
         queued: jobs in Slurm's queue, by key; None where it was not asked.
     """
-    for key in keys:
-        folder = trial_folder(work, key)
+    launch = parent_run.noted(store, launch)
+    for key in launch.trials.values():
+        folder = filled_trial_folder(Path(launch.work), store.uri, key)
         if not tracker.is_behind(folder):
             continue
         state = state_of(store, key, queued)
         if state.name != "running":
             try:
-                status: tracker.FinalStatus = "FINISHED" if state.name == "cached" else "FAILED"
-                tracker.sync(folder, if_unfinished=status)
+                tracker.sync(
+                    folder,
+                    parent_run_id=launch.parent_run,
+                    experiment=launches.experiment(launch),
+                    if_unfinished=status_of_trial(store, launch, done=state.name == "cached"),
+                )
             except HptError as error:
-                log.warning("MLflow is out of reach; later: hpt-dist sync: %s", error)
+                log.warning("MLflow lacks a part: %s", error)
                 return
+
+
+def status_of_trial(store: Store, launch: Launch, *, done: bool) -> tracker.FinalStatus:
+    """Return the status of a trial whose process has recorded none: it died, or was lost."""
+    if done:
+        return "FINISHED"
+    stopped = launches.is_cancelled(store, launch.id)
+    return "KILLED" if stopped or launches.ended_as(store, launch) == "KILLED" else "FAILED"

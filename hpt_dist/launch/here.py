@@ -105,13 +105,15 @@ def settings(
 
 def cached(prepared: Planned, trials: Sequence[Trial], used: Settings) -> Launch:
     """Return the record of a launch in which nothing was left to run."""
-    # The last process may have been killed between its result and its last word to MLflow.
-    closing.set_true_statuses(prepared.store, (trial.key for trial in trials), used.work)
     _finish_orphans(prepared)
     record = prepared.last_launch
-    if record is None or record.trials != {trial.name: trial.key for trial in trials}:
+    keys = {trial.name: trial.key for trial in trials}
+    experiment = launches.experiment_of(prepared.recipe)
+    if record is None or (record.trials, launches.experiment(record)) != (keys, experiment):
         record = launches.record(prepared.recipe, trials, prepared.store, used)
         closing.finish_launch(prepared.store, record, done=True)
+    # The last process may have been killed between its result and its last word to MLflow.
+    closing.set_true_statuses(prepared.store, record)
     return record
 
 
@@ -132,9 +134,9 @@ def work_through(
     prepared: Planned, trials: Sequence[Trial], used: Settings, record: Launch, watcher: Watcher
 ) -> Mapping[str, str]:
     """Run a launch that has begun to its end; return the errors by trial name."""
-    errors = local.work_through(prepared, trials, used, record, watcher)
-    closing.finish_launch(prepared.store, record, done=not errors)
-    closing.set_true_statuses(prepared.store, record.trials.values(), used.work)
+    errors, stopped = local.work_through(prepared, trials, used, record, watcher)
+    closing.finish_launch(prepared.store, record, done=not errors, stopped=stopped)
+    closing.set_true_statuses(prepared.store, record)
     # Trials of a launch that was killed may have run on, and ended only now.
     _finish_orphans(prepared)
     return errors

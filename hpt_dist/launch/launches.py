@@ -12,16 +12,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 from hpt_dist.errors import HptError, RequestError, nearest
 from hpt_dist.launch import parent_run
 from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store, absent, lease, records
-from hpt_dist.store.paths import LAUNCHES, LEASE, stage_prefix, trial_folder
+from hpt_dist.store.paths import LAUNCHES, LEASE, filled_trial_folder, stage_prefix
 from hpt_dist.store.records import DamagedRecordError
+from hpt_dist.tracking.address import EXPERIMENT_VARIABLE
+from hpt_dist.tracking.tracker import FinalStatus
 from hpt_dist.trial.records import Launch, Where
 from hpt_dist.trial.run import TrialOrder
+
+_LONGEST_STATUS = 20  # bytes
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +85,7 @@ def record(recipe: Recipe, trials: Sequence[Trial], store: Store, settings: Sett
         work=str(settings.work),
         tracking_uri=settings.tracking_uri,
         where=settings.where,
+        experiment=experiment_of(recipe),
     )
     _check(launch)
     # On a cluster the first trial opens it: that takes seconds, and a launch there is to be short.
@@ -89,9 +95,19 @@ def record(recipe: Recipe, trials: Sequence[Trial], store: Store, settings: Sett
             launch = replace(launch, parent_run=parent)
         except HptError as error:
             # MLflow being down must not stop a launch.
-            log.warning("MLflow is out of reach; `hpt-dist sync` brings it up to date: %s", error)
+            log.warning("the launch goes on without MLflow: %s", error)
     store.put(f"{LAUNCHES}/{launch.id}.json", _encoded(launch))
     return launch
+
+
+def experiment_of(recipe: Recipe) -> str:
+    """Return the MLflow experiment of a recipe's runs from now on."""
+    return recipe.mlflow.experiment or os.environ.get(EXPERIMENT_VARIABLE, "") or recipe.name
+
+
+def experiment(launch: Launch) -> str:
+    """Return the MLflow experiment of a launch; older versions named it after the recipe."""
+    return launch.experiment or launch.recipe
 
 
 def _encoded(launch: Launch) -> bytes:
@@ -176,6 +192,14 @@ def has_ended(store: Store, launch: Launch) -> bool:
     return store.stat(f"{LAUNCHES}/{launch.id}.end") is not None
 
 
+def ended_as(store: Store, launch: Launch) -> FinalStatus | None:
+    """Return how a launch ended; None while it goes on, or where its note is damaged."""
+    path = f"{LAUNCHES}/{launch.id}.end"
+    info = store.stat(path)
+    text = store.get(path) if info and info.bytes <= _LONGEST_STATUS else b""
+    return next((status for status in get_args(FinalStatus) if text == status.encode()), None)
+
+
 def is_cancelled(store: Store, launch: str) -> bool:
     """Return whether somebody asked a launch, named by its id, to stop."""
     return store.stat(f"{LAUNCHES}/{launch}.cancel") is not None
@@ -236,10 +260,11 @@ def job_of(
         threads=threads,
         ranks=ranks,
         launch=launch.id,
+        experiment=launch.experiment,
     )
 
 
-def log_files(work: Path, key: str) -> list[Path]:
+def log_files(store: Store, work: Path, key: str) -> list[Path]:
     """Return the output files of a trial's processes, oldest first."""
-    files = (trial_folder(work, key) / "logs").glob("*_log.*")
+    files = (filled_trial_folder(work, store.uri, key) / "logs").glob("*_log.*")
     return sorted(files, key=lambda path: path.stat().st_mtime)

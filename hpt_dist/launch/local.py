@@ -128,7 +128,7 @@ def work_through(
     settings: Settings,
     launch: Launch,
     watcher: Watcher,
-) -> dict[str, str]:
+) -> tuple[dict[str, str], bool]:
     """Run every trial that is not done, parents first, as many at once as there are cores.
 
     A trial that another process holds is waited for. What starts from a failed trial is not run.
@@ -141,7 +141,7 @@ def work_through(
         watcher: receives the progress.
 
     Returns:
-        The errors by trial name; empty when all is done.
+        The errors by trial name, empty when all is done; and whether somebody stopped it.
     """
     gpus = list(settings.gpus)
     recipe, store, every = prepared.recipe, prepared.store, prepared.trials
@@ -162,7 +162,7 @@ def work_through(
                 time.sleep(POLL_S)
     for trial in left.pending:
         left.errors[trial.name] = "not started"
-    return left.errors
+    return left.errors, left.stopping
 
 
 def threads_of(trial: Trial, trials: Sequence[Trial], cores: int) -> int:

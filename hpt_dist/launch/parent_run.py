@@ -30,7 +30,7 @@ def opened(launch: Launch, artifact_location: str = "") -> str:
         HptError: MLflow failed or is out of reach.
     """
     identity = tracker.RunIdentity(
-        experiment=launch.recipe,
+        experiment=launch.experiment or launch.recipe,  # records of older versions have none
         name=launch.id,
         key=launch.id,
         tags={"hpt.recipe": launch.file},
@@ -65,7 +65,7 @@ def opened_once(store: Store, launch: Launch, artifact_location: str) -> str:
         except lease.LeaseTakenError:
             time.sleep(0.5)
         except HptError as error:
-            log.warning("MLflow is out of reach; `hpt-dist sync` brings the rest: %s", error)
+            log.warning("the launch goes on without MLflow: %s", error)
             return ""
     return ""
 

@@ -110,11 +110,20 @@ class Report:
         return plain
 
     def headline(self) -> dict[str, float]:
-        """Return the means of the table's cells by name, such as `adapt/hpt/1`."""
-        if self.table is None:
+        """Return the means of the table's cells in the metric's own unit, a share for accuracies.
+
+        Their names are such as `adapt/hpt/shots 1/test/top1`.
+        """
+        table = self.table
+        if table is None:
             return {}
-        stage, cells = self.table.stage, self.table.cells
-        return {f"{stage}/{c.row}/{c.column}": c.mean for c in cells if c.mean is not None}
+        factor, found = scale_of(table.metric).factor, {}
+        for cell in table.cells:
+            column = f"{table.columns_axis} {cell.column}" if cell.column else ""
+            name = "/".join(filter(None, (table.stage, cell.row, column, table.metric)))
+            if cell.mean is not None:
+                found[name] = cell.mean / factor
+        return found
 
     def files(self) -> dict[str, bytes]:
         """Return every file of the report by its name."""

@@ -16,6 +16,7 @@ from unittest import mock
 
 import pytest
 import webdataset
+from mlflow import MlflowClient
 from shared import made_once
 from small import RECIPE, TINY, environment, fill, hpt, outcome, saved_step, wait_for, write_recipe
 
@@ -97,6 +98,84 @@ def test_mlflow_has_one_finished_run_for_each_trial_and_the_launch(undisturbed):
     assert parents == (1,)
     # Every 10 steps, and before each saved state.
     assert steps == [(4,), (8,), (10,), (12,), (16,), (20,), (24,)]
+
+
+def runs_in_mlflow(store):
+    """Return the runs of a store's own MLflow by name."""
+    client = MlflowClient(f"sqlite:///{store}/work/mlflow.db")
+    experiments = client.search_experiments(filter_string="name != 'Default'")
+    kinds = {experiment.tags["mlflow.experimentKind"] for experiment in experiments}
+    assert kinds == {"custom_model_development"}
+    runs = client.search_runs([experiment.experiment_id for experiment in experiments])
+    return {run.info.run_name: run for run in runs}
+
+
+def test_mlflow_shows_what_counts_in_one_unit(undisturbed):
+    store, _, _ = undisturbed
+    runs = runs_in_mlflow(store)
+    (launch,) = (run for name, run in runs.items() if name.startswith("small-"))
+    hpt_run = runs["hpt"]
+    result = json.loads((store / f"stages/{hpt_run.data.tags['hpt.key']}/result.json").read_text())
+    kept = {f"kept/{name}": value for name, value in result["metrics"].items()}
+    assert hpt_run.data.metrics.items() >= kept.items()
+    for run in runs.values():
+        shares = [x for name, x in run.data.metrics.items() if name.endswith(("top1", "share"))]
+        assert shares
+        assert all(0 <= share <= 1 for share in shares), run.data.metrics
+    for init in ("base", "hpt"):
+        top1 = runs[f"adapt/init={init},shots=1,seed=0"].data.metrics["test/top1"]
+        assert launch.data.metrics[f"adapt/{init}/shots 1/test/top1"] == pytest.approx(top1)
+
+    params = hpt_run.data.params
+    assert {name.split(".")[0] for name in params} >= {"moco", "optimizer", "image", "init"}
+    assert not {name.split(".")[0] for name in params} & {"byol", "simclr", "augment_other"}
+    assert not params.keys() & {"optimizer.momentum", "optimizer.trust", "bn_group"}
+    read = {
+        one.dataset.name: (one.dataset.digest, one.tags[0].value)
+        for one in hpt_run.inputs.dataset_inputs
+    }
+    digests = {name: hpt_run.data.tags[f"hpt.dataset.{name}"][:36] for name in ("color", "line")}
+    assert read == {
+        "openmoji/color/train": (digests["color"], "training"),
+        "openmoji/line/train": (digests["line"], "training, monitoring"),
+        "openmoji/line/val": (digests["line"], "monitoring"),
+    }
+    assert hpt_run.data.metrics["active_seconds"] > 0
+    assert "pretrain (moco_v2)" in hpt_run.data.tags["mlflow.note.content"]
+    note = launch.data.tags["mlflow.note.content"]
+    assert "hpt, shots 1: " in note  # the verdict
+    assert f"runs/{launch.info.run_id}/artifacts/report.html" in note
+
+
+def test_a_trial_stays_below_the_launch_that_ran_it(undisturbed, tmp_path):
+    store = tmp_path / "store"
+    shutil.copytree(undisturbed[0], store, symlinks=True)
+    recipe = write_recipe(tmp_path, RECIPE.replace("name: small", "name: other"))
+    for command in ("launch", "sync"):
+        given = str(recipe) if command == "launch" else "other"
+        printed = hpt(command, given, store=str(store), process=False)
+        assert "all 6 trials are cached" in printed or "0 points sent" in printed
+    runs = runs_in_mlflow(store)
+    (small,) = (run for name, run in runs.items() if name.startswith("small-"))
+    (other,) = (run for name, run in runs.items() if name.startswith("other-"))
+    assert len(runs) == 8
+    assert runs["hpt"].data.tags["mlflow.parentRunId"] == small.info.run_id
+    place = f"#/experiments/{small.info.experiment_id}/runs/{runs['hpt'].info.run_id}"
+    assert f"[hpt]({place}" in other.data.tags["mlflow.note.content"]
+
+
+def test_the_experiment_is_set_and_is_in_no_key(undisturbed, tmp_path):
+    store = tmp_path / "store"
+    shutil.copytree(undisturbed[0], store, symlinks=True)
+    recipe = write_recipe(tmp_path, RECIPE + "mlflow: {experiment: ada/lines}\n")
+    states = json.loads(hpt("plan", str(recipe), "--json", store=str(store)))
+    assert {row["state"] for row in states} == {"cached"}
+    hpt("launch", str(recipe), store=str(store), process=False)
+    records = [json.loads(path.read_text()) for path in store.glob("launches/small-*.json")]
+    assert sorted(record["experiment"] for record in records) == ["ada/lines", "small"]
+    assert {"small", "ada/lines"} <= {
+        one.name for one in MlflowClient(f"sqlite:///{store}/work/mlflow.db").search_experiments()
+    }
 
 
 def test_status_logs_pull_and_report(undisturbed, tmp_path):
@@ -186,6 +265,7 @@ class Story:
         # What starts from the base alone is done.
         assert len(outcome(self.store)) == 3
         assert self.statuses()["hpt"] == "FAILED"
+        assert self.statuses("tiny-%")[self.last_launch()] == "FAILED"
         assert "resumes" in hpt("status", "tiny", store=str(self.store))
 
     def interrupted(self):
@@ -204,6 +284,9 @@ class Story:
         assert re.search(r"stopped by SIG(TERM|INT) after step", printed), printed
         assert "not started" in printed
         assert "resumes" in hpt("plan", str(self.recipe), store=str(self.store))
+        assert "the launch was stopped" in hpt("status", "tiny", store=str(self.store))
+        assert self.statuses()["hpt"] == "KILLED"
+        assert self.statuses("tiny-%")[self.last_launch()] == "KILLED"
 
     def two_at_once_and_one_killed(self):
         one, other = self.start(ADAPTED, count=2)
@@ -211,10 +294,14 @@ class Story:
         printed, _ = other.communicate(timeout=400)
         assert other.returncode == 0, printed
 
-    def statuses(self):
-        """Return the status of each trial's run in MLflow."""
+    def last_launch(self):
+        return max(path.stem for path in self.store.glob("launches/*.json"))
+
+    def statuses(self, of=""):
+        """Return the status of each trial's run in MLflow, or of each launch's."""
+        condition = "like 'tiny-%'" if of else "not like 'tiny-%'"
         with sqlite3.connect(self.store / "work/mlflow.db") as database:
-            rows = database.execute("select name, status from runs where name not like 'tiny-%'")
+            rows = database.execute(f"select name, status from runs where name {condition}")
             return dict(rows.fetchall())
 
 

@@ -314,3 +314,4 @@ def test_without_accounting_a_job_goes_on_and_cancel_lets_it_save(tmp_path, trai
         assert site.saved_step() > saved
         states = site.states()
         assert (states["hpt"], states["probe/init=hpt"]) == ("resumes", "runs")
+        assert "the launch was stopped" in site.hpt("status", "small")
