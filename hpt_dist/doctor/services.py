@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import shutil
+import socket
 import sqlite3
 import ssl
 import statistics
@@ -27,7 +28,8 @@ from hpt_dist.doctor.finding import Check, Finding, failed, guarded, judged
 from hpt_dist.errors import HptError
 from hpt_dist.store import Store, open_store
 from hpt_dist.store.paths import tracking_database, work_folder
-from hpt_dist.tracking.address import credentials, given, reached
+from hpt_dist.tracking import tracker
+from hpt_dist.tracking.address import EXPERIMENT_VARIABLE, credentials, given, reached
 
 T = TypeVar("T")
 
@@ -324,6 +326,23 @@ def _sqlite(path: Path) -> Finding:
 
 
 def _server(uri: str) -> Finding:
+    """Check that a server answers, and that it lets this user make and delete a run."""
+    silent = _silent(uri)
+    if silent:
+        return silent
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME", "") or os.getuid()
+    # Each node's doctor has an experiment of its own: they work at the same time.
+    own = f"hpt-dist doctor {user}@{socket.gethostname()}"
+    experiment = os.environ.get(EXPERIMENT_VARIABLE, "") or own
+    try:
+        tracker.probe(uri, experiment)
+    except HptError as error:
+        return _failed("mlflow", f"{uri}: {error.problem.what}", error.problem.fix)
+    return Finding("mlflow", True, f"{uri}: a run was made and deleted")
+
+
+def _silent(uri: str) -> Finding | None:
+    """Return why a server cannot be reached; None where it answers."""
     address = reached(uri)
     user, password = credentials(address)
     user = user or os.environ.get("MLFLOW_TRACKING_USERNAME", "")
@@ -334,9 +353,11 @@ def _server(uri: str) -> Finding:
         request.add_unredirected_header("Authorization", f"Basic {login}")
     try:
         with _open(request, "MLFLOW_TRACKING_SERVER_CERT_PATH", "REQUESTS_CA_BUNDLE"):
-            return Finding("mlflow", True, f"{uri} answers")
+            return None
     except urllib.error.HTTPError as refusal:
         with refusal:
+            if refusal.code in (401, 403):  # a login that is wrong; MLflow itself never asks here
+                return None
             return _failed(
                 "mlflow",
                 f"{uri}/health answers with HTTP {refusal.code}",
