@@ -28,8 +28,8 @@ def runs(
 ) -> None:
     """List the launches of a store, the newest first, and how far each is.
 
-    done: all trials are done. running, queued: some trials are. failed: a trial failed.
-    cancelled, stopped: ended before all was done; the same launch command goes on.
+    done: all trials are done. running, queued: some trials are. failed: a trial did, or its
+    process is gone. cancelled, stopped: by somebody. The same launch command goes on.
 
     \b
     Examples:

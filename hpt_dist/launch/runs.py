@@ -28,9 +28,9 @@ class Run:
 
     Args:
         launch: its record.
-        state: done (all trials are), running, queued, failed (a trial noted why), cancelled,
-            stopped (it ended, or its processes are gone, before all was done), or unknown (its jobs
-            may wait in a Slurm that cannot be asked from here).
+        state: done (all trials are), running, queued, failed (a trial did, or its processes are
+            gone), cancelled, stopped (somebody interrupted it), or unknown (its jobs may wait in a
+            Slurm that cannot be asked from here).
         trials: the number of its trials in each state.
     """
 
@@ -72,10 +72,11 @@ def of(store: Store, known: Sequence[Launch]) -> list[Run]:
     found = looked_up(lambda key: survey.state_of(store, key, queued), keys)
     states = dict(zip(keys, found, strict=True))
     notes = {info.path for info in store.list(f"{LAUNCHES}/")}
-    return [_run(launch, states, notes, queued) for launch in known]
+    return [_run(store, launch, states, notes, queued) for launch in known]
 
 
 def _run(
+    store: Store,
     launch: Launch,
     states: Mapping[str, State],
     notes: set[str],
@@ -83,24 +84,21 @@ def _run(
 ) -> Run:
     counts = Counter(states[key].name for key in launch.trials.values())
     has_ended = f"{LAUNCHES}/{launch.id}.end" in notes
+    all_done = set(counts) <= {"cached"}
+    is_stopped = has_ended and not all_done and launches.ended_as(store, launch) == "KILLED"
     is_cancelled = f"{LAUNCHES}/{launch.id}.cancel" in notes
     asked = launch.where != "slurm" or queued is not None
-    return Run(launch, _state(counts, has_ended, is_cancelled, asked), counts)
-
-
-def _state(
-    counts: Mapping[StateName, int], has_ended: bool, is_cancelled: bool, asked: bool
-) -> RunState:
-    if set(counts) <= {"cached"}:
-        return "done"
+    state: RunState
+    if all_done:
+        state = "done"
     # What runs after its end was started by another launch of the same trials.
-    if not has_ended and (counts.get("running") or counts.get("queued")):
-        return "running" if counts.get("running") else "queued"
-    if is_cancelled:
-        return "cancelled"
-    if counts.get("failed"):
-        return "failed"
-    return "stopped" if has_ended or asked else "unknown"
+    elif not has_ended and (counts["running"] or counts["queued"]):
+        state = "running" if counts["running"] else "queued"
+    elif is_cancelled or is_stopped:
+        state = "cancelled" if is_cancelled else "stopped"
+    else:
+        state = "failed" if counts["failed"] or has_ended or asked else "unknown"
+    return Run(launch, state, counts)
 
 
 @dataclass(frozen=True)

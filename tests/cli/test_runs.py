@@ -74,13 +74,16 @@ def test_states_of_launches(store):
         return json.loads(hpt("runs", "--json", store=str(store)))[0]["state"]
 
     (store / f"launches/{identity}.cancel").unlink()
+    assert state() == "failed", "its processes are gone"
+    (store / f"launches/{identity}.end").write_text("KILLED")
     assert state() == "stopped"
+    (store / f"launches/{identity}.end").write_text("FAILED")
     (folder / "failure.json").write_text('{"error": "no"}')
     assert state() == "failed"
     (folder / "failure.json").unlink()
     lease = {"owner": "a", "host": "elsewhere", "pid": 1, "started": "1", "pids": "other"}
     (folder / "lease.json").write_text(json.dumps(lease))
-    assert state() == "stopped", "that is another launch's work"
+    assert state() == "failed", "that is another launch's work"
     (store / f"launches/{identity}.end").unlink()
     assert state() == "running"
     first.write_text("{}")
