@@ -13,7 +13,7 @@ from hpt_dist.cli.options import DEFAULT_STORE, RunArgument, StoreOption
 from hpt_dist.errors import RequestError
 from hpt_dist.launch import launches, results
 from hpt_dist.slurm import jobs as slurm_jobs
-from hpt_dist.store import Store, open_store
+from hpt_dist.store import Store, open_store, patience
 from hpt_dist.trial.records import Launch
 
 _POLL_S = 0.5
@@ -35,7 +35,9 @@ def logs(
       hpt-dist logs quickstart --trial hpt -f
     """
     opened = open_store(store)
-    _print_logs(opened, launches.find(opened, run), trial, follow)
+    with patience.hurried():
+        record = launches.find(opened, run)
+    _print_logs(opened, record, trial, follow)
 
 
 def _print_logs(store: Store, record: Launch, name: str, follow: bool) -> None:

@@ -13,6 +13,7 @@ from hpt_dist.cli import console, data
 from hpt_dist.cli.verbs import Verbs
 from hpt_dist.errors import HptError
 from hpt_dist.processes import environment, output
+from hpt_dist.store import patience
 
 
 class _AllVerbs(Verbs):
@@ -57,15 +58,20 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 
 _CTRL_C = 130  # typer's exit code for it
+# Commands that a person waits for, who is to hear soon that a store is away.
+_LOOK = ("plan", "status", "cancel", "report", "runs", "du", "doctor")
 
 
 @app.callback(invoke_without_command=True)
 def _top(
+    ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
         console.print_line(__version__)
         raise typer.Exit
+    if ctx.invoked_subcommand in _LOOK:
+        ctx.with_resource(patience.hurried())
 
 
 def main() -> None:

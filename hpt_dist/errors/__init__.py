@@ -6,6 +6,7 @@ HptError                 exit code 1: the work failed
 ├── DataError            an image, shard or manifest is damaged or missing
 │   └── DamagedImageError   one image, unlike a whole shard; max_bad may replace it
 ├── StoreError           the object store refused, or an object does not exist
+│   └── StoreAwayError   the store is out of reach; the same request may succeed later
 ├── WeightsError         weights do not fit the backbone
 ├── TrainingError        training cannot continue (a non-finite loss, a damaged state)
 └── Interrupted          stopped on request after saving; the same command continues
@@ -98,6 +99,10 @@ class DamagedImageError(DataError):
 
 class StoreError(HptError):
     """The object store refused a request, or an object does not exist."""
+
+
+class StoreAwayError(StoreError):
+    """The store is out of reach: the same request may succeed when it is back."""
 
 
 class WeightsError(HptError):

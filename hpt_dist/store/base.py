@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from hpt_dist.errors import DataError, StoreError
+from hpt_dist.errors import DataError, StoreAwayError, StoreError
 
 
 @dataclass(frozen=True)
@@ -154,12 +154,25 @@ _OS_FIXES = {
 }
 
 
+# What network file systems answer while their server is away.
+_AWAY = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EIO", "ESTALE", "ETIMEDOUT", "ENOTCONN", "ESHUTDOWN", "ECONNREFUSED", "ECONNRESET"),
+        *("EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "EREMOTEIO"),
+    )
+    if hasattr(errno, name)
+)
+
+
 @contextmanager
 def os_errors(where: Path | str) -> Iterator[None]:
-    """Raise OSErrors as StoreError; messages name `where`."""
+    """Raise OSErrors as StoreError, or StoreAwayError; messages name `where`."""
     try:
         yield
     except OSError as error:
         place = f" ({error.filename})" if error.filename not in (None, str(where)) else ""
         what = f"{error.strerror or error}{place}"
-        raise StoreError(what, where=str(where), fix=_OS_FIXES.get(error.errno or 0, "")) from error
+        number = error.errno or 0
+        kind = StoreAwayError if number in _AWAY else StoreError
+        raise kind(what, where=str(where), fix=_OS_FIXES.get(number, "")) from error

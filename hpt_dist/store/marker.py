@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hpt_dist.errors import StoreError
+from hpt_dist.errors import StoreAwayError, StoreError
 from hpt_dist.store.base import Store
 from hpt_dist.store.folder import FolderStore
 
@@ -55,10 +55,13 @@ def existing(store: Store) -> Store:
 
     Raises:
         StoreError: there is no store.
+        StoreAwayError: its folder is not there; it may be mounted again.
     """
     anchor = MARKER if store.stat(MARKER) else _content(store)
     if anchor is None:
-        raise StoreError(
+        # Nobody can tell a folder that was deleted from one that is not mounted.
+        error = StoreError if store.folder is None else StoreAwayError
+        raise error(
             f"there is no store: no {MARKER} and no content",
             where=store.uri,
             fix="mount the folder, or move it back, and launch again: it goes on",

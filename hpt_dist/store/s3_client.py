@@ -7,9 +7,11 @@ that fails for some seconds would end a job with many readers; and their waits m
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import random
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +30,7 @@ from urllib3.exceptions import HTTPError
 
 from hpt_dist.errors import RequestError
 from hpt_dist.errors.secrets import public_address
+from hpt_dist.store.patience import in_haste
 
 # A body that breaks off shows some of urllib3's errors, a cut list or error text the parser's.
 FAILURES = (ClientError, BotoCoreError, ResponseParserError, HTTPError)
@@ -38,11 +41,14 @@ _NETWORK_FAILURES = (
     ResponseParserError,
     HTTPError,
 )
-_TRANSIENT = {
+_BUSY = {
     *("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"),
-    # Damage in transfer: the server saw other bytes than were sent.
-    *("RequestTimeout", "BadDigest", "XAmzContentSHA256Mismatch"),
+    "RequestTimeout",
 }
+# Damage in transfer: the server saw other bytes than were sent.
+_DAMAGED = {"BadDigest", "XAmzContentSHA256Mismatch"}
+# Of 500 and more: it knows no such request, or has no space.
+_LASTING = {501, 507}
 # The code of answers that come from something else: a web server, a login page of the network.
 NOT_S3 = "NotS3"
 _NEEDED = {
@@ -51,11 +57,18 @@ _NEEDED = {
     **dict.fromkeys(("head_object", "get_object", "put_object", "upload_part"), "ETag"),
 }
 _ENDPOINT = "http://host:port"
-_DEFAULT_ATTEMPTS = 6
-# The waits between 6 attempts sum up to 16 s at least and 32 s at most.
+# The waits between 6 attempts sum up to 16 s at least and 32 s at most, those between 3 to 1 s.
+_DEFAULT_ATTEMPTS, _HASTY_ATTEMPTS = 6, 3
+_CONNECT_S, _HASTY_CONNECT_S = 10, 2
 _FIRST_WAIT_S = 0.3
 _LONGEST_WAIT_S = 20.0
 _CLIENTS = 4
+# A single failure is soon made up for; and threads of a process fail together.
+_FAILURES_UNSAID = 2
+_SILENCE_S = 60.0
+_said: list[float] = []  # when, by the monotonic clock
+
+log = logging.getLogger(__name__)
 
 
 class Patience:
@@ -79,6 +92,8 @@ class Patience:
         self._failures += 1
         if self._failures >= self._attempts or not _is_transient(error):
             raise error
+        if self._failures == (1 if in_haste() else _FAILURES_UNSAID) and is_out_of_reach(error):
+            _say_once(f"the store does not answer, and is tried {self._attempts} times: {error}")
         longest_s = min(_FIRST_WAIT_S * 3 ** (self._failures - 1), _LONGEST_WAIT_S)
         if self._give_up.wait(longest_s * random.uniform(0.5, 1.0)):
             raise error
@@ -134,7 +149,7 @@ def client() -> Any:
     Raises:
         RequestError: the address of the server cannot be used, or holds a password.
     """
-    return _client_of(os.getpid(), settings())
+    return _client_of(os.getpid(), settings(), _HASTY_CONNECT_S if in_haste() else _CONNECT_S)
 
 
 def settings() -> tuple[tuple[str, str], ...]:
@@ -143,7 +158,7 @@ def settings() -> tuple[tuple[str, str], ...]:
 
 
 @functools.lru_cache(maxsize=_CLIENTS)
-def _client_of(_pid: int, settings: tuple[tuple[str, str], ...]) -> Any:
+def _client_of(_pid: int, settings: tuple[tuple[str, str], ...], connect_s: int) -> Any:
     """Return the client of one process and AWS environment: connections survive no fork."""
     core = botocore.session.get_session()
     profile = core.get_scoped_config()
@@ -156,7 +171,7 @@ def _client_of(_pid: int, settings: tuple[tuple[str, str], ...]) -> Any:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         retries={"mode": "standard", "total_max_attempts": 1},
-        connect_timeout=10,
+        connect_timeout=connect_s,
         read_timeout=60,
         max_pool_connections=32,
     )
@@ -198,7 +213,8 @@ def _end_without_region(response: Any, operation: Any, **_: Any) -> None:
 
 
 def _attempts() -> int:
-    text = os.environ.get("AWS_MAX_ATTEMPTS", str(_DEFAULT_ATTEMPTS))
+    default = _HASTY_ATTEMPTS if in_haste() else _DEFAULT_ATTEMPTS
+    text = os.environ.get("AWS_MAX_ATTEMPTS", str(default))
     if not text.isdecimal() or int(text) < 1:
         raise RequestError(
             f"{text!r} is not a number of attempts",
@@ -210,12 +226,25 @@ def _attempts() -> int:
 
 def _is_transient(error: Exception) -> bool:
     """Return whether the same request may succeed a moment later."""
+    return code(error) in _DAMAGED or is_out_of_reach(error)
+
+
+def is_out_of_reach(error: Exception) -> bool:
+    """Return whether the server or the network failed, and not the request."""
     if isinstance(error, ClientError):
         status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
-        return code(error) in _TRANSIENT or status == 429 or (status >= 500 and status != 501)
+        return code(error) in _BUSY or status == 429 or (status >= 500 and status not in _LASTING)
     lasting = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "<html", "<!doctype")
     text = str(error).lower()
     return isinstance(error, _NETWORK_FAILURES) and not any(one.lower() in text for one in lasting)
+
+
+def _say_once(text: str) -> None:
+    """Warn, unless a thread of this process did so a moment ago."""
+    now_s = time.monotonic()
+    if not _said or now_s - _said[-1] > _SILENCE_S:
+        _said[:] = [now_s]
+        log.warning("%s", " ".join(text.split()))
 
 
 def code(error: BaseException | None) -> str:

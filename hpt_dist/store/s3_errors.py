@@ -13,8 +13,8 @@ from botocore.exceptions import (
     SSLError,
 )
 
-from hpt_dist.errors import StoreError
-from hpt_dist.store.s3_client import FAILURES, NOT_S3, code
+from hpt_dist.errors import StoreAwayError, StoreError
+from hpt_dist.store.s3_client import FAILURES, NOT_S3, code, is_out_of_reach
 
 _LONGEST = 300
 
@@ -93,7 +93,7 @@ _OTHER_FIXES = (
 
 @contextmanager
 def explained(where: str) -> Iterator[None]:
-    """Raise failures as StoreError; the failure itself is its cause.
+    """Raise failures as StoreError, or StoreAwayError; the failure itself is their cause.
 
     Args:
         where: the URI that messages name.
@@ -104,9 +104,11 @@ def explained(where: str) -> Iterator[None]:
         message = error.response["Error"].get("Message")
         answer = " ".join(filter(None, [code(error), message]))
         fix = _NO_S3 if _is_page(error) else _FIXES.get(code(error), _ELSE)
-        raise StoreError(f"S3 refused: {_line(answer)}", where=where, fix=fix) from error
+        kind = StoreAwayError if is_out_of_reach(error) else StoreError
+        raise kind(f"S3 refused: {_line(answer)}", where=where, fix=fix) from error
     except FAILURES as error:
-        raise StoreError(_line(_what(error)), where=where, fix=_fix(error)) from error
+        kind = StoreAwayError if is_out_of_reach(error) else StoreError
+        raise kind(_line(_what(error)), where=where, fix=_fix(error)) from error
 
 
 def _is_page(error: ClientError) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from services import S3Server
 
-from hpt_dist.errors import StoreError
+from hpt_dist.errors import RequestError, StoreAwayError, StoreError
 from hpt_dist.store import FolderStore, Store, lease, marker, open_store, presence
 
 LEASE = "stages/key/lease.json"
@@ -37,8 +37,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_command_makes_a_new_store_and_a_job_does_not(new: Store) -> None:
     assert marker.is_new(new)
-    with pytest.raises(StoreError, match="there is no store"):
+    with pytest.raises(StoreError, match="there is no store") as caught:
         marker.existing(new)
+    # A folder may be mounted again; a bucket that answers has no store.
+    assert isinstance(caught.value, StoreAwayError) == (new.folder is not None)
     assert list(new.list()) == []
     begun = marker.begin(new)
     assert not marker.is_new(new)
@@ -112,6 +114,17 @@ def test_a_store_that_is_away_is_an_error_and_is_not_made_anew(
     root.with_name("away").rename(root)
     for use in uses(store):
         use()
+
+
+def test_the_patience_with_a_store_can_be_chosen(root: Path, monkeypatch) -> None:
+    store = marker.begin(FolderStore(root))
+    root.rename(root.with_name("away"))
+    monkeypatch.setenv("HPT_STORE_PATIENCE_S", "0.1")
+    with pytest.raises(StoreAwayError, match="the store is gone"):
+        store.put("a", b"1")
+    monkeypatch.setenv("HPT_STORE_PATIENCE_S", "long")
+    with pytest.raises(RequestError, match="HPT_STORE_PATIENCE_S"):
+        store.put("a", b"1")
 
 
 def test_a_store_of_before_that_is_away_is_an_error_too(root: Path, impatient: None) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from answering import Answering, answering
 from services import free_ports
 
-from hpt_dist.errors import RequestError, StoreError
-from hpt_dist.store import Store, open_store
+from hpt_dist.errors import RequestError, StoreAwayError, StoreError
+from hpt_dist.store import Store, open_store, patience, s3_client
 from hpt_dist.store.s3 import _require_bucket
 
 LOGIN_PAGE = b"<!DOCTYPE html><html><body><p>Please log in<br></body></html>"
@@ -90,6 +91,7 @@ def test_a_web_page_is_no_answer_of_s3(
         (404, "NoSuchBucket", "create the bucket"),
         (503, "SlowDown", "later"),
         (500, "InternalError", "later"),
+        (507, "XMinioStorageFull", "free space"),
         (418, "NobodyKnowsThis", "doctor"),
     ],
 )
@@ -99,8 +101,10 @@ def test_a_refusal_says_what_to_do(server: Answering, status: int, code: str, fi
     for name, call in CALLS.items():
         error = error_of(call)
         assert fix in error.problem.fix, name
+        # Whoever waits may get another answer; nobody may of the others.
+        assert isinstance(error, StoreAwayError) == (status >= 500 and status != 507), name
         # A HEAD has no body; of transient refusals and unknown ones the status is enough.
-        assert code in error.problem.what or (name == "stat" and status in (418, 500, 503))
+        assert code in error.problem.what or (name == "stat" and status in (418, 500, 503, 507))
 
 
 def test_a_server_that_is_not_reached(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +114,9 @@ def test_a_server_that_is_not_reached(monkeypatch: pytest.MonkeyPatch) -> None:
         (f"http://127.0.0.1:{port}", "AWS_ENDPOINT_URL_S3"),
     ):
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
-        assert words in error_of(CALLS["list"]).problem.fix
+        error = error_of(CALLS["list"])
+        assert isinstance(error, StoreAwayError)
+        assert words in error.problem.fix
     monkeypatch.delenv("NO_PROXY")
     monkeypatch.setenv("HTTP_PROXY", f"http://ada:planted-password@127.0.0.1:{port}")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://store.invalid")
@@ -119,9 +125,27 @@ def test_a_server_that_is_not_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "planted" not in str(error)
 
 
+def test_who_is_waited_for_by_a_person_gives_up_soon(monkeypatch, caplog) -> None:
+    """It says what it tries; a name with no server behind it costs its timeout each time."""
+    monkeypatch.delenv("AWS_MAX_ATTEMPTS")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    s3_client._said.clear()
+    began_s = time.monotonic()
+    with patience.hurried():
+        error = error_of(CALLS["list"])
+    assert time.monotonic() - began_s < 10  # otherwise 16 at least
+    assert isinstance(error, StoreAwayError)
+    [said] = caplog.messages
+    assert "does not answer, and is tried 3 times" in said
+    assert "http://127.0.0.1:9" in said
+    assert not patience.in_haste()
+
+
 def test_tls_where_the_server_has_none(server: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.address.replace("http:", "https:"))
-    assert "does not speak TLS" in error_of(CALLS["list"]).problem.fix
+    error = error_of(CALLS["list"])
+    assert not isinstance(error, StoreAwayError)
+    assert "does not speak TLS" in error.problem.fix
     monkeypatch.setenv("AWS_CA_BUNDLE", "/no/such/file")
     assert "AWS_CA_BUNDLE" in error_of(CALLS["list"]).problem.fix
 
