@@ -254,6 +254,8 @@ def _run_on_slurm(
     Returns:
         False if a watched trial is not done at the end; else True.
     """
+    if left_out := where.profile.left_out(os.environ):
+        console.print_note(f"not passed on to sbatch: {left_out}")
     trials = here.chosen(prepared, only)
     if all(prepared.states[trial.key].name == "cached" for trial in trials):
         prepared = replace(prepared, store=begun(prepared.store))

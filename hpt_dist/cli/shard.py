@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -196,6 +197,8 @@ def _write_by_jobs(
     cluster = profile.load(on)
     store = open_store(request.store)
     site = on_slurm.site(cluster, store, work)
+    if left_out := cluster.left_out(os.environ):
+        console.print_note(f"not passed on to sbatch: {left_out}")
     on_slurm.check("without --on")
     store = begun(store)
     sharding = shard_jobs.submit(

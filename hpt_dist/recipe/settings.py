@@ -7,7 +7,8 @@ fraction of a second.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -22,9 +23,13 @@ LATER: dict[str, Any] = {"later": True}
 
 
 class Spec(BaseModel):
-    """A frozen group of settings that refuses what it does not know."""
+    """A frozen group of settings that refuses what it does not know.
+
+    `INSTEAD` has what to write in place of names that somebody may try.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    INSTEAD: ClassVar[Mapping[str, str]] = {}
 
     def idle(self) -> frozenset[str]:
         """Return the names of the settings that change nothing beside the others."""

@@ -48,10 +48,14 @@ def _note(document: Document, spec: type[BaseModel], path: KeyPath, fault: dict[
     # What was written, not what its variables hold.
     given = shown(used.written if used else repr(fault["input"]))
     if kind == "extra_forbidden":
-        known = fields_at(spec, fault["loc"][:-1])
-        document.problem(
-            path, f"unknown setting {key}", ", ".join(known), document.nearest(key, known)
-        )
+        owner = _spec_at(spec, fault["loc"][:-1])
+        known = _names(owner)
+        if instead := getattr(owner, "INSTEAD", {}).get(key):
+            document.problem(path, f"hpt-dist sets {key} itself", fix=instead)
+        else:
+            document.problem(
+                path, f"unknown setting {key}", ", ".join(known), document.nearest(key, known)
+            )
     elif kind == "missing":
         document.problem(path, f"{key} is missing", fix=f"add {key}")
     elif kind == "literal_error":
@@ -93,8 +97,17 @@ def _used(document: Document, path: KeyPath) -> variables.Used | None:
 
 def fields_at(spec: type[BaseModel], path: Sequence[str | int]) -> list[str]:
     """Return the field names of the spec that stands at a path inside another."""
+    return _names(_spec_at(spec, path))
+
+
+def _names(spec: type[BaseModel]) -> list[str]:
+    return [one.alias or name for name, one in spec.model_fields.items()]
+
+
+def _spec_at(spec: type[BaseModel], path: Sequence[str | int]) -> type[BaseModel]:
+    """Return the spec that stands at a path inside another."""
     for key in path:
         annotation = spec.model_fields[str(key)].annotation if key in spec.model_fields else None
         options = [annotation, *getattr(annotation, "__args__", ())]
         spec = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), spec)
-    return list(spec.model_fields)
+    return spec

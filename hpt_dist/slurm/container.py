@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from hpt_dist.errors import RequestError
 from hpt_dist.recipe import Spec
 
 # Where the images that containers/ makes have their interpreter. It is named by its path, because
@@ -71,8 +72,11 @@ def srun_arguments(container: Container, folders: Sequence[str], cwd: str) -> li
 
     Args:
         container: the image.
-        folders: absolute paths to see inside at the same place.
+        folders: absolute paths to see inside at the same place; files too.
         cwd: where its processes start, absolute.
+
+    Raises:
+        RequestError: a path cannot be mounted.
     """
     if container.runtime == "oci":
         return [f"--container={container.image}"]
@@ -96,9 +100,12 @@ def python_command(
     Args:
         container: the image.
         python: path of the interpreter inside.
-        folders: absolute paths to see inside at the same place.
+        folders: absolute paths to see inside at the same place; files too.
         cwd: where its processes start, absolute.
         gpus: whether it needs the node's NVIDIA driver.
+
+    Raises:
+        RequestError: a path cannot be mounted.
     """
     if container.runtime != "apptainer":
         return [python]
@@ -113,6 +120,13 @@ def _mounts(container: Container, folders: Sequence[str]) -> list[str]:
     """Return all mounts; a folder that lies in another one, at the same place, needs none."""
     kept: list[str] = []
     for folder in sorted(set(folders)):
+        if not re.fullmatch(_PATH, folder):
+            raise RequestError(
+                f"{container.runtime} cannot mount a path with a comma, colon, space or quote",
+                where=repr(folder),
+                fix="choose other paths for the store, `shared_folder`, --work and files of "
+                "weights and certificates",
+            )
         if not any(folder == one or folder.startswith(f"{one.rstrip('/')}/") for one in kept):
             kept.append(folder)
     return [f"{folder}:{folder}" for folder in kept] + [

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.slurm.profile import Profile
 
+# An import reads a file of weights, and trains nothing.
+_IMPORT_GB = 8.0
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -67,9 +70,28 @@ def place(trial: Trial, profile: Profile, ranks: int | None = None) -> Placement
         ranks_per_node=count // nodes,
         gpus_per_node=count // nodes if on_gpus else 0,
         cpus_per_rank=profile.cpus_per_gpu,
-        memory_gb=wish.memory_gb or profile.memory_gb,
+        memory_gb=wish.memory_gb or _memory_gb(trial, profile, count // nodes),
         time_min=min(wish.time_min or profile.time_min, profile.time_min),
     )
+
+
+def _memory_gb(trial: Trial, profile: Profile, ranks: int) -> float | None:
+    """Return the memory of each node of a job with so many processes there; None for no wish."""
+    whole = profile.memory_gb
+    # Nobody else could use what a job leaves of a node that it has for itself.
+    if whole is None or profile.sbatch.exclusive is True:
+        return whole
+    if trial.spec.kind == "import":
+        return min(whole, _IMPORT_GB)
+    return whole * ranks / profile.ranks_per_node
+
+
+def memory_to_shard_gb(profile: Profile) -> float | None:
+    """Return the memory of a job that shards; None for no wish."""
+    if profile.memory_gb is None or not profile.gpus_per_node:
+        return profile.memory_gb
+    cores = profile.cpus_per_gpu * profile.gpus_per_node
+    return profile.memory_gb * min(1.0, profile.cpus_per_task / cores)
 
 
 def _even(trial: Trial, most: int, per_node: int) -> tuple[int, int]:

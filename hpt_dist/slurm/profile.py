@@ -21,6 +21,7 @@ from hpt_dist.recipe.numerics import Device
 from hpt_dist.recipe.validation import validated
 from hpt_dist.recipe.yaml_document import KeyPath, read, refuse_variables
 from hpt_dist.slurm.container import PYTHON, Container, matching
+from hpt_dist.slurm.options import SbatchOptions, left_out
 
 # What a job needs in order to find its programs, to speak its user's language, and to reach the
 # MLflow that its order names without the password.
@@ -70,7 +71,9 @@ class Profile(Spec):
         "float32 on CPUs",
     )
     cpus_per_gpu: Positive = Field(4, description="cores of each process of a trial")
-    memory_gb: Rate | None = Field(None, description="of each node of a job")
+    memory_gb: Rate | None = Field(
+        None, description="of a node; a job gets the share of its processes"
+    )
     time_min: Annotated[int, Field(ge=5)] = Field(
         240, description="limit of one job, minutes; a job that reaches it is queued again"
     )
@@ -81,10 +84,19 @@ class Profile(Spec):
     requeue_limit: Annotated[int, Field(ge=0)] = Field(
         5, description="restarts in a row that save no progress before a trial is given up"
     )
+    store_wait_s: Annotated[int, Field(ge=0, le=3600)] = Field(
+        120,
+        description="how long a job waits in the queue where the store is out of reach, seconds; "
+        "twice as long each time, up to 16 times",
+    )
     # What jobs that shard get.
     cpus_per_task: Positive = Field(4, description="cores of a job that shards")
     max_parallel_jobs: Positive = Field(
         16, description="jobs of one array that may run at the same time"
+    )
+    # What this site needs beside.
+    sbatch: SbatchOptions = Field(
+        SbatchOptions(), description="further options of sbatch, such as reservation or gres"
     )
     # What its nodes need.
     setup: tuple[str, ...] = Field((), description="lines of shell before each job")
@@ -97,7 +109,7 @@ class Profile(Spec):
         None, description="for scripts, logs and code, seen by all nodes; null is <work>/jobs"
     )
     env: tuple[_Variable, ...] = Field(
-        ("AWS_*", "HPT_*", "MLFLOW_*"),
+        ("AWS_*", "HPT_*", "MLFLOW_*", "NCCL_*", "GLOO_*"),
         description="variables that jobs get from here, beside PATH and such",
     )
     s3_endpoint: _OneVariable | None = Field(
@@ -143,8 +155,28 @@ class Profile(Spec):
 
     def exported(self, environment: Mapping[str, str]) -> list[str]:
         """Return the names of an environment's variables that jobs get, sorted."""
-        wanted = (*_ALWAYS, *self.env)
-        return sorted(n for n in environment if any(fnmatchcase(n, one) for one in wanted))
+        return _named(environment, (*_ALWAYS, *self.env))
+
+    def files(self, environment: Mapping[str, str]) -> list[str]:
+        """Return the files that variables of jobs name, such as a CA's bundle, absolute."""
+        named = [environment[name] for name in _named(environment, self.env)]
+        return sorted({value for value in named if value.startswith("/") and _is_file(value)})
+
+    def left_out(self, environment: Mapping[str, str]) -> str:
+        """Return which variables sbatch would read and does not get; see `options.left_out`."""
+        chosen = (self.partition, self.account, self.qos, self.constraint)
+        return left_out(environment, chosen)
+
+
+def _named(environment: Mapping[str, str], patterns: Sequence[str]) -> list[str]:
+    return sorted(n for n in environment if any(fnmatchcase(n, one) for one in patterns))
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def located(name: Path | str, others: Sequence[str] = ()) -> Path:
@@ -167,6 +199,13 @@ def load(path: Path | str, environment: Mapping[str, str] | None = None) -> Prof
     refuse_variables(document, _is_local, "all settings but those that decide the precision")
     is_yaml = document.tree is not None or not document.problems
     profile = validated(document, Profile, document.tree, ()) if is_yaml else None
+    named = profile.sbatch.gpus_named if profile else None
+    if profile and named not in (None, profile.gpus_per_node):
+        document.problem(
+            ("sbatch",),
+            f"it names {named} GPUs of a node, and gpus_per_node is {profile.gpus_per_node}",
+            fix="write the same number, or the type alone, such as gpu:a100",
+        )
     if profile is None or document.problems:
         raise document.refusal()
     return profile
