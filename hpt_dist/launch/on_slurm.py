@@ -316,14 +316,15 @@ def _step(
 
 
 def _visible(prepared: Planned, group: Group, site: Site) -> tuple[str, ...]:
-    """Return the folders that a container needs to see: jobs, work, stores, files of weights."""
+    """Return what a container needs to see: jobs, work, stores, weights, files of variables."""
     folders = [site.folder, site.settings.work, prepared.store.folder]
     for trial in group.trials:
         folders += [open_store(d.store).folder for d in trial.datasets.values() if d.store]
         if trial.spec.imported:
             file = Path(trial.spec.imported.partition("#")[0])
             folders.append(file.absolute().parent if file.is_file() else None)
-    return tuple(dict.fromkeys(str(folder) for folder in folders if folder))
+    paths = [str(folder) for folder in folders if folder]
+    return tuple(dict.fromkeys([*paths, *site.profile.files(os.environ)]))
 
 
 def _summary(group: Group) -> str:

@@ -123,8 +123,12 @@ def listening_process() -> Iterator[Interrupt]:
     form = "%(asctime)s %(levelname)s %(message)s"
     output.log_lines(logging.INFO, sys.stdout, form, dates="%H:%M:%S", force=True)
     output.guard_errors()
-    # submitit has a handler of its own, which would repeat each of its lines.
+    # submitit has a handler of its own, which would repeat each of its lines; and it calls a job
+    # that was asked to stop successful.
     logging.getLogger("submitit").propagate = False
+    logging.getLogger("submitit").setLevel(logging.WARNING)
+    # boto3's says where it found credentials, once for each of its clients.
+    logging.getLogger("botocore").setLevel(logging.WARNING)
     keep_freed_memory()
     # Listening starts before the seconds that importing torch takes.
     with listening() as interrupt:

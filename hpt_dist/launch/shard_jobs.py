@@ -13,7 +13,6 @@ deletes it all; the note of the jobs is the last to go.
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -29,7 +28,7 @@ from hpt_dist.slurm import commands as slurm
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.slurm.commands import Step
 from hpt_dist.slurm.jobs import Array
-from hpt_dist.slurm.placement import Placement
+from hpt_dist.slurm.placement import Placement, memory_to_shard_gb
 from hpt_dist.sources import Source
 from hpt_dist.store import Store, lease, marker, open_store, records
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, sharding_prefix
@@ -41,8 +40,6 @@ _POLL_S = (0.5, 30.0)
 # How long Slurm and the store may fail before we stop asking; a controller restarts in less.
 _PATIENCE_S = 600.0
 _SHOWN = 5
-# What srun and the shell add to a job's log after its own last words.
-_NOISE = re.compile("srun: |Terminated|Killed")
 
 
 @dataclass(frozen=True)
@@ -127,14 +124,7 @@ class Sharding:
         if not logs:
             return f"job {job} never began, or its node does not see {array.folder}"
         text = "\n".join(log.read_text(encoding="utf-8", errors="replace") for log in logs)
-        return f"job {job} was ended; its log ends with: {_last_message(text)}"
-
-
-def _last_message(log: str) -> str:
-    """Return the last line that is not indented, with what follows it."""
-    lines = [line for line in log.splitlines() if line.strip() and not _NOISE.match(line)]
-    begins = [number for number, line in enumerate(lines) if not line[0].isspace()]
-    return "\n".join(lines[begins[-1] :]) if begins else ""
+        return f"job {job} was ended; its log ends with: {slurm_jobs.last_message(text)}"
 
 
 def submit(
@@ -223,7 +213,7 @@ def _submit(sharding: Sharding, site: Site, workers: int | None) -> Sharding:
     # On the nodes as they are: nobody knows which folders a source needs in a container.
     profile = site.profile.model_copy(update={"container": None})
     cores, code = profile.cpus_per_task, str(on_slurm.copy_code(site.folder))
-    placement = Placement(1, 1, 0, cores, profile.memory_gb, profile.time_min)
+    placement = Placement(1, 1, 0, cores, memory_to_shard_gb(profile), profile.time_min)
 
     def submitted(array: Array, numbers: Sequence[int | None], *after: str) -> Array:
         how = (workers or cores, profile.requeue_limit)

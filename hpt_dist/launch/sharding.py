@@ -17,11 +17,12 @@ from typing import Any, NoReturn
 from hpt_dist import sources
 from hpt_dist.datasets import leave_out, shards
 from hpt_dist.datasets.shard_plan import ShardToWrite
-from hpt_dist.errors import StoreError
+from hpt_dist.errors import StoreAwayError, StoreError
 from hpt_dist.errors.secrets import without_secrets
 from hpt_dist.images.formats import Encoding
 from hpt_dist.slurm import commands as slurm
 from hpt_dist.slurm import jobs as slurm_jobs
+from hpt_dist.slurm.script import AGAIN
 from hpt_dist.sources import Sample, Source, TarOptions
 from hpt_dist.store import Store, lease, marker, open_store
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, SUBMITTING, sharding_prefix
@@ -196,7 +197,7 @@ class ShardingPart:
     def checkpoint(self) -> NoReturn:
         """Answer the signal before the job's end, which submitit takes: another start goes on."""
         slurm.go_on()
-        sys.exit(slurm.AGAIN)
+        sys.exit(AGAIN)
 
     def _write(self, store: Store) -> None:
         root = store.at(sharding_prefix(self.key))
@@ -215,7 +216,7 @@ class ShardingPart:
                 source = self.request.open_source()
                 self.request.write(source, store, self.workers, note, self.part, self.parts)
                 held.check()
-            except lease.LeaseLostError:
+            except (lease.LeaseLostError, StoreAwayError):
                 raise
             except Exception as error:
                 message = without_secrets(str(error)) or type(error).__name__

@@ -28,7 +28,7 @@ from hpt_dist.launch.closing import finish_if_last_trial
 from hpt_dist.launch.launches import is_cancelled
 from hpt_dist.processes import environment
 from hpt_dist.slurm import commands as slurm
-from hpt_dist.slurm.commands import AGAIN
+from hpt_dist.slurm.script import AGAIN
 from hpt_dist.store import lease, marker, open_store
 from hpt_dist.store.paths import LEASE, stage_prefix
 from hpt_dist.train.interrupt import Interrupt
@@ -83,7 +83,7 @@ def _going_on_after_losses() -> Iterator[None]:
     except ranks.ProcessLostError as error:
         # The one that failed has reported it; one that was killed is worth another start.
         log.error("%s", error)  # noqa: TRY400 - no bug, so no traceback
-        slurm.go_on()
+        slurm.go_on(str(error))
         sys.exit(AGAIN)
 
 
@@ -91,6 +91,9 @@ def _lead(order: TrialOrder) -> None:
     """Be rank 0."""
     store = marker.existing(open_store(order.store))
     with process.listening_process() as interrupt:
+        if is_cancelled(store, order.launch):
+            log.info("this launch was cancelled before this start")
+            sys.exit(1)
         try:
             with ranks.hosting(order.ranks) as together:
                 launch = launches.read(store, order.launch)
@@ -98,13 +101,14 @@ def _lead(order: TrialOrder) -> None:
                 _run(dataclasses.replace(order, parent_run=parent), interrupt, together)
         except ranks.PortTakenError as error:
             log.warning("%s; the next start will use another one", error)
-            slurm.go_on()
+            slurm.go_on(str(error))
             sys.exit(AGAIN)
         except Interrupted as error:
-            log.info("%s", error)
+            log.info("%s", error.problem.what)
             if is_cancelled(store, order.launch):
                 sys.exit(1)  # so that what depends on it does not start
             slurm.go_on()
+            log.info("the job is queued again, and goes on from there")
         else:
             finish_if_last_trial(store, order.launch)
 
@@ -146,8 +150,11 @@ def _clean_environment(threads: int) -> None:
     """Drop what could change the result, whoever set it, and say so; before torch is loaded."""
     environment.provide_home()
     kept, dropped = environment.for_trials(os.environ, scheduled=True)
+    own = environment.threads(threads)
+    # The job's script has set ours.
+    dropped = [name for name in dropped if os.environ[name] != own.get(name)]
     os.environ.clear()
-    os.environ.update(kept | environment.threads(threads))
+    os.environ.update(kept | own)
     if dropped:
         sys.stdout.write(f"left out of the environment: {', '.join(dropped)}\n")
 

@@ -27,7 +27,7 @@ from hpt_dist.store import Store, committed, lease, open_store, records
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, stage_prefix
 from hpt_dist.store.records import DamagedRecordError
 from hpt_dist.train.checkpoint import Checkpoints
-from hpt_dist.trial.records import Launch, failure
+from hpt_dist.trial.records import Launch, failed_start, failure
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -159,8 +159,32 @@ def states_of(
     store: Store, launch: Launch, queued: Mapping[str, Queued] | None = None
 ) -> dict[str, State]:
     """Return the state of each trial of a launch by its name."""
-    found = looked_up(lambda key: state_of(store, key, queued), launch.trials.values())
+    arrays = slurm_jobs.arrays_of(store, launch.id) if launch.where == "slurm" else {}
+
+    def look(key: str) -> State:
+        state, array = state_of(store, key, queued), arrays.get(key)
+        ending = slurm_jobs.ending(array, key) if array else None
+        return _with_ending(store, key, state, ending) if ending else state
+
+    found = looked_up(look, launch.trials.values())
     return dict(zip(launch.trials, found, strict=True))
+
+
+def _with_ending(store: Store, key: str, state: State, ending: slurm_jobs.Ending) -> State:
+    """Return a state with how the last start of its job ended, where the store does not know it.
+
+    A start that could not reach the store, or never began, has left the store as it was: what is
+    noted there may be of an earlier start.
+    """
+    if state.name == "queued" and (ending.rough or ending.says):
+        return replace(state, why=f"{state.why}; before: {ending.reason}")
+    if state.name not in ("failed", "resumes", "runs") or not ending.is_failure:
+        return state
+    noted = failed_start(store.at(stage_prefix(key))) if state.name == "failed" else None
+    if noted and (not noted[0] or (noted[0] == ending.job and noted[1] >= ending.start)):
+        return state
+    after = f"after step {state.step}: " if state.step else ""
+    return State("failed", f"{after}{ending.reason}", state.step)
 
 
 def looked_up(look: Callable[[T], R], things: Iterable[T]) -> list[R]:

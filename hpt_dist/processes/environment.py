@@ -39,7 +39,7 @@ _DEVICES = (
 _ALLOWED = (*_SYSTEM, *_SERVICES, *_DEVICES)
 
 # Switches that change what is computed, how, or by whom: never passed on, and reported.
-_SWITCHES = (
+SWITCHES = (
     *("ACCELERATE_*", "TORCH_*", "TORCHINDUCTOR_*", "TORCHDYNAMO_*", "TORCHELASTIC_*", "PYTORCH_*"),
     *("ATEN_*", "TIMM_*", "DEEPSPEED_*", "FSDP_*", "MEGATRON_*", "NVIDIA_TF32_OVERRIDE"),
     *("CUBLAS*", "CUDNN_*", "DNNL_*", "ONEDNN_*", "MKL_*", "OMP_*", "GOMP_*", "KMP_*", "BLIS_*"),
@@ -48,6 +48,10 @@ _SWITCHES = (
     *("NODE_RANK", "ROLE_*", "MASTER_ADDR", "MASTER_PORT"),
     *("OMPI_*", "PMI_*", "PMIX_*", "PRTE_*", "MV2_*", "I_MPI_*", "HYDRA_*", "MPI_*"),
 )
+
+
+# Among their names, those of settings that change nothing.
+NO_SWITCHES = ("TORCH_HOME", "TORCH_NCCL_*", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
 def for_trials(
@@ -126,8 +130,7 @@ def replaced(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def _is_switch(name: str) -> bool:
-    kept = ("TORCH_HOME", "TORCH_NCCL_*", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-    return _matches(name, _SWITCHES) and not _matches(name, kept)
+    return _matches(name, SWITCHES) and not _matches(name, NO_SWITCHES)
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

@@ -16,11 +16,12 @@ from pathlib import Path
 from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
-from hpt_dist.errors import HptError, RequestError
+from hpt_dist.errors import HptError, RequestError, StoreAwayError
 from hpt_dist.errors.secrets import without_secrets
-from hpt_dist.slurm import container
+from hpt_dist.slurm import container, script
 from hpt_dist.slurm.placement import Placement
 from hpt_dist.slurm.profile import Profile
+from hpt_dist.slurm.script import AWAY
 
 if TYPE_CHECKING:
     import submitit
@@ -28,43 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 60.0
-# EX_TEMPFAIL: a process that wants its job to be queued again, and all others to end now.
-AGAIN = 75
-# srun would pass on only what sbatch did, and none of what `setup` exports; and since Slurm 22.05
-# it does not take over the number of cores.
-_SETUP = "export SLURM_EXPORT_ENV=ALL SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"
-# The script outlives the signals before the end, which are for the processes of its step.
-_OUTLIVE = "trap : TERM USR1 USR2"
-# What ends a job that is to go on. Slurm queues it again by itself only where it ended it, as after
-# a lost node; a job that ends by itself, however early, is over. So the script asks for it, unless
-# Slurm has already taken the job away (its state is no longer RUNNING): cancelled jobs stay so.
-# 137 is a process that was killed, as for want of memory; 138, 140 and 143 are USR1, USR2 and TERM
-# that came before anybody could listen. All of them are worth another start, but not for ever.
-# A task of an array is asked for by its number: the id that the last one of them has as a job is
-# that of the whole array.
-_GO_ON = """\
-rc=$?
-job=${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}${{SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}}
-start=$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}
-again={folder}/$start.again failed={folder}/$start.failed ends={folder}/$SLURM_JOB_ID.ends
-case $rc in 137|138|140|143)
-  echo "$rc" >> "$ends"
-  [ "$(wc -l < "$ends")" -le {limit} ] && touch "$again";;
-esac
-if [ -e "$failed" ]; then
-  rc=1
-elif [ -e "$again" ]; then
-  rc={again}
-  for attempt in $(seq 120); do
-    state=$(squeue --noheader --format=%T --jobs="$job") || {{ sleep 5; continue; }}
-    [ "$state" = RUNNING ] || break
-    scontrol requeue "$job" && break
-    sleep 5
-  done
-fi
-exit $rc"""
-# Rough ends of one job beside the restarts that it counts: some come before it can count.
-_ROUGH_ENDS = 5
 
 
 @dataclass(frozen=True)
@@ -99,23 +63,34 @@ def restarts() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
-def go_on() -> None:
-    """Ask this job's script to queue the job again, when its processes have ended."""
-    _note_of_start("again")
+def go_on(why: str = "") -> None:
+    """Ask this job's script to queue the job again, when its processes have ended.
+
+    Args:
+        why: what `status` shows of this start.
+    """
+    _note_of_start("again", why)
 
 
 @contextmanager
 def failures_are_final() -> Iterator[None]:
     """End this process with 1 where the block fails: another start of the job would not help.
 
-    Slurm then ends the job's other processes, by a signal; so their exit codes say nothing.
+    Slurm then ends the job's other processes, by a signal; so their exit codes say nothing. Where
+    the store is out of reach another start may help, later.
     """
     try:
+        _note_of_start("began")
         yield
+    except StoreAwayError as error:
+        log.error("%s", error)  # noqa: TRY400 - no bug, so no traceback
+        _note_of_start("away", str(error))
+        sys.exit(AWAY)
     except Exception as error:  # noqa: BLE001 - any failure is final
-        _note_of_start("failed")
         # submitit would write the traceback of a bug as it is, also to a file beside the log.
         log.error("%s", without_secrets(_text_of(error)))  # noqa: TRY400
+        says = str(error) if isinstance(error, HptError) else f"{type(error).__name__}: {error}"
+        _note_of_start("failed", without_secrets(says))
         sys.exit(1)
 
 
@@ -124,11 +99,19 @@ def _text_of(error: Exception) -> str:
     return str(error) if isinstance(error, HptError) else "".join(format_exception(error))
 
 
-def _note_of_start(what: str) -> None:
-    """Leave a file for this job's script, in the folder that submitit names."""
+def _note_of_start(what: str, says: str = "") -> None:
+    """Leave a file for this job's script, in the folder that submitit names.
+
+    Where that folder is away, this process ends: the script waits for it, and goes on.
+    """
     # Named by the start: what lives on of an earlier one must not speak for a later one.
     name = f"{os.environ['SLURM_JOB_ID']}.{restarts()}.{what}"
-    (Path(os.environ["SUBMITIT_FOLDER"]) / name).touch()
+    file = Path(os.environ["SUBMITIT_FOLDER"]) / name
+    try:
+        file.write_text(says, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        log.error("%s cannot be written: %s", file, error.strerror)  # noqa: TRY400 - no bug
+        sys.exit(AWAY)
 
 
 def queue() -> list[Queued]:
@@ -195,6 +178,7 @@ class Step:
         code: folder that holds the package; empty for what the interpreter has.
         after: ids of the jobs that have to end well before.
         held: whether to wait for `scontrol release`.
+        goes_on: whether a start that ended roughly is worth another one.
     """
 
     folder: Path
@@ -203,6 +187,7 @@ class Step:
     code: str = ""
     after: tuple[str, ...] = ()
     held: bool = False
+    goes_on: bool = True
 
 
 def executor(name: str, profile: Profile, step: Step) -> submitit.SlurmExecutor:
@@ -231,15 +216,18 @@ def executor(name: str, profile: Profile, step: Step) -> submitit.SlurmExecutor:
         array_parallelism=profile.max_parallel_jobs,
         stderr_to_stdout=True,
         wckey=None,
-        setup=[_SETUP, _OUTLIVE, *_path_of_code(step), *profile.setup],
-        teardown=_GO_ON.format(
-            folder=shlex.quote(str(step.folder)),
-            again=AGAIN,
-            limit=profile.requeue_limit + _ROUGH_ENDS,
-        ).splitlines(),
+        setup=script.before(
+            profile.setup, step.code, step.placement.cpus_per_rank, profile.exported(os.environ)
+        ),
+        teardown=script.after(
+            step.folder, profile.requeue_limit if step.goes_on else -1, profile.store_wait_s
+        ),
         srun_args=["--kill-on-bad-exit=1", "--wait=0", *options],
         additional_parameters={
+            **profile.sbatch.for_job(step.placement.gpus_per_node),
             "requeue": True,
+            # The limits of the login node, such as `ulimit -t`, are not meant for jobs.
+            "propagate": "NONE",
             "export": ",".join(profile.exported(os.environ)),
             "kill-on-invalid-dep": "yes",
             **({"dependency": f"afterok:{':'.join(step.after)}"} if step.after else {}),
@@ -258,7 +246,6 @@ def _resources(profile: Profile, placement: Placement) -> dict[str, Any]:
         "constraint": profile.constraint,
         "nodes": placement.nodes,
         "ntasks_per_node": placement.ranks_per_node,
-        "gpus_per_node": placement.gpus_per_node or None,
         "cpus_per_task": placement.cpus_per_rank,
         "mem": f"{math.ceil(memory_gb * 1024)}MB" if memory_gb else None,
         "time": placement.time_min,
@@ -275,14 +262,6 @@ def _python(profile: Profile, step: Step) -> tuple[list[str], list[str]]:
         profile.container, profile.interpreter, visible, cwd, gpus=nvidia
     )
     return words, container.srun_arguments(profile.container, visible, cwd)
-
-
-def _path_of_code(step: Step) -> list[str]:
-    if not step.code:
-        return []
-    # Safe, or Python looks first into the folder of the launch, often a checkout.
-    path = f"{shlex.quote(step.code)}${{PYTHONPATH:+:$PYTHONPATH}}"
-    return [f"export PYTHONSAFEPATH=1 PYTHONPATH={path}"]
 
 
 def script_of(executor: submitit.SlurmExecutor, count: int) -> str:

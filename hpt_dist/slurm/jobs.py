@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import shutil
+import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 from hpt_dist.errors import HptError
 from hpt_dist.slurm import commands as slurm
 from hpt_dist.slurm.commands import Queued
+from hpt_dist.slurm.script import START_OF_JOB
 from hpt_dist.store import Store, records
 from hpt_dist.store.lease import LeaseInfo
 from hpt_dist.store.paths import LAUNCHES
@@ -25,6 +27,21 @@ from hpt_dist.store.records import DamagedRecordError, Line
 
 # Jobs of other software, with any names, are in the queue too.
 _LAUNCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+# What srun, its daemons and the shell add to a job's log after its own last words, unlike why a
+# step could not be made.
+_NOISE = re.compile(
+    r"srun: (Job step aborted|got SIG|forcing|Force Terminated|error: \S+: tasks? )|"
+    r"(srun|slurmstepd).*: (error: )?\*\*\*|Terminated|Killed"
+)
+# Exit codes above it are signals.
+_SIGNALLED = 128
+_SIGNALS = {
+    "SIGXCPU": "its limit of CPU time on the node (ulimit -t); raise it in `setup`",
+    "SIGXFSZ": "its limit of the size of files on the node (ulimit -f); raise it in `setup`",
+    "SIGKILL": "perhaps for want of memory; raise memory_gb in the profile",
+    "SIGBUS": "perhaps /dev/shm or a disk of the node is full",
+}
 
 log = logging.getLogger(__name__)
 
@@ -137,10 +154,96 @@ def log_files(store: Store, launch: str, key: str) -> list[Path]:
     files: list[Path] = []
     for array in _readable(store, launch):
         if key in array.keys and array.id:
-            job = array.job_of(key)
-            found = Path(array.folder).glob(f"{job}_*_log.out")
-            files += sorted(found, key=lambda path: int(path.name.split("_")[-2]))
+            files += _outputs(Path(array.folder), array.job_of(key))
     return files
+
+
+def _outputs(folder: Path, job: str) -> list[Path]:
+    found = folder.glob(f"{job}_*_log.out")
+    return sorted(found, key=lambda path: int(path.name.split("_")[-2]))
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How the last start of a trial's job ended, as its script noted it.
+
+    Args:
+        job: Slurm's name for it.
+        start: how often Slurm had started it before.
+        code: exit code of its step.
+        goes_on: whether the script asked Slurm for another start.
+        rough: away, unbegun or killed; empty where a process decided.
+        says: what one of its processes said of it; empty if none did.
+        log: the last message of its log.
+    """
+
+    job: str
+    start: int
+    code: int
+    goes_on: bool
+    rough: str
+    says: str
+    log: str
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the trial failed with it; cancelled ones, and those that go on, have not."""
+        return not self.goes_on and bool(self.says or self.rough or self.code > _SIGNALLED)
+
+    @property
+    def reason(self) -> str:
+        """Why it ended, in one line, with the next thing to do."""
+        given_up = "; it was started too often" if self.rough and not self.goes_on else ""
+        if self.says:
+            return f"{self.says.splitlines()[0]}{given_up}"
+        job = f"job {self.job}"
+        if self.code > _SIGNALLED:
+            number = self.code - _SIGNALLED
+            known = number in {one.value for one in signal.Signals}
+            name = signal.Signals(number).name if known else f"signal {number}"
+            hint = _SIGNALS.get(name, "see its log: hpt-dist logs")
+            return f"{job} was ended by {name} (exit code {self.code}): {hint}{given_up}"
+        when = " before it began" if self.rough == "unbegun" else ""
+        last = self.log or "its log is empty"
+        return f"{job} ended{when} with exit code {self.code}: {last}{given_up}"
+
+
+def ending(array: Array, key: str) -> Ending | None:
+    """Return how the last start of a trial's job ended; None if nobody noted it."""
+    if not array.id:
+        return None
+    job, folder = array.job_of(key), Path(array.folder)
+    # Slurm's `%` and so on are kept out of these paths.
+    starts = [int(file.name.split(".")[-2]) for file in folder.glob(f"{job}.[0-9]*.end")]
+    if not starts:
+        return None
+    try:
+        text = (folder / f"{job}.{max(starts)}.end").read_text(encoding="utf-8", errors="replace")
+        files = _outputs(folder, job)
+        logs = [one.read_text(encoding="utf-8", errors="replace") for one in files]
+        # The log of rank 0 has what all starts printed.
+        log = "\n".join(one.rpartition(START_OF_JOB)[2] for one in logs)
+    except OSError:
+        return None
+    head, _, says = text.partition("\n")
+    code, next_, *rough = [*head.split(" "), ""]
+    if not code.isdecimal():
+        return None  # it is being written
+    message = (last_message(log).splitlines() or [""])[0]
+    says = says.strip()
+    return Ending(job, max(starts), int(code), next_ == "again", rough[0], says, message)
+
+
+def arrays_of(store: Store, launch: str) -> dict[str, Array]:
+    """Return the array of each trial of a launch, by key."""
+    return {key: array for array in _readable(store, launch) for key in array.keys}
+
+
+def last_message(log: str) -> str:
+    """Return the last line that is not indented, with what follows it."""
+    lines = [line for line in log.splitlines() if line.strip() and not _NOISE.match(line)]
+    begins = [number for number, line in enumerate(lines) if not line[0].isspace()]
+    return "\n".join(lines[begins[-1] :]) if begins else ""
 
 
 def cancel(store: Store, keys: Sequence[str]) -> tuple[list[str], list[str]]:

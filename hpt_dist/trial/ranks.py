@@ -20,7 +20,7 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
-from hpt_dist.errors import HptError, Interrupted, TrainingError
+from hpt_dist.errors import HptError, Interrupted, StoreAwayError, TrainingError
 
 # Of a meeting; wide enough for a node that is slow to start its processes.
 _COMING_S = 600.0
@@ -28,6 +28,7 @@ _COMING_S = 600.0
 PORTS = range(16_384, 32_768)
 _FOR_EVER = timedelta(days=365)
 _BEGUN, _HERE, _FAILED = "hpt/begun", "hpt/here", "hpt/failed"
+_AWAY = "away"
 _SAYING_S = 2.0  # in which a rank that failed has said why
 # Texts of torch when a process at the other end has gone; it has no error class for that.
 _BROKEN = re.compile(r"onnection (was )?(closed|reset|refused)|gloo|NCCL", re.IGNORECASE)
@@ -48,6 +49,7 @@ def hosting(ranks: int) -> Iterator[Callable[[], AbstractContextManager[None]]]:
     Raises:
         PortTakenError: another program listens at MASTER_PORT.
         TrainingError: another rank failed; from the context, which says why.
+        StoreAwayError: another rank found the store out of reach; from the context too.
     """
     if ranks == 1:
         yield contextlib.nullcontext
@@ -65,7 +67,8 @@ def hosting(ranks: int) -> Iterator[Callable[[], AbstractContextManager[None]]]:
                 yield
         except ProcessLostError as lost:
             if reason := _reason(store):
-                raise TrainingError(**reason) from lost
+                kind = StoreAwayError if reason.pop(_AWAY) else TrainingError
+                raise kind(**reason) from lost
             raise
         finally:
             leave()
@@ -111,18 +114,22 @@ def taking_part() -> Iterator[None]:
         raise  # rank 0 has noticed too
     except HptError as error:
         with contextlib.suppress(RuntimeError):
-            _open_store(is_host=False).set(_FAILED, json.dumps(asdict(error.problem)))
+            said = asdict(error.problem) | {_AWAY: isinstance(error, StoreAwayError)}
+            _open_store(is_host=False).set(_FAILED, json.dumps(said))
         raise
 
 
-def _reason(store: Any) -> dict[str, str] | None:
-    """Return the problem of a rank that failed before its connections broke, if one said so."""
+def _reason(store: Any) -> dict[str, Any] | None:
+    """Return the problem of a rank that failed before its connections broke, if one said so.
+
+    With it comes whether the store was away for that rank.
+    """
     patience = time.monotonic() + _SAYING_S
     while not store.check([_FAILED]):
         if time.monotonic() > patience:
             return None
         time.sleep(0.1)
-    reason: dict[str, str] = json.loads(store.get(_FAILED))
+    reason: dict[str, Any] = json.loads(store.get(_FAILED))
     return reason
 
 

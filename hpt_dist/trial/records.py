@@ -181,9 +181,17 @@ def document(store: Store, key: str, name: str, part: type[Any]) -> dict[str, An
 
 @dataclass(frozen=True)
 class _Failure:
-    """The content of failure.json: the message of the error that ended a process."""
+    """The content of failure.json: the message of the error that ended a process.
+
+    Args:
+        error: the message.
+        job: the scheduler's name for the job of that process; empty without a scheduler.
+        restarts: how often the scheduler had started that job before.
+    """
 
     error: str
+    job: str = ""
+    restarts: Count = 0
 
 
 def failure(root: Store) -> str:
@@ -206,3 +214,16 @@ def failure(root: Store) -> str:
     except DamagedRecordError:
         return unreadable
     return (found.error.strip() or unreadable) if found else ""
+
+
+def failed_start(root: Store) -> tuple[str, int]:
+    """Return (job, its restarts) of the process that `failure` is of; ("", 0) if nobody knows.
+
+    Raises:
+        StoreError: the store cannot be reached.
+    """
+    try:
+        found = records.read(root, FAILURE, _Failure)
+    except DamagedRecordError:
+        return "", 0
+    return (found.job, found.restarts) if found else ("", 0)

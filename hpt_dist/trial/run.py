@@ -7,12 +7,12 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpt_dist.errors import HptError, Interrupted, StoreError, TrainingError
+from hpt_dist.errors import HptError, Interrupted, StoreAwayError, StoreError, TrainingError
 from hpt_dist.errors.secrets import without_secrets
 from hpt_dist.recipe import plugins
 from hpt_dist.recipe.plan import Trial
@@ -195,7 +195,7 @@ def run(
         lease.LeaseTakenError: another process is at it.
         lease.LeaseLostError: another process has taken it over.
         Interrupted: asked to stop; the state is saved.
-        StoreError: what it committed is damaged; nothing is deleted.
+        StoreError: what it committed is damaged, or StoreAwayError; nothing is deleted.
         HptError: the work failed; MLflow's run is marked failed.
     """
     store = marker.existing(open_store(order.store))
@@ -223,7 +223,7 @@ def run(
                 order.folder, _identity(order), order.tracking_uri or None, resume_step=resume_step
             )
         except HptError as error:
-            _note_failure(root, error)
+            _note_failure(root, order, error)
             raise
         context = Context(order, store, root, interrupt, held, tracker, report)
         try:
@@ -232,19 +232,23 @@ def run(
         except lease.LeaseLostError:
             tracker.leave()
             raise
-        except Interrupted:
-            tracker.finish("KILLED")
+        except (Interrupted, StoreAwayError) as error:
+            # A store that is away takes no note; a scheduler starts the trial again.
+            is_over = isinstance(error, StoreAwayError) and not order.scheduled
+            tracker.finish("FAILED" if is_over else "KILLED")
             raise
         except BaseException as error:
-            _note_failure(root, error)
+            _note_failure(root, order, error)
             tracker.finish("FAILED")
             raise
         tracker.finish("FINISHED")
 
 
-def _note_failure(root: Store, error: BaseException) -> None:
+def _note_failure(root: Store, order: TrialOrder, error: BaseException) -> None:
+    """Note why a start failed; where the store refuses that, its error is raised all the same."""
     message = without_secrets(str(error)) or type(error).__name__
-    root.put(FAILURE, _json({"error": message}))
+    with suppress(StoreError):
+        root.put(FAILURE, _json({"error": message, "job": order.scheduled, "restarts": order.term}))
 
 
 def _perform(

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from slurm_cluster import run_slurm
 from slurm_site import DEV, LONG, ONE_RANK_A_NODE, ROOT, based, here, made
 from small import environment, outcome
 from submitit.slurm.slurm import SlurmJobEnvironment
@@ -22,6 +21,8 @@ from submitit.slurm.slurm import SlurmJobEnvironment
 from hpt_dist.errors import TrainingError
 from hpt_dist.launch.slurm_process import name_ranks
 from hpt_dist.slurm import commands as slurm
+from hpt_dist.slurm import jobs as slurm_jobs
+from hpt_dist.slurm.jobs import Array
 from hpt_dist.slurm.placement import Placement
 from hpt_dist.slurm.profile import Profile
 from hpt_dist.store import FolderStore
@@ -204,18 +205,26 @@ def test_a_restart_is_in_vain_where_its_job_saved_nothing_new(tmp_path):
 @pytest.mark.parametrize(
     ("code", "marks", "state", "queued"),
     [
-        (0, [], "RUNNING", False),
-        (1, [], "RUNNING", False),
-        (0, ["again"], "RUNNING", True),
-        (75, ["again"], "RUNNING", True),
-        (0, ["again"], "COMPLETING", False),  # cancelled, or queued again by Slurm itself
-        (143, [], "RUNNING", True),
-        (137, [], "RUNNING", True),
-        (137, ["failed"], "RUNNING", False),
-        (143, ["again", "failed"], "RUNNING", False),
-        (143, ["worn"], "RUNNING", False),
+        (0, ["began"], "RUNNING", False),
+        (1, ["began"], "RUNNING", False),
+        (0, ["began", "again"], "RUNNING", True),
+        (75, ["began", "again"], "RUNNING", True),
+        # Cancelled, or queued again by Slurm itself.
+        (0, ["began", "again"], "COMPLETING", False),
+        (143, ["began"], "RUNNING", True),
+        (137, ["began"], "RUNNING", True),
+        (137, ["began", "failed"], "RUNNING", False),
+        (143, ["began", "again", "failed"], "RUNNING", False),
+        (143, ["began", "worn"], "RUNNING", False),
+        # No process began: Slurm refused the step, or Python was not to be found.
+        (1, [], "RUNNING", True),
+        (1, ["worn"], "RUNNING", False),
+        # The store was away.
+        (69, ["began", "away"], "RUNNING", True),
+        (137, ["began", "away"], "RUNNING", True),
+        (69, ["began", "away", "worn"], "RUNNING", False),
         # The last task of an array has the id of the whole array.
-        (75, ["again", "array"], "RUNNING", True),
+        (75, ["began", "again", "array"], "RUNNING", True),
     ],
 )
 def test_the_end_of_a_jobs_script(tmp_path, monkeypatch, code, marks, state, queued):
@@ -224,7 +233,7 @@ def test_the_end_of_a_jobs_script(tmp_path, monkeypatch, code, marks, state, que
     script = slurm.script_of(slurm.executor("x.0", Profile(requeue_limit=0), step), 1)
     for name, line in {
         "srun": f"exit {code}",
-        "squeue": f"echo {state}",
+        "squeue": f'case "$*" in *%S*) date +%FT%T;; *) echo {state};; esac',
         "scontrol": f'echo "$@" >> {tmp_path}/asked',
     }.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
@@ -240,9 +249,15 @@ def test_the_end_of_a_jobs_script(tmp_path, monkeypatch, code, marks, state, que
         ["bash", "-c", script], env=variables | {"SLURM_RESTART_COUNT": "2"}, timeout=60
     )
     asked, job = tmp_path / "asked", "7_0" if "array" in marks else "7"
-    assert (asked.read_text() if asked.exists() else "") == (f"requeue {job}\n" if queued else "")
+    wanted = f"requeue {job}\n" if queued else ""
+    if queued and "away" in marks:
+        wanted += f"update JobId={job} StartTime=now+120\n"
+    assert (asked.read_text() if asked.exists() else "") == wanted
     # What waits for the job must not start.
-    assert (done.returncode == 0) == (code == 0 and not marks)
+    assert (done.returncode == 0) == (code == 0 and marks == ["began"])
+    noted = slurm_jobs.ending(Array("x.0", ("k",), str(tmp_path), job), "k")
+    assert noted
+    assert (noted.start, noted.goes_on) == (2, queued or state != "RUNNING")
 
 
 # Launching, stopping, looking.
@@ -295,23 +310,3 @@ def timed(action: Callable[[], str]) -> tuple[str, float]:
     printed = action()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return printed, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def test_without_accounting_a_job_goes_on_and_cancel_lets_it_save(tmp_path, trained_here):
-    """Without slurmdbd nothing is missed."""
-    (tmp_path / "slurm").mkdir()
-    with run_slurm(tmp_path / "slurm", accounting=False) as slurm:
-        site = based(tmp_path / "site", slurm, trained_here)
-        site.launch("--only", "probe", "--set", "stages.probe.sweep.init=[hpt]", *LONG)
-        site.wait_for_start(0)
-        slurm.call("scancel", "--signal=USR2", site.job)
-        site.wait_for_start(1)
-        saved = site.saved_step()
-        printed = site.hpt("cancel", "small")
-        assert "asked to save and stop: hpt" in printed
-        assert "removed from the queue: probe/init=hpt" in printed
-        site.wait(lambda: not slurm.jobs())
-        assert site.saved_step() > saved
-        states = site.states()
-        assert (states["hpt"], states["probe/init=hpt"]) == ("resumes", "runs")
-        assert "the launch was stopped" in site.hpt("status", "small")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faulty_proxy import Every, FaultyProxy, Refuse
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -33,12 +34,12 @@ from hpt_dist.launch.shard_jobs import Sharding
 from hpt_dist.launch.sharding import ShardingPart, ShardingRequest
 from hpt_dist.slurm import commands as slurm
 from hpt_dist.slurm import jobs as slurm_jobs
-from hpt_dist.slurm import profile
+from hpt_dist.slurm import profile, script
 from hpt_dist.slurm.jobs import Array
 from hpt_dist.slurm.placement import Placement
 from hpt_dist.slurm.profile import Profile
 from hpt_dist.sources import TarOptions, open_source
-from hpt_dist.store import FolderStore, Store, lease, marker
+from hpt_dist.store import FolderStore, Store, lease, marker, open_store
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, sharding_prefix
 from hpt_dist.store.records import DamagedRecordError
 from hpt_dist.trial import starts
@@ -245,6 +246,42 @@ def test_a_preempted_task_and_a_killed_one_are_queued_again_and_go_on(site, tmp_
 
 
 @pytest.mark.services
+def test_a_bucket_that_is_away_costs_a_restart_and_no_part(site, photos, tmp_path, ceph):
+    go, uri = tmp_path / "go", f"s3://{ceph.http.make_bucket()}/hpt"
+    text = held("true", go) + "store_wait_s: 1\n"
+    on = ("--on", str(site.profile(text)), "--jobs", "1", "--no-wait")
+    with FaultyProxy(ceph.http.endpoint, []) as proxy:
+        # Two attempts stand for the default of six, which take about half a minute.
+        reached = ceph.http.environment | {
+            "AWS_ENDPOINT_URL_S3": proxy.endpoint,
+            "AWS_MAX_ATTEMPTS": "2",
+        }
+        command = ("shard", str(photos), f"{uri}/datasets/pets", *OPTIONS, *on)
+        hpt(*command, store="", **site.environment | reached)
+        proxy.faults.append(Every(1, Refuse()))
+        go.touch()
+        site.wait(lambda: list(site.jobs.glob("*.0.end")))
+        [note] = site.jobs.glob("*.0.end")
+        assert note.read_text().splitlines()[0] == "69 again away"
+        assert "S3 refused: 503 Service Unavailable" in note.read_text()
+        proxy.faults.clear()
+        job = note.name.partition(".")[0]
+        site.wait(lambda: site.slurm.shorten_wait(job) or not site.slurm.jobs())
+        site.wait(lambda: not site.slurm.jobs())
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in ceph.http.environment.items():
+                patch.setenv(name, value)
+            written = open_store(uri)
+            there = {
+                info.path.removeprefix("datasets/pets/"): written.get(info.path)
+                for info in written.list("datasets/pets/")
+            }
+    assert there == shard_here(photos, tmp_path)
+    [log] = site.jobs.glob(f"{job}_0_log.out")
+    assert "restarts: 1" in log.read_text()
+
+
+@pytest.mark.services
 def test_the_same_command_finds_its_jobs_and_another_is_refused(site, photos, tmp_path):
     go = tmp_path / "go"
     text = held("true", go)
@@ -361,16 +398,14 @@ PART = """\
 #SBATCH --open-mode=append
 #SBATCH --output='{folder}/%A_%a_0_log.out'
 #SBATCH --partition=cpu,big
+#SBATCH --propagate=NONE
 #SBATCH --qos=low
 #SBATCH --requeue
 #SBATCH --signal=USR2@120
 #SBATCH --time=240
 
 # setup
-export SLURM_EXPORT_ENV=ALL SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
-trap : TERM USR1 USR2
-export PYTHONSAFEPATH=1 PYTHONPATH='{code}'${{PYTHONPATH:+:$PYTHONPATH}}
-module load x
+{before}
 
 # command
 export SUBMITIT_EXECUTOR=slurm
@@ -407,7 +442,8 @@ python: /opt/my env/python
     assert re.fullmatch("shard-birds-photos-[0-9a-f]{12}", asked.id)
     [code] = folder.parent.glob("code-*")
     part = (folder / "1_submission.sh").read_text()
-    golden = PART.format(folder=folder, name=asked.id, code=code)
+    before = "\n".join(script.before(("module load x",), str(code), 8, ()))
+    golden = PART.format(folder=folder, name=asked.id, before=before)
     assert part.startswith(golden)
     # It is queued again as a trial is.
     ends = part.removeprefix(golden)

@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,10 @@ from pydantic import ValidationError
 
 from hpt_dist.errors import HptError, RequestError
 from hpt_dist.slurm import commands as slurm
-from hpt_dist.slurm import container
+from hpt_dist.slurm import container, script
+from hpt_dist.slurm import profile as profiles
 from hpt_dist.slurm.container import Container
+from hpt_dist.slurm.options import SbatchOptions
 from hpt_dist.slurm.placement import Placement
 from hpt_dist.slurm.profile import Profile
 
@@ -70,8 +73,8 @@ def test_the_scripts_of_each_profile(profile, drawings, tmp_path):
         golden.write_text(scripts)
     assert scripts == golden.read_text()
     assert "sesame" not in scripts
-    for script in scripts.split("==> ")[1:]:
-        subprocess.run(["bash", "-n"], input=script.partition("\n")[2], text=True, check=True)
+    for one in scripts.split("==> ")[1:]:
+        subprocess.run(["bash", "-n"], input=one.partition("\n")[2], text=True, check=True)
     assert not Path("/shared").exists()
 
 
@@ -146,6 +149,7 @@ def test_a_script_run_by_bash_does_nothing_but_start_srun(tmp_path):
     (bin_ / "srun").write_text('#!/bin/sh\nprintf "%s\\0" "$@" > "$SEEN"\n')
     (bin_ / "srun").chmod(0o755)
     folder, code = tmp_path / HOSTILE / "jobs", f"/{HOSTILE}/code"
+    folder.mkdir(parents=True)
     python = f"/{HOSTILE}/python"
     step = slurm.Step(folder, **STEP, code=code)
     executor = slurm.executor("name.0", Profile(python=python), step)
@@ -190,6 +194,174 @@ def test_a_full_queue_is_no_wrong_request(tmp_path, monkeypatch, says, error):
     assert type(caught.value) is error
 
 
+# What sites need beside.
+
+NEEDS = """\
+gpus_per_node: 8
+memory_gb: 400
+sbatch:
+  reservation: spring-2026
+  exclude: node[01-03],bad-7
+  nodelist: "node[10-20]"
+  gres: gpu:a100:8,nvme:100G
+  exclusive: user
+  licenses: "matlab:1,data@server:2"
+  nice: 100
+  mail-user: ada@example.org
+  comment: "HPT of group 7"
+"""
+
+
+def profile_of(folder: Path, text: str) -> Profile:
+    (folder / "cluster.yaml").write_text(text)
+    return profiles.load(folder / "cluster.yaml", {})
+
+
+def test_what_sites_need_reaches_sbatch_with_the_share_of_each_job(tmp_path):
+    site = profile_of(tmp_path, NEEDS)
+    others = {
+        *("--reservation=spring-2026", "--exclude=node[01-03],bad-7", "--nodelist=node[10-20]"),
+        *("--exclusive=user", "--licenses=matlab:1,data@server:2", "--nice=100"),
+        *("--mail-user=ada@example.org", "--comment=HPT of group 7"),
+    }
+    for gpus, gres in ((2, "gpu:a100:2,nvme:100G"), (0, "nvme:100G")):
+        step = slurm.Step(Path("/shared/x"), replace(STEP["placement"], gpus_per_node=gpus))
+        text = slurm.script_of(slurm.executor("name.0", site, step), 1)
+        lines = [shlex.split(line)[1] for line in text.splitlines() if line.startswith("#SBATCH")]
+        assert others | {f"--gres={gres}"} <= set(lines)
+        assert not any(line.startswith("--gpus") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "gpus", "wanted"),
+    [
+        ({}, 2, {"gpus-per-node": "2"}),
+        ({"gpus-per-node": "a100"}, 2, {"gpus-per-node": "a100:2"}),
+        ({"gpus_per_node": "a100:8"}, 0, {}),
+        ({"gres": "gpu"}, 2, {"gres": "gpu:2"}),
+        ({"gres": "gpu:8"}, 2, {"gres": "gpu:2"}),
+        ({"gres": "nvme:1"}, 2, {"gpus-per-node": "2", "gres": "nvme:1"}),
+        # Whole nodes whose GPUs Slurm does not know.
+        ({"gres": "none", "exclusive": True}, 2, {"exclusive": True}),
+        ({"exclusive": False}, 0, {}),
+    ],
+)
+def test_gpus_are_asked_for_as_a_site_wants_it(options, gpus, wanted):
+    assert SbatchOptions.model_validate(options).for_job(gpus) == wanted
+
+
+WRONG = """\
+gpus_per_node: 8
+sbatch:
+  reservation: "a; touch pwned"
+  exclude: $(touch pwned)
+  licenses: "a'b"
+  comment: "two\\nlines"
+  exclusive: maybe
+  nice: fast
+  mem: 4G
+  mail_type: "END,FAIL"
+  licences: x
+  account: vision
+"""
+
+
+def test_what_is_no_name_and_what_hpt_dist_sets_itself_is_refused_at_once(tmp_path):
+    with pytest.raises(RequestError) as caught:
+        profile_of(tmp_path, WRONG)
+    says = str(caught.value)
+    assert says.startswith("9 problems")
+    for line, words in (
+        *((3, "reservation: this must be a name"), (4, "exclude: this must be names of nodes")),
+        *((5, "licenses: this must be"), (6, "comment: this must be"), (7, "true, user, mcs or")),
+        *((8, "nice"), (9, "hpt-dist sets mem itself"), (11, "unknown setting licences")),
+        (12, "hpt-dist sets account itself"),
+    ):
+        assert re.search(rf"yaml:{line} sbatch.*{words}", says), (line, says)
+    assert "do: write `memory_gb`" in says
+    assert "do: did you mean licenses?" in says
+    assert "do: write it at the top of the profile" in says
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("gpus_per_node: 4\nsbatch: {gres: 'gpu:a100:8'}", "names 8 GPUs of a node"),
+        ("sbatch: {gpus-per-node: 'a100:2'}", "names 2 GPUs of a node, and gpus_per_node is 0"),
+        ("gpus_per_node: 1\nsbatch: {gres: gpu, gpus-per-node: a100}", "both name GPUs"),
+        ("gpus_per_node: 1\nsbatch: {gres: 'gpu:a100,gpu:h100'}", "two types of GPU"),
+    ],
+)
+def test_gpus_that_are_named_twice_are_refused(tmp_path, text, says):
+    with pytest.raises(RequestError, match=says):
+        profile_of(tmp_path, text)
+
+
+def test_variables_of_sbatch_that_jobs_do_not_get_are_named():
+    environment = {
+        "SBATCH_RESERVATION": "spring",
+        "SBATCH_ACCOUNT": "vision",
+        "SBATCH_TIMELIMIT": "10",
+        "SLURM_HINT": "nomultithread",
+        "SLURM_CONF": "/etc/slurm.conf",
+        "SLURM_PARTITION": "gpu",
+    }
+    says = Profile(partition="gpu").left_out(environment)
+    assert "SBATCH_RESERVATION (write `sbatch: {reservation: ...}`)" in says
+    assert "SBATCH_ACCOUNT (account: write it at the top" in says
+    assert "SBATCH_TIMELIMIT (time: write `time_min`)" in says
+    assert "SLURM_HINT" in says
+    assert "CONF" not in says
+    assert "PARTITION" not in says
+    inside = {"SLURM_JOB_ID": "7", "SLURM_NODELIST": "n1"}
+    assert Profile().left_out(inside) == "SLURM_* of the job 7 that this runs in"
+    assert Profile().left_out({}) == ""
+
+
+LOGIN = {
+    "PYTHONPATH": "/poison",
+    "PYTHONHOME": "/poison",
+    "LD_PRELOAD": "",
+    "OMP_NUM_THREADS": "7",
+    "OPENBLAS_NUM_THREADS": "7",
+    "MKL_CBWR": "AVX2",
+    "TORCH_HOME": "/weights",
+    "HTTPS_PROXY": "http://proxy",
+    "NAMED": "by the site",
+}
+
+
+def test_nothing_of_a_login_profile_changes_a_result(tmp_path):
+    """numpy reads some of it before any code of ours runs, so the script takes it out."""
+    (tmp_path / "srun").write_text('#!/bin/sh\nenv > "$SEEN"\n')
+    (tmp_path / "srun").chmod(0o755)
+    site = Profile(setup=("export PYTHONPATH=$PYTHONPATH:/site OMP_PROC_BIND=close",))
+    step = slurm.Step(tmp_path, Placement(1, 1, 0, 3, None, 30), code="/code")
+    text = slurm.script_of(slurm.executor("name.0", site, step), 1)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    environment = LOGIN | {"PATH": path, "SLURM_JOB_ID": "1", "SEEN": str(tmp_path / "seen")}
+    done = subprocess.run(["bash", "-c", text], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "left out of the login profile: LD_PRELOAD, PYTHONHOME, PYTHONPATH" in done.stdout
+    says = "left out of the environment: MKL_CBWR, OMP_NUM_THREADS, OMP_PROC_BIND, OPENBLAS_NUM"
+    assert says in done.stdout
+    lines = (tmp_path / "seen").read_text().splitlines()
+    seen = dict(line.partition("=")[::2] for line in lines)
+    # What the site sets stays, behind the code of the launch.
+    assert seen["PYTHONPATH"] == "/code:/site"
+    assert (seen["OMP_NUM_THREADS"], seen["OPENBLAS_NUM_THREADS"]) == ("3", "1")
+    kept = ("TORCH_HOME", "HTTPS_PROXY", "NAMED")
+    assert {name: seen[name] for name in kept} == {name: LOGIN[name] for name in kept}
+    assert not {"PYTHONHOME", "LD_PRELOAD", "MKL_CBWR", "OMP_PROC_BIND"} & set(seen)
+
+
+def test_a_variable_that_a_profile_names_is_no_login_profiles(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", "/chosen")
+    site = Profile(env=("PYTHONPATH",))
+    lines = script.before((), "", 1, site.exported(os.environ))
+    assert any("in PYTHONPATH) ;; PYTHON*" in line for line in lines)
+
+
 # Containers.
 
 
@@ -201,6 +373,58 @@ def test_folders_are_mounted_once_and_where_they_are():
     assert mounts == f"--container-mounts={expected}"
     words = container.python_command(box, "/venv/bin/python", folders, "/x", gpus=True)
     assert words == ["/venv/bin/python"]
+
+
+@pytest.mark.parametrize("runtime", ["pyxis", "apptainer"])
+@pytest.mark.parametrize("sign", [",", ":", " ", "'", "\n"])
+def test_a_store_or_folder_that_no_mount_list_can_hold_is_refused(runtime, sign):
+    box, folders = Container(runtime=runtime, image="/i"), ["/shared", f"/data{sign}x/store"]
+
+    def mount() -> None:
+        container.srun_arguments(box, folders, "/shared")
+        container.python_command(box, "/python", folders, "/shared", gpus=False)
+
+    with pytest.raises(RequestError, match="cannot mount") as caught:
+        mount()
+    assert "shared_folder" in caught.value.problem.fix
+    bundle = Container(runtime="oci", image="/b")  # its mounts are inside
+    assert container.srun_arguments(bundle, folders, "/shared") == ["--container=/b"]
+
+
+def test_files_that_variables_of_jobs_name_are_mounted(tmp_path):
+    """Such as the bundle of a private CA, whose path alone would lead nowhere inside."""
+    bundle, other = tmp_path / "ca.pem", tmp_path / "other.pem"
+    bundle.touch()
+    other.touch()
+    environment = {
+        "AWS_CA_BUNDLE": str(bundle),
+        "AWS_CONFIG_FILE": str(tmp_path / "none"),
+        "HPT_STORE": str(tmp_path),
+        "SHELL": "/bin/sh",
+        "REQUESTS_CA_BUNDLE": str(other),
+    }
+    assert Profile().files(environment) == [str(bundle)]
+    more = Profile(env=("AWS_*", "REQUESTS_CA_BUNDLE"))
+    assert more.files(environment) == [str(bundle), str(other)]
+
+
+def test_a_dry_run_mounts_the_bundle_of_a_private_ca(drawings, tmp_path):
+    bundle = tmp_path / "ca.pem"
+    bundle.touch()
+    command = ("launch", "recipes/quickstart.yaml", "--on", "slurm/profiles/pyxis.yaml")
+    variables = {"HPT_STORE": str(drawings), "AWS_CA_BUNDLE": str(bundle), "NCCL_DEBUG": "INFO"}
+    done = subprocess.run(
+        [sys.executable, "-m", "hpt_dist", *command, "--only", "base", "--dry-run"],
+        env=SHELL | variables | {"SBATCH_RESERVATION": "spring"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{bundle}:{bundle}" in done.stdout
+    assert ",NCCL_DEBUG," in done.stdout
+    assert "not passed on to sbatch: SBATCH_RESERVATION (write `sbatch: {" in done.stderr
 
 
 @pytest.mark.parametrize("gpus", [True, False])
