@@ -60,5 +60,7 @@ def doctor(
         for finding in findings:
             if finding.ok is False:
                 console.print_error(f"{finding.name}: {finding.fix}")
+            elif finding.fix:
+                console.print_note(f"{finding.name}: {finding.fix}")
     if any(finding.ok is False for finding in findings):
         raise typer.Exit(1)

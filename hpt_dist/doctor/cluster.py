@@ -134,6 +134,27 @@ _REFUSALS = (
         (*_SINFO, "--format=%f"),
     ),
     (
+        "[Rr]eservation",
+        "set `sbatch: {{reservation: ...}}` in the profile to one that you may use: {}",
+        ("scontrol", "show", "reservation", "--oneliner"),
+    ),
+    (
+        "[Ii]nvalid license",
+        "set `sbatch: {{licenses: ...}}` in the profile to licences of this cluster: {}",
+        ("scontrol", "show", "licenses", "--oneliner"),
+    ),
+    (
+        "[Ii]nvalid node name",
+        "set nodelist and exclude below `sbatch` in the profile to nodes of this cluster: {}",
+        (*_SINFO, "--format=%N"),
+    ),
+    (
+        "gres|TRES",
+        "correct gpus_per_node, or gres below `sbatch` in the profile (`none` where Slurm knows no "
+        "GPUs); nodes have {}",
+        (*_SINFO, "--format=%G on %N"),
+    ),
+    (
         "node configuration is not available|[Nn]ode count|CPU count|[Mm]emory",
         "lower nodes, gpus_per_node, cpus_per_gpu or memory_gb in the profile; nodes have {}",
         (*_SINFO, "--format=%D of %c cores %m MB %G in %R"),
@@ -143,6 +164,9 @@ _REFUSALS = (
 
 def _job(site: Site) -> Iterator[Finding]:
     """Check that Slurm accepts the largest job that a trial may need."""
+    if left_out := site.profile.left_out(os.environ):
+        fix = "write them into the profile, if jobs need them"
+        yield Finding("job", None, f"not passed on to sbatch: {left_out}", fix)
     largest = job.largest(site.profile)
     executor = slurm.executor(job.NAME, site.profile, Step(site.folder, largest))
     with tempfile.NamedTemporaryFile("w", suffix=".sh", encoding="utf-8") as script:

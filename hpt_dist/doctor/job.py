@@ -52,7 +52,8 @@ def run(site: Site, store: Store, report: Callable[[str], None]) -> tuple[Outcom
     folder.mkdir(parents=True)
     visible = [site.folder, site.settings.work, *([store.folder] if store.folder else [])]
     probe = _probe(site, store, folder, placement)
-    step = Step(folder, placement, tuple(dict.fromkeys(map(str, visible))), probe.code)
+    paths = [*map(str, visible), *site.profile.files(os.environ)]
+    step = Step(folder, placement, tuple(dict.fromkeys(paths)), probe.code, goes_on=False)
     [job] = slurm.submit(slurm.executor(NAME, site.profile, step), [probe])
     try:
         report(

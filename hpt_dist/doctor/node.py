@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import hpt_dist
-from hpt_dist.doctor import machine, services
+from hpt_dist.doctor import login, machine, services
 from hpt_dist.doctor.finding import Check, Finding, error_finding, failed, guarded
-from hpt_dist.errors import HptError
+from hpt_dist.errors import HptError, RequestError
 from hpt_dist.store import files, records
 from hpt_dist.store.records import DamagedRecordError
 
@@ -163,6 +163,7 @@ class Probe:
         ]
         return [
             *((f"node {name}", partial(self._on_node, check)) for name, check in general),
+            ("login profile", self._login_profile),
             ("node folder", self._folder),
             ("scratch", self._scratch),
             ("shared memory", _shared_memory),
@@ -195,6 +196,12 @@ class Probe:
                 f"{finding.fix}"
             )
         return finding.fix
+
+    def _login_profile(self) -> Iterator[Finding]:
+        """Look at what Slurm has read for a job, where it is not in an image."""
+        if self.container or os.environ.get("SLURM_LOCALID", "0") != "0":
+            return
+        yield login.profile(os.environ)
 
     def _folder(self) -> Iterator[Finding]:
         try:
@@ -312,7 +319,14 @@ def _not_reduced(error: Exception) -> Finding:
 def _cache() -> Finding:
     from hpt_dist.reading import node_cache
 
-    cache = node_cache.configured_cache()
+    try:
+        cache = node_cache.configured_cache()
+    except RequestError as error:
+        problem = error.problem
+        if problem.where == "HPT_CACHE_GB":
+            raise  # a trial fails too
+        message = f"{problem.where}: {problem.what}; trials read shards from the store instead"
+        return Finding("scratch", None, message, problem.fix)
     if cache is None:
         fix = "export HPT_CACHE and HPT_CACHE_GB in `setup`: a cache makes fewer requests to S3"
         return Finding("scratch", None, "shards are not cached on the node (HPT_CACHE_GB=0)", fix)

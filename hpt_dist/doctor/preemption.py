@@ -133,8 +133,11 @@ def _judged(rule: Rule, config: Mapping[str, str], graceful: Collection[str]) ->
             f"{otherwise}ask the administrators for a GraceTime of {rule.where}; else save more "
             "often (checkpoint_every), since a preempted trial may resume from an older state"
         )
-        message = f"{who} without time to save: GraceTime=0, then KillWait={kill_wait}"
-        return Finding(_NAME, False, message, fix)
+        message = (
+            f"{who} without time to save: GraceTime=0, then KillWait={kill_wait}; they are queued "
+            "again"
+        )
+        return Finding(_NAME, None, message, fix)
     user_signal = "preempt_send_user_signal" in config.get("SlurmctldParameters", "")
     how = "USR2 (preempt_send_user_signal)" if user_signal else "TERM"
     message = (

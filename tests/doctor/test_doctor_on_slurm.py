@@ -15,10 +15,11 @@ from unittest import mock
 import pytest
 from small import environment, hpt
 
-from hpt_dist.doctor import cluster, preemption
+from hpt_dist.doctor import cluster, login, preemption
 from hpt_dist.doctor.finding import Finding
 from hpt_dist.doctor.node import NodeReport, Probe
 from hpt_dist.doctor.outcome import Outcome, judge
+from hpt_dist.errors import RequestError
 
 ROOT = Path(__file__).parents[2]
 DEV = (ROOT / "slurm/profiles/dev.yaml").read_text()
@@ -106,6 +107,9 @@ def test_a_sound_cluster(doctor):
         ("account: nobody", "job", "nvalid account", "account.*dev"),
         ("qos: nothing", "job", "nvalid qos", "qos.*normal"),
         ("constraint: quantum", "job", "nvalid feature", "constraint"),
+        ("sbatch: {reservation: none}", "job", "reservation", "reservation: ...}. in the profile"),
+        ("sbatch: {nodelist: n7}", "job", "nvalid node name", "nodelist.*n.1-2"),
+        ("sbatch: {gres: 'gpu:a100'}", "job", "not available|gres", "gres below|gpus_per_node"),
         ("nodes: 3", "job", "ode count|not available", "nodes.*2 of 4 cores"),
         ("container: {runtime: oci, image: /none}", "container", "/none does not exist", "image"),
         ("container: {runtime: pyxis, image: a/b}", "", "", ""),
@@ -149,9 +153,14 @@ def test_faults_that_only_the_nodes_see(doctor, ceph, tmp_path):
     profile = "\n".join([*lines, "partition: harsh", "env: [HPT_*]", f"setup: {json.dumps(setup)}"])
     store = f"s3://{ceph.http.make_bucket()}/hpt"
     variables = {**ceph.http.environment, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
-    found = faults(doctor.command(profile, store, **variables))
+    all_found = doctor.command(profile, store, **variables)
+    # Without grace a job goes on from its last state, so that is no fault.
+    [preempted] = [one for one in all_found if one["name"] == "preemption"]
+    assert preempted["ok"] is None
+    assert_matches("harsh.*GraceTime=0", preempted["says"])
+    assert_matches("use partition main", preempted["fix"])
+    found = faults(all_found)
     expected = {
-        "preemption": ("harsh.*GraceTime=0", "use partition main"),
         "mlflow": ("does not answer", "mlflow server"),
         "setup": ("module: command not found", "setup"),
         "node packages": ("torch 1.0.0 does not satisfy", "pip install"),
@@ -288,13 +297,42 @@ def test_a_node_that_does_not_see_the_folder():
 
 @pytest.mark.parametrize(
     ("mode", "grace", "ok"),
-    [("REQUEUE", 60, None), ("REQUEUE", 0, False), ("CANCEL", 60, False), ("OFF", 0, True)],
+    [("REQUEUE", 60, None), ("REQUEUE", 0, None), ("CANCEL", 60, False), ("OFF", 0, True)],
 )
 def test_preemption(mode, grace, ok):
     rule = preemption.Rule("partition low", ("high",), mode, grace)
     [finding] = preemption.judge({"PreemptType": "preempt/partition_prio"}, [rule])
     assert finding.ok is ok
-    assert bool(finding.fix) == (ok is False)
+    assert bool(finding.fix) == (ok is False or (ok is None and not grace))
+
+
+def test_a_home_that_cannot_keep_shards_costs_time_alone(monkeypatch):
+    monkeypatch.setenv("HOME", "/dev/null/ada")
+    for name in ("XDG_CACHE_HOME", "HPT_CACHE", "HPT_CACHE_GB"):
+        monkeypatch.delenv(name, raising=False)
+    [found] = replace(PROBE, store_exists=None)._scratch()
+    assert found.ok is None
+    assert "read shards from the store instead" in found.says
+    assert "HPT_CACHE" in found.fix
+    monkeypatch.setenv("HPT_CACHE_GB", "much")
+    with pytest.raises(RequestError, match="HPT_CACHE_GB"):  # with which a trial fails too
+        list(replace(PROBE, store_exists=None)._scratch())
+
+
+@pytest.mark.parametrize(
+    ("lines", "ok", "says"),
+    [
+        ("export SITE=1 TORCH_HOME=/weights", True, "jobs read it"),
+        ("export PYTHONPATH=/x OMP_NUM_THREADS=1", None, "sets OMP_NUM_THREADS, PYTHONPATH, which"),
+        ("sleep 0.3", None, "each start of a job waits for it for 0 s"),
+    ],
+)
+def test_the_login_profile_of_a_node(tmp_path, monkeypatch, lines, ok, says):
+    (tmp_path / ".profile").write_text(f"{lines}\n")
+    monkeypatch.setattr(login, "_SLOW_S", 0.3)
+    found = login.profile({"HOME": str(tmp_path), "SHELL": "/bin/bash", "PATH": os.environ["PATH"]})
+    assert (found.ok, bool(found.fix)) == (ok, ok is None)
+    assert_matches(says, found.says)
 
 
 def test_doctor_needs_no_cluster_here(tmp_path):
