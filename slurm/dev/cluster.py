@@ -30,7 +30,7 @@ from pathlib import Path
 
 import configuration
 import store_and_tracker
-from configuration import ACCOUNTING, DAEMONS, NODES
+from configuration import ACCOUNTING, DAEMONS, NODES, Habits
 from processes import ClusterError, Processes, command_line, find, listens, wait_until
 
 PACKAGES = {
@@ -59,6 +59,7 @@ class Cluster:
     Args:
         folder: absent, empty or that of a cluster.
         accounting: with slurmdbd, without which `sacct` knows nothing and any account is right.
+        habits: what a new cluster has otherwise than most.
         mortal: whether the daemons are killed when this process ends; then call `start` and
             `start_daemon` from its main thread.
 
@@ -66,9 +67,16 @@ class Cluster:
         ClusterError: the folder holds something else, or a program is missing.
     """
 
-    def __init__(self, folder: Path, *, accounting: bool = True, mortal: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        accounting: bool = True,
+        habits: Habits = Habits(),  # noqa: B008 - it is frozen
+        mortal: bool = False,
+    ) -> None:
         self.folder = folder.absolute()
-        self.settings = configuration.settle(self.folder, accounting=accounting)
+        self.settings = configuration.settle(self.folder, accounting=accounting, habits=habits)
         self.run = Path(self.settings.run)
         self.processes = Processes(self.run, mortal=mortal)
 
@@ -159,7 +167,7 @@ class Cluster:
         """Whether the controller reaches both nodes and would give them jobs."""
         states = self.nodes()
         bad = ("*", "down", "unk", "fail")
-        return states.keys() == NODES.keys() and not any(
+        return states.keys() == set(self.settings.habits.names) and not any(
             mark in state for state in states.values() for mark in bad
         )
 
@@ -190,9 +198,12 @@ class Cluster:
         if name == "mariadbd":
             return [*self._mariadb("mariadbd"), f"--socket={run}/db/socket", "--skip-networking"]
         if name in NODES:
-            node = f"exec slurmd -D -N {name}"
+            called = self.settings.names[name]
+            node = f"exec slurmd -D -N {called}"
             if _can_unshare():
-                own = f"hostname {name} && mount --bind {run}/hosts /etc/hosts"
+                own = f"hostname {called} && mount --bind {run}/hosts /etc/hosts"
+                if self.settings.habits.login:
+                    own += f" && mount --bind {run}/profile /etc/profile"
                 return ["unshare", "--uts", "--mount", "sh", "-c", f"{own} && {node}"]
             return ["sh", "-c", node]
         return [name, "-D"]
