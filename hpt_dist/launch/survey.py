@@ -160,10 +160,14 @@ def states_of(
 ) -> dict[str, State]:
     """Return the state of each trial of a launch by its name."""
     arrays = slurm_jobs.arrays_of(store, launch.id) if launch.where == "slurm" else {}
+    last = {
+        folder: slurm_jobs.last_starts(folder)
+        for folder in {array.folder for array in arrays.values()}
+    }
 
     def look(key: str) -> State:
         state, array = state_of(store, key, queued), arrays.get(key)
-        ending = slurm_jobs.ending(array, key) if array else None
+        ending = slurm_jobs.ending(array, key, last[array.folder]) if array else None
         return _with_ending(store, key, state, ending) if ending else state
 
     found = looked_up(look, launch.trials.values())

@@ -31,8 +31,8 @@ _LAUNCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 # What srun, its daemons and the shell add to a job's log after its own last words, unlike why a
 # step could not be made.
 _NOISE = re.compile(
-    r"srun: (Job step aborted|got SIG|forcing|Force Terminated|error: \S+: tasks? )|"
-    r"(srun|slurmstepd).*: (error: )?\*\*\*|Terminated|Killed"
+    r"srun: (Job step aborted|launch/slurm|got SIG|forcing|Force Terminated|error: \S+: tasks? )|"
+    r"slurmstepd.* DUE TO JOB REQUEUE|Terminated|Killed"
 )
 # Exit codes above it are signals.
 _SIGNALLED = 128
@@ -197,6 +197,8 @@ class Ending:
         if self.says:
             return f"{self.says.splitlines()[0]}{given_up}"
         job = f"job {self.job}"
+        if self.rough == "away":
+            return f"the folder of {job}, or its store, was out of reach{given_up}"
         if self.code > _SIGNALLED:
             number = self.code - _SIGNALLED
             known = number in {one.value for one in signal.Signals}
@@ -208,17 +210,30 @@ class Ending:
         return f"{job} ended{when} with exit code {self.code}: {last}{given_up}"
 
 
-def ending(array: Array, key: str) -> Ending | None:
-    """Return how the last start of a trial's job ended; None if nobody noted it."""
-    if not array.id:
-        return None
+def last_starts(folder: str) -> dict[str, int]:
+    """Return the last start of each job of a folder that has ended, by Slurm's name for the job."""
+    found: dict[str, int] = {}
+    for file in Path(folder).glob("*.end"):
+        job, _, start = file.stem.partition(".")
+        if start.isdecimal():
+            found[job] = max(int(start), found.get(job, 0))
+    return found
+
+
+def ending(array: Array, key: str, last: Mapping[str, int]) -> Ending | None:
+    """Return how the last start of a trial's job ended; None if nobody noted it.
+
+    Args:
+        array: of the trial.
+        key: of the trial.
+        last: see `last_starts`.
+    """
     job, folder = array.job_of(key), Path(array.folder)
-    # Slurm's `%` and so on are kept out of these paths.
-    starts = [int(file.name.split(".")[-2]) for file in folder.glob(f"{job}.[0-9]*.end")]
-    if not starts:
+    start = last.get(job) if array.id else None
+    if start is None:
         return None
     try:
-        text = (folder / f"{job}.{max(starts)}.end").read_text(encoding="utf-8", errors="replace")
+        text = (folder / f"{job}.{start}.end").read_text(encoding="utf-8", errors="replace")
         files = _outputs(folder, job)
         logs = [one.read_text(encoding="utf-8", errors="replace") for one in files]
         # The log of rank 0 has what all starts printed.
@@ -231,7 +246,7 @@ def ending(array: Array, key: str) -> Ending | None:
         return None  # it is being written
     message = (last_message(log).splitlines() or [""])[0]
     says = says.strip()
-    return Ending(job, max(starts), int(code), next_ == "again", rough[0], says, message)
+    return Ending(job, start, int(code), next_ == "again", rough[0], says, message)
 
 
 def arrays_of(store: Store, launch: str) -> dict[str, Array]:

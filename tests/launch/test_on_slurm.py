@@ -255,7 +255,8 @@ def test_the_end_of_a_jobs_script(tmp_path, monkeypatch, code, marks, state, que
     assert (asked.read_text() if asked.exists() else "") == wanted
     # What waits for the job must not start.
     assert (done.returncode == 0) == (code == 0 and marks == ["began"])
-    noted = slurm_jobs.ending(Array("x.0", ("k",), str(tmp_path), job), "k")
+    array = Array("x.0", ("k",), str(tmp_path), job)
+    noted = slurm_jobs.ending(array, "k", slurm_jobs.last_starts(array.folder))
     assert noted
     assert (noted.start, noted.goes_on) == (2, queued or state != "RUNNING")
 

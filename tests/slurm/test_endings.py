@@ -67,7 +67,8 @@ def note(folder: Path, start: int, text: str, log: str = "") -> slurm_jobs.Endin
     """Return the ending that a script notes, and its log, as they are read."""
     (folder / f"12.{start}.end").write_text(text)
     (folder / "12_0_log.out").write_text(f"an older error\nhpt-dist starts job 12 on n1\n{log}")
-    found = slurm_jobs.ending(Array("x-1.0", (KEY,), str(folder), "12"), KEY)
+    array = Array("x-1.0", (KEY,), str(folder), "12")
+    found = slurm_jobs.ending(array, KEY, slurm_jobs.last_starts(array.folder))
     assert found
     return found
 
@@ -84,9 +85,16 @@ def note(folder: Path, start: int, text: str, log: str = "") -> slurm_jobs.Endin
         ("1 over unbegun", "srun: error: Unable to create step: no\n", True, "create step: no; it"),
         ("1 over unbegun", "", True, "its log is empty"),
         ("69 over away\ns3://b: it does not answer\n  do: x", "", True, "s3://b: it does not ans"),
+        ("137 again away", "", False, "the folder of job 12, or its store, was out of reach"),
         # One that was cancelled saves and ends with 1.
         ("1 over ", "stopped by SIGTERM\n", False, ""),
         ("0 again ", "", False, ""),
+        (
+            "1 again unbegun",
+            "srun: error: Unable to create step: no\nslurmstepd: *** X DUE TO JOB REQUEUE ***\n",
+            False,
+            "Unable to create step: no",
+        ),
     ],
 )
 def test_why_a_start_ended(tmp_path, text, log, fails, reason):
@@ -142,4 +150,5 @@ def test_a_job_that_waits_for_the_store_says_so(store, tmp_path):
 
 def test_a_launch_of_before_has_no_such_notes(store):
     assert state(store).name == "runs"
-    assert slurm_jobs.ending(Array("x-1.0", (KEY,), "/no/where", ""), KEY) is None
+    assert slurm_jobs.last_starts("/no/where") == {}
+    assert slurm_jobs.ending(Array("x-1.0", (KEY,), "/no/where", ""), KEY, {}) is None
