@@ -59,6 +59,7 @@ fi
 if [ -e "$failed" ]; then
   rc=1
 elif [ "$rough" ]; then
+  [ "$rc" = 0 ] && rc=1
   echo "$rc" >> "$ends"
   count=$(wc -l < "$ends" || echo $((SLURM_RESTART_COUNT + 1)))
   [ "$count" -le {limit} ] && next=again
