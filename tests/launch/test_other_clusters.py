@@ -92,6 +92,7 @@ def test_a_cluster_of_other_habits(tmp_path, trained_here, limited, monkeypatch)
         assert site.saved_step() > 0
         states = site.states()
         assert (states["hpt"], states["probe/init=hpt"]) == ("resumes", "runs")
+        assert "the launch was stopped" in site.hpt("status", "small")
         logs = site.logs()
     assert "left out of the login profile: PYTHONPATH" in logs
     assert "left out of the environment: OMP_NUM_THREADS" in logs
