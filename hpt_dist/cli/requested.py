@@ -15,9 +15,12 @@ from hpt_dist.store import Store, marker
 def planned(
     recipe: Path, set_: list[str] | None, device: Device, stand_ins: Path | None = None
 ) -> Planned:
-    """Return the plan of a recipe, given its path or its name in the package."""
+    """Return the plan of a recipe, given its path or its name in the package; print its doubts."""
     file = _announced(recipe, shipped.recipe(recipe))
-    return plan_against_store(file, set_ or [], stand_ins, device)
+    found = plan_against_store(file, set_ or [], stand_ins, device)
+    for doubt in found.doubts:
+        console.print_note(f"note: {doubt}")
+    return found
 
 
 def begun(store: Store) -> Store:

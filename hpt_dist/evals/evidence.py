@@ -256,6 +256,21 @@ def gate(right: Mapping[int, Bools], *, kept: int, last: int) -> StageVerdict:
     return StageVerdict(verdict, kept, judged, mean, half_width, n, looks, says)
 
 
+def images_to_show(difference: float, changed: float) -> int:
+    """Return how many labelled images show a difference in accuracy in four of five experiments.
+
+    Both models classify the same images (McNemar's test at 95 %, by the normal approximation).
+
+    Args:
+        difference: in accuracy, a share of 1.
+        changed: the share of images that only one of the models classifies correctly, at least
+            the difference.
+    """
+    reach = _NORMAL_QUANTILE * math.sqrt(changed)
+    reach += NormalDist().inv_cdf(_POWER) * math.sqrt(changed - difference**2)
+    return math.ceil((reach / difference) ** 2)
+
+
 def standard_error(share: float, num_images: int) -> float:
     """Return the binomial standard error of an accuracy, as a share of 1."""
     return math.sqrt(share * (1 - share) / num_images)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from hpt_dist.recipe.facts import Facts
 from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.numerics import THIS_CPU, Device
 from hpt_dist.recipe.plan import Trial, difference
-from hpt_dist.report import published
+from hpt_dist.report import foreseen, published
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.slurm.commands import Queued
 from hpt_dist.store import Store, committed, lease, open_store, records
@@ -65,6 +65,7 @@ class Planned:
         trials: all of them, parents first.
         states: of each trial, by key.
         last_launch: of a recipe of this name.
+        doubts: what will run and is hardly meant, with its place in the file, a line each.
     """
 
     recipe: Recipe
@@ -73,6 +74,7 @@ class Planned:
     trials: tuple[Trial, ...]
     states: Mapping[str, State]
     last_launch: Launch | None
+    doubts: tuple[str, ...] = ()
 
 
 def plan_against_store(
@@ -123,7 +125,21 @@ def _planned(recipe: Recipe, stand_ins: Path | None, device: Device) -> Planned:
     where = states(store, trials, known, queued)
     idle = [trial for trial in trials if where[trial.key].name in ("runs", "failed", "resumes")]
     imports.check(recipe, store, idle)
-    return Planned(recipe, store, found, trials, where, last)
+    return Planned(recipe, store, found, trials, where, last, tuple(_doubts(recipe, found, trials)))
+
+
+def _doubts(recipe: Recipe, facts: Facts, trials: Sequence[Trial]) -> Iterator[str]:
+    """Yield what will run and is hardly meant."""
+    for stage, points in recipe.stages.items():
+        found = [doubt for point in points for doubt in point.spec.doubts(facts.datasets)]
+        for doubt in dict.fromkeys(found):
+            fix = f"; {doubt.fix}" if doubt.fix else ""
+            yield f"{recipe.where('stages', stage, *doubt.setting.split('.'))}: {doubt.what}{fix}"
+    if recipe.report:
+        judges = recipe.stages[recipe.report.table][0].spec.JUDGES
+        names = {trial.name: trial.key for trial in trials}
+        for setting, what in foreseen.doubts(recipe.report, names, judges):
+            yield f"{recipe.where('report', setting)}: {what}"
 
 
 def _own_store(recipe: Recipe) -> Store:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0)]
@@ -36,6 +37,19 @@ class Spec(BaseModel):
         return frozenset()
 
 
+def misfit(setting: str, what: str, allowed: str = "", fix: str = "") -> PydanticCustomError:
+    """Return the error of a setting that does not fit another one of its spec.
+
+    Args:
+        setting: its path in the spec, such as moco.queue.
+        what: the fault.
+        allowed: what would be right.
+        fix: what to do.
+    """
+    facts = {"setting": setting, "what": what, "allowed": allowed, "fix": fix}
+    return PydanticCustomError("misfit", "{what}", facts)
+
+
 def check_range(name: str, limits: tuple[float, float]) -> None:
     """Raise a ValueError unless a range of positive numbers is one."""
     low, high = limits
@@ -43,10 +57,17 @@ def check_range(name: str, limits: tuple[float, float]) -> None:
         raise ValueError(f"{name} must be [low, high] with 0 < low <= high")
 
 
+# Pixels: the usual network makes half a feature of the least, and a thousand times what it makes of
+# 128 pixels of the most.
+LEAST_SIZE, MOST_SIZE = 16, 4096
+
+
 class Image(Spec):
     """How images enter the network, the same in every stage."""
 
-    size: Positive = Field(224, description="side of the square network input, pixels")
+    size: Annotated[int, Field(ge=LEAST_SIZE, le=MOST_SIZE)] = Field(
+        224, description="side of the square network input, pixels"
+    )
     normalize: Literal["imagenet", "half", "dataset"] = Field(
         "imagenet",
         description="mean and std: ImageNet's, 0.5 and 0.5, or those of the stage's datasets",
@@ -159,7 +180,11 @@ class Report(Spec):
 
     table: str = Field(description="the stage whose trials fill the table")
     rows: str = Field(description="the sweep axis that makes rows")
-    columns: str = Field(description="the sweep axis that makes columns")
+    columns: str | None = Field(
+        None,
+        description="the sweep axis that makes columns; null is one column, in which rows are "
+        "compared over all seeds",
+    )
     metric: str = "test/top1"
     baseline: str = Field("base", description="the row that the others are compared with")
     compare: str | None = Field(None, description="published values to print beside ours")

@@ -11,7 +11,8 @@ from hpt_dist.evals.evidence import Axes, Comparison
 from hpt_dist.report.points import Computed, Point
 
 _NUMERICS_AXES = ("precision", "memory_format")
-_SAME = "nothing to compare: it starts from the same weights as {}, so its result is the same"
+_SAME = "no difference: it kept the weights of {}, so its result is the same"
+_SPLITS = {"val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -159,3 +160,37 @@ def why_not_comparable(entries: Sequence[Entry], row: str, baseline: str) -> str
     """Return why two rows must not be compared; empty if they may be."""
     both = [entry for entry in entries if entry.row in (row, baseline)]
     return _mixed(both) or (_SAME.format(baseline) if _are_the_same(both, row, baseline) else "")
+
+
+def compared(
+    entries: Sequence[Entry],
+    row: str,
+    baseline: str,
+    metric: str,
+    num_images: int | None = None,
+    *,
+    fixed_base: bool = False,
+) -> Comparison:
+    """Compare a row with the baseline row over seeds.
+
+    Args:
+        entries: of both rows, at least.
+        row: name of the row.
+        baseline: name of the row to compare with.
+        metric: the metric of the entries.
+        num_images: that an accuracy was measured on. Where the seeds give no interval and each side
+            has one value, its error is that of the images; None gives no verdict then.
+        fixed_base: see `evidence.seed_differences`.
+    """
+    scale = evidence.scale_of(metric)
+    if why := why_not_comparable(entries, row, baseline):
+        return evidence.refused(why)
+    ours, base = values_of(entries, row), values_of(entries, baseline)
+    differences = evidence.seed_differences(ours, base, fixed_base=fixed_base)
+    over_seeds = evidence.paired([d * scale.factor for d in differences], scale)
+    single = all(len({value for _, value in side}) == 1 for side in (ours, base))
+    if over_seeds.verdict == "none" and single and num_images and scale.unit == "%":
+        split = metric.partition("/")[0]
+        name = _SPLITS.get(split, split)
+        return evidence.on_images(ours[0][1], base[0][1], num_images, name, scale)
+    return over_seeds

@@ -163,3 +163,9 @@ def images_of(points: Sequence[Point], stage: str, metric: str) -> int | None:
         p.finished.result["details"].get(name) for p in points if p.stage == stage and p.finished
     }
     return int(counts.pop()) if len(counts) == 1 and None not in counts else None
+
+
+def kind_of(points: Sequence[Point], stage: str) -> str:
+    """Return the kind of a stage; empty while none of its trials is done."""
+    kinds = (p.finished.result["kind"] for p in points if p.stage == stage and p.finished)
+    return str(next(kinds, ""))

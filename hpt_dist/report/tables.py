@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from hpt_dist.evals import evidence
 from hpt_dist.evals.evidence import Comparison
+from hpt_dist.recipe import KINDS
 from hpt_dist.report.cells import (
     Cell,
     Difference,
     Entry,
     cells_of,
+    compared,
     entries_of,
     names_of,
-    values_of,
-    why_not_comparable,
 )
-from hpt_dist.report.points import Point, images_of
+from hpt_dist.report.points import Point, images_of, kind_of
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Table:
         stage: the stage that the trials belong to.
         metric: the metric in the cells.
         rows_axis: the axis with one row per value.
-        columns_axis: the axis with one column per value.
+        columns_axis: the axis with one column per value; empty where there is one column.
         baseline: the row that the others are compared with.
         rows: names of the rows, in the recipe's order.
         columns: names of the columns, in the recipe's order.
@@ -62,7 +62,7 @@ def tabulate(
         stage: the stage that the table's trials belong to.
         metric: the metric in its cells.
         rows: the axis with one row per value.
-        columns: the axis with one column per value.
+        columns: the axis with one column per value; empty for one column.
         baseline: name of the row to compare with.
     """
     entries = entries_of(points, stage, metric, rows, columns)
@@ -88,7 +88,9 @@ def tabulate(
         num_images=num_images,
         standard_error=error,
     )
-    return table, _differences(entries, baseline, metric)
+    kind = kind_of(points, stage)
+    judges = bool(kind) and KINDS[kind].JUDGES
+    return table, _differences(entries, baseline, metric, num_images if judges else None)
 
 
 def computed_by_row(table: Table, points: Sequence[Point]) -> dict[str, str]:
@@ -106,15 +108,18 @@ def computed_by_row(table: Table, points: Sequence[Point]) -> dict[str, str]:
     return {row: text for row, text in texts.items() if text}
 
 
-def _differences(entries: Sequence[Entry], baseline: str, metric: str) -> tuple[Difference, ...]:
-    scale = evidence.scale_of(metric)
+def _differences(
+    entries: Sequence[Entry], baseline: str, metric: str, num_images: int | None
+) -> tuple[Difference, ...]:
+    """Return each row's difference at each column, and over all columns where there are several.
+
+    Of frozen features, whose evaluation may not depend on its seed, one value a side is judged by
+    the number of images.
+    """
     columns = names_of(entry.column for entry in entries)
 
     def compare(row: str, here: Sequence[Entry]) -> Comparison:
-        if why := why_not_comparable(here, row, baseline):
-            return evidence.refused(why)
-        by_seed = evidence.seed_differences(values_of(here, row), values_of(here, baseline))
-        return evidence.paired([difference * scale.factor for difference in by_seed], scale)
+        return compared(here, row, baseline, metric, num_images)
 
     differences = []
     for row in names_of(entry.row for entry in entries):

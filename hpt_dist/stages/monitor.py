@@ -19,17 +19,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from hpt_dist.evals import evidence
+from hpt_dist.evals.change import kept_neighbours, mean_cosine
 from hpt_dist.evals.features import Labelled, extract
 from hpt_dist.evals.knn import vote
 from hpt_dist.evals.spread import rankme
 from hpt_dist.images.photometric import Normalize
 from hpt_dist.methods.embeddings import feature_std
 from hpt_dist.networks.backbones import Backbone
+from hpt_dist.networks.precision import torch_format
 from hpt_dist.reading.damage import Replacements
 from hpt_dist.reading.order import Ints, Order
 from hpt_dist.reading.stream import Pool, center_batches
 from hpt_dist.recipe import Monitor, Pretrain
-from hpt_dist.stages.inputs import EVAL_BATCH, manifest_of, mean_std, pool_of
+from hpt_dist.stages.inputs import EVAL_BATCH, backbone_of, manifest_of, mean_std, pool_of
 from hpt_dist.train.loop import Accelerator
 from hpt_dist.train.selection import Evaluation, Look, Selection
 from hpt_dist.trial.run import Context
@@ -37,6 +39,7 @@ from hpt_dist.trial.run import Context
 log = logging.getLogger(__name__)
 
 TOP1, RANKME, SPREAD = "knn/top1", "monitor/rankme", "monitor/feature_std"
+_NEIGHBOURS = 10  # of each image, of which some stay its neighbours
 _COLLAPSED = 0.1  # of the incoming weights' effective rank or spread
 
 
@@ -105,6 +108,32 @@ def kept_metrics(selection: Selection, spec: Pretrain) -> tuple[dict[str, float]
         log.info("%s", gate.says)
         details["gate"] = asdict(gate)
     return by_step[kept], details
+
+
+def change(
+    context: Context,
+    spec: Pretrain,
+    backbone: Backbone,
+    accelerator: Accelerator,
+    replacements: Replacements,
+) -> dict[str, float]:
+    """Return how far a stage without labels moved the features of the images that it watches.
+
+    It is shown, and chooses nothing. A collective call.
+    """
+    if spec.monitor is None or spec.monitor.data is not None:
+        return {}
+    watched = _chosen(pool_of(context, spec.data[:1]), spec.monitor, spec.seed)
+    layout = torch_format(spec.numerics)
+    with torch.random.fork_rng(devices=[]):  # a new network draws weights, and training goes on
+        initial = backbone_of(context).to(accelerator.device).to(memory_format=layout)
+    before, after = (
+        _features(context, network, accelerator, watched, replacements)
+        for network in (initial, backbone)
+    )
+    k = min(_NEIGHBOURS, len(watched) - 1)
+    found = {"images": len(watched), "cosine": mean_cosine(before, after)}
+    return found | ({"k": k, "neighbours": kept_neighbours(before, after, k)} if k else {})
 
 
 def share_of(indices: Ints, accelerator: Accelerator) -> Ints:

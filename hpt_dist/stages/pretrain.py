@@ -55,6 +55,10 @@ def run(context: Context, spec: Pretrain) -> Result:
     state = outcome.selection.weights if spec.keeps_best else backbone.state_dict()
     values.require_finite(state)
     metrics, details = monitor.kept_metrics(outcome.selection, spec)
+    if change := monitor.change(
+        context, spec, backbone, training.accelerator, training.replacements
+    ):
+        details["change"] = change
     return Result(
         metrics,
         {"pool_images": len(pool), **details},

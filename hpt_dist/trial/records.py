@@ -20,6 +20,7 @@ Where = Literal["local", "inline", "slurm"]
 TrialName = Annotated[str, Field(pattern=f"^[A-Za-z0-9_]{SEEN}*$", max_length=1000)]
 # Numbers whose squares can be added.
 _Finite = Annotated[float, Field(gt=-1e100, lt=1e100)]
+_Step = Annotated[str, Field(pattern=r"^[0-9]{1,15}$")]
 _SHARE = re.compile(r"/(top1|top5|accuracy|auroc)$")
 
 
@@ -29,9 +30,11 @@ def _is_time(text: str) -> str:
 
 
 def _is_report(report: Mapping[str, Any]) -> Mapping[str, Any]:
-    texts = ("table", "rows", "columns", "metric")
+    texts = ("table", "rows", "metric")
     if report and not all(isinstance(report.get(name), str) for name in texts):
         raise ValueError(f"it lacks one of {', '.join(texts)}")
+    if not isinstance(report.get("columns"), str | None):
+        raise ValueError("its columns are no axis")  # noqa: TRY004
     return report
 
 
@@ -72,6 +75,7 @@ class Launch:
         tracking_uri: of MLflow.
         parent_run: MLflow run of the launch; empty while MLflow was out of reach.
         experiment: MLflow's; empty in records of older versions, for one of the recipe's name.
+        report_set: the report's settings that options gave, not the recipe's file.
     """
 
     id: PathPart
@@ -88,6 +92,7 @@ class Launch:
     )
     where: Where = "local"
     experiment: Line = ""
+    report_set: tuple[Name, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,10 +132,15 @@ class _Gate:
 
 @dataclass(frozen=True)
 class _Details:
-    """What reports use of a result's details: verdicts, and the images of each split."""
+    """What reports use of a result's details: verdicts, looks by step, images of each split."""
 
     gate: _Gate = field(default_factory=_Gate)
     collapsed: tuple[str, ...] = ()
+    monitor: Mapping[Annotated[str, Field(pattern=r"^[0-9]{1,15}$")], Mapping[Line, _Finite]] = (
+        field(default_factory=dict)
+    )
+    change: Mapping[Line, _Finite] = field(default_factory=dict)
+    pool_images: Count = 0
     n_train: Count | None = None
     n_val: Count | None = None
     n_test: Count | None = None

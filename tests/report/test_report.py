@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import hashlib
 import io
 import itertools
 import json
 import random
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,51 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from reports import finished, launched
 
 from hpt_dist.errors import RequestError
 from hpt_dist.evals.evidence import Comparison
 from hpt_dist.report import figure, published
 from hpt_dist.report.report import Report, build
-from hpt_dist.trial.records import Finished, Launch
-
-
-def finished(
-    name: str,
-    metrics: Mapping[str, float],
-    *,
-    kind: str = "mme",
-    details: Mapping[str, Any] | None = None,
-    images: int = 1000,
-    seconds: float = 10.0,
-    numerics: str = "",
-) -> Finished:
-    result = {
-        "kind": kind,
-        "seed": 0,
-        "images": images,
-        "metrics": dict(metrics),
-        "details": dict(details or {}),
-        # Of the launch that made it, which may have called it otherwise.
-        "stage": "another",
-        "axes": {"another": 1},
-    }
-    key = hashlib.sha256(name.encode()).hexdigest()
-    return Finished(name, key, result, {"seconds": seconds, "host": "n1", "numerics": numerics})
-
-
-def launched(names: list[str], **report: Any) -> Launch:
-    keys = {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
-    table = {"table": "adapt", "rows": "init", "columns": "shots", "metric": "test/top1"}
-    return Launch(
-        id="quick-20260101-120000-abcd",
-        recipe="quick",
-        file="quick.yaml",
-        created="2026-01-01T12:00:00+00:00",
-        trials=keys,
-        report={**table, "baseline": "base", "compare": None, **report},
-        work="/work",
-        tracking_uri="",
-    )
+from hpt_dist.trial.records import Finished
 
 
 def adapt(init: str, shots: int, seed: int) -> str:

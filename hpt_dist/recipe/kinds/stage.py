@@ -63,6 +63,8 @@ class StageSpec(Spec):
     # Whether it judges frozen features, so that its results show what a backbone is worth.
     JUDGES: ClassVar[bool] = False
     USES_GPU: ClassVar[bool] = True
+    # What its trials are measured by, which a report may ask for; empty where that is not known.
+    METRICS: ClassVar[tuple[str, ...]] = ()
     # The settings that name a dataset or dataset/split.
     DATA: ClassVar[tuple[str, ...]] = ()
 
@@ -114,6 +116,10 @@ class StageSpec(Spec):
         Args:
             datasets: by the recipe's names.
         """
+        return []
+
+    def doubts(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:  # noqa: ARG002
+        """Return what would run and is hardly meant; see `faults`."""
         return []
 
     def rank_faults(self, ranks: int) -> list[Fault]:

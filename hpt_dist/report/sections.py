@@ -1,0 +1,190 @@
+"""The sections of a report as blocks of a page. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from hpt_dist.evals.evidence import Scale, scale_of
+from hpt_dist.page import Block, Grid, Heading, Items, Paragraph
+from hpt_dist.report.cells import Cell, Difference
+from hpt_dist.report.gates import GATE_METRIC, Gate
+from hpt_dist.report.points import Cost
+from hpt_dist.report.published import PublishedTable
+from hpt_dist.report.tables import Table
+
+_GATE_ADVICE = {
+    "helped": "start from {row}",
+    "harmed": "keep {baseline}",
+    "no evidence": "{baseline} is the simpler choice",
+    "none": "keep {baseline} until there is evidence",
+}
+
+
+def of_table(table: Table, computed: Mapping[str, str]) -> list[Block]:
+    """Return the table, what its cells hold, and how its trials trained."""
+    scale = scale_of(table.metric)
+    cells = {(cell.row, cell.column): _cell(cell, scale) for cell in table.cells}
+    header = [table.rows_axis, *_column_heads(table)]
+    rows = [[row, *(cells[row, column] for column in table.columns)] for row in table.rows]
+    unit = f" in {scale.unit}" if scale.unit else ""
+    over = " and ".join(table.over)
+    text = f"{table.metric}{unit}"
+    text += f", mean ± sample standard deviation over {over} (n trials)." if over else "."
+    if table.num_images and table.standard_error is not None:
+        text += (
+            f" The number of images adds an error: up to {scale.text(table.standard_error)}"
+            f"{scale.step} (standard error of one accuracy on {table.num_images:,} images)."
+        )
+    selection = _how_it_was_selected(table.metric)
+    axes = filter(None, (table.rows_axis, table.columns_axis))
+    return [
+        Heading(2, f"{table.stage}: {table.metric} by {' and '.join(axes)}"),
+        Grid(header, rows),
+        Paragraph(f"{text} {selection}"),
+        *([Items(_how_it_was_computed(computed))] if computed else []),
+    ]
+
+
+def _column_heads(table: Table) -> list[str]:
+    if not table.columns_axis:
+        return [table.metric]
+    return [f"{table.columns_axis} {name}" for name in table.columns]
+
+
+def _how_it_was_computed(computed: Mapping[str, str]) -> list[str]:
+    """Return one line for each precision and memory format, with the rows that trained in it."""
+    rows: dict[str, list[str]] = {}
+    for row, numerics in computed.items():
+        rows.setdefault(numerics, []).append(row)
+    return [f"{', '.join(names)}: {numerics}" for numerics, names in rows.items()]
+
+
+def _how_it_was_selected(metric: str) -> str:
+    if metric.startswith("test/"):
+        return "Every choice was made on validation; each trial read the test split once."
+    if metric.startswith("val/"):
+        return "Choices were made on these same validation images, so these values are optimistic."
+    return ""
+
+
+def _cell(cell: Cell, scale: Scale) -> str:
+    done = len(cell.values)
+    if cell.mean is None:
+        return f"- (0 of {cell.planned} done)" if cell.planned else "-"
+    spread = f" ± {scale.text(cell.std)}" if cell.std is not None else ""
+    of = f" of {cell.planned}" if done < cell.planned else ""
+    return f"{scale.text(cell.mean)}{spread} (n={done}{of})"
+
+
+def of_differences(
+    table: Table, differences: Sequence[Difference], single_runs: Sequence[str]
+) -> list[Block]:
+    """Return each row's difference from the baseline row, and how to read them."""
+    if not differences:
+        return []
+    axis = table.columns_axis
+    texts = []
+    for difference in differences:
+        place = f", mean over {difference.columns} values of {axis}"
+        if difference.columns == 1:
+            place = f", {axis} {difference.column}" if axis else ""
+        texts.append(f"{difference.row}{place}: {difference.comparison.says}")
+    text = "Differences are paired by seed; ± is the 95 % t-interval over seeds, on these images."
+    judged = sum(difference.comparison.half_width is not None for difference in differences)
+    if judged > 1:
+        text += (
+            f" Of {judged} such intervals, about {0.05 * judged:.2g} miss the true value by chance."
+        )
+    if any(difference.comparison.verdict == "no evidence" for difference in differences):
+        text += (
+            " A true difference of the size that these seeds can show is detected in four of "
+            "five experiments."
+        )
+    for row in single_runs:
+        text += (
+            f" All trials of {row} start from one pretraining run, so ± does not include the "
+            "variance between pretraining runs."
+        )
+    return [Heading(3, f"Against {table.baseline}"), Items(texts), Paragraph(text)]
+
+
+def of_verdicts(verdicts: Mapping[str, str]) -> list[Block]:
+    """Return the verdict of each pretraining trial on itself."""
+    if not verdicts:
+        return []
+    text = (
+        "Judged during pretraining by nearest neighbours on validation, against the weights that "
+        "the stage started from; ± is the 95 % interval, paired by image, which allows for "
+        "choosing among all checks."
+    )
+    items = [f"{name}: {verdict}" for name, verdict in verdicts.items()]
+    return [Heading(2, "Pretraining: what each stage did"), Items(items), Paragraph(text)]
+
+
+def of_gate(gate: Gate) -> list[Block]:
+    """Return whether pretrained backbones have better features, and where to start from."""
+    scale = scale_of(GATE_METRIC)
+    texts = []
+    for difference in gate.differences:
+        verdict = difference.comparison.verdict
+        advice = _GATE_ADVICE[verdict].format(row=difference.row, baseline=gate.baseline)
+        texts.append(f"{difference.row}: {difference.comparison.says}; {advice}")
+    rows = [[cell.row, _cell(cell, scale)] for cell in gate.cells]
+    return [
+        Heading(2, f"{gate.stage}: did pretraining help the features?"),
+        Grid(["init", f"{GATE_METRIC}, {scale.unit}"], rows),
+        Items(texts),
+        Paragraph(
+            f"Frozen features judged by {gate.kind} on validation, against {gate.baseline}; "
+            "± is the 95 % interval."
+        ),
+    ]
+
+
+def of_published(table: Table, paper: PublishedTable) -> list[Block]:
+    """Return a paper's values beside those of a table."""
+    heading = Heading(2, "The paper's values beside ours")
+    axis = table.columns_axis
+    if axis not in paper.axes:
+        given = f", not by {axis}" if axis else "; this table has no columns"
+        text = f"{paper.source} has values by {' and by '.join(paper.axes)}{given}."
+        return [heading, Paragraph(text)]
+    scale = scale_of(table.metric)
+    columns = [str(value) for value in paper.axes[axis]]
+    means = {(cell.row, cell.column): cell.mean for cell in table.cells}
+    rows = []
+    for row, (name, values) in paper.rows.items():
+        ours = [means.get((row, column)) for column in columns]
+        rows.append([row, "ours", *("-" if v is None else scale.text(v) for v in ours)])
+        rows.append([row, f"paper: {name}", *(f"{value:.2f}" for value in values)])
+    text = (
+        f"The rows marked paper are from {paper.source} and were not measured here: {paper.task}, "
+        f"in {paper.unit}. Ours can be compared with them only if all of that is the same."
+    )
+    header = [table.rows_axis, "from", *(f"{axis} {column}" for column in columns)]
+    return [heading, Grid(header, rows, num_left=2), Paragraph(text)]
+
+
+def of_costs(costs: Sequence[Cost]) -> list[Block]:
+    """Return the cost of each trial, and of all."""
+    if not costs:
+        return []
+    rows = [
+        [cost.trial, cost.key[:12], str(cost.seed), *_taken(cost.images, cost.seconds)]
+        for cost in costs
+    ]
+    images, seconds = sum(cost.images for cost in costs), sum(cost.seconds for cost in costs)
+    rows.append(["total", "", "", *_taken(images, seconds)[:2], ""])
+    return [
+        Heading(2, "Cost"),
+        Grid(["trial", "key", "seed", "images", "seconds", "images/s"], rows, num_left=2),
+        Paragraph(
+            "images: image views that the network saw in training. seconds: the whole trial, "
+            "with evaluation and with the saved work of interrupted attempts."
+        ),
+    ]
+
+
+def _taken(images: int, seconds: float) -> list[str]:
+    rate = f"{images / seconds:,.0f}" if images and seconds else "-"
+    return [f"{images:,}" if images else "-", f"{seconds:,.1f}", rate]
