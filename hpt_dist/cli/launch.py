@@ -30,7 +30,15 @@ from hpt_dist.cli.requested import begun, planned, profile_file
 from hpt_dist.cli.status import states_of
 from hpt_dist.errors import RequestError
 from hpt_dist.errors.secrets import public_address
-from hpt_dist.launch import arrivals, here, launches, on_slurm, parent_run, results
+from hpt_dist.launch import (
+    arrivals,
+    here,
+    launches,
+    on_slurm,
+    parent_run,
+    report_settings,
+    results,
+)
 from hpt_dist.launch.launches import Settings
 from hpt_dist.launch.on_slurm import Site
 from hpt_dist.launch.survey import Planned
@@ -293,7 +301,8 @@ def _submit(prepared: Planned, trials: Sequence[Trial], where: Site) -> Launch |
     record = submission.launch
     if record is None:
         console.print_line("nothing to submit")
-        return prepared.last_launch
+        last, stages = prepared.last_launch, {trial.stage for trial in trials}
+        return last and replace(last, report=report_settings.of(prepared.recipe, stages))
     count = sum(len(array.keys) for array in submission.arrays)
     trials_text = f"{count} trial{'' if count == 1 else 's'}"
     console.print_line(f"launch {record.id}: {trials_text} submitted; nothing stays running here")

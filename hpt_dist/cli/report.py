@@ -10,7 +10,7 @@ import typer
 from hpt_dist.cli import console
 from hpt_dist.cli.lacking import print_lacking
 from hpt_dist.cli.options import DEFAULT_STORE, JsonOption, RunArgument, StoreOption
-from hpt_dist.launch import arrivals, launches, results
+from hpt_dist.launch import arrivals, launches, report_settings, results
 from hpt_dist.launch.description import ENDED
 from hpt_dist.launch.launches import find
 from hpt_dist.report.report import build
@@ -34,7 +34,9 @@ def report(
       hpt-dist report quickstart --out ./report
     """
     opened = open_store(store)
-    record = find(opened, run)
+    record, changes = report_settings.followed(find(opened, run), run)
+    if changes:
+        console.print_note(changes)
     done = results.finished(opened, record)
     result = build(record, done)
     for path in result.write(out) if out else ():

@@ -8,7 +8,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from hpt_dist.errors import RequestError, nearest
-from hpt_dist.launch import closing, launches, local
+from hpt_dist.launch import closing, launches, local, report_settings
 from hpt_dist.launch.launches import Settings
 from hpt_dist.launch.local import Watcher
 from hpt_dist.launch.survey import Planned
@@ -107,9 +107,14 @@ def cached(prepared: Planned, trials: Sequence[Trial], used: Settings) -> Launch
     """Return the record of a launch in which nothing was left to run."""
     _finish_orphans(prepared)
     record = prepared.last_launch
-    keys = {trial.name: trial.key for trial in trials}
+    report = report_settings.of(prepared.recipe, {trial.stage for trial in trials})
+    wanted = {trial.name: trial.key for trial in trials}, report
     experiment = launches.experiment_of(prepared.recipe)
-    if record is None or (record.trials, launches.experiment(record)) != (keys, experiment):
+    if (
+        record is None
+        or (record.trials, record.report) != wanted
+        or launches.experiment(record) != experiment
+    ):
         record = launches.record(prepared.recipe, trials, prepared.store, used)
         closing.finish_launch(prepared.store, record, done=True)
     # The last process may have been killed between its result and its last word to MLflow.

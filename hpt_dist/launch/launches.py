@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import get_args
 
 from hpt_dist.errors import HptError, RequestError, nearest
-from hpt_dist.launch import parent_run
+from hpt_dist.launch import parent_run, report_settings
 from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store, absent, lease, records
@@ -73,14 +73,14 @@ def record(recipe: Recipe, trials: Sequence[Trial], store: Store, settings: Sett
     """
     now = datetime.now(UTC)
     name = f"{recipe.name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    reported = any(recipe.report and trial.stage == recipe.report.table for trial in trials)
     launch = Launch(
         id=name,
         recipe=recipe.name,
         file=recipe.document.file,
         created=now.isoformat(timespec="seconds"),
         trials={trial.name: trial.key for trial in trials},
-        report=recipe.report.model_dump() if recipe.report and reported else {},
+        report=report_settings.of(recipe, {trial.stage for trial in trials}),
+        report_set=report_settings.by_option(recipe),
         settings={trial.name: trial.document for trial in trials},
         work=str(settings.work),
         tracking_uri=settings.tracking_uri,

@@ -1,0 +1,76 @@
+"""The report that a recipe asks for, now and when it was launched.
+
+How results are reported changes none of them, so it is in no key: a changed section `report` of a
+recipe is followed, and nothing runs again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hpt_dist.errors import HptError
+from hpt_dist.recipe import file as recipe_file
+from hpt_dist.recipe import plan
+from hpt_dist.recipe.file import Recipe
+from hpt_dist.recipe.settings import Report
+from hpt_dist.report.points import read_points
+from hpt_dist.trial.records import Launch
+
+_OPTION = "--set"
+_AS_RECORDED = "the report is as the launch recorded it"
+
+
+def of(recipe: Recipe, stages: Collection[str]) -> dict[str, Any]:
+    """Return the report settings of a launch of some stages; empty without a table of theirs."""
+    report = recipe.report
+    return report.model_dump() if report and report.table in stages else {}
+
+
+def by_option(recipe: Recipe) -> tuple[str, ...]:
+    """Return the names of the report's settings that options gave."""
+    names = Report.model_fields if recipe.report else ()
+    return tuple(n for n in names if recipe.document.place(("report", n)) == _OPTION)
+
+
+def followed(launch: Launch, name: str) -> tuple[Launch, str]:
+    """Return a launch with the report that its recipe's file asks for now.
+
+    Settings that options gave to the launch stay.
+
+    Args:
+        launch: as it was recorded.
+        name: by which it was found: of the recipe, its file, or the launch's id, which asks for the
+            report as it was recorded.
+
+    Returns:
+        The launch, and what differs from its record in words; empty if nothing does.
+    """
+    file = Path(name if name.endswith((".yaml", ".yml")) else launch.file)
+    if name == launch.id or not file.is_file():
+        return launch, ""
+    try:
+        recipe = recipe_file.load(file)
+    except HptError as error:
+        return launch, f"{_AS_RECORDED}, since {file} cannot be read now: {error}"
+    if recipe.name != launch.recipe:
+        return launch, ""
+    points = read_points(launch.trials, [])
+    wanted = of(recipe, {point.stage for point in points})
+    if recipe.report and not wanted:
+        if not launch.report:  # of a part of the recipe
+            return launch, ""
+        what = f"{file} asks for a table of {recipe.report.table}, which {launch.id} did not run"
+        return launch, f"{_AS_RECORDED}: {what}; to have it, launch again"
+    wanted |= {key: launch.report[key] for key in launch.report_set if key in launch.report}
+    changes = plan.difference(launch.report, wanted)
+    axes = {axis for p in points if p.stage == wanted.get("table") for axis in p.axes}
+    unknown = {str(a) for a in (wanted.get("rows"), wanted.get("columns")) if a} - axes
+    if changes and unknown:
+        what = f"{file} asks for {' and '.join(sorted(unknown))}, which {launch.id} did not sweep"
+        return launch, f"{_AS_RECORDED}: {what}; to have it, launch again"
+    if not changes:
+        return launch, ""
+    return replace(launch, report=wanted), f"report as in {file} now: {'; '.join(changes)}"
