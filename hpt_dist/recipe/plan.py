@@ -138,7 +138,7 @@ def check_ranks(recipe: Recipe, trials: Sequence[Trial], ranks: int) -> None:
 
 
 def _located(recipe: Recipe, stage: str, fault: Fault) -> Problem:
-    where = recipe.where("stages", stage, fault.setting)
+    where = recipe.where("stages", stage, *fault.setting.split("."))
     return Problem(fault.what, where, fault.allowed, fault.fix)
 
 
@@ -260,6 +260,9 @@ def _missing(spec: StageSpec, read: Read, facts: Facts) -> Fault | None:
     dataset = facts.datasets[alias]
     if not split:
         return Fault(read.setting, f"{read.split} names no split", f"{alias}/SPLIT")
+    if read.labelled and dataset.label == "none":
+        what = f"{dataset.name} has no labels, which {spec.kind} needs here"
+        return Fault(read.setting, what, fix="for images without labels see the recipe unlabeled")
     if not dataset.images.get(split):
         return _no_such_split(read.setting, dataset, split)
     if not read.labelled:
@@ -269,7 +272,8 @@ def _missing(spec: StageSpec, read: Read, facts: Facts) -> Fault | None:
         return Fault(read.setting, what, fix="its labels are chosen by shots or labels")
     if dataset.label == "multi":
         what = f"{dataset.name} has several labels an image; {spec.kind} needs one"
-        return Fault(read.setting, what)
+        fix = "pretrain on it without them; no evaluation reads several labels yet"
+        return Fault(read.setting, what, fix=fix)
     if sum(dataset.class_counts.get(split, ())) < dataset.images[split]:
         return Fault(read.setting, f"{dataset.name}/{split} has images without a label")
     return None

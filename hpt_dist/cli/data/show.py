@@ -53,7 +53,9 @@ def show(
         "multi": "any number of classes per image",
         "none": "no labels",
     }
-    metric = f"; metric {manifest.metric}" if manifest.metric else ""
+    metric = "; no evaluation reads several labels yet" if manifest.label == "multi" else ""
+    if manifest.label == "single":
+        metric = f"; metric {manifest.metric}"
     console.print_line(f"{manifest.name}  digest {manifest.digest[:12]}")
     console.print_line(
         f"labels   {kinds[manifest.label]}, {len(manifest.classes):,} classes{metric}"
