@@ -56,6 +56,9 @@ def _note(document: Document, spec: type[BaseModel], path: KeyPath, fault: dict[
             document.problem(
                 path, f"unknown setting {key}", ", ".join(known), document.nearest(key, known)
             )
+    elif kind == "misfit":
+        place = (*path, *context["setting"].split("."))
+        document.problem(place, context["what"], context["allowed"], context["fix"])
     elif kind == "missing":
         document.problem(path, f"{key} is missing", fix=f"add {key}")
     elif kind == "literal_error":

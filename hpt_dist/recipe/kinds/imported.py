@@ -14,6 +14,7 @@ class Import(StageSpec):
 
     VERSION: ClassVar[int] = 1
     LEAVES: ClassVar = "weights"
+    METRICS: ClassVar[tuple[str, ...]] = ("import/matched_share",)
     USES_GPU: ClassVar[bool] = False
 
     kind: Literal["import"]

@@ -20,6 +20,7 @@ from hpt_dist.recipe.settings import (
     Preset,
     Rate,
     Spec,
+    misfit,
 )
 
 SCALING_BATCH = 256  # at which a scaled learning rate is the one that is written
@@ -93,6 +94,7 @@ class Pretrain(Trained):
 
     VERSION: ClassVar[int] = 3
     LEAVES: ClassVar = "weights"
+    METRICS: ClassVar[tuple[str, ...]] = ("knn/top1", "monitor/rankme", "monitor/feature_std")
     DATA: ClassVar[tuple[str, ...]] = ("data", "monitor.data")
 
     kind: Literal["pretrain"]
@@ -191,11 +193,50 @@ class Pretrain(Trained):
             if place in seen:
                 faults.append(Fault("data", f"{seen[place]} and {reference} hold the same images"))
             seen[place] = reference
-            images += datasets[alias].images[split]
+            images += self._images_of(datasets, reference)
         if images < self.batch and not faults:
             what = f"a batch of {self.batch} from {images} images"
             faults.append(Fault("batch", what, f"2 to {images}"))
-        return faults
+        return faults + self._monitor_faults(datasets)
+
+    def _monitor_faults(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
+        """Return neighbours that are more than the images among which they are looked for."""
+        monitor = self.monitor
+        if monitor is None or monitor.data is None or "k" not in monitor.model_fields_set:
+            return []
+        images = min(monitor.images, datasets[monitor.data].images["train"])
+        if monitor.k <= images:
+            return []
+        what = f"{monitor.k} nearest neighbours among {images} images of {monitor.data}/train"
+        return [Fault("monitor.k", what, f"1 to {images}")]
+
+    def doubts(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
+        """Return a queue that holds images more than once, and images to watch that are not there.
+
+        With such a queue, images are also negatives of themselves.
+        """
+        doubts = []
+        images = sum(self._images_of(datasets, reference) for reference in self.data)
+        if self.method == "moco_v2" and self.moco.queue > images >= self.batch:
+            what = (
+                f"a queue of {self.moco.queue} keys holds some of {images} images more than once, "
+                "so that they are negatives of themselves"
+            )
+            fix = f"{images // self.batch * self.batch} is the most that does not"
+            doubts.append(Fault("moco.queue", what, fix=fix))
+        if self.monitor and "images" in self.monitor.model_fields_set:
+            watched = [read.split for read in self.reads() if read.setting == "monitor"]
+            counts = {one: self._images_of(datasets, one) for one in watched or self.data[:1]}
+            if self.monitor.images > max(counts.values()):
+                there = " and ".join(f"{one} has {count}" for one, count in counts.items())
+                what = f"up to {self.monitor.images} images are watched, and {there}"
+                doubts.append(Fault("monitor.images", what, fix="so all are"))
+        return doubts
+
+    @staticmethod
+    def _images_of(datasets: Mapping[str, DatasetFacts], reference: str) -> int:
+        alias, _, split = reference.partition("/")
+        return datasets[alias].images[split]
 
     def rank_faults(self, ranks: int) -> list[Fault]:
         """Return why its batch, or its batch-norm groups, cannot be shared out over ranks."""
@@ -222,7 +263,11 @@ class Pretrain(Trained):
     @model_validator(mode="after")
     def _batches_divide(self) -> Pretrain:
         if self.method == "moco_v2" and self.moco.queue % self.batch:
-            raise ValueError(f"moco.queue {self.moco.queue} is no multiple of batch {self.batch}")
+            what = f"moco.queue {self.moco.queue} is no multiple of batch {self.batch}"
+            fit = max(1, round(self.moco.queue / self.batch)) * self.batch
+            raise misfit(
+                "moco.queue", what, f"multiples of {self.batch}", f"write {fit}, or another batch"
+            )
         if self.batch % (self.shuffle.streams or 1):
             raise ValueError(f"shuffle.streams {self.shuffle.streams} does not divide batch")
         if self.bn_group and self.batch % self.bn_group:
@@ -248,5 +293,7 @@ class Pretrain(Trained):
             raise ValueError("seed is a setting of the stage, which its method gets")
         json.dumps(self.method_settings, allow_nan=False)  # raises a ValueError
         if self.keep == "best" and not self.keeps_best:
-            raise ValueError("keep: best needs monitor.data, a dataset with labelled train and val")
+            what = "without labels nothing can tell which weights are best"
+            fix = "write keep: last; or name a dataset with labelled train and val: monitor.data"
+            raise misfit("keep", what, "last", fix)
         return self
