@@ -1,8 +1,9 @@
-"""Whether imported files fit the backbone, before anything is started.
+"""Whether imported weights fit the backbone, before anything is started.
 
 What a backbone needs is known to torch alone, and what a file has mostly to its header. So names,
 types and shapes are compared in a process of its own, which imports torch: a few seconds, and only
-for a file on this machine that is not imported yet. Numbers are looked at by the import.
+for weights that are not imported yet: a file on this machine, or public ones that the catalogue
+does not know to fit. Numbers are looked at by the import.
 """
 
 from __future__ import annotations
@@ -15,29 +16,31 @@ from pathlib import Path
 
 from hpt_dist.errors import HptError, Problem, RecipeError
 from hpt_dist.processes import environment, workers
+from hpt_dist.recipe import catalogue, plugins
 from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store
+from hpt_dist.weights import public
 from hpt_dist.weights import source as weights_source
 
 
 @dataclass(frozen=True)
 class _Question:
-    """A file and the backbone that it must fit.
+    """Weights and the backbone that they must fit.
 
     Args:
-        path: of the file.
-        source: as the recipe names it.
+        path: of the file; None for those of a library, whose names and shapes its model has.
+        source: as the recipe names it; random asks only whether there is such a backbone.
         backbone: its name.
     """
 
-    path: Path
+    path: Path | None
     source: str
     backbone: str
 
 
 def check(recipe: Recipe, store: Store, trials: Sequence[Trial]) -> None:
-    """Refuse the files of trials that would refuse them.
+    """Refuse the weights of trials that would refuse them.
 
     Args:
         recipe: gives file and line of its stages.
@@ -45,14 +48,14 @@ def check(recipe: Recipe, store: Store, trials: Sequence[Trial]) -> None:
         trials: those that are neither done nor at work.
 
     Raises:
-        RecipeError: with every file that does not fit.
+        RecipeError: with all weights that do not fit.
     """
     asked: dict[_Question, Trial] = {}
     for trial in trials:
         source = trial.spec.imported
         forced = getattr(trial.spec, "force", False)
-        if source and not forced and (path := _file(source, store)):
-            asked.setdefault(_Question(path, source, trial.backbone), trial)
+        if source and (question := _question(source, trial.backbone, store, forced)):
+            asked.setdefault(question, trial)
     if not asked:
         return
     variables = environment.for_trials(os.environ)[0] | environment.threads(1)
@@ -67,22 +70,30 @@ def check(recipe: Recipe, store: Store, trials: Sequence[Trial]) -> None:
         raise RecipeError(problems)
 
 
-def _file(source: str, store: Store) -> Path | None:
-    """Return the file of a source on this machine; None for a source of any other kind."""
+def _question(source: str, backbone: str, store: Store, forced: bool) -> _Question | None:
+    """Return what is not known yet of weights and a backbone; None where all is."""
     parsed = weights_source.parse(source)
-    if parsed.kind != "file":
-        return None
+    offered = plugins.find("backbone", backbone)
+    unknown = not offered and not catalogue.resolve(backbone)
+    nothing = _Question(None, "random", backbone) if unknown else None
+    fits = not offered and public.surely_fit(parsed, backbone)
+    if forced or fits or parsed.kind in ("random", "mlflow"):
+        return nothing
+    if parsed.kind in catalogue.LIBRARIES:
+        return _Question(None, source, backbone)
     place, info = weights_source.locate(parsed, store)
-    return place.local(info.path)
+    path = place.local(info.path)
+    return _Question(path, source, backbone) if path else nothing
 
 
 def _answer(question: _Question, _report: workers.Report) -> Problem | None:
-    """Return why a file does not fit; runs in a process of its own."""
+    """Return why weights do not fit; runs in a process of its own."""
     from hpt_dist.weights import match
 
     try:
         match.foresee(question.path, question.source, question.backbone)
     except HptError as error:
         problem = error.problem
-        return Problem(f"{question.source}: {problem.what}", "", problem.allowed, problem.fix)
+        of = "" if question.source == "random" else f"{question.source}: "
+        return Problem(f"{of}{problem.what}", "", problem.allowed, problem.fix)
     return None

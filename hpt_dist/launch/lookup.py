@@ -18,6 +18,7 @@ from hpt_dist.recipe import Spec, validation, yaml_document
 from hpt_dist.recipe.facts import DatasetFacts, Facts
 from hpt_dist.recipe.file import Recipe
 from hpt_dist.store import Store, open_store
+from hpt_dist.weights import public
 from hpt_dist.weights import source as weights_source
 
 
@@ -55,6 +56,7 @@ def facts(recipe: Recipe, store: Store, stand_ins: Path | None = None) -> Facts:
     for stage, points in recipe.stages.items():
         for source in {p.spec.imported for p in points} - {""}:
             try:
+                public.check(weights_source.parse(source))
                 weights[source] = weights_source.fingerprint(source, store)
             except HptError as error:
                 problems.append(located(error, recipe.where("stages", stage, "weights")))

@@ -8,6 +8,7 @@ them, so weights go in and out without translation.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, Literal, cast
 
@@ -26,7 +27,7 @@ from hpt_dist.recipe import plugins
 LIBRARIES = ("torchvision", "timm")
 
 # Their auxiliary heads change what forward returns, and their weights how it normalises.
-_WITH_AUXILIARY_HEADS = {"googlenet", "inception_v3"}
+WITH_AUXILIARY_HEADS = {"googlenet", "inception_v3"}
 
 
 class Backbone(nn.Module):
@@ -97,6 +98,22 @@ def create(name: str) -> Backbone:
         elif isinstance(module, DropPath):
             module.drop_prob = 0.0
     return backbone
+
+
+@cache
+def blank(full_name: str) -> Backbone:
+    """Return a backbone for its names, shapes and types; draws nothing from a generator."""
+    return cast("Backbone", without_memory(partial(create, full_name)))
+
+
+def without_memory(build: Callable[[], nn.Module]) -> nn.Module:
+    """Return a network without memory or initial values; draws nothing from a generator."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except (RuntimeError, NotImplementedError, HptError):  # some compute while they are built
+        with torch.random.fork_rng(devices=[]):
+            return build().to("meta")
 
 
 def check_size(backbone: Backbone, size: int) -> None:
@@ -225,5 +242,5 @@ def _has(library: str, model: str) -> bool:
 @cache
 def _model_names(library: str) -> frozenset[str]:
     if library == "torchvision":
-        return frozenset(models.list_models(module=models)) - _WITH_AUXILIARY_HEADS
+        return frozenset(models.list_models(module=models)) - WITH_AUXILIARY_HEADS
     return frozenset(timm.list_models())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 import re
@@ -14,8 +13,8 @@ from typing import Any
 
 from pydantic import Field
 
-from hpt_dist.errors import Problem, RequestError
-from hpt_dist.recipe import plugins, sweeps
+from hpt_dist.errors import Problem
+from hpt_dist.recipe import named, sweeps
 from hpt_dist.recipe.kinds import KINDS
 from hpt_dist.recipe.kinds.stage import StageSpec
 from hpt_dist.recipe.plugins import Kind, Plugin
@@ -31,7 +30,7 @@ from hpt_dist.recipe.yaml_document import (
     read,
     refuse_variables,
 )
-from hpt_dist.recipe.yaml_values import listed, shown
+from hpt_dist.recipe.yaml_values import shown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _MOST_GENERATIONS = 100  # of stages that start from each other: a trial names all that it inherits
@@ -140,14 +139,15 @@ def validate(document: Document) -> Recipe:
     head = validated(document, _Head, document.tree, ())
     points: dict[str, tuple[Point, ...]] = {}
     plugged: dict[tuple[Kind, str], Plugin] = {}
-    stages = _mapping(document, "stages")
+    stages = named.mapping(document, "stages")
     if sweeps.fit(document, stages):
         points = {name: _stage(document, name, raw) for name, raw in stages.items()}
     if isinstance(document.tree, dict):
         _check_names(document)
-        _check_references(document)
-        _check_report(document)
-        plugged = _plugged(document)
+        named.check(document)
+        named.check_report(document)
+        plugged = named.plugged(document)
+        named.check_backbone(document, plugged)
     if head is None or document.problems:
         raise document.refusal()
     ordered = _parents_first(document, points)
@@ -235,110 +235,9 @@ def _stage(document: Document, name: str, raw: Any) -> tuple[Point, ...]:
 def _check_names(document: Document) -> None:
     allowed = "up to 100 letters, digits, '.', '_' and '-', starting with a letter or digit"
     names = [(("name",), document.tree.get("name"))]
-    for path, name in [*names, *((("stages", s), s) for s in _mapping(document, "stages"))]:
+    for path, name in [*names, *((("stages", s), s) for s in named.mapping(document, "stages"))]:
         if isinstance(name, str) and not _NAME.fullmatch(name):
             document.problem(path, f"{shown(name)!r} cannot be a name", allowed)
-
-
-def _check_references(document: Document) -> None:
-    """Check what names other stages and datasets, also in stages that have other faults."""
-    stages, datasets = _mapping(document, "stages"), _mapping(document, "datasets")
-    for stage, raw in stages.items():
-        for key, name in _references(raw):
-            path = ("stages", stage, key)
-            if key == "init":
-                _check_init(document, path, name, stages)
-            elif (alias := name.split("/")[0]) not in datasets:
-                document.problem(
-                    path,
-                    f"no dataset {shown(alias)} in this recipe",
-                    listed(datasets) or "(datasets: is empty)",
-                    document.nearest(alias, datasets) or f"add {shown(alias)} to datasets:",
-                )
-
-
-def _references(raw: Any) -> list[tuple[str, str]]:
-    """Return (setting, name) of each stage or dataset that a stage's plain data names."""
-    found: list[tuple[str, str]] = []
-    kind = KINDS.get(str(_at(raw, "kind")))
-    if kind is None:
-        return found
-    for path in ("init", *kind.DATA):
-        found += [(path.partition(".")[0], name) for name in _written(raw, path)]
-    return list(dict.fromkeys(found))
-
-
-def _plugged(document: Document) -> dict[tuple[Kind, str], Plugin]:
-    """Return what other distributions offer of the methods and the backbone that are named."""
-    named: list[tuple[Kind, KeyPath, str]] = []
-    if isinstance(backbone := document.tree.get("backbone"), str):
-        named.append(("backbone", ("backbone",), backbone))
-    for stage, raw in _mapping(document, "stages").items():
-        kind = KINDS.get(str(_at(raw, "kind")))
-        if kind and "method" in kind.model_fields:
-            names = _written(raw, "method") or [kind.model_fields["method"].default]
-            named += [("method", ("stages", stage, "method"), name) for name in names]
-    found = {}
-    find = functools.cache(plugins.find)  # it reads the metadata of all distributions
-    for what, path, name in dict.fromkeys(named):
-        try:
-            plugin = find(what, name)
-        except RequestError as error:
-            document.problem(path, error.problem.what, error.problem.allowed, error.problem.fix)
-        else:
-            if plugin:
-                found[what, name] = plugin
-    return found
-
-
-def _written(raw: Any, path: str) -> list[str]:
-    """Return the words that a stage's plain data has for a setting, in its sweep too."""
-    swept = raw.get("sweep") if isinstance(raw.get("sweep"), dict) else {}
-    values: list[Any] = []
-    for value in (_at(raw, path), swept.get(path)):
-        values += value if isinstance(value, list) else [value]
-    return [value for value in values if isinstance(value, str)]
-
-
-def _at(raw: Any, path: str) -> Any:
-    """Return the value at a key path of plain data; None where there is none."""
-    for key in path.split("."):
-        raw = raw.get(key) if isinstance(raw, dict) else None
-    return raw
-
-
-def _check_init(document: Document, path: KeyPath, name: str, stages: dict[str, Any]) -> None:
-    if name not in stages:
-        others = [stage for stage in stages if stage != path[1]]
-        hint = document.nearest(name, others)
-        document.problem(path, f"no stage {shown(name)}", listed(others), hint)
-    elif (kind := KINDS.get(str(_at(stages[name], "kind")))) and kind.LEAVES != "weights":
-        what = f"{name} makes no weights to start from"
-        fit = sorted(name for name, kind in KINDS.items() if kind.LEAVES == "weights")
-        document.problem(path, what, "a stage of kind " + " or ".join(fit))
-
-
-def _check_report(document: Document) -> None:
-    report, stages = _mapping(document, "report"), _mapping(document, "stages")
-    table = report.get("table")
-    if not isinstance(table, str):
-        return
-    if table not in stages:
-        close = document.nearest(table, stages)
-        document.problem(("report", "table"), f"no stage {shown(table)}", listed(stages), close)
-        return
-    sweep = stages[table].get("sweep") if isinstance(stages[table], dict) else None
-    axes = list(sweep) if isinstance(sweep, dict) else []
-    for key in ("rows", "columns"):
-        axis = report.get(key)
-        if isinstance(axis, str) and axis not in axes:
-            what = f"{table} has no sweep over {shown(axis)}"
-            document.problem(("report", key), what, listed(axes), document.nearest(axis, axes))
-
-
-def _mapping(document: Document, key: str) -> dict[str, Any]:
-    value = document.tree.get(key) if isinstance(document.tree, dict) else None
-    return value if isinstance(value, dict) else {}
 
 
 def _parents_first(document: Document, points: Mapping[str, tuple[Point, ...]]) -> list[str]:

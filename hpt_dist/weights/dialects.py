@@ -17,11 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 
-import torch
-
-from hpt_dist.errors import HptError
 from hpt_dist.networks import backbones
-from hpt_dist.networks.backbones import Backbone
 from hpt_dist.recipe import plugins
 
 # The backbone's entry -> the file's entries, which are joined along their first dimension.
@@ -92,21 +88,10 @@ def is_vit(full_name: str) -> bool:
 
 
 @cache
-def blank(full_name: str) -> Backbone:
-    """Return a backbone for its names, shapes and types; draws nothing from a generator."""
-    try:
-        with torch.device("meta"):  # no memory and no initial values
-            return backbones.create(full_name)
-    except (RuntimeError, NotImplementedError, HptError):  # some compute while they are built
-        with torch.random.fork_rng(devices=[]):
-            backbone: Backbone = backbones.create(full_name).to("meta")
-            return backbone
-
-
-@cache
 def shapes(full_name: str) -> Mapping[str, tuple[int, ...]]:
     """Return the names of a backbone's entries and their shapes."""
-    return {name: tuple(tensor.shape) for name, tensor in blank(full_name).state_dict().items()}
+    state = backbones.blank(full_name).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def dialects_of(full_name: str) -> dict[str, Names]:

@@ -19,7 +19,7 @@ from hpt_dist.networks import backbones
 from hpt_dist.networks.backbones import Backbone
 from hpt_dist.page import one_line
 from hpt_dist.store import Store
-from hpt_dist.weights import dialects, files, fit, libraries, values
+from hpt_dist.weights import files, fit, libraries, values
 from hpt_dist.weights import source as weights_source
 from hpt_dist.weights.adapt import CLASS_TOKENS, Positions
 from hpt_dist.weights.files import StateDict, WeightsFile
@@ -90,21 +90,23 @@ def match(
     return _filled(file, found, backbone, ""), found.report
 
 
-def foresee(path: Path, source: str, backbone_name: str) -> None:
-    """Refuse a file whose entries do not fit a backbone, to judge by names, types and shapes.
+def foresee(path: Path | None, source: str, backbone_name: str) -> None:
+    """Refuse weights whose entries do not fit a backbone, to judge by names, types and shapes.
 
     Args:
-        path: of the file.
-        source: which the file is.
+        path: of the file; None for weights of a library, or random ones, which fit each backbone.
+        source: which the weights are.
         backbone_name: see `backbones.resolve`.
 
     Raises:
-        RequestError: the encoder or the backbone does not exist.
+        RequestError: the encoder, the backbone or the weights do not exist.
         WeightsError: the file is damaged, or does not fit.
     """
-    full_name = backbones.resolve(backbone_name)
-    entries = files.listed(path)
-    blank, encoder = dialects.blank(full_name), weights_source.parse(source).encoder
+    full_name, parsed = backbones.resolve(backbone_name), weights_source.parse(source)
+    if parsed.kind == "random":
+        return
+    entries = files.listed(path) if path else libraries.listed(parsed)
+    blank, encoder = backbones.blank(full_name), parsed.encoder
     found = fit.fit(entries, blank, full_name, encoder)
     fit.require(found, entries, full_name, "")
     values.refuse(found.faults)

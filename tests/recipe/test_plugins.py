@@ -149,9 +149,9 @@ def test_a_process_that_has_anything_else_refuses(site):
     text = THEIRS.replace("timm/test_efficientnet", "tiny")
     document = planned(text)["hpt"].document
     plugins.check(document)
-    without = planned(OURS.replace("timm/test_efficientnet", "small"))["hpt"].document
+    without = planned(OURS.replace("timm/test_efficientnet", "resnet18"))["hpt"].document
     plugins.check(without)
-    install(site, "cool-methods", "1.3", methods=METHODS, backbones={"small": "explosive:tiny"})
+    install(site, "cool-methods", "1.3", methods=METHODS, backbones={"resnet18": "explosive:tiny"})
     with pytest.raises(
         HptError, match=r"cool was planned with cool-methods 1\.2\.3, and here cool"
     ):

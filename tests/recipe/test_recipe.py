@@ -68,7 +68,7 @@ def test_every_problem_comes_at_once_with_its_line_and_the_nearest_name():
         "r.yaml:19",
     ]
     for key, printed in [
-        ("image.size", "greater than 0"),
+        ("image.size", "greater than or equal to 16"),
         ("stages.adapt.source", "did you mean color?"),
         ("stages.hpt.init", "did you mean base?"),
         ("stages.hpt.stepz", "did you mean steps?"),
@@ -209,7 +209,7 @@ def test_the_schema_describes_every_kind():
 def test_what_another_tool_takes_is_refused_with_what_to_write(setting: str, fix: str) -> None:
     key = setting.partition(":")[0]
     is_head = key in ("name", "store")
-    head = [setting if is_head else "name: r", "backbone: timm/x", "image: &size {size: 64}"]
+    head = [setting if is_head else "name: r", "backbone: timm/resnet18", "image: &size {size: 64}"]
     stage = f"stages:\n  hpt: {{kind: pretrain{'' if is_head else ', ' + setting}}}"
     with pytest.raises(RecipeError) as refused:
         recipe_file.parse("\n".join([*head, stage]), environment={"HOME": "/h", "USER": "ada"})

@@ -14,7 +14,7 @@ from hpt_dist.recipe.facts import DatasetFacts, Facts
 HEAD = """\
 name: many
 datasets: {a: a}
-backbone: timm/x
+backbone: timm/resnet18
 stages:
   base: {kind: import, weights: random}
 """

@@ -13,7 +13,7 @@ RECIPE = """\
 name: small
 store: ${HPT_STORE}
 datasets: {a: a}
-backbone: timm/x
+backbone: timm/resnet18
 stages:
   base: {kind: import, weights: random}
   hpt: {kind: pretrain, init: base, data: [a/train], monitor: {data: a}}

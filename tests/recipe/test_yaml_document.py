@@ -17,7 +17,7 @@ from hpt_dist.store import open_store
 
 RECIPE = """\
 name: small
-backbone: timm/x
+backbone: timm/resnet18
 stages:
   base: {kind: import, weights: random}
 """

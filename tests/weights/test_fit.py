@@ -188,7 +188,7 @@ def test_dinov2_with_registers(store):
         "mask_token": torch.zeros(1, 384),
         "pos_embed": torch.rand(1, 1370, 384),
     }
-    expected = checkpoint_filter_fn(dict(given), dialects.blank(f"timm/{name}"))
+    expected = checkpoint_filter_fn(dict(given), backbones.blank(f"timm/{name}"))
     state, report = load(store, given, name)
     assert "DINOv2's names" in report.recognised
     assert report.unexpected == ("mask_token",)

@@ -1,0 +1,157 @@
+"""What the names in a recipe stand for: stages, datasets, axes, methods and the backbone.
+
+Plain data is checked, so that a fault here is reported beside those of single settings.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from hpt_dist.errors import RequestError
+from hpt_dist.recipe import catalogue, plugins
+from hpt_dist.recipe.kinds import KINDS
+from hpt_dist.recipe.plugins import Kind, Plugin
+from hpt_dist.recipe.settings import LEAST_SIZE, MOST_SIZE, Image, Report
+from hpt_dist.recipe.yaml_document import Document, KeyPath
+from hpt_dist.recipe.yaml_values import listed, shown
+
+
+def check(document: Document) -> None:
+    """Check what names other stages and datasets, also in stages that have other faults."""
+    stages, datasets = mapping(document, "stages"), mapping(document, "datasets")
+    for stage, raw in stages.items():
+        for key, name in _references(raw):
+            path = ("stages", stage, key)
+            if key == "init":
+                _check_init(document, path, name, stages)
+            elif (alias := name.split("/")[0]) not in datasets:
+                document.problem(
+                    path,
+                    f"no dataset {shown(alias)} in this recipe",
+                    listed(datasets) or "(datasets: is empty)",
+                    document.nearest(alias, datasets) or f"add {shown(alias)} to datasets:",
+                )
+
+
+def _references(raw: Any) -> list[tuple[str, str]]:
+    """Return (setting, name) of each stage or dataset that a stage's plain data names."""
+    found: list[tuple[str, str]] = []
+    kind = KINDS.get(str(_at(raw, "kind")))
+    if kind is None:
+        return found
+    for path in ("init", *kind.DATA):
+        found += [(path.partition(".")[0], name) for name in _written(raw, path)]
+    return list(dict.fromkeys(found))
+
+
+def _check_init(document: Document, path: KeyPath, name: str, stages: dict[str, Any]) -> None:
+    if name not in stages:
+        others = [stage for stage in stages if stage != path[1]]
+        hint = document.nearest(name, others)
+        document.problem(path, f"no stage {shown(name)}", listed(others), hint)
+    elif (kind := KINDS.get(str(_at(stages[name], "kind")))) and kind.LEAVES != "weights":
+        what = f"{name} makes no weights to start from"
+        fit = sorted(name for name, kind in KINDS.items() if kind.LEAVES == "weights")
+        document.problem(path, what, "a stage of kind " + " or ".join(fit))
+
+
+def check_report(document: Document) -> None:
+    """Check the stage, the axes and the metric that a report names."""
+    report, stages = mapping(document, "report"), mapping(document, "stages")
+    table = report.get("table")
+    if not isinstance(table, str):
+        return
+    if table not in stages:
+        close = document.nearest(table, stages)
+        document.problem(("report", "table"), f"no stage {shown(table)}", listed(stages), close)
+        return
+    kind = KINDS.get(str(_at(stages[table], "kind")))
+    metric = report.get("metric", Report.model_fields["metric"].default)
+    if kind and kind.METRICS and isinstance(metric, str) and metric not in kind.METRICS:
+        what = f"{table} has no metric {shown(metric)}"
+        close = document.nearest(metric, kind.METRICS)
+        document.problem(("report", "metric"), what, ", ".join(kind.METRICS), close)
+    sweep = _at(stages[table], "sweep")
+    axes = list(sweep) if isinstance(sweep, dict) else []
+    for key in ("rows", "columns"):
+        axis = report.get(key)
+        if isinstance(axis, str) and axis not in axes:
+            what = f"{table} has no sweep over {shown(axis)}"
+            document.problem(("report", key), what, listed(axes), document.nearest(axis, axes))
+
+
+def plugged(document: Document) -> dict[tuple[Kind, str], Plugin]:
+    """Return what other distributions offer of the methods and the backbone that are named."""
+    named: list[tuple[Kind, KeyPath, str]] = []
+    if isinstance(backbone := document.tree.get("backbone"), str):
+        named.append(("backbone", ("backbone",), backbone))
+    for stage, raw in mapping(document, "stages").items():
+        kind = KINDS.get(str(_at(raw, "kind")))
+        if kind and "method" in kind.model_fields:
+            names = _written(raw, "method") or [kind.model_fields["method"].default]
+            named += [("method", ("stages", stage, "method"), name) for name in names]
+    found = {}
+    find = functools.cache(plugins.find)  # it reads the metadata of all distributions
+    for what, path, name in dict.fromkeys(named):
+        try:
+            plugin = find(what, name)
+        except RequestError as error:
+            document.problem(path, error.problem.what, error.problem.allowed, error.problem.fix)
+        else:
+            if plugin:
+                found[what, name] = plugin
+    return found
+
+
+def check_backbone(document: Document, offered: Mapping[tuple[Kind, str], Plugin]) -> None:
+    """Check the backbone's name, and that it reads images of the recipe's size.
+
+    Args:
+        document: notes the problem.
+        offered: what other distributions offer, see `plugged`.
+    """
+    name = document.tree.get("backbone")
+    if (
+        not isinstance(name, str)
+        or ("backbone", name) in offered
+        or name.startswith(f"{plugins.LIBRARY}/")
+    ):
+        return
+    path: KeyPath = ("backbone",)
+    if any(problem.where == document.where(path) for problem in document.problems):
+        return
+    try:
+        network = catalogue.resolve(name)
+        size = _at(document.tree, "image.size") or Image.model_fields["size"].default
+        kinds = (KINDS.get(str(_at(raw, "kind"))) for raw in mapping(document, "stages").values())
+        reads = any(kind and kind.DATA for kind in kinds)
+        if network and reads and isinstance(size, int) and LEAST_SIZE <= size <= MOST_SIZE:
+            path = ("image", "size")
+            catalogue.check_size(network, size)
+    except RequestError as error:
+        problem = error.problem
+        document.problem(path, problem.what, problem.allowed, problem.fix)
+
+
+def _written(raw: Any, path: str) -> list[str]:
+    """Return the words that a stage's plain data has for a setting, in its sweep too."""
+    swept = raw.get("sweep") if isinstance(raw.get("sweep"), dict) else {}
+    values: list[Any] = []
+    for value in (_at(raw, path), swept.get(path)):
+        values += value if isinstance(value, list) else [value]
+    return [value for value in values if isinstance(value, str)]
+
+
+def _at(raw: Any, path: str) -> Any:
+    """Return the value at a key path of plain data; None where there is none."""
+    for key in path.split("."):
+        raw = raw.get(key) if isinstance(raw, dict) else None
+    return raw
+
+
+def mapping(document: Document, key: str) -> dict[str, Any]:
+    """Return the plain data of a mapping at the top level; empty where there is none."""
+    value = document.tree.get(key) if isinstance(document.tree, dict) else None
+    return value if isinstance(value, dict) else {}
