@@ -66,6 +66,12 @@ def planned(old="", new="", images=336):
             "  allowed: multiples of 64\n  do: write 256, or another batch",
         ),
         ("queue: 256", "queue: 10", "do: write 64, or another batch"),
+        (
+            "batch: 64",
+            "head_warmup_steps: 40",
+            "recipe.yaml:12 stages.hpt.head_warmup_steps: head_warmup_steps must be less than steps"
+            "\n  allowed: 0 to 29",
+        ),
         ("batch: 64", "batch: 512\n    method: byol", "a batch of 512 from 336 images"),
         (
             "{data: photos}",

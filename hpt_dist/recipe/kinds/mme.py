@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from hpt_dist.recipe.facts import DatasetFacts
 from hpt_dist.recipe.kinds.stage import Fault, Read, Trained
-from hpt_dist.recipe.settings import Fraction, Optimizer, Positive, Rate, check_range
+from hpt_dist.recipe.settings import Fraction, Optimizer, Positive, Rate, check_range, misfit
 
 
 class Mme(Trained):
@@ -53,7 +53,8 @@ class Mme(Trained):
             raise ValueError("give exactly one of shots and labels")
         check_range("crop_area", self.crop_area)
         if self.head_warmup_steps >= self.steps:
-            raise ValueError("head_warmup_steps must be less than steps")
+            what = "head_warmup_steps must be less than steps"
+            raise misfit("head_warmup_steps", what, f"0 to {self.steps - 1}")
         return self
 
     def idle(self) -> frozenset[str]:

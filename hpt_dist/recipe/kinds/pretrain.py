@@ -278,7 +278,8 @@ class Pretrain(Trained):
     def _steps_fit(self) -> Pretrain:
         for name in ("head_warmup_steps", "warmup_steps"):
             if getattr(self, name) >= self.steps:
-                raise ValueError(f"{name} must be less than steps")
+                what = f"{name} must be less than steps"
+                raise misfit(name, what, f"0 to {self.steps - 1}")
         return self
 
     @model_validator(mode="after")
