@@ -1,7 +1,8 @@
-"""A first recipe for somebody's own data: the package's recipe `one_domain`, with their names.
+"""A first recipe for somebody's own data: a recipe of the package, with their names.
 
-That recipe is the template, so its settings and comments are said once. Names, splits and sizes are
-put in; each further domain is a stage of its own, and without labels nothing is evaluated.
+`one_domain`, or `unlabeled` where nothing can be evaluated, is the template, so settings and
+comments are said once. Names, splits and sizes are put in; each further domain is a stage of its
+own.
 """
 
 from __future__ import annotations
@@ -108,9 +109,8 @@ def text(
     _check(domains)
     target = domains[-1]
     lacks = target.lacks()
-    template = shipped.recipe("one_domain").read_text(encoding="utf-8")
+    template = shipped.recipe("unlabeled" if lacks else "one_domain").read_text(encoding="utf-8")
     _, _, body = template.partition("\nname: ")
-    body = _unjudged(body) if lacks else body
     body = re.sub(r"\A.*", f"name: {_word(name)}", body)
     place = f"${{HPT_STORE:-{store}}}"
     place = place if _PLAIN_STORE.fullmatch(store) else json.dumps(place, ensure_ascii=False)
@@ -141,15 +141,6 @@ def _stage(body: str, name: str) -> tuple[int, int]:
     start = body.index(f"\n  {name}:\n") + 1
     following = re.compile(r"(?m)^(  \w|\w)").search(body, start + len(name))
     return start, following.start() if following else len(body)
-
-
-def _unjudged(body: str) -> str:
-    """Return the template for images that nothing can be evaluated on."""
-    start, end = _stage(body, "features")
-    body = re.sub(r"(?m)^report: .*\n", "", body[:start] + body[end:])
-    watched = "    # Watched for collapse, on the images themselves.\n    monitor: {every: 50}\n"
-    body = re.sub(r"(?m)(^    #.*\n)*^    monitor: .*\n", watched, body)
-    return body.replace("    keep: best\n", "    keep: last\n")
 
 
 def _word(text: str) -> str:
