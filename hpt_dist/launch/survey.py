@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -27,6 +27,7 @@ from hpt_dist.store import Store, committed, lease, open_store, records
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, stage_prefix
 from hpt_dist.store.records import DamagedRecordError
 from hpt_dist.train.checkpoint import Checkpoints
+from hpt_dist.trial import progress
 from hpt_dist.trial.records import Launch, failed_start, failure
 
 T = TypeVar("T")
@@ -47,11 +48,13 @@ class State:
             cached: a failed one too.
         why: in words.
         step: of the running or saved state.
+        facts: of a running training, in numbers; see `trial.progress`.
     """
 
     name: StateName
     why: str
     step: int = 0
+    facts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -268,10 +271,11 @@ def _running(holder: lease.LeaseInfo, seen: bool) -> State:
     """Describe a trial that is held, by a holder that was seen to live or may have died."""
     step, steps = (int(holder.facts.get(name, 0)) for name in ("step", "steps"))
     at = (f", step {step}" if step else "") + (f" of {steps}" if step and steps else "")
+    at += f", {shown}" if (shown := progress.in_words(holder.facts)) else ""
     doubt = "" if seen else "; if it died there, launch takes over"
     times = f", restarted {holder.restarts} times" if holder.restarts else ""
     who = f"job {holder.job}{times}" if holder.job else f"process {holder.pid}"
-    return State("running", f"on {holder.host}, {who}{at}{doubt}", step)
+    return State("running", f"on {holder.host}, {who}{at}{doubt}", step, holder.facts)
 
 
 def _why(store: Store, trial: Trial, last_key: str) -> str:
@@ -292,4 +296,5 @@ def _why(store: Store, trial: Trial, last_key: str) -> str:
 
 def as_json(state: State) -> dict[str, Any]:
     """Return a state for `--json`."""
-    return {"state": state.name, "why": state.why, "step": state.step}
+    progress = {"progress": dict(state.facts)} if state.facts else {}
+    return {"state": state.name, "why": state.why, "step": state.step} | progress

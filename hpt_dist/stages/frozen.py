@@ -21,6 +21,7 @@ from hpt_dist.stages.inputs import (
     photometric_of,
     pool_of,
 )
+from hpt_dist.train.interrupt import BY_PEOPLE
 from hpt_dist.trial.run import Context, Result
 from hpt_dist.weights.head import Head
 
@@ -45,7 +46,8 @@ def features_of(
         labels = []
 
         def images() -> Iterator[Tensor]:
-            for batch in batches:
+            # No state is saved: at a scheduler's warning it may still come to its end.
+            for batch in context.interrupt.heeding(batches, *BY_PEOPLE):
                 labels.append(batch.labels)
                 yield prepared(batch)
 

@@ -126,7 +126,10 @@ def _accuracy(
     size, threads = context.order.image_size, context.order.threads
     right, finite = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
     with torch.inference_mode(), evaluating(method):
-        for batch in center_batches(share, batch=EVAL_BATCH, size=size, workers=threads):
+        batches = center_batches(share, batch=EVAL_BATCH, size=size, workers=threads)
+        # Where one process looks at val, a state is saved; after the training there is none.
+        heeds = split == "val" and accelerator.num_processes == 1
+        for batch in context.interrupt.heeding(batches) if heeds else batches:
             logits = method.predict(normalize(batch.images[0]))
             right += (logits.argmax(dim=1) == batch.labels.to(device)).sum()
             finite += logits.isfinite().all(dim=1).sum()

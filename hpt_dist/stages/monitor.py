@@ -203,7 +203,9 @@ def _features(
     )
     ours = torch.empty(0, backbone.feature_dim)
     if len(share):
-        ours = extract(backbone, (normalize(b.images[0]) for b in batches), accelerator.device)
+        alone = accelerator.num_processes == 1
+        heeded = context.interrupt.heeding(batches) if alone else batches
+        ours = extract(backbone, (normalize(b.images[0]) for b in heeded), accelerator.device)
     if accelerator.num_processes == 1:
         return ours
     shares: list[Any] = [None] * accelerator.num_processes

@@ -7,19 +7,33 @@ handlers only set the flag.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
+
+from hpt_dist.errors import Interrupted
+
+T = TypeVar("T")
+
+# Ctrl-C, and `hpt-dist cancel`.
+BY_PEOPLE = ("SIGINT", "SIGTERM")
 
 # SIGTERM comes before the end of a job; the others are usual choices of `sbatch --signal`.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Interrupt:
-    """Whether this process should stop, and the cause: a signal's name, or another event."""
+    """Whether this process should stop, and the cause: a signal's name, or another event.
 
-    def __init__(self) -> None:
+    Args:
+        on_signal: called at the first signal, where a person at the terminal waits for this
+            process: a Ctrl-C after it then ends it at once.
+    """
+
+    def __init__(self, on_signal: Callable[[], None] | None = None) -> None:
         self.cause = ""
+        self._on_signal = on_signal
 
     def __bool__(self) -> bool:
         return bool(self.cause)
@@ -28,17 +42,41 @@ class Interrupt:
         """Ask the process to stop; the first cause is the one that is reported."""
         self.cause = self.cause or cause
 
+    def heeding(self, things: Iterable[T], *causes: str) -> Iterator[T]:
+        """Yield things as long as nobody asks to stop; only for one process alone.
+
+        Args:
+            things: what to go through.
+            causes: to stop for; any, if none is given.
+
+        Raises:
+            Interrupted: somebody did.
+        """
+        for thing in things:
+            if self.cause and (not causes or self.cause in causes):
+                raise Interrupted(
+                    f"stopped by {self.cause} while it looked at images",
+                    fix="run the same command again",
+                )
+            yield thing
+
     def _set(self, number: int, _frame: FrameType | None) -> None:
+        if self.cause and self._on_signal and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        first = not self.cause
         self.ask(signal.Signals(number).name)
+        if first and self._on_signal:
+            self._on_signal()
 
 
 @contextmanager
-def listening() -> Iterator[Interrupt]:
+def listening(on_signal: Callable[[], None] | None = None) -> Iterator[Interrupt]:
     """Turn SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 into a flag for as long as the block runs.
 
-    Only the main thread may set handlers; in another thread the flag simply stays unset.
+    `on_signal` is that of `Interrupt`. Only the main thread may set handlers; in another thread the
+    flag simply stays unset.
     """
-    interrupt = Interrupt()
+    interrupt = Interrupt(on_signal)
     try:
         before = {number: signal.signal(number, interrupt._set) for number in SIGNALS}
     except ValueError:

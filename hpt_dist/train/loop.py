@@ -28,16 +28,8 @@ from hpt_dist.train.checkpoint import Checkpoints, Saver
 from hpt_dist.train.interrupt import Interrupt
 from hpt_dist.train.selection import Evaluation, Selection
 
-__all__ = [
-    "Accelerator",
-    "Feed",
-    "Inputs",
-    "Loop",
-    "Observer",
-    "TrainOutcome",
-    "fit",
-    "make_accelerator",
-]
+__all__ = ["Accelerator", "Feed", "Inputs", "Loop", "Observer", "TrainOutcome", "fit"]
+__all__ += ["make_accelerator"]
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +47,9 @@ class Observer(Protocol):
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Record metrics after `step` steps."""
+
+    def looked(self, selection: Selection) -> None:
+        """Report the looks at validation, the last of which is new."""
 
     def metrics_so_far(self) -> str:
         """Return all metrics so far, which a state then holds."""
@@ -182,7 +177,7 @@ def fit(
     start, seconds_before = state.resume(observer)
     check_agreed(accelerator, start)
     vote = Vote(accelerator)
-    _look(loop, start, state.selection, observer)
+    stale = _look(loop, start, state.selection, observer)
     with Saver(loop.checkpoints) as saver, loop.feed(start) as feed:
         window = _Window(loop, accelerator, observer, saver)
 
@@ -193,7 +188,7 @@ def fit(
 
         done = start
         try:
-            for step in range(start, loop.steps):
+            for step in range(start, start if stale else loop.steps):
                 inputs = window.wait(feed)
                 if step in (start, loop.held_steps):
                     batch_norm.hold_statistics(loop.method.backbone, held=step < loop.held_steps)
@@ -206,17 +201,18 @@ def fit(
                 stopping = vote(bool(interrupt))
                 if done % LOG_EVERY == 0 or done == loop.steps or stopping:
                     window.flush()
-                if _look(loop, done, state.selection, observer) or done == loop.steps:
-                    break
-                if done % loop.checkpoint_every == 0 or stopping:
+                if stopping:  # before a look that is due: it comes after the restart
                     save(done)
-                if stopping:
                     saver.wait()
                     accelerator.wait_for_everyone()  # nobody ends a rank that still saves
                     raise Interrupted(
                         f"stopped by {interrupt.cause or 'another rank'} after step {done}",
                         fix="run the same command again; it goes on from there",
                     )
+                if _look(loop, done, state.selection, observer, save) or done == loop.steps:
+                    break
+                if done % loop.checkpoint_every == 0:
+                    save(done)
         except (DataError, StoreError):
             # What was trained until here is sound; several ranks are not at the same place.
             if done > start and accelerator.num_processes == 1:
@@ -227,15 +223,26 @@ def fit(
     return TrainOutcome(state.selection, seconds_before, state.replaced(done))
 
 
-def _look(loop: Loop, done: int, selection: Selection, observer: Observer) -> bool:
+def _look(
+    loop: Loop,
+    done: int,
+    selection: Selection,
+    observer: Observer,
+    save: Callable[[int], None] = lambda _: None,
+) -> bool:
     """Look at validation where it is due; return whether patience has run out."""
     plan = loop.evaluation
     noted = bool(selection.history) and selection.history[-1][0] == done
     if plan is None or noted or not plan.is_due(done, loop.steps):
         return False
-    look = plan.run()
+    try:
+        look = plan.run()
+    except Interrupted:  # a process alone stops in a look, which comes after the restart
+        save(done)
+        raise
     observer.metrics(done, look.metrics)
     selection.add(done, look, plan)
+    observer.looked(selection)
     return selection.is_stale(plan.patience)
 
 
@@ -313,6 +320,8 @@ class _TrainState:
         if "points" in state:  # those of older versions have none
             observer.restore_metrics(state["points"])
         loop.replacements.restore(state.get("replaced", []))
+        if self.selection.history:
+            observer.looked(self.selection)
         log.info("resumes after step %d", step)
         return step, float(state["seconds"])
 

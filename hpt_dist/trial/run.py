@@ -23,18 +23,18 @@ from hpt_dist.tracking.tracker import METRICS, RunIdentity, Tracker
 from hpt_dist.train.checkpoint import Checkpoints
 from hpt_dist.train.interrupt import Interrupt
 from hpt_dist.trial import alike, documents, identity, starts
+from hpt_dist.trial.progress import Progress, ReportProgress, in_words, report_nowhere
 from hpt_dist.weights.head import Head
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from hpt_dist.train.selection import Selection
+
+# For which who stopped a trial waits for MLflow; the end of the launch sends it the rest.
+_LEAVE_S = 5.0
+
 log = logging.getLogger(__name__)
-
-ReportProgress = Callable[[Mapping[str, Any]], None]
-
-
-def _report_nowhere(_facts: Mapping[str, Any]) -> None:
-    """Nobody waits for progress: the lease and the tracker show it."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,18 @@ class Context:
     interrupt: Interrupt
     lease: lease.Lease | None = None
     tracker: Tracker | None = None
-    report: ReportProgress = _report_nowhere
+    report: ReportProgress = report_nowhere
+    _progress: Progress = field(default_factory=Progress)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Note metrics after `step` steps."""
+        self._progress.note_loss(values)
         if self.tracker:
             self.tracker.log(step, values)
+
+    def looked(self, selection: Selection) -> None:
+        """Note the looks at validation, for who watches."""
+        self._progress.note_look(selection)
 
     def metrics_so_far(self) -> str:
         """Return all metrics so far, for a state to hold."""
@@ -153,10 +159,10 @@ class Context:
         """Say how far the training is, for `status` and the launcher."""
         if self.lease is None:
             return
-        facts = {"step": step, "steps": steps, "images_per_second": round(images_per_second, 1)}
+        facts = self._progress.after(step, steps, images_per_second)
         self.lease.beat(**facts)
         self.report(facts)
-        log.info("step %d/%d  %.0f images/s", step, steps, images_per_second)
+        log.info("step %d/%d  %s", step, steps, in_words(facts))
 
     def note(self, lines: Sequence[str]) -> None:
         """Tell the log and who started this process what was understood, a line for each fact."""
@@ -180,7 +186,7 @@ def run(
     runner: Runner,
     interrupt: Interrupt,
     together: Together,
-    report: ReportProgress = _report_nowhere,
+    report: ReportProgress = report_nowhere,
 ) -> None:
     """Run a trial to its `DONE`; return at once if it is done already.
 
@@ -232,10 +238,18 @@ def run(
         except lease.LeaseLostError:
             tracker.leave()
             raise
-        except (Interrupted, StoreAwayError) as error:
-            # A store that is away takes no note; a scheduler starts the trial again.
-            is_over = isinstance(error, StoreAwayError) and not order.scheduled
-            tracker.finish("FAILED" if is_over else "KILLED")
+        except KeyboardInterrupt:  # a second one: somebody does not want to wait
+            tracker.finish("KILLED", 1)
+            raise
+        except StoreAwayError:
+            # It takes no note; a scheduler starts the trial again.
+            tracker.finish("KILLED" if order.scheduled else "FAILED")
+            raise
+        except Interrupted:
+            if held.is_lost:
+                tracker.leave()
+                held.check()  # raises that
+            tracker.finish("KILLED", _LEAVE_S)
             raise
         except BaseException as error:
             _note_failure(root, order, error)

@@ -55,6 +55,9 @@ class Watched:
         assert 0 < step <= steps
         assert images_per_second > 0
 
+    def looked(self, selection):
+        assert selection.history
+
     def metrics_so_far(self):
         return ""
 
@@ -166,11 +169,39 @@ def test_patience_stops_and_the_best_is_kept_also_over_a_restart(tmp_path):
     assert (outcome.selection.best_step, outcome.selection.best_value) == (6, 0.7)
     assert outcome.selection.weights["steps"] == 6
     assert [step for step, _ in outcome.selection.history] == [2, 4, 6, 8, 10]
-    with pytest.raises(Interrupted):
-        run(tmp_path / "twice", interrupt=Interrupt(), stop_after=7, evaluation=evaluation)
-    _, resumed, _ = run(tmp_path / "twice", evaluation=evaluation)
+    for stop in range(1, 11):  # also where a look is due, and at the last one, which ends it
+        with pytest.raises(Interrupted):
+            run(tmp_path / f"{stop}", interrupt=Interrupt(), stop_after=stop, evaluation=evaluation)
+        _, resumed, _ = run(tmp_path / f"{stop}", evaluation=evaluation)
+        assert resumed.selection.history == outcome.selection.history
+        assert same(resumed.selection.weights, outcome.selection.weights)
+
+
+@pytest.mark.parametrize("look", [1, 2, STEPS // 3])
+def test_stopped_in_a_look_it_looks_again_and_ends_with_the_same_bits(tmp_path, look):
+    looks = []
+
+    def evaluation(method, interrupt, stop=False):
+        def evaluate():
+            looks.append(method)
+            for _ in interrupt.heeding(range(2)):
+                if stop and len(looks) == look:
+                    interrupt.ask("SIGTERM")
+            return Look({"val/top1": float(method.head.weight.detach().sum())})
+
+        return Evaluation(every=3, run=evaluate, keeps=method, select_on="val/top1")
+
+    undisturbed = partial(evaluation, interrupt=Interrupt())
+    expected, outcome, _ = run(tmp_path / "at once", evaluation=undisturbed)
+    looks.clear()
+    interrupt = Interrupt()
+    asked = partial(evaluation, interrupt=interrupt, stop=True)
+    with pytest.raises(Interrupted, match="while it looked at images"):
+        run(tmp_path / "twice", interrupt=interrupt, evaluation=asked)
+    assert Checkpoints(open_store(str(tmp_path / "twice"))).steps() == [3 * look]
+    got, resumed, _ = run(tmp_path / "twice", evaluation=undisturbed)
+    assert same(got, expected)
     assert resumed.selection.history == outcome.selection.history
-    assert same(resumed.selection.weights, outcome.selection.weights)
 
 
 def test_the_samples_of_a_loss_that_is_not_finite_are_named(tmp_path, caplog):

@@ -90,6 +90,9 @@ class Quiet:
     def progress(self, step, steps, images_per_second):
         pass
 
+    def looked(self, selection):
+        assert selection.history
+
     def metrics_so_far(self):
         return ""
 

@@ -1,0 +1,89 @@
+"""How far the training of a trial is: numbers for its lease and its launcher, and words for people.
+
+The numbers are `step`, `steps`, `images_per_second`, `seconds_left`, `loss`, the last look at
+validation under the name of its metric, `looked_step`, and, where the best weights are kept, `best`
+and `best_step`. Those that are not known yet are missing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hpt_dist.train.selection import Selection
+
+# The metric of a look that is shown, the first that there is, and its name in words.
+_SHOWN = {"knn/top1": "kNN", "val/top1": "val top-1", "monitor/rankme": "effective rank"}
+
+ReportProgress = Callable[[Mapping[str, Any]], None]
+
+
+def report_nowhere(_facts: Mapping[str, Any]) -> None:
+    """Nobody waits for progress: the lease and the tracker show it."""
+
+
+class Progress:
+    """Collects what is shown of a training.
+
+    Args:
+        clock: returns seconds that never go backwards.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._facts: dict[str, float] = {}
+        self._began: tuple[float, int] | None = None  # when, and at which step
+
+    def note_loss(self, metrics: Mapping[str, float]) -> None:
+        """Take the loss out of metrics, if it is there."""
+        if "train/loss" in metrics:
+            self._facts["loss"] = round(metrics["train/loss"], 4)
+
+    def note_look(self, selection: Selection) -> None:
+        """Take the last look at validation, and the best one where its weights are kept."""
+        step, metrics = selection.history[-1]
+        name = next((name for name in _SHOWN if name in metrics), "")
+        if name:
+            self._facts |= {name: round(metrics[name], 4), "looked_step": step}
+        if name and selection.weights:
+            best = dict(selection.history)[selection.best_step][name]
+            self._facts |= {"best": round(best, 4), "best_step": selection.best_step}
+
+    def after(self, step: int, steps: int, images_per_second: float) -> dict[str, float]:
+        """Return the numbers after a step, of how many steps."""
+        now = self._clock()
+        began, first = self._began = self._began or (now, step)
+        self._facts |= {"step": step, "steps": steps}
+        self._facts["images_per_second"] = round(images_per_second, 1)
+        if step > first:  # looks and saves count too
+            self._facts["seconds_left"] = round((steps - step) * (now - began) / (step - first))
+        return dict(self._facts)
+
+
+def in_words(facts: Mapping[str, float]) -> str:
+    """Return the numbers of a training in words, but its step, the most important first.
+
+    They may be those of another version of this code, or of a kind that shows none.
+    """
+    parts = [f"loss {facts['loss']:.3f}"] if "loss" in facts else []
+    parts += [_look(name, facts) for name in _SHOWN if name in facts][:1]
+    if "seconds_left" in facts:
+        parts.append(f"{timedelta(seconds=int(facts['seconds_left']))} left")
+    if rate := facts.get("images_per_second"):
+        parts.append(f"{rate:,.0f} images/s")
+    return ", ".join(parts)
+
+
+def _look(name: str, facts: Mapping[str, float]) -> str:
+    def value(number: float) -> str:
+        return f"{100 * number:.1f} %" if name.endswith("top1") else f"{number:.1f}"
+
+    step, best_step = int(facts.get("looked_step", 0)), int(facts.get("best_step", -1))
+    text = f"{_SHOWN[name]} {value(facts[name])} at step {step:,}"
+    if "best" not in facts:
+        return text
+    best = "the best" if step == best_step else f"best {value(facts['best'])} at {best_step:,}"
+    return f"{text} ({best})"
