@@ -12,25 +12,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
 
 from hpt_dist.errors.secrets import without_secrets
-from hpt_dist.launch.survey import State
 from hpt_dist.processes.output import safe
-from hpt_dist.recipe.facts import Facts
-from hpt_dist.recipe.numerics import Device, Numerics
-from hpt_dist.recipe.plan import Trial
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from hpt_dist.launch.survey import State
+    from hpt_dist.recipe.facts import Facts
+    from hpt_dist.recipe.numerics import Device, Numerics
+    from hpt_dist.recipe.plan import Trial
 
 PLAIN_EVERY_S = 10.0
 
@@ -55,6 +50,12 @@ def print_error(text: str) -> None:
     err.print(safe(text), markup=False, style="red")
 
 
+def leave_line() -> None:
+    """Begin a new line after Ctrl-C, which a terminal shows as ^C."""
+    if err.is_terminal:
+        err.print()
+
+
 def print_json(value: Any) -> None:
     """Print a value for programs."""
     sys.stdout.write(without_secrets(json.dumps(value, indent=2)) + "\n")
@@ -70,6 +71,17 @@ def size(count: int) -> str:
     return f"{value:,.1f} {unit}" if unit != "B" else f"{count} B"
 
 
+@contextmanager
+def text_aside() -> Iterator[None]:
+    """Print all text on standard error, so that standard output gets one JSON document alone."""
+    global out  # noqa: PLW0603 - it is this process's
+    before, out = out, err
+    try:
+        yield
+    finally:
+        out = before
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; without a terminal its columns are separated by two spaces or more."""
     rows = [[safe(cell) for cell in row] for row in rows]
@@ -79,6 +91,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
             print_line("  ".join(cells).rstrip())
         return
+    from rich.table import Table  # it takes a while to import
+
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*row)
@@ -141,91 +155,6 @@ def _views(trial: Trial) -> str:
     return f"{trial.images:,}" if trial.images else "-"
 
 
-class Lines:
-    """Shows trials in plain lines, at most one for each trial every few seconds."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._ended = 0
-        self._printed: dict[str, tuple[float, int]] = {}  # (when, step) of each trial's last line
-
-    def started(self, trial: Trial) -> None:
-        """Show that a trial has a process now."""
-        print_line(f"starts  {trial.name}")
-
-    def moved(self, trial: Trial, facts: Mapping[str, Any]) -> None:
-        """Show how far a running trial is."""
-        step = int(facts.get("step", 0))
-        when, before = self._printed.get(trial.key, (0.0, 0))
-        if step != before and time.monotonic() - when >= PLAIN_EVERY_S:
-            self._printed[trial.key] = (time.monotonic(), step)
-            print_line(f"        {trial.name}  step {step}/{facts.get('steps')}  {_rate(facts)}")
-
-    def noted(self, trial: Trial, lines: Sequence[str]) -> None:
-        """Show what a trial understood."""
-        for line in lines:
-            print_line(f"        {trial.name}  {line}")
-
-    def ended(self, trial: Trial, error: str) -> None:
-        """Show that a trial ended."""
-        self._ended += 1
-        print_line(
-            f"{'FAILED' if error else 'done'}    {trial.name}  [{self._ended}/{self._total}]"
-        )
-        if error:
-            print_error(error)
-
-
-class Bars:
-    """Shows trials in progress bars."""
-
-    def __init__(self, progress: Progress, total: int) -> None:
-        self._progress = progress
-        self._all = progress.add_task("trials", total=total, rate="")
-        self._tasks: dict[str, TaskID] = {}
-
-    def started(self, trial: Trial) -> None:
-        """Show that a trial has a process now."""
-        if trial.key not in self._tasks:
-            total = trial.steps or None
-            self._tasks[trial.key] = self._progress.add_task(safe(trial.name), total=total, rate="")
-
-    def moved(self, trial: Trial, facts: Mapping[str, Any]) -> None:
-        """Show how far a running trial is."""
-        self.started(trial)
-        step = int(facts.get("step", 0))
-        self._progress.update(self._tasks[trial.key], completed=step, rate=_rate(facts))
-
-    def noted(self, trial: Trial, lines: Sequence[str]) -> None:
-        """Show what a trial understood."""
-        for line in lines:
-            self._progress.console.print(f"{trial.name}  {line}", markup=False, soft_wrap=True)
-
-    def ended(self, trial: Trial, error: str) -> None:
-        """Show that a trial ended."""
-        if task := self._tasks.pop(trial.key, None):
-            self._progress.remove_task(task)
-        self._progress.advance(self._all)
-        print_line(f"{'FAILED' if error else 'done'}  {trial.name}")
-        if error:
-            print_error(error)
-
-
-def _rate(facts: Mapping[str, Any]) -> str:
-    rate = facts.get("images_per_second")
-    return f"{rate:.0f} images/s" if rate else ""
-
-
-@contextmanager
-def watching(total: int) -> Iterator[Lines | Bars]:
-    """Yield an object that shows the progress of a launch's trials."""
-    if not out.is_terminal:
-        yield Lines(total)
-        return
-    with _progress() as progress:
-        yield Bars(progress, total)
-
-
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a function of (done, total) that shows the progress of long work on images.
@@ -274,8 +203,8 @@ class _Bar:
             self._progress.reset(self._task, completed=done, total=total)
             self._begun = True
         images_per_second, _ = self._speed.measure(done, total)
-        facts = {"images_per_second": images_per_second}
-        self._progress.update(self._task, completed=done, total=total, rate=_rate(facts))
+        rate = f"{images_per_second:,.0f} images/s" if images_per_second else ""
+        self._progress.update(self._task, completed=done, total=total, rate=rate)
 
 
 class _Count:
@@ -297,7 +226,15 @@ class _Count:
         print_note(f"{self._what}: {text}")
 
 
-def _progress(console: Console = out) -> Progress:
+def _progress(console: Console) -> Progress:
+    from rich.progress import (  # which take a while to import
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),

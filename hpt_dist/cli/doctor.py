@@ -25,16 +25,17 @@ from hpt_dist.store.paths import default_tracking_uri, work_folder
 def doctor(
     profile: Annotated[
         str,
-        typer.Argument(metavar="[PROFILE]", help="The profile of a Slurm cluster to check too."),
+        typer.Argument(metavar="PROFILE", help="The profile of a Slurm cluster to check too."),
     ] = "",
     store: StoreOption = DEFAULT_STORE,
     tracking_uri: TrackingOption = "",
     work: WorkOption = "",
     json_: JsonOption = False,
 ) -> None:
-    """Check what a launch needs, and print a fix for each fault; exit 1 if there is any.
+    """Check what a launch needs, and print a fix for each fault.
 
-    With a profile it checks the cluster too, by a short job on one or two of its nodes.
+    It exits with 1 if there is a fault. With a profile it checks the cluster too, by a short job
+    on one or two of its nodes.
 
     \b
     Examples:

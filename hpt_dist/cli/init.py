@@ -35,12 +35,17 @@ def init(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="The recipe to write; by default NAME.yaml beside the images, or here."),
+        typer.Option(
+            metavar="FILE",
+            help="The recipe to write; by default NAME.yaml beside the images, or here.",
+        ),
     ] = None,
     store: StoreOption = DEFAULT_STORE,
     json_: JsonOption = False,
 ) -> None:
-    """Write a first recipe for your own data, with its names, splits and sizes filled in.
+    """Write a first recipe for your own data.
+
+    Its names, splits and sizes are filled in.
 
     With labels and the splits train, val and test: pretraining, then a linear evaluation. Without:
     pretraining alone. It reads no image, shards nothing and overwrites nothing.

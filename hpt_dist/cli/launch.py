@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
-import sys
-import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from shlex import quote
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,16 +16,25 @@ from hpt_dist.cli import console
 from hpt_dist.cli.options import (
     CoresOption,
     FreshOption,
+    JsonOption,
     OnlyOption,
     RanksOption,
     RecipeArgument,
+    RecipeStoreOption,
     SetOption,
     TrackingOption,
     WhereOption,
     WorkOption,
 )
-from hpt_dist.cli.requested import begun, planned, profile_file
-from hpt_dist.cli.status import states_of
+from hpt_dist.cli.requested import (
+    begun,
+    command,
+    planned,
+    profile_file,
+    this_command,
+)
+from hpt_dist.cli.submitting import submit, wait
+from hpt_dist.cli.watching import watching
 from hpt_dist.errors import RequestError
 from hpt_dist.errors.secrets import public_address
 from hpt_dist.launch import (
@@ -36,22 +43,22 @@ from hpt_dist.launch import (
     launches,
     on_slurm,
     parent_run,
-    report_settings,
     results,
+    survey,
 )
 from hpt_dist.launch.launches import Settings
+from hpt_dist.launch.local import NotDone
 from hpt_dist.launch.on_slurm import Site
 from hpt_dist.launch.survey import Planned
 from hpt_dist.processes import environment
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.report.report import build
+from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.store import Store, files
 from hpt_dist.store.committed import is_done
 from hpt_dist.store.paths import filled_trial_folder, tracking_database, work_folder
 from hpt_dist.tracking import tracker
 from hpt_dist.trial.records import Launch, Where
-
-_POLL_S = 2.0
 
 
 def launch(
@@ -71,10 +78,15 @@ def launch(
     watch: Annotated[
         bool, typer.Option("--watch", help="Wait for submitted trials, and print their states.")
     ] = False,
+    store: RecipeStoreOption = "",
     tracking_uri: TrackingOption = "",
     work: WorkOption = "",
+    json_: JsonOption = False,
 ) -> None:
-    """Run the pending trials of a recipe, and print the report. After any failure, run it again.
+    """Run the pending trials of a recipe, and print the report.
+
+    After any failure, or Ctrl-C, run the same command again: it goes on. While trials train, it
+    shows step, loss, the last look at validation, time left and images/s.
 
     With a cluster's profile it submits one job for each pending trial and returns: no process
     stays running here.
@@ -89,26 +101,48 @@ def launch(
     """
     if tracking_uri:  # weights from MLflow use it too, here and in the trials' processes
         os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
-    if on in ("local", "inline"):
+    where: Where = "inline" if on == "inline" else "local" if on == "local" else "slurm"
+    record: Launch | None
+    if where != "slurm":
         if dry_run or hold or watch:
             raise RequestError(
                 "--dry-run, --hold and --watch need a cluster", fix="name it with --on PROFILE"
             )
-        where: Where = "inline" if on == "inline" else "local"
-        prepared = planned(recipe, set_, here.device())
-        done = _run_here(prepared, where, only or [], cores, tracking_uri, work, ranks or 1, fresh)
-    else:
-        if fresh:
-            raise RequestError(
-                "--fresh works only with --on local",
-                fix="leave it out: each job starts a new interpreter anyway",
+    elif fresh:
+        raise RequestError(
+            "--fresh works only with --on local",
+            fix="leave it out: each job starts a new interpreter anyway",
+        )
+    if json_ and dry_run:
+        raise RequestError("--dry-run prints scripts, which are not JSON", fix="give one of them")
+    with console.text_aside() if json_ else contextlib.nullcontext():
+        if where != "slurm":
+            prepared = planned(recipe, set_, here.device(), store=store)
+            record, done = _run_here(
+                prepared, where, only or [], cores, tracking_uri, work, ranks or 1, fresh
             )
-        profile = on_slurm.load(profile_file(on, "local", "inline"))
-        prepared = planned(recipe, set_, profile.device)
-        site = on_slurm.site(profile, prepared.store, work, ranks, hold)
-        done = _run_on_slurm(prepared, only or [], site, dry_run=dry_run, watch=watch)
+        else:
+            profile = on_slurm.load(profile_file(on, "local", "inline"))
+            prepared = planned(recipe, set_, profile.device, store=store)
+            site = on_slurm.site(profile, prepared.store, work, ranks, hold)
+            record, done = _run_on_slurm(prepared, only or [], site, dry_run=dry_run, watch=watch)
+    if json_:
+        console.print_json(_as_json(prepared.store, record))
     if not done:
         raise typer.Exit(1)
+
+
+def _as_json(store: Store, record: Launch | None) -> dict[str, Any]:
+    """Return a launch, the states of its trials and its report, for programs."""
+    if record is None:
+        return {"launch": "", "store": store.uri, "trials": {}}
+    states = survey.states_of(store, record, slurm_jobs.known_queue(store))
+    return {
+        "launch": record.id,
+        "store": store.uri,
+        "trials": {name: survey.as_json(state) for name, state in states.items()},
+        "report": build(record, results.finished(store, record)).as_json(),
+    }
 
 
 def _run_here(
@@ -120,8 +154,12 @@ def _run_here(
     work: str,
     ranks: int = 1,
     fresh: bool = False,
-) -> bool:
-    """Run the pending trials of a plan and print the report; return whether all are done."""
+) -> tuple[Launch, bool]:
+    """Run the pending trials of a plan and print the report.
+
+    Returns:
+        The launch, and whether all of its trials are done.
+    """
     trials = here.chosen(prepared, only)
     pending = here.pending(prepared, trials, where, ranks)
     if pending:
@@ -138,27 +176,53 @@ def _run_here(
         fresh=fresh,
     )
     if not pending:
-        return _print_report(_cached(prepared, trials, settings), prepared.store, settings.work)
+        record = _cached(prepared, trials, settings)
+        _print_report(record, prepared.store, settings.work)
+        return record, True
     record = here.begin(prepared, trials, settings)
-    console.print_line(f"launch {record.id}")
-    with console.watching(len(pending)) as watcher:
-        errors = here.work_through(prepared, trials, settings, record, watcher)
-    _print_report(record, prepared.store, settings.work)
-    if errors:
-        _print_failures(record, errors)
-    return not errors
+    try:
+        console.print_line(f"launch {record.id}")
+        with watching(len(pending)) as watcher:
+            errors = here.work_through(prepared, trials, settings, record, watcher)
+    except KeyboardInterrupt:
+        console.print_error("stopped at once; trials go on from the last states that they saved")
+        _print_way_on()
+        raise typer.Exit(1) from None
+    stopped = any(one.stopped for one in errors.values())
+    if not stopped:
+        _print_report(record, prepared.store, settings.work)
+    _print_failures(record, errors, prepared.store)
+    if stopped:
+        _print_stopped(len(trials), errors)
+        _print_way_on()
+    return record, not errors
 
 
-def _print_failures(record: Launch, errors: Mapping[str, str]) -> None:
-    """Print why trials are not done, and what to do."""
-    console.print_error(f"{len(errors)} of {len(record.trials)} trials are not done:")
-    for name, error in errors.items():
-        what, *more = error.splitlines()
+def _print_stopped(count: int, errors: Mapping[str, NotDone]) -> None:
+    """Print what is done of so many trials of a launch that was stopped, and what is left."""
+    reasons = Counter(one.why.splitlines()[0] for one in errors.values())
+    left = ", ".join(f"{n} {why}" for why, n in reasons.items())
+    console.print_error(f"stopped: {count - len(errors)} of {count} trials are done; {left}")
+
+
+def _print_way_on() -> None:
+    """Print how to go on with this launch."""
+    console.print_error(f"to go on, run the same command: {this_command()}")
+
+
+def _print_failures(record: Launch, errors: Mapping[str, NotDone], store: Store) -> None:
+    """Print why trials have failed, and what to do."""
+    failed = {name: error.why for name, error in errors.items() if not error.stopped}
+    if not failed:
+        return
+    console.print_error(f"{len(failed)} of {len(record.trials)} trials are not done:")
+    for name, why in failed.items():
+        what, *more = why.splitlines()
         console.print_error(f"  {name}: {what}")
         for line in more:
             if line.startswith("  do: "):
                 console.print_error(f"  {line}")
-    console.print_error(f"their logs: hpt-dist logs {record.id}")
+    console.print_error(f"their logs: {command('logs', record.id, store=store)}")
 
 
 def _report_switches() -> None:
@@ -175,7 +239,7 @@ def _cached(prepared: Planned, trials: Sequence[Trial], settings: Settings) -> L
     return here.cached(prepared, trials, settings)
 
 
-def _print_report(record: Launch, store: Store, work: Path) -> bool:
+def _print_report(record: Launch, store: Store, work: Path) -> None:
     """Print a launch's report, the path of its file, and where to see its runs."""
     report = build(record, results.finished(store, record))
     folder = work / "reports" / record.recipe
@@ -191,7 +255,6 @@ def _print_report(record: Launch, store: Store, work: Path) -> bool:
         console.print_note(f"the report is not written: {error}")
     for line in _ways_to_runs(record, store):
         console.print_line(line)
-    return True
 
 
 def _ways_to_runs(record: Launch, store: Store) -> Iterator[str]:
@@ -199,15 +262,12 @@ def _ways_to_runs(record: Launch, store: Store) -> Iterator[str]:
     if not record.tracking_uri:
         return
     work, place = Path(record.work), f"MLflow at {public_address(record.tracking_uri)}"
-    option = (
-        "" if store.uri == str(Path("hpt-store").absolute()) else f" --store {quote(store.uri)}"
-    )
     there = arrivals.arrived(store, record, record.trials)
     arrived = [bool(parent_run.noted(store, record).parent_run), *there.values()]
     if lacking := arrived.count(False):
         yield (
             f"{lacking} of {len(arrived)} runs are not in {place} yet; to send them: "
-            f"{_own_name()} sync {record.id}{option}"
+            f"{command('sync', record.id, store=store)}"
         )
     unknown = [record.trials[name] for name in there if there[name] is None]
     if elsewhere := sum(is_done(store, key) for key in unknown):
@@ -215,8 +275,8 @@ def _ways_to_runs(record: Launch, store: Store) -> Iterator[str]:
     if True not in there.values():
         return
     if tracking_database(record.tracking_uri) == work / "mlflow.db":
-        option += "" if work == work_folder(store) else f" --work {quote(str(work))}"
-        yield f"to see the runs in MLflow's UI: {_own_name()} ui{option}"
+        words = [] if work == work_folder(store) else ["--work", str(work)]
+        yield f"to see the runs in MLflow's UI: {command('ui', *words, store=store)}"
     else:
         yield f"the {'other ' if lacking or elsewhere else ''}runs are in {place}"
         if record.tracking_uri.startswith("http") and (page := _page(record, store)):
@@ -234,14 +294,6 @@ def _page(record: Launch, store: Store) -> str:
     return ""
 
 
-def _own_name() -> str:
-    """Return how this program was called, so that users can copy printed commands."""
-    if shutil.which("hpt-dist"):
-        return "hpt-dist"
-    path = Path(sys.argv[0])
-    return str(path) if path.name == "hpt-dist" else f"{sys.executable} -m hpt_dist"
-
-
 def _run_on_slurm(
     prepared: Planned,
     only: Sequence[str],
@@ -249,7 +301,7 @@ def _run_on_slurm(
     *,
     dry_run: bool = False,
     watch: bool = False,
-) -> bool:
+) -> tuple[Launch | None, bool]:
     """Submit the pending trials of a plan.
 
     Args:
@@ -260,7 +312,7 @@ def _run_on_slurm(
         watch: wait for all trials, and print changes of their states.
 
     Returns:
-        False if a watched trial is not done at the end; else True.
+        The launch, if there is one; and whether a watched one is done at the end.
     """
     if left_out := where.profile.left_out(os.environ):
         console.print_note(f"not passed on to sbatch: {left_out}")
@@ -270,56 +322,19 @@ def _run_on_slurm(
         on_slurm.make_folders(where)
         record = _cached(prepared, trials, where.settings)
         _print_report(record, prepared.store, where.settings.work)
-        return True
+        return record, True
     if dry_run:
         for title, script in on_slurm.scripts(prepared, trials, where):
             console.print_line(f"==> {title}")
             console.print_line(script)
-        return True
+        return None, True
     on_slurm.check()
     prepared = replace(prepared, store=begun(prepared.store))
     on_slurm.make_folders(where)
     console.print_plan(trials, prepared.states, prepared.facts)
-    submitted = _submit(prepared, trials, where)
-    if not watch:
-        return True
-    done = submitted is None or _watch(prepared.store, submitted)
-    if submitted:
-        _print_report(submitted, prepared.store, where.settings.work)
-    return done
-
-
-def _submit(prepared: Planned, trials: Sequence[Trial], where: Site) -> Launch | None:
-    """Submit the pending trials; return the launch that shows their states, if there is one."""
-    submission = on_slurm.submit(prepared, trials, where, console.print_line)
-    queued = submission.queued
-    waiting = [queued[trial.key] for trial in trials if trial.key in queued]
-    if waiting:
-        ids = sorted({job.id.partition("_")[0] for job in waiting}, key=int)
-        are = "trial is" if len(waiting) == 1 else "trials are"
-        console.print_line(f"{len(waiting)} {are} in the queue already: job {', '.join(ids)}")
-    record = submission.launch
-    if record is None:
-        console.print_line("nothing to submit")
-        last, stages = prepared.last_launch, {trial.stage for trial in trials}
-        return last and replace(last, report=report_settings.of(prepared.recipe, stages))
-    count = sum(len(array.keys) for array in submission.arrays)
-    trials_text = f"{count} trial{'' if count == 1 else 's'}"
-    console.print_line(f"launch {record.id}: {trials_text} submitted; nothing stays running here")
-    console.print_line(f"  look: hpt-dist status {record.id}; hpt-dist logs {record.id} -f")
-    console.print_line(f"  stop: hpt-dist cancel {record.id}")
-    return record
-
-
-def _watch(store: Store, record: Launch) -> bool:
-    """Print each change of state until all trials have ended; return whether all are done."""
-    printed: dict[str, str] = {}
-    while True:
-        current = states_of(store, record)
-        for name, state in current.items():
-            if printed.get(name) != state.name:
-                printed[name] = state.name
-                console.print_line(f"{state.name:8}  {name}  {state.why}")
-        if not any(state.name in ("running", "queued") for state in current.values()):
-            return all(state.name == "cached" for state in current.values())
-        time.sleep(_POLL_S)
+    submitted = submit(prepared, trials, where)
+    if not watch or submitted is None:
+        return submitted, True
+    done = wait(prepared.store, submitted)
+    _print_report(submitted, prepared.store, where.settings.work)
+    return submitted, done

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
 from hpt_dist import __version__
 from hpt_dist.cli import console, data
-from hpt_dist.cli.verbs import Verbs
+from hpt_dist.cli.verbs import HELP, Verbs
 from hpt_dist.errors import HptError
 from hpt_dist.processes import environment, output
 from hpt_dist.store import patience
@@ -18,24 +18,24 @@ from hpt_dist.store import patience
 
 class _AllVerbs(Verbs):
     package = "hpt_dist.cli"
-    names = (
-        "shard",
-        "init",
-        "plan",
-        "launch",
-        "runs",
-        "status",
-        "logs",
-        "cancel",
-        "pull",
-        "report",
-        "du",
-        "prune",
-        "sync",
-        "ui",
-        "doctor",
-        "schema",
-    )
+    names: ClassVar = {
+        "shard": "Write images as WebDataset tars with a manifest.",
+        "init": "Write a first recipe for your own data.",
+        "plan": "Show for each trial whether it is cached, resumes or runs, and why.",
+        "launch": "Run the pending trials of a recipe, and print the report.",
+        "runs": "List the launches of a store, the newest first, and how far each is.",
+        "status": "Show the state of each trial of a launch, and how far it is.",
+        "logs": "Print the logs of a launch's trials.",
+        "cancel": "Ask running trials of a launch to save and stop.",
+        "pull": "Copy the weights and results of finished trials, and check their digests.",
+        "report": "Print a launch's results with verdicts in words.",
+        "du": "Show how much space a store takes, by launch and by dataset.",
+        "prune": "List what no launch needs, and with --yes delete it.",
+        "sync": "Send MLflow the metrics that it missed, and correct its runs' statuses.",
+        "ui": "Start MLflow's UI for the runs of a store.",
+        "doctor": "Check what a launch needs, and print a fix for each fault.",
+        "schema": "Print the JSON Schema of recipes, for editors.",
+    }
 
 
 app = typer.Typer(
@@ -48,10 +48,10 @@ app = typer.Typer(
       hpt-dist shard ~/photos ./hpt-store/datasets/photos
       hpt-dist plan one_domain
       hpt-dist launch one_domain
-      hpt-dist COMMAND --help
+      hpt-dist launch --help
     """,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings=HELP,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -90,6 +90,7 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as ended:
         if ended.code == _CTRL_C:
+            console.leave_line()
             console.print_error("interrupted")
             sys.exit(1)
         raise

@@ -7,9 +7,16 @@ from typing import Annotated
 
 import typer
 
+from hpt_dist.cli import completion
+from hpt_dist.launch.pasted import DEFAULT_STORE as DEFAULT_STORE
+
 RecipeArgument = Annotated[
     Path,
-    typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe in the package."),
+    typer.Argument(
+        metavar="RECIPE",
+        help="A YAML file, or the name of a recipe in the package.",
+        autocompletion=completion.recipes,
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -18,18 +25,36 @@ SetOption = Annotated[
 RunArgument = Annotated[
     str,
     typer.Argument(
-        metavar="[RUN]",
-        help="A launch's id, or a recipe's name or file; by default the last launch.",
+        metavar="RUN",
+        help="A launch's id, or a recipe's name or file; by default the last launch. With a file, "
+        "the recipe's own store is read.",
+        autocompletion=completion.runs,
     ),
 ]
 StoreOption = Annotated[
     str,
-    typer.Option("--store", envvar="HPT_STORE", help="The store: a folder or s3://BUCKET/PREFIX."),
+    typer.Option(
+        "--store",
+        envvar="HPT_STORE",
+        metavar="STORE",
+        help="The store: a folder or s3://BUCKET/PREFIX.",
+    ),
+]
+# Of commands that may be given a recipe, which names a store of its own.
+RecipeStoreOption = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        metavar="STORE",
+        help="The store: a folder or s3://BUCKET/PREFIX; by default the recipe's own where its "
+        "file is given, else HPT_STORE, else ./hpt-store.",
+    ),
 ]
 TrackingOption = Annotated[
     str,
     typer.Option(
         "--tracking-uri",
+        metavar="URI",
         envvar="MLFLOW_TRACKING_URI",
         help="MLflow's address; by default a SQLite file in the work folder.",
     ),
@@ -38,13 +63,16 @@ WorkOption = Annotated[
     str,
     typer.Option(
         "--work",
+        metavar="FOLDER",
         envvar="HPT_WORK",
         help="Folder for logs and local metrics; by default `work` in the store's folder, or "
         "./hpt-work if the store is on S3.",
     ),
 ]
-DEFAULT_STORE = "./hpt-store"
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonOption = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON document on standard output, and no other text."),
+]
 RanksOption = Annotated[
     int | None,
     typer.Option(
@@ -71,13 +99,17 @@ SourceArgument = Annotated[
 ]
 RootOption = Annotated[
     Path | None,
-    typer.Option(help="Folder of a named dataset; for a list, the folder its paths start at."),
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder of a named dataset; for a list, the folder its paths start at.",
+    ),
 ]
 LayoutOption = Annotated[
     str,
     typer.Option(
+        metavar="LAYOUT",
         help="What the top folders are, where that is not plain: classes or splits; flat: they "
-        "mean nothing, and all images are without labels."
+        "mean nothing, and all images are without labels.",
     ),
 ]
 ColumnsOption = Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hpt_dist.cli import console
-from hpt_dist.cli.options import JsonOption, RecipeArgument, SetOption
+from hpt_dist.cli.options import JsonOption, RecipeArgument, RecipeStoreOption, SetOption
 from hpt_dist.cli.requested import planned, profile_file
 from hpt_dist.launch import here, on_slurm, survey
 
@@ -23,14 +23,18 @@ def plan(
         ),
     ] = "local",
     stand_ins: Annotated[
-        Path | None, typer.Option(help="YAML file that describes datasets not yet in the store.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="YAML file that describes datasets not yet in the store."
+        ),
     ] = None,
+    store: RecipeStoreOption = "",
     json_: JsonOption = False,
 ) -> None:
-    """Show for each trial whether it is cached, resumes or runs, and why. Starts nothing.
+    """Show for each trial whether it is cached, resumes or runs, and why.
 
-    Precision follows from the device and is part of a trial's key, so name with --on where you
-    will launch.
+    It starts nothing. Precision follows from the device and is part of a trial's key, so name with
+    --on where you will launch.
 
     \b
     Examples:
@@ -41,7 +45,7 @@ def plan(
     """
     on_here = on == "local"
     device = here.device() if on_here else on_slurm.load(profile_file(on, "local")).device
-    prepared = planned(recipe, set_, device, stand_ins)
+    prepared = planned(recipe, set_, device, stand_ins, store)
     if json_:
         console.print_json(
             [

@@ -7,7 +7,9 @@ from hpt_dist.recipe import file
 
 
 def schema() -> None:
-    """Print the JSON Schema of recipes, with which editors complete and check them.
+    """Print the JSON Schema of recipes, for editors.
+
+    Editors complete and check recipes with it.
 
     \b
     Example:

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 from hpt_dist.cli import console
 from hpt_dist.cli.lacking import print_lacking
-from hpt_dist.cli.options import DEFAULT_STORE, JsonOption, RunArgument, StoreOption
+from hpt_dist.cli.options import JsonOption, RecipeStoreOption, RunArgument
+from hpt_dist.cli.requested import launch_of
 from hpt_dist.launch import arrivals, closing, launches, survey
 from hpt_dist.launch.description import ENDED
-from hpt_dist.launch.launches import find
 from hpt_dist.launch.survey import State
 from hpt_dist.slurm import jobs as slurm_jobs
-from hpt_dist.store import Store, open_store
+from hpt_dist.store import Store
 from hpt_dist.trial.records import Launch
 
 
-def status(
-    run: RunArgument = "", store: StoreOption = DEFAULT_STORE, json_: JsonOption = False
-) -> None:
-    """Show the state of each trial of a launch, from the store and Slurm's queue.
+def status(run: RunArgument = "", store: RecipeStoreOption = "", json_: JsonOption = False) -> None:
+    """Show the state of each trial of a launch, and how far it is.
 
-    cached: done. running: with host and step. queued: with its job. failed: with the reason.
-    resumes: the next launch continues from a saved state. runs: the next launch starts it.
+    It reads the store and Slurm's queue. cached: done. running: with its host, step, loss, last
+    look at validation and time left, at most 15 s old. queued: with its job. failed: with the
+    reason. resumes: the next launch continues from a saved state. runs: the next launch starts it.
 
     \b
-    Example:
+    Examples:
       hpt-dist status quickstart
+      hpt-dist status my_recipe.yaml --json
     """
-    opened = open_store(store)
-    record = find(opened, run)
+    opened, record = launch_of(run, store)
     states = states_of(opened, record)
     over = [name for name, state in states.items() if state.name not in ("running", "queued")]
     lacking = arrivals.lacking(opened, record, over)
@@ -36,8 +35,9 @@ def status(
         console.print_json(
             {
                 "launch": record.id,
+                "store": opened.uri,
                 "ended": ended,
-                "trials": {n: survey.as_json(s) for n, s in states.items()},
+                "trials": {name: survey.as_json(state) for name, state in states.items()},
                 "mlflow_lacks": lacking,
             }
         )

@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from hpt_dist.cli import console
-from hpt_dist.cli.options import DEFAULT_STORE, StoreOption, WorkOption
+from hpt_dist.cli.options import RecipeStoreOption, RunArgument, WorkOption
+from hpt_dist.cli.requested import store_of
 from hpt_dist.errors import HptError, RequestError
-from hpt_dist.store import open_store
 from hpt_dist.store.paths import default_tracking_uri, work_folder
 from hpt_dist.tracking import tracker
 from hpt_dist.tracking.address import reached
@@ -22,18 +22,23 @@ _SHOWN = 5  # experiments
 
 
 def ui(
-    store: StoreOption = DEFAULT_STORE,
+    run: RunArgument = "",
+    store: RecipeStoreOption = "",
     work: WorkOption = "",
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ) -> None:
-    """Start MLflow's UI for the runs of a store's work folder.
+    """Start MLflow's UI for the runs of a store.
 
     \b
-    Example:
+    Examples:
       hpt-dist ui
+      hpt-dist ui my_recipe.yaml
     """
-    _open_ui(work_folder(open_store(store), work), host, port)
+    opened, _ = store_of(run, store)
+    _open_ui(work_folder(opened, work), host, port)
 
 
 def _open_ui(work: Path, host: str, port: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt_dist.errors import HptError
-from hpt_dist.launch import here, launches, results
+from hpt_dist.launch import here, launches, pasted, results
 from hpt_dist.launch.local import Watcher
 from hpt_dist.launch.survey import Planned, StateName, plan_against_store
 from hpt_dist.processes import environment
@@ -111,11 +111,11 @@ def run(
     record = here.begin(prepared, trials, used)
     errors = here.work_through(prepared, trials, used, record, watcher or _Logged())
     if errors:
-        what = "\n".join(f"  {name}: {error}" for name, error in errors.items())
+        what = "\n".join(f"  {name}: {one.why}" for name, one in errors.items())
         raise HptError(
             f"{len(errors)} of {len(trials)} trials are not done:\n{what}",
             where=record.id,
-            fix=f"read their logs: hpt-dist logs {record.id} --store {prepared.store.uri}",
+            fix=f"read their logs: {pasted.command('logs', record.id, store=prepared.store)}",
         )
     return results.finished(prepared.store, record)
 
@@ -164,3 +164,11 @@ class _Logged:
     def ended(self, trial: Trial, error: str) -> None:
         """A trial ended."""
         log.info("%s %s", "failed" if error else "done", trial.name)
+
+    def stopping(self) -> None:
+        """Somebody asked to stop."""
+        log.info("stopping: running trials save their states")
+
+    def stopped(self, trial: Trial, why: str) -> None:
+        """A trial was asked to stop, and ended."""
+        log.info("%s: %s", trial.name, why)

@@ -10,7 +10,7 @@ from pathlib import Path
 from hpt_dist.errors import RequestError, nearest
 from hpt_dist.launch import closing, launches, local, report_settings
 from hpt_dist.launch.launches import Settings
-from hpt_dist.launch.local import Watcher
+from hpt_dist.launch.local import NotDone, Watcher
 from hpt_dist.launch.survey import Planned
 from hpt_dist.recipe import plan
 from hpt_dist.recipe.numerics import Device
@@ -137,8 +137,12 @@ def begin(prepared: Planned, trials: Sequence[Trial], used: Settings) -> Launch:
 
 def work_through(
     prepared: Planned, trials: Sequence[Trial], used: Settings, record: Launch, watcher: Watcher
-) -> Mapping[str, str]:
-    """Run a launch that has begun to its end; return the errors by trial name."""
+) -> Mapping[str, NotDone]:
+    """Run a launch that has begun to its end; return why trials are not done, by their names.
+
+    Raises:
+        KeyboardInterrupt: at a second Ctrl-C; a later launch of the recipe closes this one.
+    """
     errors, stopped = local.work_through(prepared, trials, used, record, watcher)
     closing.finish_launch(prepared.store, record, done=not errors, stopped=stopped)
     closing.set_true_statuses(prepared.store, record)

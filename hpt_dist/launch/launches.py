@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import get_args
 
 from hpt_dist.errors import HptError, RequestError, nearest
-from hpt_dist.launch import parent_run, report_settings
+from hpt_dist.launch import parent_run, pasted, report_settings
 from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store, absent, lease, records
@@ -212,7 +212,8 @@ def cancel(store: Store, launch: Launch) -> list[str]:
         RequestError: the launch has ended.
     """
     if has_ended(store, launch):
-        raise RequestError(f"{launch.id} has ended", fix=f"hpt-dist status {launch.id}")
+        look = pasted.command("status", launch.id, store=store)
+        raise RequestError(f"{launch.id} has ended", fix=look)
     store.put(f"{LAUNCHES}/{launch.id}.cancel", b"")
     asked: list[str] = []
     if launch.where == "slurm":

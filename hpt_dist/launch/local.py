@@ -30,6 +30,7 @@ POLL_S = 0.2
 # How often the store is asked about what no process of ours reports: a cancel; trials of others.
 _LOOK_S = 2.0
 _GRACE_S = 60.0  # in which ranks notice by themselves that another one has died
+_TWICE_S = 0.5  # within which two programs pass the same Ctrl-C on
 _LEAVE_S = 10.0  # in which a rank ends after rank 0
 _KILLED = "its process was killed; launch again to go on from the last saved state"
 
@@ -48,6 +49,25 @@ class Watcher(Protocol):
 
     def ended(self, trial: Trial, error: str) -> None:
         """A trial ended; `error` is empty when it is done."""
+
+    def stopping(self) -> None:
+        """Somebody asked to stop: running trials save and end, and no other one starts."""
+
+    def stopped(self, trial: Trial, why: str) -> None:
+        """A trial was asked to stop, and ended."""
+
+
+@dataclass(frozen=True)
+class NotDone:
+    """Why a trial is not done.
+
+    Args:
+        why: in words.
+        stopped: it did not fail: somebody asked to stop, while it ran or before.
+    """
+
+    why: str
+    stopped: bool = False
 
 
 @dataclass
@@ -86,10 +106,12 @@ class _Work:
         free_cores: not given to a trial.
         free_gpus: GPUs not given to a trial.
         running: by key.
-        errors: by trial name.
+        errors: why trials are not done, by their names.
         failed: keys of trials that ended without a result.
         done: keys of trials that are known to be done.
         stopping: somebody asked to stop: nothing more is started.
+        asked_s: when that was, by the monotonic clock; 0 until running trials were asked.
+        at_once: somebody does not want to wait for trials that save.
         look_s: when the store is to be asked next, by the monotonic clock.
         leases: those of trials that wait, watched.
     """
@@ -104,10 +126,12 @@ class _Work:
     free_cores: int
     free_gpus: list[str]
     running: dict[str, _Running] = field(default_factory=dict)
-    errors: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, NotDone] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
     done: set[str] = field(default_factory=set)
     stopping: bool = False
+    asked_s: float = 0.0
+    at_once: bool = False
     look_s: float = 0.0
     leases: lease.LeaseWatch = field(default_factory=lease.LeaseWatch)
 
@@ -117,9 +141,13 @@ class _Work:
         return key in self.done
 
     def fail(self, trial: Trial, error: str) -> None:
-        self.errors[trial.name] = error
+        self.errors[trial.name] = NotDone(error)
         self.failed.add(trial.key)
         self.watcher.ended(trial, error)
+
+    def stop(self, trial: Trial, why: str) -> None:
+        self.errors[trial.name] = NotDone(why, stopped=True)
+        self.watcher.stopped(trial, why)
 
 
 def work_through(
@@ -128,7 +156,7 @@ def work_through(
     settings: Settings,
     launch: Launch,
     watcher: Watcher,
-) -> tuple[dict[str, str], bool]:
+) -> tuple[dict[str, NotDone], bool]:
     """Run every trial that is not done, parents first, as many at once as there are cores.
 
     A trial that another process holds is waited for. What starts from a failed trial is not run.
@@ -141,7 +169,10 @@ def work_through(
         watcher: receives the progress.
 
     Returns:
-        The errors by trial name, empty when all is done; and whether somebody stopped it.
+        Why trials are not done, by their names; and whether somebody stopped it.
+
+    Raises:
+        KeyboardInterrupt: at a second Ctrl-C, when no process of a trial is left.
     """
     gpus = list(settings.gpus)
     recipe, store, every = prepared.recipe, prepared.store, prepared.trials
@@ -160,8 +191,10 @@ def work_through(
                 _ask_to_stop(left)
             if left.running or left.pending:
                 time.sleep(POLL_S)
+    if left.at_once:
+        raise KeyboardInterrupt
     for trial in left.pending:
-        left.errors[trial.name] = "not started"
+        left.errors[trial.name] = NotDone("not started", stopped=True)
     return left.errors, left.stopping
 
 
@@ -216,7 +249,9 @@ def _start(left: _Work, trial: Trial) -> None:
     left.running[trial.key] = running
     if left.settings.where == "inline":
         with environment.replaced(_variables(each)):
-            running.outcome = run(job, lambda facts: _pass_on(left.watcher, trial, facts))
+            running.outcome = run(
+                job, lambda facts: _pass_on(left.watcher, trial, facts), left.watcher.stopping
+            )
         return
     try:
         with files.in_work_folder(left.settings.work):
@@ -268,10 +303,12 @@ def _collect(left: _Work) -> None:
             left.pending.append(running.trial)
         elif outcome.status == "done":
             left.watcher.ended(running.trial, "")
-        else:
+        elif outcome.status == "interrupted":
+            # Inline, or of `cancel`, the signal reached the trial, not the handler here.
+            left.stopping = True
+            left.stop(running.trial, outcome.error)
+        elif not left.at_once:
             left.fail(running.trial, outcome.error)
-        # Inline, the signal reached the trial, not the handler here.
-        left.stopping = left.stopping or outcome.status == "interrupted"
 
 
 def _listen(running: _Running, watcher: Watcher) -> None:
@@ -318,30 +355,39 @@ def _outcome_of(running: _Running) -> Outcome:
         return Outcome("failed", _KILLED)
     if running.outcome.status != "lost":
         return running.outcome
-    count = len(running.processes)
     died = sum(bool(process.exit_code) for process in running.processes)
     return Outcome(
         "failed",
-        f"{died} of this trial's {count} processes died; look into the log for why, and launch "
-        "again to go on from the last saved state",
+        f"{died} of this trial's {len(running.processes)} processes died; look into the log for "
+        "why, and launch again to go on from the last saved state",
     )
 
 
 def _ask_to_stop(left: _Work) -> None:
     """Signal every trial; again at each poll, for a process just born does not listen yet."""
+    if left.running and not left.asked_s:
+        left.asked_s = time.monotonic()
+        left.watcher.stopping()
     for running in left.running.values():
-        for process in running.processes[:1]:
-            process.signal(signal.SIGTERM)
+        for process in running.processes if left.at_once else running.processes[:1]:
+            process.signal(signal.SIGKILL if left.at_once else signal.SIGTERM)
 
 
 @contextlib.contextmanager
 def _gentle_stop(left: _Work) -> Iterator[None]:
-    """On Ctrl-C or SIGTERM, which the main thread alone gets, ask every trial to save and stop."""
+    """On Ctrl-C or SIGTERM, which the main thread alone gets, ask every trial to save and stop.
+
+    A Ctrl-C after that ends them at once; one that comes twice is one.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def stop(_number: int, _frame: Any) -> None:
+    def stop(number: int, _frame: Any) -> None:
+        if left.at_once and number == signal.SIGINT:
+            raise KeyboardInterrupt  # a killed process does not end: its disk is away
+        patient = not left.asked_s or time.monotonic() - left.asked_s < _TWICE_S
+        left.at_once = left.at_once or (number == signal.SIGINT and not patient)
         left.stopping = True
 
     signals = (signal.SIGINT, signal.SIGTERM)

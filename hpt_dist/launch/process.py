@@ -66,14 +66,22 @@ def follow(_pipe: Connection, order: TrialOrder) -> None:
     ranks.leave()
 
 
-def run(order: TrialOrder, report: Callable[[Mapping[str, Any]], None]) -> Outcome:
+def run(
+    order: TrialOrder,
+    report: Callable[[Mapping[str, Any]], None],
+    on_signal: Callable[[], None] | None = None,
+) -> Outcome:
     """Run one trial in this process, as its only one or as rank 0 of several.
 
     Args:
         order: what to run.
         report: called with the facts of its progress.
+        on_signal: see `Interrupt`; None where another process looks after this one.
+
+    Raises:
+        KeyboardInterrupt: with `on_signal`, at a second Ctrl-C.
     """
-    with listening_process() as interrupt:
+    with listening_process(on_signal) as interrupt:
         try:
             with ranks.hosting(order.ranks) as together:
                 _run(order, interrupt, together, report)
@@ -117,8 +125,8 @@ def take_part(order: TrialOrder, interrupt: Interrupt) -> None:
 
 
 @contextlib.contextmanager
-def listening_process() -> Iterator[Interrupt]:
-    """Set up this process for training, and listen for signals."""
+def listening_process(on_signal: Callable[[], None] | None = None) -> Iterator[Interrupt]:
+    """Set up this process for training, and listen for signals; see `Interrupt`."""
     output.encode_any_text()
     form = "%(asctime)s %(levelname)s %(message)s"
     output.log_lines(logging.INFO, sys.stdout, form, dates="%H:%M:%S", force=True)
@@ -131,7 +139,7 @@ def listening_process() -> Iterator[Interrupt]:
     logging.getLogger("botocore").setLevel(logging.WARNING)
     keep_freed_memory()
     # Listening starts before the seconds that importing torch takes.
-    with listening() as interrupt:
+    with listening(on_signal) as interrupt:
         yield interrupt
 
 

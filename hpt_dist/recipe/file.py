@@ -82,11 +82,16 @@ class Recipe:
         return self.document.where(path)
 
 
-class _Head(Spec):
-    """The top level of the file; stages are validated one by one, each by its kind."""
+class _Home(Spec):
+    """What leads to the launches of a recipe."""
 
     name: str
     store: str = "./hpt-store"
+
+
+class _Head(_Home):
+    """The top level of the file; stages are validated one by one, each by its kind."""
+
     datasets: dict[str, str] = Field(default_factory=dict)
     backbone: str
     image: Image = Image()
@@ -116,6 +121,26 @@ def load(
     for override in overrides:
         apply(document, override, known)
     return validate(document)
+
+
+def home(path: Path | str, store: str = "") -> tuple[str, str]:
+    """Return the name and the store's URI of a recipe, whatever else is wrong with it.
+
+    Args:
+        path: the YAML file.
+        store: takes the place of its own.
+
+    Raises:
+        RecipeError: one of them is missing or wrong.
+        RequestError: the file cannot be read.
+    """
+    document = read(Path(path), os.environ)
+    tree = document.tree if isinstance(document.tree, dict) else {}
+    raw = {key: tree[key] for key in _Home.model_fields if key in tree}
+    found = validated(document, _Home, raw | ({"store": store} if store else {}), ())
+    if found is None or (not store and ("store",) in document.unread):
+        raise document.refusal()
+    return found.name, found.store
 
 
 def parse(

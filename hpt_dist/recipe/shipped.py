@@ -11,10 +11,17 @@ from pathlib import Path
 
 from hpt_dist.errors import RequestError, nearest
 
+_RECIPES = Path(__file__).parent / "recipes"
+
+
+def names() -> list[str]:
+    """Return the names of the recipes in the package."""
+    return sorted(file.stem for file in _RECIPES.glob("*.yaml"))
+
 
 def recipe(name: Path | str) -> Path:
     """Return the file of a recipe; see `located`."""
-    return located(name, Path(__file__).parent / "recipes", "recipe")
+    return located(name, _RECIPES, "recipe")
 
 
 def located(name: Path | str, folder: Path, kind: str, others: Sequence[str] = ()) -> Path:

@@ -70,8 +70,8 @@ def in_words(facts: Mapping[str, float]) -> str:
     """
     parts = [f"loss {facts['loss']:.3f}"] if "loss" in facts else []
     parts += [_look(name, facts) for name in _SHOWN if name in facts][:1]
-    if "seconds_left" in facts:
-        parts.append(f"{timedelta(seconds=int(facts['seconds_left']))} left")
+    if left_s := int(facts.get("seconds_left", 0)):
+        parts.append(f"{timedelta(seconds=left_s)} left")
     if rate := facts.get("images_per_second"):
         parts.append(f"{rate:,.0f} images/s")
     return ", ".join(parts)

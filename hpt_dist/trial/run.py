@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from hpt_dist.train.selection import Selection
 
-# For which who stopped a trial waits for MLflow; the end of the launch sends it the rest.
-_LEAVE_S = 5.0
+# For which whoever stopped a trial waits for MLflow; the end of the launch sends it the rest.
+_STOPPED_S = 3.0
 
 log = logging.getLogger(__name__)
 
@@ -235,27 +235,27 @@ def run(
         try:
             with files.in_work_folder(order.folder):
                 _perform(context, tracker, runner, together, resume_step)
-        except lease.LeaseLostError:
-            tracker.leave()
-            raise
-        except KeyboardInterrupt:  # a second one: somebody does not want to wait
-            tracker.finish("KILLED", 1)
+        except (lease.LeaseLostError, Interrupted, KeyboardInterrupt) as error:
+            _leave(held, tracker, error)
             raise
         except StoreAwayError:
             # It takes no note; a scheduler starts the trial again.
             tracker.finish("KILLED" if order.scheduled else "FAILED")
-            raise
-        except Interrupted:
-            if held.is_lost:
-                tracker.leave()
-                held.check()  # raises that
-            tracker.finish("KILLED", _LEAVE_S)
             raise
         except BaseException as error:
             _note_failure(root, order, error)
             tracker.finish("FAILED")
             raise
         tracker.finish("FINISHED")
+
+
+def _leave(held: lease.Lease, tracker: Tracker, error: BaseException) -> None:
+    """Close the tracker of a trial that goes on later; raise if another process has taken it."""
+    if held.is_lost or isinstance(error, lease.LeaseLostError):
+        tracker.leave()
+        held.check()
+    else:
+        tracker.finish("KILLED", _STOPPED_S)
 
 
 def _note_failure(root: Store, order: TrialOrder, error: BaseException) -> None:

@@ -281,8 +281,10 @@ class Story:
     def saves_and_says_so(self, launch):
         printed, _ = launch.communicate(timeout=300)
         assert launch.returncode == 1
-        assert re.search(r"stopped by SIG(TERM|INT) after step", printed), printed
+        assert re.search(r"\nstopped hpt +by SIG(TERM|INT) after step", printed), printed
         assert "not started" in printed
+        assert "FAILED" not in printed
+        assert f"to go on, run the same command: {sys.executable} -m hpt_dist launch " in printed
         assert "resumes" in hpt("plan", str(self.recipe), store=str(self.store))
         assert "the launch was stopped" in hpt("status", "tiny", store=str(self.store))
         assert self.statuses()["hpt"] == "KILLED"

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from slurm_site import DEV, LONG, ONE_RANK_A_NODE, ROOT, based, here, made
+from slurm_site import DEV, LONG, ONE_RANK_A_NODE, ROOT, Site, based, here, made
 from small import environment, outcome
 from submitit.slurm.slurm import SlurmJobEnvironment
 
@@ -86,7 +86,9 @@ def test_the_quickstart_on_one_node_leaves_what_it_leaves_here(site, drawings, t
     assert end.read_text() == "FINISHED"
     assert set(site.states().values()) == {"cached"}
     assert "all 4 trials are cached" in site.launch(*QUICK, text=QUICKSTART)
-    assert "== hpt" in site.hpt("logs", "quickstart", "--trial", "hpt")
+    logs = site.hpt("logs", "quickstart", "--trial", "hpt")
+    assert "== hpt" in logs
+    assert re.search(r"step 12/12  loss \d.*, kNN [\d.]+ % at step 6, .*images/s", logs)
     assert "left out of the environment: ACCELERATE_MIXED_PRECISION, " in site.logs()
     assert "Traceback" not in site.logs()
 
@@ -287,12 +289,12 @@ def test_two_launches_at_once_submit_nothing_twice(site):
     )
 
 
-def test_a_launch_of_twenty_trials_is_soon_over_and_cancel_ends_it(site):
+def test_a_launch_of_twenty_trials_is_soon_over_and_cancel_ends_it(site, tmp_path):
     """It takes about a second, of which Python's start is a good part."""
-    _, start_s = timed(lambda: site.hpt("--version"))
+    _, start_s = timed(lambda: site.hpt("status", "nobody", code=2, process=True))
     sweep = ("--set", f"stages.adapt.sweep.seed={list(range(8))}")
-    printed, launch_s = timed(lambda: site.launch("--hold", *sweep))
-    assert "20 trials submitted" in printed
+    queued, launch_s = timed(lambda: site.launch("--hold", *sweep))
+    assert "20 trials submitted" in queued
     jobs = site.slurm.jobs()
     assert len(jobs) == 20
     assert sum("_" in job for job in jobs) == 16  # two arrays
@@ -300,9 +302,28 @@ def test_a_launch_of_twenty_trials_is_soon_over_and_cancel_ends_it(site):
     assert "nothing to submit" in printed
     assert launch_s < 4 * nothing_s
     assert launch_s < 8 * start_s
-    printed = site.hpt("cancel", "small")
+    printed = pasted(site, re.findall(r"(?:look|stop): (.*)", queued), tmp_path)
+    assert printed.count(" queued ") == 20
     assert printed.count("removed from the queue") == 20
     assert site.slurm.jobs() == {}
+
+
+def pasted(site: Site, commands: list[str], folder: Path) -> str:
+    """Run the commands that a launch has printed in a shell that knows no store, logs -f apart."""
+    assert re.findall(r"hpt_dist (\w+)", " ".join(commands)) == ["status", "logs", "cancel"]
+    printed = ""
+    for one in (commands[0], commands[2]):
+        done = subprocess.run(
+            ["bash", "-c", one],
+            env=environment("", **site.environment),
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        printed += done.stdout
+    return printed
 
 
 def timed(action: Callable[[], str]) -> tuple[str, float]:

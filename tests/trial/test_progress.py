@@ -33,6 +33,7 @@ def test_the_numbers_of_a_training_in_words():
         "loss": 6.2135, "step": 20, "steps": 300, "images_per_second": 312.4, "seconds_left": 140,
     }  # fmt: skip
     assert in_words(facts) == "loss 6.213, 0:02:20 left, 312 images/s"
+    assert "left" not in in_words(progress.after(300, 300, 1.0))
     progress.note_look(selected((0, 0.40)))
     assert "kNN 40.0 % at step 0 (the best)" in in_words(progress.after(20, 300, 1.0))
     progress.note_look(selected((0, 0.4), (1200, 0.431), (1300, 0.412)))

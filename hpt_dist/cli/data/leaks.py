@@ -11,7 +11,7 @@ import typer
 
 from hpt_dist.cli import console
 from hpt_dist.cli.data.options import located
-from hpt_dist.cli.options import JsonOption
+from hpt_dist.cli.options import DEFAULT_STORE, JsonOption, StoreOption
 from hpt_dist.datasets import leave_out, origins
 from hpt_dist.datasets.inventory import SplitName, StoredDataset
 from hpt_dist.datasets.leaks import Findings, Pair, find
@@ -24,7 +24,10 @@ _Files = Callable[[SplitName, str], str]
 
 
 def leaks(
-    uris: Annotated[list[str], typer.Argument(metavar="URI...", help="STORE/datasets/NAME")],
+    uris: Annotated[
+        list[str],
+        typer.Argument(metavar="URI...", help="STORE/datasets/NAME, or names in the store."),
+    ],
     against: Annotated[
         list[str] | None,
         typer.Option(metavar="URI", help="Compare only with this dataset; may be repeated."),
@@ -42,18 +45,20 @@ def leaks(
     ] = False,
     write_list: Annotated[
         Path | None,
-        typer.Option(help="Write the images to leave out to this CSV file, for shard --leave-out."),
+        typer.Option(metavar="FILE", help="CSV file to write for shard --leave-out."),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Number of processes; by default one for each core.", min=1)
     ] = None,
+    store: StoreOption = DEFAULT_STORE,
     json_: JsonOption = False,
 ) -> None:
-    """Find images of val or test that training also sees; exit 1 if there are any.
+    """Find images of val or test that training also sees.
 
-    Copies are found by their bytes, look-alikes (resized, recompressed, brightened) by a
-    perceptual hash. A pair of train and val, train and test, or val and test is a leak; other
-    pairs are only listed. Each image is named by its key and by its file in the source.
+    It exits with 1 if there are any. Copies are found by their bytes, look-alikes (resized,
+    recompressed, brightened) by a perceptual hash. A pair of train and val, train and test, or val
+    and test is a leak; other pairs are only listed. Each image is named by its key and by its file
+    in the source.
 
     \b
     Examples:
@@ -61,7 +66,10 @@ def leaks(
       hpt-dist data leaks s3://b/hpt/datasets/pool --against s3://b/hpt/datasets/target
       hpt-dist data leaks ./hpt-store/datasets/photos --write-list leaks.csv
     """
-    datasets, others = [_opened(uri) for uri in uris], [_opened(uri) for uri in against or []]
+    datasets, others = (
+        [_opened(uri, store) for uri in uris],
+        [_opened(uri, store) for uri in against or []],
+    )
     with _stages() as progress:
         findings = find(
             datasets,
@@ -166,7 +174,6 @@ def _print_findings(findings: Findings, traced: _Files) -> None:
     console.print_line(f"{out:,} images to leave out: {how}" if out else "no leaks")
 
 
-def _opened(uri: str) -> StoredDataset:
-
-    store, name = located(uri)
-    return StoredDataset(store, read_manifest(store, name))
+def _opened(uri: str, store: str) -> StoredDataset:
+    opened, name = located(uri, store)
+    return StoredDataset(opened, read_manifest(opened, name))

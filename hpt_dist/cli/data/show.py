@@ -9,7 +9,7 @@ import typer
 
 from hpt_dist.cli import console
 from hpt_dist.cli.data.options import UriArgument, located
-from hpt_dist.cli.options import JsonOption
+from hpt_dist.cli.options import DEFAULT_STORE, JsonOption, StoreOption
 from hpt_dist.datasets import origins
 from hpt_dist.datasets.manifest import Manifest, Split, read_manifest
 from hpt_dist.datasets.origins import Image
@@ -27,6 +27,7 @@ def show(
             help="Print these images alone, each named by its key or by its file in the source.",
         ),
     ] = None,
+    store: StoreOption = DEFAULT_STORE,
     json_: JsonOption = False,
 ) -> None:
     """Print a dataset's splits, classes, pixel statistics, licence and left-out images.
@@ -36,13 +37,14 @@ def show(
     \b
     Examples:
       hpt-dist data show ./hpt-store/datasets/openmoji/line
+      hpt-dist data show openmoji/line
       hpt-dist data show s3://bucket/hpt/datasets/photos --json
       hpt-dist data show ./hpt-store/datasets/photos cat_1-0a1b2c3d4e5f
     """
-    store, name = located(uri)
-    manifest = read_manifest(store, name)
+    opened, name = located(uri, store)
+    manifest = read_manifest(opened, name)
     if images:
-        folder = manifest.shards_in(store.at(f"datasets/{name}"))
+        folder = manifest.shards_in(opened.at(f"datasets/{name}"))
         _print_images(origins.trace(folder, manifest, images), json_)
         return
     if json_:

@@ -9,7 +9,7 @@ import typer
 
 from hpt_dist.cli import console
 from hpt_dist.cli.data.options import SplitOption, UriArgument, located
-from hpt_dist.cli.options import JsonOption
+from hpt_dist.cli.options import DEFAULT_STORE, JsonOption, StoreOption
 from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.datasets.subset import (
     Chooser,
@@ -25,7 +25,7 @@ from hpt_dist.store import files, marker
 
 def subset(
     uri: UriArgument,
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Name of the subset.")] = "",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the subset.")] = "",
     labels: Annotated[
         int | None,
         typer.Option(help="Choose this many labelled images, with at least one per class.", min=1),
@@ -42,11 +42,13 @@ def subset(
     split: SplitOption = "train",
     seed: Annotated[int, typer.Option(help="Another seed chooses other images.", min=0)] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Also write the keys to this file, one per line.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write the keys to this file, one per line."),
     ] = None,
+    store: StoreOption = DEFAULT_STORE,
     json_: JsonOption = False,
 ) -> None:
-    """Choose images of a split, and save the list under a name in the dataset's folder.
+    """Choose images of a split, and save the list in the dataset's folder.
 
     With the same seed a smaller subset is part of each larger one. --labels and --percent keep the
     proportions of the classes. To pretrain on a subset, write data: [DATASET/SPLIT@NAME] in the
@@ -62,11 +64,11 @@ def subset(
     rules = _rules(name, {"labels": labels, "percent": percent, "shots": shots}, paper)
     if out and paper:
         raise RequestError("--out takes one subset", fix="name it instead of --paper")
-    store, dataset_name = located(uri)
-    manifest = read_manifest(store, dataset_name)
+    opened, dataset_name = located(uri, store)
+    manifest = read_manifest(opened, dataset_name)
     prefix = "" if split == "train" else f"{split}-"
     rules = rules or {f"{prefix}{key}": rule for key, rule in paper_rules(manifest).items()}
-    chooser = Chooser(store, manifest, split, seed)
+    chooser = Chooser(opened, manifest, split, seed)
     written = []
     for subset_name, rule in rules.items():
         try:
@@ -76,7 +78,7 @@ def subset(
                 raise
             console.print_note(f"note: no {subset_name}: {error}")
             continue
-        path = write_subset(marker.begin(store), dataset_name, chosen)
+        path = write_subset(marker.begin(opened), dataset_name, chosen)
         if out:
             files.replace(out, "".join(f"{key}\n" for key in chosen.keys).encode())
         written.append({"name": subset_name, "images": len(chosen.keys), "digest": chosen.digest})
