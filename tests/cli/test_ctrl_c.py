@@ -38,8 +38,9 @@ def store(drawings, mlflow_tables, tmp_path):
 
 @pytest.fixture
 def recipe(store, tmp_path):
-    """A recipe that names its store, to which HPT_STORE does not lead."""
-    return write_recipe(tmp_path, TINY.replace("${HPT_STORE}", str(store)))
+    """A long recipe that names its store, to which HPT_STORE does not lead."""
+    text = TINY.replace("${HPT_STORE}", str(store)).replace("steps: 300", "steps: 3000")
+    return write_recipe(tmp_path, text)
 
 
 def trial(store, name="hpt"):
@@ -52,15 +53,15 @@ def test_trials_save_and_the_command_that_goes_on_is_printed(store, recipe, tmp_
     elsewhere = environment(str(tmp_path / "elsewhere"))
     words = [*LAUNCH, recipe.name, "--only", "hpt"]
     with Terminal(words, tmp_path, elsewhere) as terminal:
-        terminal.wait_for(r"hpt +\S+ +\d+/300 loss \d\.\d+, kNN [\d.]+ % at step 0")
-        terminal.wait_for(r"/300 loss .*, \d:\d\d:\d\d left, [\d,]+ images/s")
+        terminal.wait_for(r"hpt +\S+ +\d+/3000 loss \d\.\d+, kNN [\d.]+ % at step 0")
+        terminal.wait_for(r"/3000 loss .*, \d:\d\d:\d\d left, [\d,]+ images/s")
         terminal.press_ctrl_c()
         assert terminal.end() == 1
         screen = terminal.screen()
     after = re.search(r"\nstopped hpt  by SIG(INT|TERM) after step (\d+)\n", screen)[2]
     assert "stopping: each running trial saves its state and ends (Ctrl-C again: at once)" in screen
     assert "stopped: 1 of 2 trials are done; 1 stopped by SIG" in screen
-    assert "2 trials: 2 runs; 4,800 image views to train on" in screen  # what --only leaves
+    assert "2 trials: 2 runs; 48,000 image views to train on" in screen  # what --only leaves
     assert not re.search("FAILED|Traceback|error|report:", screen)
     again = re.search("to go on, run the same command: (.*)", screen)[1]
     assert shlex.split(again) == words
@@ -115,6 +116,8 @@ def test_inline_once_saves_and_twice_ends_at_once(drawings, mlflow_tables, tmp_p
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.05)
 
+    # One that comes when the launch has ended must not end the tests.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
     steps = [0]
     for count in (1, 3):
         thread = threading.Thread(target=press, args=[count])
@@ -126,4 +129,5 @@ def test_inline_once_saves_and_twice_ends_at_once(drawings, mlflow_tables, tmp_p
         assert "to go on, run the same command: " in printed
         steps.append(saved_step(trial(store)))
     assert not list(store.glob("stages/*/failure.json"))
+    signal.signal(signal.SIGINT, before)
     torch.set_num_threads(threads)

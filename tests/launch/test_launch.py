@@ -18,7 +18,18 @@ import pytest
 import webdataset
 from mlflow import MlflowClient
 from shared import made_once
-from small import RECIPE, TINY, environment, fill, hpt, outcome, saved_step, wait_for, write_recipe
+from small import (
+    RECIPE,
+    TINY,
+    document,
+    environment,
+    fill,
+    hpt,
+    outcome,
+    saved_step,
+    wait_for,
+    write_recipe,
+)
 
 from hpt_dist.store import open_store
 
@@ -78,7 +89,7 @@ def test_plan_says_what_changed(undisturbed):
     store, recipe, _ = undisturbed
     printed = hpt("plan", str(recipe), "--set", "stages.hpt.steps=25", store=str(store))
     assert "changed: spec.steps: 24 -> 25" in printed
-    states = json.loads(hpt("plan", str(recipe), "--json", store=str(store)))
+    states = document(hpt("plan", str(recipe), "--json", store=str(store)))
     assert {row["state"] for row in states} == {"cached"}
 
 
@@ -168,7 +179,7 @@ def test_the_experiment_is_set_and_is_in_no_key(undisturbed, tmp_path):
     store = tmp_path / "store"
     shutil.copytree(undisturbed[0], store, symlinks=True)
     recipe = write_recipe(tmp_path, RECIPE + "mlflow: {experiment: ada/lines}\n")
-    states = json.loads(hpt("plan", str(recipe), "--json", store=str(store)))
+    states = document(hpt("plan", str(recipe), "--json", store=str(store)))
     assert {row["state"] for row in states} == {"cached"}
     hpt("launch", str(recipe), store=str(store), process=False)
     records = [json.loads(path.read_text()) for path in store.glob("launches/small-*.json")]

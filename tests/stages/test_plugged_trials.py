@@ -135,11 +135,13 @@ def test_a_process_with_another_version_than_planned_refuses(site, store, tmp_pa
     install(site, "warmth", "1.1", **OFFERED)
 
     class Nobody:
-        started = moved = ended = staticmethod(lambda *_: None)
+        started = moved = ended = stopping = staticmethod(lambda *_: None)
 
     errors = here.work_through(prepared, trials, used, record, Nobody())
-    assert "small_net was planned with warmth 1.0, and here warmth 1.1 offers it" in errors["base"]
-    assert "launch again for a new key" in errors["base"]
+    assert (
+        "small_net was planned with warmth 1.0, and here warmth 1.1 offers it" in errors["base"].why
+    )
+    assert "launch again for a new key" in errors["base"].why
     assert not list(store.glob("stages/*/DONE"))
 
 

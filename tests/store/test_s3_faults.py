@@ -142,7 +142,7 @@ def test_a_change_between_and_during_reads(
             read()
 
     def replace() -> None:
-        s3_client._client_of(os.getpid(), settings).put_object(
+        s3_client._client_of(os.getpid(), settings, s3_client._CONNECT_S).put_object(
             Bucket=store.bucket, Key="p/a", Body=BIG[: 2 * MB]
         )
 
