@@ -104,7 +104,8 @@ def print_plan(trials: Sequence[Trial], states: Mapping[str, State], facts: Fact
     for alias, dataset in facts.datasets.items():
         images = ", ".join(f"{split} {count:,}" for split, count in dataset.images.items())
         assumed = "  (a stand-in: plan only, nothing can run)" if dataset.stand_in else ""
-        print_line(f"{alias} = {dataset.name}: {images}; {dataset.classes} classes{assumed}")
+        labels = "no labels" if dataset.label == "none" else f"{dataset.classes} classes"
+        print_line(f"{alias} = {dataset.name}: {images}; {labels}{assumed}")
     rows = [
         (trial.name, trial.key[:12], states[trial.key].name, _views(trial), states[trial.key].why)
         for trial in trials

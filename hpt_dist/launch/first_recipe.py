@@ -24,7 +24,8 @@ _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_/-]*")
 _PLAIN_STORE = re.compile(r"[A-Za-z0-9_./:-]*[A-Za-z0-9_/-]")
 _WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}  # in some YAML no texts
 _CLASSES_SHOWN = 6
-_BATCH, _LINEAR_BATCH, _NEIGHBOURS = 64, 256, 20  # those of the templates and the defaults
+# Those of the templates, and the defaults.
+_BATCH, _LINEAR_BATCH, _NEIGHBOURS, _QUEUE = 64, 256, 20, 512
 
 
 @dataclass(frozen=True)
@@ -169,10 +170,12 @@ def _with_stages(body: str, domains: Sequence[Domain]) -> str:
 
 
 def _sized(body: str, domains: Sequence[Domain], device: DeviceKind, alone: bool) -> str:
-    """Fit batches, neighbours and, on a GPU, sizes of images and steps."""
+    """Fit batches, queue, neighbours and, on a GPU, sizes of images and steps."""
     fewest = min(sum(one.images[split] for split in one.pool) for one in domains)
     batch = _at_most(fewest, _BATCH if device == "cpu" else 4 * _BATCH)
     body = body.replace("    batch: 64\n", f"    batch: {batch}\n")
+    if fewest < _QUEUE:  # else it would hold images twice, as negatives of themselves
+        body = body.replace(f"queue: {_QUEUE},", f"queue: {fewest // batch * batch},")
     if device == "gpu":
         for old, new in (
             ("{size: 64,", "{size: 224,"),

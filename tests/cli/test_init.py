@@ -57,6 +57,7 @@ def test_images_with_labels_get_a_recipe_that_plans():
     recipe = yaml.safe_load(text)
     assert recipe["datasets"] == {"my_photos": "my_photos"}
     assert recipe["stages"]["hpt"]["batch"] == 32
+    assert recipe["stages"]["hpt"]["moco"]["queue"] == 32
 
 
 @pytest.mark.parametrize("folder", ["pile/train", "pile"])
