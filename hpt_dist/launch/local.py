@@ -186,9 +186,9 @@ def work_through(
                 left.look_s = time.monotonic() + _LOOK_S
                 left.stopping = left.stopping or is_cancelled(store, launch.id)
                 _start_what_can(left)
-            _collect(left)
-            if left.stopping:
+            if left.stopping:  # said before those that have ended by the same Ctrl-C are
                 _ask_to_stop(left)
+            _collect(left)
             if left.running or left.pending:
                 time.sleep(POLL_S)
     if left.at_once:
