@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
 from typing import TYPE_CHECKING, Literal
 
+from hpt_dist.recipe.metrics import METRICS
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -61,11 +63,17 @@ class Scale:
 
 
 def scale_of(metric: str) -> Scale:
-    """Return the scale of a metric: per cent for accuracies (shares of 1), else as it is."""
+    """Return the scale of a metric: per cent for shares of 1, else as it is."""
     last = metric.rpartition("/")[2]
-    if last in {"top1", "top5", "accuracy", "auroc"}:
-        return Scale(100.0, "%", " points", 1, lower_is_better=False)
+    if last in METRICS or last == "accuracy":
+        lower_is_better = last in METRICS and METRICS[last].lower_is_better
+        return Scale(100.0, "%", " points", 1, lower_is_better)
     return Scale(1.0, "", "", 4, lower_is_better="loss" in last)
+
+
+def is_accuracy(metric: str) -> bool:
+    """Return whether a metric is the share of images that are answered rightly."""
+    return metric.rpartition("/")[2] in ("top1", "top5", "accuracy")
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ def _dataset(store: Store, reference: str, subset_names: Iterable[str]) -> Datas
         | {name: len(subset.keys) for name, subset in subsets.items()},
         class_counts={name: tuple(split.class_counts) for name, split in splits.items()},
         label=manifest.label,
+        metric=manifest.metric,
         class_names=hashlib.sha256("\n".join(manifest.classes).encode()).hexdigest(),
         subsets={name: subset.digest for name, subset in subsets.items()},
     )

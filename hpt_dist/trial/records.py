@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from hpt_dist.recipe import KINDS
+from hpt_dist.recipe.metrics import METRICS
 from hpt_dist.store import Store, committed, records
 from hpt_dist.store.paths import DONE, FAILURE, stage_prefix
 from hpt_dist.store.records import SEEN, Count, DamagedRecordError, Line, Name, PathPart, Sha256
@@ -21,7 +22,7 @@ TrialName = Annotated[str, Field(pattern=f"^[A-Za-z0-9_]{SEEN}*$", max_length=10
 # Numbers whose squares can be added.
 _Finite = Annotated[float, Field(gt=-1e100, lt=1e100)]
 _Step = Annotated[str, Field(pattern=r"^[0-9]{1,15}$")]
-_SHARE = re.compile(r"/(top1|top5|accuracy|auroc)$")
+_SHARE = re.compile(rf"/({'|'.join(METRICS)}|accuracy)$")
 
 
 def _is_time(text: str) -> str:
@@ -30,11 +31,11 @@ def _is_time(text: str) -> str:
 
 
 def _is_report(report: Mapping[str, Any]) -> Mapping[str, Any]:
-    texts = ("table", "rows", "metric")
+    texts = ("table", "rows")
     if report and not all(isinstance(report.get(name), str) for name in texts):
         raise ValueError(f"it lacks one of {', '.join(texts)}")
-    if not isinstance(report.get("columns"), str | None):
-        raise ValueError("its columns are no axis")  # noqa: TRY004
+    if not all(isinstance(report.get(name), str | None) for name in ("columns", "metric")):
+        raise ValueError("its columns are no axis, or its metric is no name")
     return report
 
 

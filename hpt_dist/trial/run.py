@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from hpt_dist.tracking.tracker import METRICS, RunIdentity, Tracker
 from hpt_dist.train.checkpoint import Checkpoints
 from hpt_dist.train.interrupt import Interrupt
 from hpt_dist.trial import alike, documents, identity, starts
+from hpt_dist.trial.predictions import Predictions
 from hpt_dist.trial.progress import Progress, ReportProgress, in_words, report_nowhere
 from hpt_dist.weights.head import Head
 
@@ -100,6 +101,7 @@ class Result:
         curves: metrics whose points were logged in training; the value of what is kept has a name
             of its own beside them, `kept/...`.
         replaced: the names of damaged images that others stand in for.
+        predictions: what its model answered about each image, by split.
     """
 
     metrics: dict[str, float]
@@ -111,6 +113,7 @@ class Result:
     numerics: str = ""
     curves: tuple[str, ...] = ()
     replaced: Sequence[str] = ()
+    predictions: Mapping[str, Predictions] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
