@@ -15,8 +15,11 @@ os.environ["GOMP_SPINCOUNT"] = "10000"
 import hypothesis
 import pytest
 from examples import USUAL
+from shapes import write_shapes
 from shared import made_once
 from small import TINY, fill, hpt, write_recipe
+
+from hpt_dist.store import open_store
 
 pytest_plugins = [
     *("services", "slurm_cluster", "slurm_site", "container_image"),
@@ -69,6 +72,14 @@ def drawings(tmp_path_factory):
             hpt("shard", name, f"{store}/datasets/{name}", store=str(store))
 
     return made_once(tmp_path_factory, "drawings", make)
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory):
+    """A store with drawn images of several labels, which nobody changes."""
+    return made_once(
+        tmp_path_factory, "shapes", lambda folder: write_shapes(open_store(str(folder)))
+    )
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,7 @@ def _print_totals(found: Usage, uri: str) -> None:
         ("  saved states of trials that are not done", found.states, ""),
         ("  of no launch", found.unnamed, "hpt-dist prune"),
         ("datasets", datasets, ""),
+        ("features of backbones", found.features, "hpt-dist prune"),
         ("records", found.records, ""),
         ("other files", found.other, ""),
         (f"{uri} in all", found.total, ""),

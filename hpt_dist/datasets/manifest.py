@@ -98,8 +98,7 @@ class Manifest:
         name: the dataset's name in its store.
         label: "single", one class for each image (-1 where it has none), "multi", any number of
             classes, or "none".
-        metric: the metric of its evaluations: "top1", "auroc", which no evaluation gives yet, or
-            empty without labels.
+        metric: the metric of its evaluations: one of `recipe.metrics`, or empty without labels.
         classes: class names in the order of their ids.
         mean: of the red, green and blue of all pixels of train (without it: of all), 0 to 1.
         std: the standard deviation of the same pixels.

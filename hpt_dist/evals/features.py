@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hpt_dist.errors import DataError, TrainingError
 
-# Plain values, ready for JSON: "val/top1", "test/top1", "selected", ...
+# Plain values, ready for JSON: "val/top1", "test/top1", "selected", ...; and "scores", arrays.
 Result = dict[str, Any]
 
 
@@ -20,7 +20,7 @@ class Labelled(NamedTuple):
 
     Args:
         features: float32 [n, d], or [views, n, d] where a split has augmented copies.
-        labels: int64 [n].
+        labels: int64 [n], class ids; or of several labels an image bool [n, num_classes].
     """
 
     features: Tensor

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hpt_dist.evals.features import Labelled, Result, require_finite, top1
+from hpt_dist.evals import answers
+from hpt_dist.evals.features import Labelled, Result, require_finite
+from hpt_dist.evals.metrics import MOST, Floats, log_odds_of
 
 _QUERIES_AT_ONCE = 256  # bounds the similarities in memory to 256 n_train
 
@@ -20,8 +24,9 @@ def evaluate(
     num_classes: int,
     k: Sequence[int],
     temperature: float,
+    metric: str = "top1",
 ) -> Result:
-    """Return the accuracy on test with the k that is best on val (the smallest of equals).
+    """Return the metrics on test with the k that is best on val (the smallest of equals).
 
     Args:
         train: the neighbours, features [n, d].
@@ -30,37 +35,32 @@ def evaluate(
         num_classes: number of classes.
         k: candidates; one larger than n uses all n neighbours.
         temperature: of the neighbours' weights exp(similarity / temperature).
+        metric: that chooses.
 
     Returns:
-        "val/top1", "test/top1" (shares of 1), "selected" {"k": ...}, "val/top1_by_k", "n_train",
-        "n_val" and "n_test".
+        As of `answers.results`, with "selected" {"k": ...} and "val/METRIC_by_k".
     """
     candidates = sorted(set(k))
-    by_k = {
-        size: top1(scores, val.labels)
-        for size, scores in zip(
-            candidates,
-            vote(train, val.features, num_classes, candidates, temperature),
-            strict=True,
-        )
+    several = train.labels.ndim == 2
+    votes = vote(train, val.features, num_classes, candidates, temperature)
+    on_val = {
+        size: scores_of(one, several=several) for size, one in zip(candidates, votes, strict=True)
     }
-    best = max(candidates, key=lambda size: (by_k[size], -size))
-    (test_scores,) = vote(train, test.features, num_classes, [best], temperature)
+    by_k = {size: answers.value(metric, scores, val) for size, scores in on_val.items()}
+    best = answers.best(metric, by_k)
+    (test_votes,) = vote(train, test.features, num_classes, [best], temperature)
+    scores = {"val": on_val[best], "test": scores_of(test_votes, several=several)}
     return {
-        "val/top1": by_k[best],
-        "test/top1": top1(test_scores, test.labels),
+        **answers.results(metric, scores, {"train": train, "val": val, "test": test}),
         "selected": {"k": best},
-        "val/top1_by_k": {str(size): accuracy for size, accuracy in by_k.items()},
-        "n_train": len(train.labels),
-        "n_val": len(val.labels),
-        "n_test": len(test.labels),
+        f"val/{metric}_by_k": {str(size): value for size, value in by_k.items()},
     }
 
 
 def vote(
     train: Labelled, queries: Tensor, num_classes: int, k: Sequence[int], temperature: float
 ) -> Tensor:
-    """Return the classes' summed weights among each query's nearest neighbours by cosine.
+    """Return how each query's nearest neighbours by cosine vote for classes.
 
     Args:
         train: the neighbours, features [n, d].
@@ -70,14 +70,17 @@ def vote(
         temperature: of the weights.
 
     Returns:
-        float32 [len(k), q, num_classes]; each query's weights are relative to its nearest
-        neighbour's, so that no temperature overflows.
+        float32 [len(k), q, num_classes]. Of one label the summed weights of the neighbours of each
+        class, relative to the nearest neighbour's, so that no temperature overflows. Of several
+        labels the log-odds that an image has each class: by the weights of the neighbours that
+        have it, and of those that have not.
 
     Raises:
         TrainingError: features are not finite.
     """
     for features in (train.features, queries):
         require_finite(features)
+    several = train.labels.ndim == 2
     neighbours = functional.normalize(train.features, dim=1)
     scores = queries.new_zeros(len(k), len(queries), num_classes)
     for start in range(0, len(queries), _QUERIES_AT_ONCE):
@@ -87,5 +90,27 @@ def vote(
         weights = ((nearest - nearest[:, :1]) / temperature).exp()
         labels = train.labels[indices]
         for at, size in enumerate(k):
-            scores[at, rows].scatter_add_(1, labels[:, :size], weights[:, :size])
+            if several:
+                scores[at, rows] = _log_odds(weights[:, :size], labels[:, :size])
+            else:
+                scores[at, rows].scatter_add_(1, labels[:, :size], weights[:, :size])
     return scores
+
+
+def scores_of(votes: Tensor, *, several: bool) -> Floats:
+    """Return log-odds [q, num_classes] from the votes of one k."""
+    values = votes.double()
+    if several:
+        return np.asarray(values)
+    return log_odds_of((values / values.sum(dim=1, keepdim=True)).numpy())
+
+
+def _log_odds(weights: Tensor, labels: Tensor) -> Tensor:
+    """Return log-odds [q, num_classes] from the weights [q, k] and labels [q, k, num_classes].
+
+    Both sums are taken, since a share of nearly 1 would differ from 1 by rounding where all
+    neighbours agree, and such images would not be equal.
+    """
+    has = labels.double()
+    for_it, against = (torch.einsum("qk,qkc->qc", weights.double(), one) for one in (has, 1 - has))
+    return (for_it.log() - against.log()).clamp(-MOST, MOST).float()

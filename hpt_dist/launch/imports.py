@@ -1,9 +1,10 @@
-"""Whether imported weights fit the backbone, before anything is started.
+"""Whether imported weights, and names of its parts, fit the backbone, before anything is started.
 
-What a backbone needs is known to torch alone, and what a file has mostly to its header. So names,
+What a backbone has is known to torch alone, and what a file has mostly to its header. So names,
 types and shapes are compared in a process of its own, which imports torch: a few seconds, and only
 for weights that are not imported yet: a file on this machine, or public ones that the catalogue
-does not know to fit. Numbers are looked at by the import.
+does not know to fit; and for evaluations of a part of the network. Numbers are looked at by the
+import.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from hpt_dist.errors import HptError, Problem, RecipeError
 from hpt_dist.processes import environment, workers
@@ -22,6 +24,8 @@ from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store
 from hpt_dist.weights import public
 from hpt_dist.weights import source as weights_source
+
+_POOL = "pool"  # what every backbone gives
 
 
 @dataclass(frozen=True)
@@ -34,13 +38,32 @@ class _Question:
         backbone: its name.
     """
 
+    SETTING: ClassVar = "weights"
+
     path: Path | None
     source: str
     backbone: str
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A part of a backbone that features are taken from.
+
+    Args:
+        name: of the part; see `inner_features.features_at`.
+        backbone: its name.
+        size: of the images, pixels.
+    """
+
+    SETTING: ClassVar = "features"
+
+    name: str
+    backbone: str
+    size: int
+
+
 def check(recipe: Recipe, store: Store, trials: Sequence[Trial]) -> None:
-    """Refuse the weights of trials that would refuse them.
+    """Refuse the weights and parts of trials that would refuse them.
 
     Args:
         recipe: gives file and line of its stages.
@@ -48,10 +71,12 @@ def check(recipe: Recipe, store: Store, trials: Sequence[Trial]) -> None:
         trials: those that are neither done nor at work.
 
     Raises:
-        RecipeError: with all weights that do not fit.
+        RecipeError: with all weights and parts that do not fit.
     """
-    asked: dict[_Question, Trial] = {}
+    asked: dict[_Question | _Part, Trial] = {}
     for trial in trials:
+        if (features := getattr(trial.spec, "features", _POOL)) != _POOL:
+            asked.setdefault(_Part(features, trial.backbone, recipe.image.size), trial)
         source = trial.spec.imported
         forced = getattr(trial.spec, "force", False)
         if source and (question := _question(source, trial.backbone, store, forced)):
@@ -62,8 +87,8 @@ def check(recipe: Recipe, store: Store, trials: Sequence[Trial]) -> None:
     with contextlib.closing(workers.fed(_answer, list(asked), 1, variables)) as answers:
         found = {answer.task: answer.value for answer in answers if answer.is_last}
     problems = [
-        replace(problem, where=recipe.where("stages", trial.stage, "weights"))
-        for number, trial in enumerate(asked.values())
+        replace(problem, where=recipe.where("stages", trial.stage, question.SETTING))
+        for number, (question, trial) in enumerate(asked.items())
         if (problem := found[number])
     ]
     if problems:
@@ -86,14 +111,21 @@ def _question(source: str, backbone: str, store: Store, forced: bool) -> _Questi
     return _Question(path, source, backbone) if path else nothing
 
 
-def _answer(question: _Question, _report: workers.Report) -> Problem | None:
-    """Return why weights do not fit; runs in a process of its own."""
-    from hpt_dist.weights import match
-
+def _answer(question: _Question | _Part, _report: workers.Report) -> Problem | None:
+    """Return why weights or a part do not fit; runs in a process of its own."""
     try:
+        if isinstance(question, _Part):
+            from hpt_dist.networks import backbones, inner_features
+
+            backbone = backbones.create(question.backbone)
+            inner_features.features_at(backbone, question.name, question.size)
+            return None
+        from hpt_dist.weights import match
+
         match.foresee(question.path, question.source, question.backbone)
     except HptError as error:
         problem = error.problem
-        of = "" if question.source == "random" else f"{question.source}: "
+        named = getattr(question, "source", "random")
+        of = "" if named == "random" else f"{named}: "
         return Problem(f"{of}{problem.what}", "", problem.allowed, problem.fix)
     return None

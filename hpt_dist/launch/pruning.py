@@ -23,7 +23,7 @@ from hpt_dist.launch.survey import looked_up
 from hpt_dist.launch.usage import STAGES, trial_objects
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.store import ObjectInfo, Store, lease, records
-from hpt_dist.store.paths import DONE, LAUNCHES, LEASE, stage_prefix
+from hpt_dist.store.paths import DONE, FEATURES, LAUNCHES, LEASE, stage_prefix
 from hpt_dist.train.checkpoint import Checkpoints
 from hpt_dist.trial import alike
 from hpt_dist.trial.records import Launch
@@ -32,7 +32,7 @@ from hpt_dist.trial.records import Launch
 YOUNG_S = 24 * 3600.0
 # A lease that was not renewed for so long is worth watching for a minute.
 _SILENT_S = 600.0
-Kind = Literal["launch", "trial", "saved states", "drafts", "dataset", "old version"]
+Kind = Literal["launch", "trial", "saved states", "drafts", "features", "dataset", "old version"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Item:
 
     Args:
         kind: of thing.
-        name: a launch's id, a trial's key, a dataset's name.
+        name: a launch's id, a trial's key, that of features, a dataset's name.
         bytes: that it holds.
         why: in words.
         objects: of a dataset, at the time of the listing.
@@ -93,6 +93,7 @@ def find(
     return [
         *forgotten,
         *_trials(store, infos, _needed(store, kept) | set(needs.keys)),
+        *_features(store),
         *(_datasets(store, kept, needs.digests) if datasets else ()),
     ]
 
@@ -160,6 +161,20 @@ def _trials(store: Store, infos: Sequence[ObjectInfo], needed: Collection[str]) 
             yield Item("saved states", key, sum(states), "the trial is done")
     for key, size in drafts.items():
         yield Item("drafts", key, size, "begun by a process that ended")
+
+
+def _features(store: Store) -> Iterator[Item]:
+    """Yield the features of backbones that were not written lately: what needs them computes them.
+
+    What reads them may have begun at any time, and finds them or does not.
+    """
+    found: dict[str, list[ObjectInfo]] = {}
+    for info in store.list(f"{FEATURES}/"):
+        found.setdefault(info.path.split("/")[1], []).append(info)
+    for key, those in found.items():
+        if not _is_young(those):
+            size = sum(info.bytes for info in those)
+            yield Item("features", key, size, "computed again when they are needed")
 
 
 def _is_held(store: Store, key: str, infos: Sequence[ObjectInfo]) -> bool:
@@ -272,6 +287,11 @@ def delete(store: Store, item: Item, needs: Needs) -> Kept | None:
             record = f"{LAUNCHES}/{item.name}.json"
             notes = [info.path for info in store.list(f"{LAUNCHES}/{item.name}.")]
             for path in sorted(notes, key=lambda path: path != record):
+                store.delete(path)
+            return None
+        if item.kind == "features":
+            prefix = f"{FEATURES}/{item.name}"
+            for path in [f"{prefix}/{DONE}", *(info.path for info in store.list(f"{prefix}/"))]:
                 store.delete(path)
             return None
         if item.kind in ("dataset", "old version"):

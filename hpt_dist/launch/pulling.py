@@ -9,9 +9,9 @@ from typing import Any
 
 from hpt_dist.errors import RequestError
 from hpt_dist.store import Store, committed, files
-from hpt_dist.store.committed import HEAD, WEIGHTS
+from hpt_dist.store.committed import HEAD, RESULT, WEIGHTS
 from hpt_dist.store.paths import DONE, stage_prefix
-from hpt_dist.trial.records import Launch, SpecPart, document
+from hpt_dist.trial.records import Launch, ResultPart, SpecPart, document
 from hpt_dist.weights import loading_note
 from hpt_dist.weights.loading_note import BACKBONE
 from hpt_dist.weights.source import FORMATS as FORMATS
@@ -127,6 +127,10 @@ def _missing(store: Store, one: _Left) -> list[str]:
         return [f"{one.name}: neighbours have no classifier to load; a linear stage leaves one"]
     if one.kind != "linear" or HEAD in one.objects:
         return []
+    inside = one.spec.get("spec", {}).get("features", "pool") != "pool"
+    if inside or "test/top1" not in document(store, one.key, RESULT, ResultPart)["metrics"]:
+        what = "of features inside the backbone" if inside else "of several labels an image"
+        return [f"{one.name}: its classifier is {what}; such a one is not kept"]
     done = committed.done(store, one.key)
     keys = dict.fromkeys(filter(None, (one.key, done.same_as if done else "")))
     places = " and ".join(f"{store.at(stage_prefix(key)).uri}/{DONE}" for key in keys)

@@ -14,7 +14,7 @@ from hpt_dist.datasets.overview import Listed
 from hpt_dist.launch.launches import launches
 from hpt_dist.reading.node_cache import default_folder
 from hpt_dist.store import ObjectInfo, Store
-from hpt_dist.store.paths import stage_prefix
+from hpt_dist.store.paths import FEATURES, stage_prefix
 from hpt_dist.trial.records import Launch
 
 STAGES = stage_prefix("")
@@ -58,6 +58,7 @@ class Usage:
         unnamed: of those, what is of no launch.
         datasets: by name.
         unfinished: what writers have begun and not finished; not part of the total.
+        features: of frozen backbones, which trials share; they can be computed again.
         records: of launches and shardings.
         other: what is none of these.
         total: of all objects, without the work folder.
@@ -71,6 +72,7 @@ class Usage:
     unnamed: int
     datasets: Sequence[Listed]
     unfinished: int
+    features: int
     records: int
     other: int
     total: int
@@ -113,6 +115,7 @@ def of(store: Store, work: Path) -> Usage:
     named = {key for launch in known for key in launch.trials.values()}
     of_trials, of_datasets = sum(sizes.values()), sum(one.bytes for one in datasets)
     records = _size(one for one in infos if one.path.startswith(_RECORDS))
+    of_features = _size(one for one in infos if one.path.startswith(f"{FEATURES}/"))
     total = _size(infos)
     return Usage(
         launches=of_launches,
@@ -121,8 +124,9 @@ def of(store: Store, work: Path) -> Usage:
         unnamed=sum(size for key, size in sizes.items() if key not in named),
         datasets=datasets,
         unfinished=_size(store.unfinished()),
+        features=of_features,
         records=records,
-        other=total - of_trials - of_datasets - records,
+        other=total - of_trials - of_datasets - of_features - records,
         total=total,
         work=_of_work(work),
         cache=sum(size for _, size in _files(default_folder())),

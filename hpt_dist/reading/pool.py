@@ -14,7 +14,7 @@ from torch import Tensor
 from hpt_dist.datasets.manifest import NO_LABEL
 from hpt_dist.errors import RequestError
 from hpt_dist.reading.order import Ints
-from hpt_dist.reading.split import ReadableSplit
+from hpt_dist.reading.split import Bools, ReadableSplit
 
 
 class Pool:
@@ -65,6 +65,12 @@ class Pool:
             return np.full(len(self), NO_LABEL)
         labels = np.concatenate([split.labels for split in self.splits])
         return labels if self._indices is None else labels[self._indices]
+
+    @property
+    def members(self) -> Bools:
+        """Which classes each sample has, bool [n, num_classes]; the splits share their classes."""
+        members = np.concatenate([split.members for split in self.splits])
+        return members if self._indices is None else members[self._indices]
 
     @property
     def keys(self) -> list[str]:

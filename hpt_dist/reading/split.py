@@ -14,6 +14,7 @@ from itertools import chain
 from typing import Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from isal.isal_zlib import crc32  # zlib's, several times as fast
 from torch import Tensor
 
@@ -35,6 +36,7 @@ _INDEXED_IMAGES = 2**23
 _NAMED_IMAGES = 2**21
 
 T = TypeVar("T")
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,18 @@ class ReadableSplit:
         with ThreadPoolExecutor(_INDEX_READERS) as executor:
             columns = executor.map(lambda shard: self._places[shard].labels, self._numbers)
             return np.concatenate([np.empty(0, np.int64), *columns])
+
+    @property
+    def members(self) -> Bools:
+        """Which classes each sample has, bool [n, num_classes]; reads and raises as `labels`."""
+        with ThreadPoolExecutor(_INDEX_READERS) as executor:
+            shards = executor.map(lambda number: self._index(number).labels, self._numbers)
+            labels = list(chain.from_iterable(shards))
+        members = np.zeros((len(labels), len(self.classes)), np.bool_)
+        for row, label in enumerate(labels):
+            ids = label if isinstance(label, tuple) else (label,)
+            members[row, [one for one in ids if one != NO_LABEL]] = True
+        return members
 
     @property
     def keys(self) -> list[str]:

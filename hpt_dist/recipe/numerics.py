@@ -100,3 +100,13 @@ def decide(
 def is_convolutional(backbone: str) -> bool:
     """Return whether a backbone's convolutions overlap, by its name alone: no torch is needed."""
     return not backbone.rpartition("/")[2].startswith(_NOT_CONVOLUTIONAL)
+
+
+# How the names of networks of one sequence of tokens begin, the class token among them or not.
+_OF_TOKENS = ("vit_", "deit", "beit", "cait_", "eva", "flexivit_", "naflexvit_", "test_vit", "jx_")
+
+
+def has_tokens(backbone: str) -> bool:
+    """Return whether a backbone is a ViT or the like; one of another distribution may be."""
+    library, _, name = backbone.rpartition("/")
+    return name.startswith(_OF_TOKENS) or library == "plugin"

@@ -251,6 +251,7 @@ def _unfed(recipe: Recipe, stage: str, spec: StageSpec, facts: Facts) -> list[Pr
     """Return what a stage asks of its datasets that they do not hold."""
     faults = [fault for read in spec.reads() if (fault := _missing(spec, read, facts))]
     faults = faults or spec.faults(facts.datasets)
+    faults += spec.backbone_faults(recipe.backbone)
     return [_located(recipe, stage, fault) for fault in dict.fromkeys(faults)]
 
 
@@ -271,8 +272,10 @@ def _missing(spec: StageSpec, read: Read, facts: Facts) -> Fault | None:
         what = f"{read.split} is a subset, which {spec.kind} cannot use"
         return Fault(read.setting, what, fix="its labels are chosen by shots or labels")
     if dataset.label == "multi":
+        if read.several:
+            return None
         what = f"{dataset.name} has several labels an image; {spec.kind} needs one"
-        fix = "pretrain on it without them; no evaluation reads several labels yet"
+        fix = "knn and linear read several labels, and pretraining needs none"
         return Fault(read.setting, what, fix=fix)
     if sum(dataset.class_counts.get(split, ())) < dataset.images[split]:
         return Fault(read.setting, f"{dataset.name}/{split} has images without a label")

@@ -185,7 +185,9 @@ class Report(Spec):
         description="the sweep axis that makes columns; null is one column, in which rows are "
         "compared over all seeds",
     )
-    metric: str = "test/top1"
+    metric: str | None = Field(
+        None, description="null is that by which the stage's val chose, on test"
+    )
     baseline: str = Field("base", description="the row that the others are compared with")
     compare: str | None = Field(None, description="published values to print beside ours")
 

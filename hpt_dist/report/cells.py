@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from hpt_dist.evals import evidence
-from hpt_dist.evals.evidence import Axes, Comparison
+from hpt_dist.evals.evidence import Axes, Comparison, is_accuracy
 from hpt_dist.report.points import Computed, Point
 
 _NUMERICS_AXES = ("precision", "memory_format")
@@ -189,7 +189,7 @@ def compared(
     differences = evidence.seed_differences(ours, base, fixed_base=fixed_base)
     over_seeds = evidence.paired([d * scale.factor for d in differences], scale)
     single = all(len({value for _, value in side}) == 1 for side in (ours, base))
-    if over_seeds.verdict == "none" and single and num_images and scale.unit == "%":
+    if over_seeds.verdict == "none" and single and num_images and is_accuracy(metric):
         split = metric.partition("/")[0]
         name = _SPLITS.get(split, split)
         return evidence.on_images(ours[0][1], base[0][1], num_images, name, scale)

@@ -25,7 +25,7 @@ def doubts(report: Report, trials: Mapping[str, str], judges: bool) -> list[tupl
         found.append(("columns", what))
         columns = ""
     points = read_points(trials, [])
-    entries = entries_of(points, report.table, report.metric, report.rows, columns)
+    entries = entries_of(points, report.table, report.metric or "", report.rows, columns)
     rows = names_of(entry.row for entry in entries)
     if report.baseline not in rows:
         what = f"no row {report.baseline} to compare with, so there will be no verdict"

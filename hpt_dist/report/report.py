@@ -185,7 +185,7 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         table, differences = tabulate(
             points,
             settings["table"],
-            settings["metric"],
+            settings.get("metric") or _chosen_by(points, settings["table"]),
             rows,
             "" if columns == rows else columns,  # the rows again: a diagonal would compare nothing
             baseline,
@@ -219,6 +219,13 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         published=values,
         notes=tuple(notes),
     )
+
+
+def _chosen_by(points: Sequence[Point], stage: str) -> str:
+    """Return the metric by which a stage's val chose, on test; results of before name none."""
+    results = (p.finished.result for p in points if p.stage == stage and p.finished)
+    names = (result.get("details", {}).get("metric") for result in results)
+    return f"test/{next((name for name in names if isinstance(name, str)), 'top1')}"
 
 
 def _metric_note(points: Sequence[Point], table: Table) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from hpt_dist.evals.evidence import Scale, scale_of
 from hpt_dist.page import Block, Grid, Heading, Items, Paragraph
+from hpt_dist.recipe.metrics import METRICS
 from hpt_dist.report.cells import Cell, Difference
 from hpt_dist.report.gates import GATE_METRIC, Gate
 from hpt_dist.report.points import Cost
@@ -28,7 +29,9 @@ def of_table(table: Table, computed: Mapping[str, str]) -> list[Block]:
     rows = [[row, *(cells[row, column] for column in table.columns)] for row in table.rows]
     unit = f" in {scale.unit}" if scale.unit else ""
     over = " and ".join(table.over)
-    text = f"{table.metric}{unit}"
+    name = METRICS.get(table.metric.rpartition("/")[2])
+    title = f" ({name.title})" if name else ""
+    text = f"{table.metric}{title}{unit}"
     text += f", mean ± sample standard deviation over {over} (n trials)." if over else "."
     if table.num_images and table.standard_error is not None:
         text += (

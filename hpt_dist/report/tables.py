@@ -71,7 +71,7 @@ def tabulate(
     num_images = images_of(points, stage, metric)
     scale = evidence.scale_of(metric)
     error = None
-    if num_images and means and scale.unit == "%":
+    if num_images and means and evidence.is_accuracy(metric):
         shares = (mean / scale.factor for mean in means)
         error = max(evidence.standard_error(s, num_images) for s in shares) * scale.factor
     over = {axis: None for entry in entries for axis in entry.axes if axis != columns}

@@ -86,7 +86,7 @@ class Source(Protocol):
 
     @property
     def metric(self) -> str:
-        """The metric of its evaluations: `top1`, `auroc` (none gives it yet), or empty."""
+        """The metric of its evaluations: `top1`, `auroc`, or empty without labels."""
 
     @property
     def classes(self) -> list[str]:

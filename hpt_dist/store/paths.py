@@ -15,6 +15,8 @@ LEASE = "lease.json"
 # Why the last process of a trial ended without a result.
 FAILURE = "failure.json"
 LAUNCHES = "launches"
+# What trials computed of frozen backbones, for those that need the same.
+FEATURES = "features"
 _SQLITE = "sqlite:///"
 # The lease of whoever submits jobs for a store, or takes back what was noted of them.
 SUBMITTING = f"{LAUNCHES}/submitting"

@@ -268,6 +268,15 @@ def test_the_shards_that_a_killed_replacement_left_go(store):
     assert files(folder) == kept | {"notes.txt": b"mine"}
 
 
+def test_features_that_nobody_wrote_lately_go_and_are_no_loss(store):
+    old, *young = sorted(store.glob("features/*"))
+    aged(old)
+    assert [one["name"] for one in pruned(store)["items"]] == [old.name]
+    hpt("prune", "--yes", store=str(store))
+    assert not [path for path in old.rglob("*") if path.is_file() and path.name != "lock"]
+    assert all((folder / "DONE").exists() for folder in young)
+
+
 def test_everything_is_counted_once(store):
     record = record_of(store)
     launched(store, "other", base=record["trials"]["base"])
@@ -277,7 +286,8 @@ def test_everything_is_counted_once(store):
     in_work = sum(size for path, size in sizes.items() if path.startswith("work/"))
     assert found["total"] == sum(sizes.values()) - in_work
     assert sum(found["work"].values()) == in_work
-    parts = found["trials"] + found["records"] + found["other"]
+    parts = sum(found[part] for part in ("trials", "features", "records", "other"))
+    assert found["features"] > 0
     assert parts + sum(one["bytes"] for one in found["datasets"]) == found["total"]
     one = {launch["id"]: launch for launch in found["launches"]}
     base = sum(n for path, n in sizes.items() if f"stages/{record['trials']['base']}/" in path)

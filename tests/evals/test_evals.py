@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from hpt_dist.errors import DataError, TrainingError
-from hpt_dist.evals import knn, linear
+from hpt_dist.evals import knn, linear, logistic
 from hpt_dist.evals.features import Labelled, evaluating, extract, top1
 from hpt_dist.evals.spread import rankme
 from hpt_dist.networks import batch_norm
@@ -39,6 +39,14 @@ def split(n: int, seed: int, *, views: int = 0, noise: float = 1.0) -> Labelled:
 
 def splits(views: int = 0) -> tuple[Labelled, Labelled, Labelled]:
     return split(80, 0, views=views), split(300, 1), split(40, 2)
+
+
+def linear_of(*splits, **settings):
+    return linear.choose(*splits, **settings)[0]
+
+
+def logistic_of(*splits, **settings):
+    return logistic.choose(*splits, **settings)[0]
 
 
 def brute_force(train: Labelled, query: Tensor, k: int, temperature: float) -> list[float]:
@@ -160,15 +168,13 @@ def test_linear_equals_the_update_rule_written_out(views):
 
 def test_a_diverging_learning_rate_is_out_and_named():
     train, val, test = splits(views=1)
-    found, _ = linear.choose(
+    found = linear_of(
         train, val, test, **{**SETTINGS, "learning_rates": (0.3, 1e30), "weight_decay": 1.0}
     )
     assert found["diverged"] == [1e30]
     assert set(found["val/top1_by_lr"]) == {"0.3"}
     with pytest.raises(TrainingError, match="diverged at every learning rate"):
-        linear.choose(
-            train, val, test, **{**SETTINGS, "learning_rates": (1e30,), "weight_decay": 1.0}
-        )
+        linear_of(train, val, test, **{**SETTINGS, "learning_rates": (1e30,), "weight_decay": 1.0})
 
 
 class Once(Labelled):
@@ -191,7 +197,8 @@ def test_test_is_read_once_and_cannot_change_what_is_selected():
     shuffled = Labelled(test.features, test.labels.flip(0))
     for evaluate in (
         lambda t: knn.evaluate(train, val, t, num_classes=CLASSES, k=(1, 5), temperature=0.07),
-        lambda t: linear.choose(copies, val, t, **SETTINGS)[0],
+        lambda t: linear_of(copies, val, t, **SETTINGS),
+        lambda t: logistic_of(train, val, t, num_classes=CLASSES, l2=(0.1, 1.0)),
     ):
         watched = Once(test)
         found, other = evaluate(watched), evaluate(shuffled)
@@ -242,7 +249,8 @@ def test_features_that_are_not_finite_are_an_error_everywhere(value, at):
     copies = given[0]._replace(features=given[0].features[None])
     for evaluate in (
         lambda: knn.evaluate(*given, num_classes=CLASSES, k=(1, 5), temperature=0.07),
-        lambda: linear.choose(copies, *given[1:], **SETTINGS),
+        lambda: linear_of(copies, *given[1:], **SETTINGS),
+        lambda: logistic_of(*given, num_classes=CLASSES, l2=(0.1,)),
         lambda: rankme(given[at].features),
     ):
         with pytest.raises(TrainingError, match=r"features of 1 of \d+ images") as refused:

@@ -126,6 +126,32 @@ def test_values_with_commas_are_read_whole() -> None:
     assert report.table.over == ("seed",)
 
 
+def test_without_a_metric_that_by_which_val_chose_is_reported() -> None:
+    done = [
+        finished(name, {"test/auroc": 0.8, "test/map": 0.4}, details={"metric": "auroc"})
+        for name in GRID
+    ]
+    report = build(launched(GRID, metric=None), done)
+    assert report.table is not None
+    assert report.table.metric == "test/auroc"
+    assert "80.0 ± 0.0 (n=3)" in report.markdown()
+    assert report.table.standard_error is None  # it is no share of the images
+    # Results of before do not say it.
+    before = build(launched(GRID, metric=None), filled(lambda *_: 0.5))
+    assert before.table is not None
+    assert before.table.metric == "test/top1"
+
+
+def test_less_error_is_better() -> None:
+    done = [
+        finished(adapt(i, s, n), {"test/ece": 0.1 - 0.05 * (i == "hpt") + 0.001 * n * (i == "hpt")})
+        for i, s, n in itertools.product(("base", "hpt"), (1, 3), (0, 1, 2))
+    ]
+    found = comparisons(build(launched(GRID, metric="test/ece"), done))
+    assert found["hpt", "1"].verdict == "helped"
+    assert found["hpt", "1"].mean == pytest.approx(-4.9)
+
+
 def test_only_seeds_are_averaged() -> None:
     names = [f"adapt/init=base,shots=1,optimizer.lr={lr},seed={s}" for lr in (1, 2) for s in (0, 1)]
     report = build(launched(names), [])

@@ -55,9 +55,7 @@ def show(
         "multi": "any number of classes per image",
         "none": "no labels",
     }
-    metric = "; no evaluation reads several labels yet" if manifest.label == "multi" else ""
-    if manifest.label == "single":
-        metric = f"; metric {manifest.metric}"
+    metric = f"; metric {manifest.metric}" if manifest.metric else ""
     console.print_line(f"{manifest.name}  digest {manifest.digest[:12]}")
     console.print_line(
         f"labels   {kinds[manifest.label]}, {len(manifest.classes):,} classes{metric}"

@@ -8,7 +8,18 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from hpt_dist.recipe.facts import DatasetFacts
+from hpt_dist.recipe.kinds.frozen import (
+    FEATURES,
+    METRIC,
+    REPORTED,
+    Features,
+    evaluated,
+    feature_faults,
+    metric_doubts,
+    metric_faults,
+)
 from hpt_dist.recipe.kinds.stage import Fault, Read, StageSpec
+from hpt_dist.recipe.metrics import MetricName
 from hpt_dist.recipe.settings import MAX_BAD, MaxBad, Positive, Rate
 
 _K = (5, 20, 200)
@@ -19,7 +30,7 @@ class Knn(StageSpec):
 
     VERSION: ClassVar[int] = 2
     JUDGES: ClassVar[bool] = True
-    METRICS: ClassVar[tuple[str, ...]] = ("val/top1", "test/top1")
+    METRICS: ClassVar[tuple[str, ...]] = REPORTED
     DATA: ClassVar[tuple[str, ...]] = ("data",)
 
     kind: Literal["knn"]
@@ -27,16 +38,30 @@ class Knn(StageSpec):
     data: str = Field(description="a dataset with labelled train, val and test splits")
     k: tuple[Positive, ...] = Field(_K, min_length=1, description="candidates; val chooses")
     temperature: Rate = 0.07
+    metric: MetricName | None = METRIC
+    features: Features = FEATURES
     max_bad: MaxBad = MAX_BAD
-
-    def faults(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
-        """Return neighbours that are more than there are; those by default stand for all."""
-        images = datasets[self.data].images["train"]
-        too_many = [k for k in self.k if k > images and k not in _K]
-        what = f"{', '.join(map(str, too_many))} nearest neighbours among {images} images"
-        return [Fault("k", f"{what} of {self.data}/train", f"1 to {images}")] if too_many else []
 
     def reads(self) -> list[Read]:
         """Return its dataset's three splits, with their labels."""
-        splits = ("train", "val", "test")
-        return [Read("data", f"{self.data}/{split}", labelled=True) for split in splits]
+        return evaluated(self.data)
+
+    def faults(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
+        """Return a metric that cannot be computed, and neighbours that are more than there are.
+
+        Those by default stand for all.
+        """
+        faults = metric_faults(self.metric, datasets[self.data])
+        images = datasets[self.data].images["train"]
+        if too_many := [k for k in self.k if k > images and k not in _K]:
+            what = f"{', '.join(map(str, too_many))} nearest neighbours among {images} images"
+            faults.append(Fault("k", f"{what} of {self.data}/train", f"1 to {images}"))
+        return faults
+
+    def doubts(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
+        """Return classes that its metric leaves out."""
+        return metric_doubts(self.metric, datasets[self.data])
+
+    def backbone_faults(self, backbone: str) -> list[Fault]:
+        """Return why the backbone has no such features."""
+        return feature_faults(self.features, backbone)

@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from hpt_dist.recipe.kinds.stage import Read, StageSpec
-from hpt_dist.recipe.settings import MAX_BAD, PRESET, Fraction, MaxBad, Positive, Preset, Rate
+from hpt_dist.recipe.facts import DatasetFacts
+from hpt_dist.recipe.kinds.frozen import (
+    FEATURES,
+    METRIC,
+    REPORTED,
+    Features,
+    evaluated,
+    feature_faults,
+    metric_doubts,
+    metric_faults,
+)
+from hpt_dist.recipe.kinds.stage import Fault, Read, StageSpec
+from hpt_dist.recipe.metrics import MetricName
+from hpt_dist.recipe.settings import (
+    LATER,
+    MAX_BAD,
+    PRESET,
+    Fraction,
+    MaxBad,
+    Positive,
+    Preset,
+    Rate,
+)
+
+# Features have a variance of 1 there, so that one grid serves every backbone.
+_L2 = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+_OF_SGD = ("learning_rates", "milestones", "steps", "batch", "weight_decay", "views", "crop_seed")
 
 
 class Linear(StageSpec):
-    """A linear classifier on frozen features; val chooses the learning rate, test is read once."""
+    """A linear classifier on frozen features; val chooses its strength, test is read once."""
 
     VERSION: ClassVar[int] = 2
     JUDGES: ClassVar[bool] = True
-    METRICS: ClassVar[tuple[str, ...]] = ("val/top1", "test/top1")
+    METRICS: ClassVar[tuple[str, ...]] = REPORTED
     DATA: ClassVar[tuple[str, ...]] = ("data",)
 
     kind: Literal["linear"]
@@ -29,12 +55,59 @@ class Linear(StageSpec):
     steps: Positive = 5000
     batch: Positive = 512
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    views: Positive = Field(
-        8, description="augmented copies (crop and flip) of each training image"
+    views: Annotated[int, Field(ge=0)] = Field(
+        8,
+        description="augmented copies (crop and flip) of each training image; 0 is the image as "
+        "val and test see theirs",
+    )
+    metric: MetricName | None = METRIC
+    features: Features = FEATURES
+    solver: Literal["sgd", "lbfgs"] = Field(
+        "sgd",
+        description="sgd, over learning_rates; or lbfgs, logistic regression over l2, which no "
+        "seed changes, on images without augmentation",
+        json_schema_extra=LATER,
+    )
+    l2: tuple[Rate, ...] = Field(
+        _L2,
+        min_length=1,
+        description="of solver lbfgs: weights of half the squared norm beside the mean loss; val "
+        "chooses",
+        json_schema_extra=LATER,
+    )
+    crop_seed: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
+        None,
+        description="of the augmented copies; null is the stage's own seed, and a number lets "
+        "seeds share their features",
+        json_schema_extra=LATER,
     )
     max_bad: MaxBad = MAX_BAD
 
+    @model_validator(mode="after")
+    def _of_its_solver(self) -> Linear:
+        others = ("l2",) if self.solver == "sgd" else _OF_SGD
+        solver = "lbfgs" if self.solver == "sgd" else "sgd"
+        for name in others:
+            if getattr(self, name) != type(self).model_fields[name].get_default():
+                raise ValueError(f"{name} is of solver {solver}, and solver is {self.solver}")
+        return self
+
     def reads(self) -> list[Read]:
         """Return its dataset's three splits, with their labels."""
-        splits = ("train", "val", "test")
-        return [Read("data", f"{self.data}/{split}", labelled=True) for split in splits]
+        return evaluated(self.data)
+
+    def faults(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
+        """Return why its metric cannot be computed."""
+        return metric_faults(self.metric, datasets[self.data])
+
+    def doubts(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
+        """Return classes that its metric leaves out."""
+        return metric_doubts(self.metric, datasets[self.data])
+
+    def backbone_faults(self, backbone: str) -> list[Fault]:
+        """Return why the backbone has no such features."""
+        return feature_faults(self.features, backbone)
+
+    def remark(self) -> str:
+        """Return that a seed changes nothing, where it does not."""
+        return "lbfgs: the same result for every seed" if self.solver == "lbfgs" else ""

@@ -22,12 +22,14 @@ class Read:
         split: dataset/split, or dataset/split@subset, by the recipe's names.
         labelled: whether its labels are needed.
         normalizes: whether its mean and std are among those of `normalize: dataset`.
+        several: whether several labels an image will do.
     """
 
     setting: str
     split: str
     labelled: bool = False
     normalizes: bool = True
+    several: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,10 @@ class StageSpec(Spec):
         Args:
             datasets: by the recipe's names.
         """
+        return []
+
+    def backbone_faults(self, backbone: str) -> list[Fault]:  # noqa: ARG002
+        """Return what does not fit the recipe's backbone, as far as its name tells."""
         return []
 
     def doubts(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:  # noqa: ARG002

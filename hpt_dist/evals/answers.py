@@ -1,0 +1,53 @@
+"""What evaluations share once their models have answered: the choice on val, and all metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from hpt_dist.evals import metrics
+from hpt_dist.evals.features import Labelled, Result
+from hpt_dist.evals.metrics import Floats
+from hpt_dist.recipe.metrics import METRICS
+
+C = TypeVar("C")
+
+
+def value(metric: str, scores: Floats, split: Labelled) -> float:
+    """Return a metric of scores [n, num_classes], log-odds, on a split."""
+    return metrics.compute(metric, scores, split.labels.numpy())
+
+
+def best(metric: str, by_candidate: Mapping[C, float]) -> C:
+    """Return the candidate with the best value of a metric: of equally good ones the first."""
+    sign = -1 if METRICS[metric].lower_is_better else 1
+    return max(by_candidate, key=lambda candidate: sign * by_candidate[candidate])
+
+
+def results(metric: str, scores: Mapping[str, Floats], splits: Mapping[str, Labelled]) -> Result:
+    """Return what an evaluation found with the model that val chose.
+
+    Args:
+        metric: that chose it; it stands first.
+        scores: of the images of val and test, log-odds [n, num_classes].
+        splits: train, val and test.
+
+    Returns:
+        Each metric that the labels allow as "val/NAME" and "test/NAME", shares of 1; "metric";
+        "excluded", for each split and metric the ids of the classes that it leaves out;
+        "n_train", "n_val" and "n_test"; and "scores".
+
+    Raises:
+        DataError: the metric cannot be computed.
+    """
+    found: Result = {}
+    excluded: dict[str, dict[str, list[int]]] = {}
+    for name, given in scores.items():
+        labels, num_classes = splits[name].labels.numpy(), given.shape[1]
+        others = metrics.computable(labels, num_classes)
+        for one in dict.fromkeys([metric, *others]):
+            found[f"{name}/{one}"] = metrics.compute(one, given, labels)
+            if left_out := metrics.excluded(one, labels, num_classes):
+                excluded.setdefault(name, {})[one] = left_out
+    sizes = {f"n_{name}": len(split.labels) for name, split in splits.items()}
+    return {**found, "metric": metric, "excluded": excluded, **sizes, "scores": dict(scores)}

@@ -1,0 +1,142 @@
+"""Features from inside a backbone: the output of one of its parts, or a ViT's last tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from hpt_dist.errors import RequestError, nearest
+from hpt_dist.networks.backbones import Backbone
+
+POOL = "pool"
+_TOKENS = {"cls": ("cls",), "mean": ("mean",), "cls+mean": ("cls", "mean")}
+
+
+def features_at(backbone: Backbone, where: str, size: int) -> nn.Module:
+    """Return a module that maps images to the features at a place of a backbone.
+
+    Args:
+        backbone: images [b, 3, h, w] -> features [b, feature_dim].
+        where: pool, the backbone's own; cls, mean or cls+mean of a ViT's last tokens, which is the
+            class token, and the mean of the others without registers; or the name of a module,
+            whose output is averaged over positions.
+        size: of the images that it must read, pixels.
+
+    Raises:
+        RequestError: the backbone has no such tokens or no such part, or its output is no tensor of
+            positions.
+    """
+    if where == POOL:
+        return backbone
+    inner = _Tokens(backbone, where) if where in _TOKENS else _Part(backbone, where)
+    modes = [(module, module.training) for module in backbone.modules()]
+    try:
+        with torch.no_grad():
+            inner.eval()(torch.zeros(1, 3, size, size))
+    # What a library raises for a wrong size is an assertion, a shape's RuntimeError, ...
+    except (AssertionError, RuntimeError, ValueError, IndexError) as error:
+        raise RequestError(
+            f"this backbone gives no {where} for images of {size} x {size}: {error}",
+            where="features",
+            fix="use pool, or another image.size",
+        ) from error
+    for module, training in modes:
+        module.training = training
+    return inner
+
+
+class _Part(nn.Module):
+    """The output of a part of a backbone, averaged over positions."""
+
+    def __init__(self, backbone: Backbone, name: str) -> None:
+        super().__init__()
+        parts = dict(backbone.named_modules())
+        if name not in parts or not name:
+            near = [part for part in parts if part.count(".") <= name.count(".")]
+            raise RequestError(
+                f"this backbone has no part {name}",
+                where="features",
+                allowed=", ".join(child for child, _ in backbone.named_children()),
+                fix=nearest(name, near),
+            )
+        self.backbone, self._name = backbone, name
+        self._prefix = _prefix_tokens(backbone)
+        self._channels_last = getattr(backbone, "output_fmt", "") == "NHWC" or isinstance(
+            backbone, models.SwinTransformer
+        )
+        self._seen: list[Any] = []
+        parts[name].register_forward_hook(lambda _module, _given, output: self._see(output))
+
+    def _see(self, output: Any) -> None:
+        self._seen.append(output)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return float [b, d]: of a part that is used several times, its last output."""
+        self._seen.clear()
+        self.backbone(images)
+        output = self._seen[-1] if self._seen else None
+        self._seen.clear()
+        if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
+            raise RequestError(
+                f"the part {self._name} of this backbone gives no features of positions",
+                where="features",
+                fix="name a part that gives a tensor of channels, such as a whole stage",
+            )
+        if output.ndim == 4:
+            return output.mean(dim=(1, 2) if self._channels_last else (2, 3))
+        return output[:, self._prefix :].mean(dim=1) if output.ndim == 3 else output
+
+
+class _Tokens(nn.Module):
+    """The last tokens of a ViT."""
+
+    def __init__(self, backbone: Backbone, which: str) -> None:
+        super().__init__()
+        self.backbone, self._which = backbone, _TOKENS[which]
+        self._prefix = _prefix_tokens(backbone)
+        if isinstance(backbone, models.VisionTransformer):
+            self._part: str | None = "encoder"
+            self._seen: list[Tensor] = []
+            backbone.encoder.register_forward_hook(
+                lambda _module, _given, output: self._seen.append(output)
+            )
+        elif hasattr(backbone, "forward_features"):
+            self._part = None
+        else:
+            raise _no_tokens(which)
+        if "cls" in self._which and not _has_class_token(backbone):
+            raise _no_tokens(which)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return float [b, d], or [b, 2 d] of both."""
+        tokens = self._tokens(images)
+        if not isinstance(tokens, Tensor) or tokens.ndim != 3:
+            raise _no_tokens("+".join(self._which))
+        parts = {"cls": tokens[:, 0], "mean": tokens[:, self._prefix :].mean(dim=1)}
+        return torch.cat([parts[one] for one in self._which], dim=1)
+
+    def _tokens(self, images: Tensor) -> Any:
+        if self._part is None:
+            return self.backbone.forward_features(images)  # type: ignore[operator]
+        self.backbone(images)
+        return self._seen.pop()
+
+
+def _has_class_token(backbone: nn.Module) -> bool:
+    return any(getattr(backbone, name, None) is not None for name in ("cls_token", "class_token"))
+
+
+def _prefix_tokens(backbone: nn.Module) -> int:
+    """Return how many tokens stand before those of the positions."""
+    return int(getattr(backbone, "num_prefix_tokens", _has_class_token(backbone)))
+
+
+def _no_tokens(which: str) -> RequestError:
+    return RequestError(
+        f"this backbone has no tokens {which}",
+        where="features",
+        allowed="pool, or the name of a part such as blocks.11",
+    )

@@ -1,0 +1,73 @@
+"""What the kinds that judge frozen features have in common: a metric, features, three splits."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from hpt_dist.recipe.facts import DatasetFacts
+from hpt_dist.recipe.kinds.stage import Fault, Read
+from hpt_dist.recipe.metrics import METRICS, metric_fault, metric_of
+from hpt_dist.recipe.numerics import has_tokens
+from hpt_dist.recipe.settings import LATER
+
+METRIC: Any = Field(
+    None,
+    description="what val chooses by and the report prints; null is the manifest's, top1 of one "
+    "label an image and auroc of several",
+    json_schema_extra=LATER,
+)
+_MODULE = r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*"
+Features = Annotated[str, Field(pattern=rf"^(cls\+mean|{_MODULE})$")]
+FEATURES: Any = Field(
+    "pool",
+    description="pool, what the backbone gives; a part of it by its name, such as layer3 or "
+    "stages.2, averaged over positions; or of a ViT's last tokens cls, mean or cls+mean",
+    json_schema_extra=LATER,
+)
+_TOKENS = ("cls", "mean", "cls+mean")
+_JUDGED = ("val", "test")
+# What a report may ask for of them, by default the first.
+REPORTED = tuple(f"{split}/{name}" for split in reversed(_JUDGED) for name in METRICS)
+
+
+def evaluated(data: str) -> list[Read]:
+    """Return the three splits of a dataset, with their labels."""
+    splits = ("train", *_JUDGED)
+    return [Read("data", f"{data}/{split}", labelled=True, several=True) for split in splits]
+
+
+def metric_faults(asked: str | None, dataset: DatasetFacts) -> list[Fault]:
+    """Return why val or test cannot be judged by a metric.
+
+    Args:
+        asked: the metric that the recipe names; None is the manifest's.
+        dataset: that is judged on.
+    """
+    fault = metric_fault(metric_of(asked, dataset), dataset, _JUDGED)
+    return [fault] if fault else []
+
+
+def metric_doubts(asked: str | None, dataset: DatasetFacts) -> list[Fault]:
+    """Return how many classes val or test have no value of a metric for; see `metric_faults`."""
+    name = metric_of(asked, dataset)
+    if name not in METRICS or metric_faults(asked, dataset):
+        return []
+    doubts = []
+    for split in _JUDGED:
+        counts = dataset.class_counts.get(split, ())
+        counted = METRICS[name].counted(counts, dataset.images[split])
+        if left_out := len(counts) - len(counted):
+            what = f"{left_out} of {len(counts)} classes have all or none of the images of "
+            what += f"{dataset.name}/{split}, so that {name} leaves them out there"
+            doubts.append(Fault("metric", what, fix="the result names them"))
+    return doubts
+
+
+def feature_faults(features: str, backbone: str) -> list[Fault]:
+    """Return why a backbone has no such features, as far as its name tells."""
+    if features not in _TOKENS or has_tokens(backbone):
+        return []
+    what = f"{backbone} has no tokens, so features: {features} does not exist"
+    return [Fault("features", what, "pool, or the name of a part such as layer3 or stages.2")]
