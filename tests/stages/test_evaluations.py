@@ -19,7 +19,6 @@ from small import environment, fill, hpt, outcome, wait_for
 from hpt_dist.reading.split import open_split
 from hpt_dist.recipe import Knn, Linear, plan, result_fields
 from hpt_dist.stages import frozen
-from hpt_dist.store import features as shared
 from hpt_dist.store import open_store
 
 RECIPE = """\
@@ -168,42 +167,6 @@ def test_shared_features_that_are_damaged_or_half_written_are_computed_again(
     inline(path, store, "--only", "near")
     assert outcome(store) == first
     assert {p.name for p in store.glob("features/*/*.safetensors")} == names
-
-
-def test_the_first_to_finish_shares_its_features(tmp_path):
-    store, of = open_store(str(tmp_path)), {"backbone": "b", "size": 32}
-    assert shared.find(store, of) is None
-    shared.commit(store, of, b"of one machine")
-    assert shared.find(store, of) == b"of one machine"
-    slow = Late(store)
-    shared.commit(slow, of, b"of another")
-    assert shared.find(store, of) == b"of one machine"
-    assert len(list((tmp_path / "features").glob("*/*.safetensors"))) == 1
-    assert shared.find(store, of | {"size": 64}) is None
-
-
-class Late:
-    """A store whose user looked before another one had finished."""
-
-    def __init__(self, store):
-        self._store = store
-
-    def __getattr__(self, name):
-        return getattr(self._store, name)
-
-    def at(self, prefix):
-        return Late(self._store.at(prefix))
-
-    def stat(self, path):
-        return None if path == "DONE" else self._store.stat(path)
-
-
-def test_a_store_that_refuses_features_costs_time_alone(tmp_path, caplog):
-    store = open_store(str(tmp_path))
-    (tmp_path / "features").write_text("a file in the place of the folder")
-    shared.commit(store, {"a": 1}, b"x")
-    assert "features are not shared" in caplog.text
-    assert shared.find(store, {"a": 1}) is None
 
 
 @pytest.mark.parametrize(
