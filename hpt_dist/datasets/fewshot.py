@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpt_dist.errors import DataError, RequestError
+from hpt_dist.recipe import fractions
 
 Indices = NDArray[np.int64]
 Labels = Indices | Sequence[int | tuple[int, ...]]
@@ -115,7 +116,7 @@ def percent(keys: Sequence[str], share_percent: float, seed: int) -> Indices:
         )
     hashes = [hashlib.sha256(f"{seed} {key}".encode()).digest() for key in keys]
     ranking = sorted(range(len(keys)), key=hashes.__getitem__)
-    count = max(1, round(len(keys) * share_percent / 100))
+    count = fractions.count(len(keys), share_percent)
     return np.sort(np.array(ranking[:count], np.int64))
 
 

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +16,7 @@ from pydantic import Field
 from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.datasets.subset import Subset, read_subset
 from hpt_dist.errors import HptError, Problem, RecipeError, RequestError
-from hpt_dist.recipe import Spec, validation, yaml_document
+from hpt_dist.recipe import Spec, fractions, validation, yaml_document
 from hpt_dist.recipe.facts import DatasetFacts, Facts
 from hpt_dist.recipe.file import Recipe
 from hpt_dist.store import Store, open_store
@@ -43,14 +45,16 @@ def facts(recipe: Recipe, store: Store, stand_ins: Path | None = None) -> Facts:
     assumed = _stand_ins(stand_ins) if stand_ins else {}
     problems: list[Problem] = []
     datasets, weights = {}, {}
-    subsets = _subsets_named(recipe)
+    named = _parts_named(recipe)
     for alias, reference in recipe.datasets.items():
+        shares = {part for part in named.get(alias, ()) if fractions.is_fraction(part)}
         try:
-            datasets[alias] = (
+            found = (
                 _assumed(reference, assumed[reference])
                 if reference in assumed
-                else _dataset(store, reference, subsets.get(alias, set()))
+                else _dataset(store, reference, named.get(alias, set()) - shares)
             )
+            datasets[alias] = replace(found, images={**found.images, **_sizes(found, shares)})
         except HptError as error:
             problems.append(located(error, recipe.where("datasets", alias)))
     for stage, points in recipe.stages.items():
@@ -80,8 +84,8 @@ def dataset_store(reference: str) -> tuple[str, str]:
     return uri, name.strip("/")
 
 
-def _subsets_named(recipe: Recipe) -> dict[str, set[str]]:
-    """Return the `split@subset` references of a recipe's stages by dataset alias."""
+def _parts_named(recipe: Recipe) -> dict[str, set[str]]:
+    """Return the `split@subset` and `split@10%` references of a recipe by dataset alias."""
     named: dict[str, set[str]] = {}
     for points in recipe.stages.values():
         for read in (read for point in points for read in point.spec.reads()):
@@ -89,6 +93,16 @@ def _subsets_named(recipe: Recipe) -> dict[str, set[str]]:
             if "@" in split:
                 named.setdefault(alias, set()).add(split)
     return named
+
+
+def _sizes(dataset: DatasetFacts, shares: Iterable[str]) -> dict[str, int]:
+    """Return how many images the shares of splits hold; what the plan refuses is left out."""
+    sizes = {}
+    for split, _, share in (one.partition("@") for one in sorted(shares)):
+        with suppress(ValueError):
+            if images := dataset.images.get(split):
+                sizes[f"{split}@{share}"] = fractions.count(images, fractions.percent(share))
+    return sizes
 
 
 def _dataset(store: Store, reference: str, subset_names: Iterable[str]) -> DatasetFacts:

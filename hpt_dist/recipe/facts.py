@@ -21,7 +21,8 @@ class DatasetFacts:
         metric: of its evaluations, as the manifest names it; empty for the label's usual one.
         class_names: a digest of the names of its classes in order; empty if unknown.
         class_counts: images of each class, by split.
-        images: images by split, and by `split@subset` of the subsets that the recipe names.
+        images: images by split, and by `split@subset` and `split@10%` of the parts that the recipe
+            names.
         stand_in: whether it is only assumed, so that nothing can run on it.
         subsets: digests of the subsets that the recipe names, by `split@subset`.
     """

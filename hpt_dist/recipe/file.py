@@ -246,7 +246,8 @@ def _stage(document: Document, name: str, raw: Any) -> tuple[Point, ...]:
     for values in itertools.product(*sweep.values()):
         axes = dict(zip(sweep, values, strict=True))
         inner = replace(document, problems=[], left_out=0)
-        spec = validated(inner, KINDS[kind], filled(kind, sweeps.substituted(settings, axes)), path)
+        raw_point = sweeps.substituted(KINDS[kind], settings, axes)
+        spec = validated(inner, KINDS[kind], filled(kind, raw_point), path)
         # A fault shared by many points is one problem.
         fresh = [p for p in inner.problems if p not in noted]
         noted.update(fresh)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpt_dist.errors import Problem, RecipeError, RequestError, nearest
+from hpt_dist.recipe import fractions
 from hpt_dist.recipe.facts import DatasetFacts, Facts
 from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.kinds.stage import Fault, Read, StageSpec
@@ -264,21 +265,26 @@ def _missing(spec: StageSpec, read: Read, facts: Facts) -> Fault | None:
     if read.labelled and dataset.label == "none":
         what = f"{dataset.name} has no labels, which {spec.kind} needs here"
         return Fault(read.setting, what, fix="for images without labels see the recipe unlabeled")
+    whole, _, part = split.partition("@")
+    if fractions.is_fraction(part):
+        try:
+            fractions.percent(part)
+        except ValueError as error:
+            return Fault(read.setting, f"{read.split}: {error}")
+        if not dataset.images.get(whole):
+            return _no_such_split(read.setting, dataset, whole)
     if not dataset.images.get(split):
         return _no_such_split(read.setting, dataset, split)
     if not read.labelled:
         return None
-    if "@" in split:
-        what = f"{read.split} is a subset, which {spec.kind} cannot use"
-        return Fault(read.setting, what, fix="its labels are chosen by shots or labels")
     if dataset.label == "multi":
         if read.several:
             return None
         what = f"{dataset.name} has several labels an image; {spec.kind} needs one"
-        fix = "knn and linear read several labels, and pretraining needs none"
+        fix = "knn, linear and finetune read several labels, and pretraining needs none"
         return Fault(read.setting, what, fix=fix)
-    if sum(dataset.class_counts.get(split, ())) < dataset.images[split]:
-        return Fault(read.setting, f"{dataset.name}/{split} has images without a label")
+    if sum(dataset.class_counts.get(whole, ())) < dataset.images[whole]:
+        return Fault(read.setting, f"{dataset.name}/{whole} has images without a label")
     return None
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hpt_dist.recipe.kinds import KINDS
-from hpt_dist.recipe.settings import Augment
+from hpt_dist.recipe.settings import POLICIES, Augment
 
 Settings = Mapping[str, Any]
 
@@ -101,8 +101,23 @@ def filled(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
     if "augment_other" in preset and isinstance(both_views, dict):
         known = {key: value for key, value in both_views.items() if key in Augment.model_fields}
         preset["augment_other"] = _merged(preset["augment_other"], known)
+    for views in ("augment", "augment_other"):
+        if views in preset:
+            preset[views] = _left(preset[views], settings.get(views), both_views)
     found: dict[str, Any] = _merged(preset, settings)
     return found
+
+
+def _left(views: Settings, *written: Any) -> Settings:
+    """Return a preset's views without what the policy that is written leaves out.
+
+    Args:
+        views: of the preset.
+        written: settings of these views; the first that names a policy counts.
+    """
+    named = [one["policy"] for one in written if isinstance(one, dict) and "policy" in one]
+    left_out = POLICIES.get(named[0], ()) if named and isinstance(named[0], str) else ()
+    return {key: value for key, value in views.items() if key not in left_out}
 
 
 def _entry(kind: str, settings: dict[str, Any]) -> tuple[str, str]:

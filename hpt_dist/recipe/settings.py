@@ -50,6 +50,11 @@ def misfit(setting: str, what: str, allowed: str = "", fix: str = "") -> Pydanti
     return PydanticCustomError("misfit", "{what}", facts)
 
 
+def tuples(written: dict[str, Any]) -> dict[str, Any]:
+    """Return plain data with tuples for lists, as a validator that runs before others must."""
+    return {key: tuple(one) if isinstance(one, list) else one for key, one in written.items()}
+
+
 def check_range(name: str, limits: tuple[float, float]) -> None:
     """Raise a ValueError unless a range of positive numbers is one."""
     low, high = limits
@@ -103,9 +108,26 @@ class Optimizer(Spec):
         return self
 
 
+# What each policy of augmentation leaves out: the probabilities that are 0 (HPT, arXiv 2103.12718,
+# figure 5, and its authors' code, which leaves out the flip too where crops are kept).
+POLICIES: dict[str, tuple[str, ...]] = {
+    "full": (),
+    "no_gray": ("gray",),
+    "no_color": ("jitter",),
+    "crop_blur": ("jitter", "gray", "flip", "solarize"),
+    "crop_only": ("jitter", "gray", "flip", "solarize", "blur"),
+}
+
+
 class Augment(Spec):
     """The random views of one image; the defaults are MoCo v2's (hue 0.1)."""
 
+    policy: Literal["full", "no_gray", "no_color", "crop_blur", "crop_only"] = Field(
+        "full",
+        description="what is left out: nothing; turning gray; colour jitter, but not gray; all but "
+        "crops and blur; or all but crops",
+        json_schema_extra=OPERATIONAL,  # what it leaves out is what counts
+    )
     crop_area: tuple[Fraction, Fraction] = Field((0.2, 1.0), description="share of the image")
     flip: Fraction = Field(0.5, description="probability of a horizontal flip")
     jitter: Fraction = Field(0.8, description="probability of colour jitter")
@@ -122,6 +144,18 @@ class Augment(Spec):
         """Return the strengths of what never happens."""
         idle = set() if self.jitter else {"brightness", "contrast", "saturation", "hue"}
         return frozenset(idle | (set() if self.blur else {"blur_sigma"}))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_is_left_out(cls, written: Any) -> Any:
+        if not isinstance(written, dict):
+            return written
+        policy = written.get("policy")
+        left_out = POLICIES.get(policy, ()) if isinstance(policy, str) else ()
+        for name in left_out:
+            if written.get(name, 0) != 0:
+                raise ValueError(f"policy {policy} leaves {name} out, and {name} is set")
+        return {**tuples(written), **dict.fromkeys(left_out, 0.0)}
 
     @model_validator(mode="after")
     def _ordered(self) -> Augment:

@@ -89,8 +89,13 @@ def _values_fault(key: str, values: Any) -> Fault | None:
     return None
 
 
-def substituted(settings: dict[str, Any], axes: Mapping[str, Axis]) -> dict[str, Any]:
-    """Return a stage's plain data with the values of one point of its sweep."""
+def substituted(
+    spec: type[StageSpec], settings: dict[str, Any], axes: Mapping[str, Axis]
+) -> dict[str, Any]:
+    """Return a stage's plain data with the values of one point of its sweep.
+
+    A word for a setting that is a list stands for a list of it: each value is one dataset/split.
+    """
     tree = cast("dict[str, Any]", json.loads(json.dumps(settings)))
     for path, value in axes.items():
         *outer, last = path.split(".")
@@ -100,8 +105,13 @@ def substituted(settings: dict[str, Any], axes: Mapping[str, Axis]) -> dict[str,
             if not isinstance(inner, dict):
                 break
         if isinstance(inner, dict):
-            inner[last] = value
+            inner[last] = [value] if isinstance(value, str) and _is_list(spec, path) else value
     return tree
+
+
+def _is_list(spec: type[StageSpec], setting: str) -> bool:
+    field = spec.model_fields.get(setting)
+    return field is not None and get_origin(field.annotation) is tuple
 
 
 def check_trials(

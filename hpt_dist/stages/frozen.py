@@ -22,6 +22,7 @@ from hpt_dist.reading.damage import Replacements
 from hpt_dist.reading.order import Ints
 from hpt_dist.reading.stream import Batch, Pool, View, center_batches, crop_batches, network_views
 from hpt_dist.recipe import Augment
+from hpt_dist.recipe.kinds.frozen import dataset_of, trained_on
 from hpt_dist.recipe.metrics import metric_of
 from hpt_dist.recipe.numerics import FLOAT32
 from hpt_dist.stages.inputs import (
@@ -66,22 +67,23 @@ def features_of(
 
     Args:
         context: of the trial.
-        data: the dataset, as the recipe names it.
+        data: the dataset or what is learned from, as the recipe names it.
         views: augmented copies of train.
         seed: of their crops.
         replacements: of damaged images of train; None refuses them.
         where: in the backbone; see `inner_features.features_at`.
     """
     frozen = Frozen(context, where)
+    learned = trained_on(data)
     copies = [
-        frozen.features(f"{data}/train", Copy(seed, epoch) if views else None, replacements)
+        frozen.features(learned, Copy(seed, epoch) if views else None, replacements)
         for epoch in range(views or 1)
     ]
     train = copies[0]
     if views:
         stacked = torch.stack([copy.features for copy in copies])
         train = Labelled(stacked, copies[-1].labels)
-    val, test = (frozen.features(f"{data}/{split}") for split in _JUDGED)
+    val, test = (frozen.features(f"{dataset_of(data)}/{split}") for split in _JUDGED)
     return train, val, test
 
 
@@ -224,7 +226,7 @@ class Frozen:
 
 def metric_for(context: Context, data: str, asked: str | None) -> str:
     """Return the metric by which val chooses on a dataset: the recipe's, else the manifest's."""
-    return metric_of(asked, context.order.trial.datasets[data])
+    return metric_of(asked, context.order.trial.datasets[dataset_of(data)])
 
 
 def judged(
@@ -238,7 +240,7 @@ def judged(
 
     Args:
         context: of the trial.
-        data: the dataset, as the recipe names it.
+        data: the dataset or what is learned from, as the recipe names it.
         found: by a function of `evals`; see `answers.results`.
         replacements: of damaged images.
         head: the classifier that it leaves.
@@ -249,7 +251,7 @@ def judged(
     manifest = manifest_of(context, data)
     predictions = {}
     for split, scores in found.pop("scores", {}).items():
-        pool = pool_of(context, (f"{data}/{split}",))
+        pool = pool_of(context, (f"{dataset_of(data)}/{split}",))
         labels = pool.members if manifest.label == "multi" else pool.labels
         predictions[split] = Predictions(tuple(pool.keys), labels, scores)
     if excluded := found.pop("excluded", {}):

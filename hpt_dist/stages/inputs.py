@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from hpt_dist.datasets import fewshot
 from hpt_dist.datasets.manifest import Manifest, read_manifest
 from hpt_dist.datasets.subset import read_subset
 from hpt_dist.errors import DataError
@@ -25,7 +26,7 @@ from hpt_dist.reading.stream import (
     Stream,
     open_split,
 )
-from hpt_dist.recipe import Augment
+from hpt_dist.recipe import Augment, fractions
 from hpt_dist.store import committed, open_store
 from hpt_dist.store.paths import stage_prefix
 from hpt_dist.train.loop import Accelerator, make_accelerator
@@ -61,7 +62,7 @@ def manifest_of(context: Context, reference: str) -> Manifest:
 
 
 def pool_of(context: Context, references: tuple[str, ...]) -> Pool:
-    """Open dataset/split and dataset/split@subset references as one pool."""
+    """Open dataset/split, dataset/split@subset and dataset/split@10% references as one pool."""
     splits = []
     for reference in references:
         manifest_of(context, reference)
@@ -84,6 +85,9 @@ def _rows(context: Context, reference: str, split: ReadableSplit) -> Ints:
     subset_name = split_of.partition("@")[2]
     if not subset_name:
         return np.arange(len(split))
+    if fractions.is_fraction(subset_name):
+        seed = context.order.trial.spec.seed
+        return fewshot.percent(split.keys, fractions.percent(subset_name), seed)
     subset = read_subset(*_dataset(context, reference), subset_name)
     if subset.digest != context.order.trial.datasets[alias].subsets[split_of]:
         raise DataError(

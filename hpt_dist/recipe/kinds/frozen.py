@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -30,12 +31,45 @@ _TOKENS = ("cls", "mean", "cls+mean")
 _JUDGED = ("val", "test")
 # What a report may ask for of them, by default the first.
 REPORTED = tuple(f"{split}/{name}" for split in reversed(_JUDGED) for name in METRICS)
+SPLITS: Any = Field(
+    description="a dataset with labelled train, val and test splits; or DATASET/train@10% or "
+    "DATASET/train@SUBSET to learn from some of train, and be judged on the whole val and test"
+)
+
+
+def trained_on(data: str) -> str:
+    """Return the split that is learned from: that which is named, else the dataset's train."""
+    return data if "/" in data else f"{data}/train"
+
+
+def dataset_of(data: str) -> str:
+    """Return the recipe's name of a dataset of which a split may be named, too."""
+    return data.partition("/")[0]
 
 
 def evaluated(data: str) -> list[Read]:
-    """Return the three splits of a dataset, with their labels."""
-    splits = ("train", *_JUDGED)
-    return [Read("data", f"{data}/{split}", labelled=True, several=True) for split in splits]
+    """Return what is learned from and what judges, with their labels; see `SPLITS`."""
+    judged = (f"{dataset_of(data)}/{split}" for split in _JUDGED)
+    splits = (trained_on(data), *judged)
+    return [Read("data", split, labelled=True, several=True) for split in splits]
+
+
+def judged_faults(
+    data: str, asked: str | None, datasets: Mapping[str, DatasetFacts]
+) -> list[Fault]:
+    """Return why nothing could be judged: what judges is learned from, or a metric does not fit.
+
+    Args:
+        data: see `SPLITS`.
+        asked: the metric that the recipe names; None is the manifest's.
+        datasets: by the recipe's names.
+    """
+    split = trained_on(data).partition("/")[2].partition("@")[0]
+    if split in _JUDGED:
+        use = "chooses" if split == "val" else "is read once, at the end"
+        what = f"{data} cannot be learned from: {split} {use}"
+        return [Fault("data", what, f"{dataset_of(data)}, or {dataset_of(data)}/train@10%")]
+    return metric_faults(asked, datasets[dataset_of(data)])
 
 
 def metric_faults(asked: str | None, dataset: DatasetFacts) -> list[Fault]:

@@ -12,11 +12,14 @@ from hpt_dist.recipe.kinds.frozen import (
     FEATURES,
     METRIC,
     REPORTED,
+    SPLITS,
     Features,
+    dataset_of,
     evaluated,
     feature_faults,
+    judged_faults,
     metric_doubts,
-    metric_faults,
+    trained_on,
 )
 from hpt_dist.recipe.kinds.stage import Fault, Read, StageSpec
 from hpt_dist.recipe.metrics import MetricName
@@ -35,7 +38,7 @@ class Knn(StageSpec):
 
     kind: Literal["knn"]
     init: str
-    data: str = Field(description="a dataset with labelled train, val and test splits")
+    data: str = SPLITS
     k: tuple[Positive, ...] = Field(_K, min_length=1, description="candidates; val chooses")
     temperature: Rate = 0.07
     metric: MetricName | None = METRIC
@@ -51,16 +54,17 @@ class Knn(StageSpec):
 
         Those by default stand for all.
         """
-        faults = metric_faults(self.metric, datasets[self.data])
-        images = datasets[self.data].images["train"]
+        faults = judged_faults(self.data, self.metric, datasets)
+        learned = trained_on(self.data)
+        images = datasets[dataset_of(self.data)].images[learned.partition("/")[2]]
         if too_many := [k for k in self.k if k > images and k not in _K]:
             what = f"{', '.join(map(str, too_many))} nearest neighbours among {images} images"
-            faults.append(Fault("k", f"{what} of {self.data}/train", f"1 to {images}"))
+            faults.append(Fault("k", f"{what} of {learned}", f"1 to {images}"))
         return faults
 
     def doubts(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
         """Return classes that its metric leaves out."""
-        return metric_doubts(self.metric, datasets[self.data])
+        return metric_doubts(self.metric, datasets[dataset_of(self.data)])
 
     def backbone_faults(self, backbone: str) -> list[Fault]:
         """Return why the backbone has no such features."""

@@ -12,11 +12,13 @@ from hpt_dist.recipe.kinds.frozen import (
     FEATURES,
     METRIC,
     REPORTED,
+    SPLITS,
     Features,
+    dataset_of,
     evaluated,
     feature_faults,
+    judged_faults,
     metric_doubts,
-    metric_faults,
 )
 from hpt_dist.recipe.kinds.stage import Fault, Read, StageSpec
 from hpt_dist.recipe.metrics import MetricName
@@ -46,7 +48,7 @@ class Linear(StageSpec):
 
     kind: Literal["linear"]
     init: str
-    data: str = Field(description="a dataset with labelled train, val and test splits")
+    data: str = SPLITS
     preset: Preset = PRESET
     learning_rates: tuple[Rate, ...] = Field((0.3, 3.0, 30.0), min_length=1)
     milestones: tuple[Fraction, Fraction] = Field(
@@ -97,12 +99,12 @@ class Linear(StageSpec):
         return evaluated(self.data)
 
     def faults(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
-        """Return why its metric cannot be computed."""
-        return metric_faults(self.metric, datasets[self.data])
+        """Return why its model cannot be judged."""
+        return judged_faults(self.data, self.metric, datasets)
 
     def doubts(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
         """Return classes that its metric leaves out."""
-        return metric_doubts(self.metric, datasets[self.data])
+        return metric_doubts(self.metric, datasets[dataset_of(self.data)])
 
     def backbone_faults(self, backbone: str) -> list[Fault]:
         """Return why the backbone has no such features."""

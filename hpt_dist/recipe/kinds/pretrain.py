@@ -99,7 +99,11 @@ class Pretrain(Trained):
 
     kind: Literal["pretrain"]
     preset: Preset = PRESET
-    data: tuple[str, ...] = Field(min_length=1, description="dataset/split, ...")
+    data: tuple[str, ...] = Field(
+        min_length=1,
+        description="dataset/split, ...; dataset/split@10% is a seeded share of its images, "
+        "dataset/split@SUBSET a stored list of some",
+    )
     # Names are checked with the recipe, which knows what other distributions offer.
     method: str = Field(
         "moco_v2",
@@ -293,6 +297,9 @@ class Pretrain(Trained):
         if "seed" in self.method_settings:
             raise ValueError("seed is a setting of the stage, which its method gets")
         json.dumps(self.method_settings, allow_nan=False)  # raises a ValueError
+        policies = {views.policy for views in (self.augment, self.augment_other) if views}
+        if len(policies) > 1:
+            raise ValueError("policy differs in augment and augment_other: write it in both")
         if self.keep == "best" and not self.keeps_best:
             what = "without labels nothing can tell which weights are best"
             fix = "write keep: last; or name a dataset with labelled train and val: monitor.data"

@@ -19,7 +19,7 @@ class Read:
 
     Args:
         setting: the setting that names it.
-        split: dataset/split, or dataset/split@subset, by the recipe's names.
+        split: dataset/split, dataset/split@subset or dataset/split@10%, by the recipe's names.
         labelled: whether its labels are needed.
         normalizes: whether its mean and std are among those of `normalize: dataset`.
         several: whether several labels an image will do.
