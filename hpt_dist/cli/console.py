@@ -148,7 +148,7 @@ def _origins(trials: Sequence[Trial]) -> list[str]:
 
 
 def _remark(trial: Trial) -> str:
-    remark = trial.spec.remark()
+    remark = trial.spec.remark_on(trial.datasets)
     return f"{trial.stage}: {remark}" if remark else ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hpt_dist.methods.byol import BYOL
+from hpt_dist.methods.classifier import Classifier
 from hpt_dist.methods.embeddings import feature_std
 from hpt_dist.methods.method import Loss, Method
 from hpt_dist.methods.mme import MME
@@ -18,4 +19,14 @@ METHODS: dict[str, Callable[..., Method]] = {
     "mme": MME,
 }
 
-__all__ = ["BYOL", "METHODS", "MME", "Loss", "Method", "MoCoV2", "SimCLR", "feature_std"]
+__all__ = [
+    "BYOL",
+    "METHODS",
+    "MME",
+    "Classifier",
+    "Loss",
+    "Method",
+    "MoCoV2",
+    "SimCLR",
+    "feature_std",
+]

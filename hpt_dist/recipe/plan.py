@@ -63,12 +63,12 @@ class Trial:
     @property
     def steps(self) -> int:
         """The optimizer steps of its training; 0 where nothing is trained step by step."""
-        return int(getattr(self.spec, "steps", 0))
+        return self.spec.steps_on(self.datasets)
 
     @property
     def images(self) -> int:
         """How many image views it feeds to the network in training."""
-        return self.spec.images
+        return self.spec.images_on(self.datasets)
 
 
 def key_of(document: Mapping[str, Any]) -> str:

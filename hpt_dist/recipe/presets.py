@@ -61,6 +61,7 @@ PRESETS: dict[str, dict[str, Settings]] = {
         "pretrain byol": _BYOL,
         "pretrain simclr": _SIMCLR,
         "linear": {},
+        "finetune": {},
     },
     "authors-code": {
         "pretrain moco_v2": {"augment": {"hue": 0.4}},
@@ -68,11 +69,14 @@ PRESETS: dict[str, dict[str, Settings]] = {
         "pretrain byol": {**_BYOL, "steps": 10_000},
         "pretrain simclr": _SIMCLR,  # which they did not train
         "linear": {"learning_rates": [30.0], "milestones": [1651 / 5000, 3333 / 5000]},
+        # They count drops at 833 and 1667 by passes, of which an update accumulates four.
+        "finetune": {"head_lr_scale": 100.0, "milestones": [833 / 10_000, 1667 / 10_000]},
     },
 }
-# Into how many parts a batch falls for batch norm: MoCo's 4 GPUs, BYOL's 2 accumulated passes.
+# Into how many parts a batch falls for batch norm: MoCo's 4 GPUs, BYOL's 2 accumulated passes and
+# the 4 of fine-tuning.
 BN_GROUPS: dict[str, dict[str, int]] = {
-    "authors-code": {"pretrain moco_v2": 4, "pretrain byol": 2},
+    "authors-code": {"pretrain moco_v2": 4, "pretrain byol": 2, "finetune": 4},
 }
 
 
@@ -97,6 +101,8 @@ def filled(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
     batch, parts = _number(kind, settings, "batch"), BN_GROUPS.get(name, {}).get(entry, 1)
     if parts > 1 and batch % parts == 0 and batch // parts > 1:
         preset["bn_group"] = batch // parts
+    if kind == "finetune" and _in_epochs(settings):
+        preset.pop("milestones", None)  # these are counted in epochs, and rightly
     both_views = settings.get("augment")
     if "augment_other" in preset and isinstance(both_views, dict):
         known = {key: value for key, value in both_views.items() if key in Augment.model_fields}
@@ -143,6 +149,12 @@ def _leave_rates_alone(preset: dict[str, Any], settings: dict[str, Any]) -> None
         del preset["optimizer"]
     if is_another or "lr" in own:
         preset.pop("lr_scaling", None)
+
+
+def _in_epochs(settings: dict[str, Any]) -> bool:
+    """Return whether fine-tuning is to last a number of epochs."""
+    schedule = settings.get("schedule")
+    return settings.get("epochs") is not None or str(schedule).endswith("epochs")
 
 
 def _number(kind: str, settings: dict[str, Any], name: str) -> int:

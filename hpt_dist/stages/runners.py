@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpt_dist.stages import imported, knn, linear, mme, pretrain
+from hpt_dist.stages import finetune, imported, knn, linear, mme, pretrain
 from hpt_dist.trial.run import Runner
 
 RUNNERS: dict[str, Runner] = {
@@ -10,5 +10,6 @@ RUNNERS: dict[str, Runner] = {
     "pretrain": pretrain.run,
     "knn": knn.run,
     "linear": linear.run,
+    "finetune": finetune.run,
     "mme": mme.run,
 }

@@ -91,6 +91,14 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, *, head: float, backbon
         group["lr"] = group["peak_lr"] * multipliers[group["part"]]
 
 
+def forget(optimizer: torch.optim.Optimizer, part: str) -> None:
+    """Drop the momentum and the like of a part, as if its first step were still to come."""
+    for group in optimizer.param_groups:
+        if group["part"] == part:
+            for parameter in group["params"]:
+                optimizer.state.pop(parameter, None)
+
+
 def schedule(name: str, step: int, steps: int, warmup_steps: int) -> float:
     """Return the multiplier at a step: the warm-up, then the named schedule over the other steps.
 

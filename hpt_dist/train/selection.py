@@ -31,7 +31,8 @@ class Evaluation:
         every: steps between looks; after the last step there is always one.
         run: looks at the method as it is. A collective call.
         keeps: the module to keep the best weights of; None keeps none.
-        select_on: the metric that selects; higher is better. Empty selects nothing.
+        select_on: the metric that selects. Empty selects nothing.
+        lower_is_better: whether that metric is an error.
         patience: looks after the best before stopping; None never stops early.
         before_training: whether to look at the incoming weights too, which then can be the best.
         ties: of equally good weights, keep the later (as MME does) or the earlier ones.
@@ -41,6 +42,7 @@ class Evaluation:
     run: Callable[[], Look]
     keeps: nn.Module | None = None
     select_on: str = ""
+    lower_is_better: bool = False
     patience: int | None = None
     before_training: bool = False
     ties: Literal["later", "earlier"] = "later"
@@ -60,7 +62,7 @@ class Selection:
         history: (steps, metrics) of every look.
         right: whether each validation image was classified correctly, by steps.
         best_step: steps of the best; -1 before the first.
-        best_value: its value.
+        best_value: its value; of an error its negative.
         weights: the kept module's state at that step.
     """
 
@@ -77,7 +79,7 @@ class Selection:
             self.right[done] = look.right.cpu()
         if not plan.select_on:
             return
-        value = look.metrics[plan.select_on]
+        value = look.metrics[plan.select_on] * (-1 if plan.lower_is_better else 1)
         if value > self.best_value or (value == self.best_value and plan.ties == "later"):
             self.best_step, self.best_value = done, value
             kept = plan.keeps.state_dict() if plan.keeps else {}

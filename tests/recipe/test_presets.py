@@ -266,5 +266,5 @@ def test_a_scaled_learning_rate_is_reported_with_its_rule(
 ) -> None:
     spec = validated("pretrain", batch=1024, **settings)
     assert spec.peak_lr == pytest.approx(rate)
-    trial: Any = SimpleNamespace(stage="hpt", spec=spec)
+    trial: Any = SimpleNamespace(stage="hpt", spec=spec, datasets={})
     assert reported in console._remark(trial)

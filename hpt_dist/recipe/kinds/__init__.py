@@ -1,5 +1,6 @@
 """The kinds of stage, one file each; `stages` has a file of the same name that runs it."""
 
+from hpt_dist.recipe.kinds.finetune import Finetune
 from hpt_dist.recipe.kinds.imported import Import
 from hpt_dist.recipe.kinds.knn import Knn
 from hpt_dist.recipe.kinds.linear import Linear
@@ -12,5 +13,6 @@ KINDS: dict[str, type[StageSpec]] = {
     "pretrain": Pretrain,
     "knn": Knn,
     "linear": Linear,
+    "finetune": Finetune,
     "mme": Mme,
 }

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from hpt_dist.recipe.facts import DatasetFacts
-from hpt_dist.recipe.kinds.stage import Fault, Read, Trained
+from hpt_dist.recipe.kinds.stage import Fault, Read, Trained, group_faults
 from hpt_dist.recipe.settings import (
     LATER,
     PRESET,
@@ -244,16 +244,11 @@ class Pretrain(Trained):
 
     def rank_faults(self, ranks: int) -> list[Fault]:
         """Return why its batch, or its batch-norm groups, cannot be shared out over ranks."""
-        if faults := super().rank_faults(ranks):
-            return faults
-        share, size = self.batch // ranks, self.bn_group or self.batch
-        fits = size % share == 0 or share % size == 0
         # MoCo's keys are grouped across: every rank holds some samples of each group.
-        crosses = self.method == "moco_v2" and share % (self.batch // size) != 0
-        if size == self.batch or (fits and not crosses):
-            return []
-        what = f"batch-norm groups of {size} do not fit the {share} images that each rank has"
-        return [Fault("bn_group", what, fix="use another number of ranks, or another bn_group")]
+        crosses = self.method == "moco_v2"
+        return super().rank_faults(ranks) or group_faults(
+            self.batch, self.bn_group, ranks, interleaved=crosses
+        )
 
     def remark(self) -> str:
         """Return the peak learning rate in words: nothing is scaled unsaid."""

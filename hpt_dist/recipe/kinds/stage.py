@@ -91,6 +91,14 @@ class StageSpec(Spec):
         """How many image views it feeds to the network in training."""
         return 0
 
+    def steps_on(self, datasets: Mapping[str, DatasetFacts]) -> int:  # noqa: ARG002
+        """Return the optimizer steps of its training on datasets; 0 without any, or unknown."""
+        return int(getattr(self, "steps", 0))
+
+    def images_on(self, datasets: Mapping[str, DatasetFacts]) -> int:  # noqa: ARG002
+        """Return how many image views of datasets it feeds to the network in training."""
+        return self.images
+
     @property
     def numerics(self) -> Numerics | None:
         """How it trains, once that is decided; None where nothing is trained step by step."""
@@ -144,6 +152,10 @@ class StageSpec(Spec):
         """Return what the reader of a plan is to know that the settings do not say plainly."""
         return ""
 
+    def remark_on(self, datasets: Mapping[str, DatasetFacts]) -> str:  # noqa: ARG002
+        """Return `remark`, with what only its datasets tell."""
+        return self.remark()
+
 
 class Trained(StageSpec):
     """The settings of every stage that trains by gradients."""
@@ -191,3 +203,22 @@ class Trained(StageSpec):
         chosen = decide(self.precision, self.memory_format, backbone, device)
         decided = {"precision": chosen.precision, "memory_format": chosen.memory_format}
         return self.model_copy(update=decided)
+
+
+def group_faults(
+    batch: int, bn_group: int | None, ranks: int, *, interleaved: bool = False
+) -> list[Fault]:
+    """Return why batch-norm groups do not fit the images that each rank has.
+
+    Args:
+        batch: images of a step.
+        bn_group: images that share statistics; None is the whole batch.
+        ranks: that share the batch; they divide it.
+        interleaved: whether every rank holds some images of each group.
+    """
+    share, size = batch // ranks, bn_group or batch
+    fits = size % share == 0 or share % size == 0
+    if size == batch or (fits and not (interleaved and share % (batch // size))):
+        return []
+    what = f"batch-norm groups of {size} do not fit the {share} images that each rank has"
+    return [Fault("bn_group", what, fix="use another number of ranks, or another bn_group")]

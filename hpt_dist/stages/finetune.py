@@ -1,0 +1,251 @@
+"""Fine-tune the whole network and a linear head; val chooses a step, then test is read once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hpt_dist.datasets import fewshot
+from hpt_dist.errors import TrainingError
+from hpt_dist.evals import answers, metrics
+from hpt_dist.evals.features import Labelled, evaluating
+from hpt_dist.evals.metrics import Floats, log_odds
+from hpt_dist.images.photometric import Normalize
+from hpt_dist.methods import Classifier
+from hpt_dist.reading.order import Ints
+from hpt_dist.reading.stream import Batch, Pool, View, batch_keys, center_batches, network_views
+from hpt_dist.recipe import Augment, Finetune
+from hpt_dist.recipe.kinds.frozen import dataset_of, trained_on
+from hpt_dist.recipe.metrics import METRICS
+from hpt_dist.stages import monitor
+from hpt_dist.stages.frozen import judged, metric_for
+from hpt_dist.stages.inputs import (
+    EVAL_BATCH,
+    ahead,
+    manifest_of,
+    mean_std,
+    photometric_of,
+    pool_of,
+    stream_of,
+)
+from hpt_dist.stages.trained import Training, begin_training
+from hpt_dist.train import optim
+from hpt_dist.train.loop import Feed, Inputs
+from hpt_dist.train.selection import Evaluation, Look, Selection
+from hpt_dist.trial.run import Context, Result
+
+log = logging.getLogger(__name__)
+
+
+def run(context: Context, spec: Finetune) -> Result:
+    """Fine-tune; see the module."""
+    manifest = manifest_of(context, spec.data)
+    several, num_classes = manifest.label == "multi", len(manifest.classes)
+    pool = _labelled(context, spec, num_classes, several=several)
+    training = begin_training(context, spec)
+    backbone = training.backbone
+    method = training.on_device(
+        Classifier(backbone, backbone.feature_dim, num_classes, several=several, seed=spec.seed)
+    )
+    method.group_batch_norm(spec.batch, spec.bn_group, training.accelerator.num_processes)
+    tuning = spec.tuning_steps(len(pool))
+    steps = spec.linear_first_steps + tuning
+    metric = metric_for(context, spec.data, spec.metric)
+    judge = _Judge(training, method, several=several)
+    outcome = training.fit(
+        method,
+        # The head is what others are a share of.
+        spec.optimizer.model_copy(
+            update={"backbone_lr_scale": spec.optimizer.backbone_lr_scale / spec.head_lr_scale}
+        ),
+        peak_lr=spec.optimizer.lr * spec.head_lr_scale,
+        rates=partial(_rates, spec, method, tuning),
+        feed=_feed(training, spec, pool, several=several),
+        images_per_step=spec.batch,
+        evaluation=Evaluation(
+            every=spec.eval_every or max(1, steps // 10),
+            run=partial(judge.look, metric),
+            keeps=method if spec.keep == "best" else None,
+            select_on=f"val/{metric}" if spec.keep == "best" else "",
+            lower_is_better=METRICS[metric].lower_is_better,
+            ties="earlier",
+        ),
+        keys_of=partial(batch_keys, pool, batch=spec.batch, seed=spec.seed),
+        steps=steps,
+    )
+    if spec.keep == "best":
+        method.load_state_dict(outcome.selection.weights)
+    scores, splits = judge.answers(pool)
+    found = answers.results(metric, scores, splits)
+    found |= _details(outcome.selection, spec, steps, metric, pool, manifest.classes)
+    return replace(
+        judged(context, spec.data, found),
+        model={name: value.cpu() for name, value in method.state_dict().items()},
+        seconds_before=outcome.seconds_before,
+        numerics=training.computed,
+        curves=(f"val/{metric}",),
+        replaced=outcome.replaced,
+    )
+
+
+def _labelled(context: Context, spec: Finetune, num_classes: int, *, several: bool) -> Pool:
+    """Return the images whose labels are used."""
+    train = pool_of(context, (trained_on(spec.data),))
+    if spec.share:
+        return train.subset(fewshot.percent(train.keys, spec.share, spec.seed))
+    if not spec.shots and spec.labels == "all":
+        return train
+    labels: fewshot.Labels = train.labels
+    if several:
+        labels = [tuple(np.flatnonzero(row).tolist()) for row in train.members]
+    if spec.shots:
+        return train.subset(fewshot.k_shot(labels, num_classes, spec.shots, spec.seed))
+    return train.subset(fewshot.n_labels(labels, num_classes, int(spec.labels), spec.seed))
+
+
+def _rates(
+    spec: Finetune, method: Classifier, tuning: int, optimizer: torch.optim.Optimizer, step: int
+) -> float:
+    first = spec.linear_first_steps
+    method.hold_backbone(held=step < first)
+    if step < first:
+        optim.set_learning_rates(optimizer, head=1.0, backbone=0.0)
+        return spec.optimizer.lr * spec.head_lr_scale
+    if first and step == first:
+        optim.forget(optimizer, "backbone")
+    rate = optim.steps_down(step - first, tuning, spec.milestones)
+    optim.set_learning_rates(optimizer, head=rate, backbone=rate)
+    return spec.optimizer.lr * spec.head_lr_scale * rate
+
+
+def _feed(training: Training, spec: Finetune, pool: Pool, *, several: bool) -> Feed:
+    """Feed (images, labels)."""
+    context, accelerator = training.context, training.accelerator
+    policy = Augment(crop_area=spec.crop_area, flip=spec.flip, jitter=0, gray=0, blur=0)
+    photometric = photometric_of(context, policy, accelerator.device)
+    labels = _labels(pool, several=several)
+
+    def inputs(batch: Batch) -> tuple[Inputs, ...]:
+        (images,) = network_views(batch, [photometric], spec.seed)
+        images = images.contiguous(memory_format=training.memory_format)
+        return ((images, labels[batch.indices].to(accelerator.device)),)
+
+    @contextmanager
+    def feed(start: int) -> Iterator[Iterator[tuple[Inputs, ...]]]:
+        with stream_of(
+            context,
+            pool,
+            accelerator,
+            batch=spec.batch,
+            seed=spec.seed,
+            views=[View(context.order.image_size, spec.crop_area)],
+            replacements=training.replacements,
+        ) as stream:
+            stream.load_state_dict({"step": start})
+            with ahead(map(inputs, stream), accelerator.device) as batches:
+                yield batches
+
+    return feed
+
+
+def _labels(pool: Pool, *, several: bool) -> Tensor:
+    """Return labels as a loss takes them: int64 [n], or of several float32 [n, num_classes]."""
+    return torch.from_numpy(pool.members.astype(np.float32) if several else pool.labels)
+
+
+class _Judge:
+    """What a method answers to the images that judge it; each rank looks at its share of them."""
+
+    def __init__(self, training: Training, method: Classifier, *, several: bool) -> None:
+        self._training, self._method, self._several = training, method, several
+        self._data = dataset_of(training.spec.data)  # type: ignore[attr-defined]
+
+    def look(self, metric: str) -> Look:
+        """Return a metric on val; a collective call."""
+        pool = self._pool("val")
+        labels = self._true(pool)
+        return Look({f"val/{metric}": metrics.compute(metric, self._scores(pool), labels)})
+
+    def answers(self, learned: Pool) -> tuple[dict[str, Floats], dict[str, Labelled]]:
+        """Return the scores of val and test by split, and the labels of each; a collective call.
+
+        Args:
+            learned: the images that were learned from.
+        """
+        pools = {split: self._pool(split) for split in ("val", "test")}
+        scores = {split: self._scores(pool) for split, pool in pools.items()}
+        labels = {name: self._true(pool) for name, pool in {"train": learned, **pools}.items()}
+        nothing = torch.empty(0)
+        return scores, {
+            name: Labelled(nothing, torch.from_numpy(one)) for name, one in labels.items()
+        }
+
+    def _pool(self, split: str) -> Pool:
+        return pool_of(self._training.context, (f"{self._data}/{split}",))
+
+    def _true(self, pool: Pool) -> Any:
+        return pool.members if self._several else pool.labels
+
+    def _scores(self, pool: Pool) -> Floats:
+        """Return log-odds [n, num_classes] in the order of a pool.
+
+        Raises:
+            TrainingError: answers are not finite, on every rank.
+        """
+        context, accelerator = self._training.context, self._training.accelerator
+        normalize = Normalize(*mean_std(context), accelerator.device)
+        share: Ints = monitor.share_of(np.arange(len(pool)), accelerator)
+        batches = center_batches(
+            pool,
+            batch=EVAL_BATCH,
+            size=context.order.image_size,
+            workers=context.order.threads,
+            rows=share,
+        )
+        with torch.inference_mode(), evaluating(self._method):
+            ours = [self._method.predict(normalize(one.images[0])).cpu() for one in batches]
+        shares: list[Any] = [ours]
+        if accelerator.num_processes > 1:
+            shares = [None] * accelerator.num_processes
+            dist.all_gather_object(shares, ours)
+        logits = torch.cat([one for answered in shares for one in answered])
+        if bad := len(logits) - int(logits.isfinite().all(dim=1).sum()):
+            raise TrainingError(
+                f"the answers to {bad} of {len(logits)} images are not finite",
+                where=pool.splits[0].name,
+                fix="lower the learning rate of this training, or look at the weights it starts "
+                "from",
+            )
+        return log_odds(logits.numpy(), several=self._several)
+
+
+def _details(
+    selection: Selection,
+    spec: Finetune,
+    steps: int,
+    metric: str,
+    pool: Pool,
+    classes: tuple[str, ...],
+) -> dict[str, Any]:
+    """Return what a result's reader needs to know beside its metrics."""
+    seen = pool.members.any(axis=0)
+    name = f"val/{metric}"
+    details: dict[str, Any] = {
+        "selected": {"step": selection.best_step if spec.keep == "best" else steps},
+        f"{name}_by_step": {str(step): found[name] for step, found in selection.history},
+        "steps": steps,
+    }
+    if not seen.all():
+        missed = [classes[c] for c in np.flatnonzero(~seen)]
+        details["classes_without_labels"] = missed
+        log.warning("%d of %d classes have no labelled image", len(missed), len(classes))
+    return details
