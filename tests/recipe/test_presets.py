@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from hpt_dist.cli import console
 from hpt_dist.errors import RecipeError
-from hpt_dist.recipe import KINDS, METHOD_SETTINGS, Image, Linear, Pretrain, Spec, result_fields
+from hpt_dist.recipe import (
+    KINDS,
+    METHOD_SETTINGS,
+    Finetune,
+    Image,
+    Linear,
+    Pretrain,
+    Spec,
+    result_fields,
+)
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe.presets import BN_GROUPS, PRESETS, filled
 from hpt_dist.recipe.validation import fields_at
@@ -22,6 +31,7 @@ PAGE = (Path(__file__).parents[2] / "docs/presets.md").read_text()
 NEEDED = {
     "pretrain": {"kind": "pretrain", "init": "base", "data": ["a/train"]},
     "linear": {"kind": "linear", "init": "base", "data": "a"},
+    "finetune": {"kind": "finetune", "init": "base", "data": "a"},
     "knn": {"kind": "knn", "init": "base", "data": "a"},
 }
 
@@ -65,16 +75,16 @@ def test_a_preset_holds_settings_of_its_kind_and_they_are_valid(preset, entry):
 
 def test_every_preset_speaks_of_every_kind_and_method_that_has_presets():
     names = set(Pretrain.model_fields["preset"].annotation.__args__)
-    expected = {f"pretrain {method}" for method in METHOD_SETTINGS} | {"linear"}
+    expected = {f"pretrain {method}" for method in METHOD_SETTINGS} | {"linear", "finetune"}
     assert set(PRESETS) == names
     assert all(set(entries) == expected for entries in PRESETS.values())
     assert all(set(parts) <= set(PRESETS[preset]) for preset, parts in BN_GROUPS.items())
     with_presets = {kind for kind, spec in KINDS.items() if "preset" in spec.model_fields}
-    assert with_presets == {"pretrain", "linear"}
+    assert with_presets == {"pretrain", "linear", "finetune"}
 
 
 def test_without_a_preset_the_defaults_are_the_papers():
-    for kind, spec in (("pretrain", Pretrain), ("linear", Linear)):
+    for kind, spec in (("pretrain", Pretrain), ("linear", Linear), ("finetune", Finetune)):
         expected = spec.model_validate_json(json.dumps(NEEDED[kind]), strict=True)
         assert validated(kind) == validated(kind, preset="paper") == expected
     assert filled("knn", dict(NEEDED["knn"])) == NEEDED["knn"]
@@ -105,6 +115,19 @@ def test_the_authors_linear_evaluation_drops_at_their_steps():
     spec = validated("linear", preset="authors-code")
     assert spec.learning_rates == (30.0,)
     assert [share * 5000 for share in spec.milestones] == pytest.approx([1651, 3333])
+
+
+def test_the_authors_fine_tuning_has_a_fast_head_early_drops_and_groups_of_64():
+    paper, code = (validated("finetune", preset=preset) for preset in PRESETS)
+    assert (paper.steps, paper.batch, paper.optimizer.lr) == (2500, 256, 0.01)
+    assert (paper.optimizer.weight_decay, paper.optimizer.momentum) == (0, 0.9)
+    assert (paper.head_lr_scale, code.head_lr_scale) == (1, 100)
+    assert (paper.bn_group, code.bn_group) == (None, 64)
+    # 833 and 1667 of the 10,000 passes of 2,500 updates.
+    assert [share * 2500 for share in code.milestones] == pytest.approx([208.25, 416.75])
+    for length in ({"epochs": 90}, {"schedule": "90 epochs"}):
+        spec = validated("finetune", preset="authors-code", **length)
+        assert spec.milestones == paper.milestones == (1 / 3, 2 / 3)
 
 
 VALUES = st.sampled_from([0, 1, 0.5, 64, 1000, None, True, "adamw", "lars", "sgd", [0.5, 1.0], {}])

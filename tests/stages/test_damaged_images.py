@@ -209,3 +209,17 @@ def test_an_evaluation_replaces_images_of_train_where_it_may(inline, store, tmp_
     for kind in ("knn", "linear"):
         result = json.loads((the(store, kind) / "result.json").read_text())
         assert result["replaced"] == [f"noise/train/{image[0]}"]
+
+
+def test_fine_tuning_replaces_images_of_train_with_their_labels(inline, store, tmp_path):
+    image = images_of_step(store, 3)[2]
+    damage(image)
+    recipe = RECIPE.replace("  probe:", "  tune:").replace("kind: knn", "kind: finetune")
+    recipe = recipe.replace("k: [5], init: hpt", "steps: 12, batch: 8, init: base")
+    path = write_recipe(tmp_path, recipe)
+    printed = inline(str(path), "--only", "tune", store=str(store), code=1)
+    assert f"{image[1]}: image {image[0]} of dataset noise, split train" in printed
+    path.write_text(recipe.replace("batch: 8, init", "batch: 8, max_bad: 1, init"))
+    inline(str(path), "--only", "tune", store=str(store))
+    done = [json.loads(one.read_text()) for one in store.glob("stages/*/DONE")]
+    assert [f"noise/train/{image[0]}"] in [one.get("replaced") for one in done]

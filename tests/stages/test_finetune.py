@@ -182,7 +182,7 @@ def test_of_several_labels_the_metric_is_the_datasets(several):
     assert metrics["test/auroc"] == pytest.approx(np.mean(each), abs=1e-8)
 
 
-def test_killed_by_kill_9_it_goes_on_to_the_same_bits(several, made, tmp_path):
+def test_killed_by_kill_9_it_goes_on_to_the_same_bits(several, made, inline, tmp_path):
     done, recipe = several
     store = shutil.copytree(made, tmp_path / "store", symlinks=True)
     command = [sys.executable, "-m", "hpt_dist", "launch", str(recipe), "--on", "inline"]
@@ -204,7 +204,7 @@ def test_killed_by_kill_9_it_goes_on_to_the_same_bits(several, made, tmp_path):
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert outcome(store).keys() != outcome(done).keys(), "it ended before it was killed"
-    assert "resumes after step" in hpt("launch", str(recipe), "--on", "inline", store=str(store))
+    assert "resumes after step" in inline(recipe, store)
     assert outcome(store) == outcome(done)
 
 
@@ -222,7 +222,7 @@ def test_two_ranks_are_one(several, made, tmp_path):
 
 
 def test_test_is_read_once_when_all_is_chosen(several, made, inline, monkeypatch, tmp_path):
-    """A planted leak, labels of test that are all wrong, changes nothing but the metrics on test."""
+    """A planted leak, labels of test that are all wrong, changes nothing but metrics on test."""
     done, recipe = several
     store = shutil.copytree(made, tmp_path / "store", symlinks=True)
     opened, true = [], finetune._Judge._true
