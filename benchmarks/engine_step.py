@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from hpt_dist.methods import MoCoV2
+from hpt_dist.methods import Method, MoCoV2
 from hpt_dist.networks import backbones, batch_norm
 from hpt_dist.networks.precision import autocast, torch_format
 from hpt_dist.recipe import Optimizer
@@ -33,6 +34,7 @@ NEVER = 10**9
 FLOAT32 = Numerics("float32", "channels_last")
 
 Step = Callable[[], object]
+M = TypeVar("M", bound=Method)
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,14 @@ def moco(setting: Setting, device: torch.device | str = "cpu") -> MoCoV2:
     return method.to(device).to(memory_format=torch_format(setting.numerics)).train()
 
 
+def of_moco(setting: Setting, device: torch.device) -> tuple[MoCoV2, tuple[Tensor, Tensor]]:
+    """Return a setting's method and the two views of its steps."""
+    return moco(setting, device), setting.views(device)
+
+
 def train(
     setting: Setting,
-    method: MoCoV2,
+    method: Method,
     feed: Feed,
     steps: int,
     accelerator: Accelerator,
@@ -139,8 +146,8 @@ def train(
 
     Args:
         setting: of the optimizer and the numerics.
-        method: of `moco`, on the accelerator's device.
-        feed: of the two views.
+        method: on the accelerator's device.
+        feed: of its inputs.
         steps: how many.
         accelerator: of `make_accelerator`.
         every: steps between saved states.
@@ -164,8 +171,9 @@ def train(
 
 def interleaved(
     setting: Setting,
-    peers: Callable[[MoCoV2, tuple[Tensor, Tensor]], Mapping[str, Step]],
+    peers: Callable[[M, tuple[Tensor, Tensor]], Mapping[str, Step]],
     *,
+    ours: Callable[[Setting, torch.device], tuple[M, tuple[Tensor, Tensor]]] = of_moco,
     rounds: int = 7,
     steps: int = 2,
     threads: int = 0,
@@ -174,15 +182,15 @@ def interleaved(
 
     Args:
         setting: what is trained.
-        peers: given the method and its views, those who do the same on the same device.
+        peers: given the method and its inputs, those who do the same on the same device.
+        ours: makes the method, in training mode on the device, and the inputs of its steps.
         rounds: that count; one before them is thrown away.
         steps: of each contestant in a round.
         threads: of operators on a CPU; 0 takes all cores.
     """
     accelerator = make_accelerator(threads=threads or cores(), seed=0)
     device = accelerator.device
-    method = moco(setting, device)
-    views = setting.views(device)
+    method, views = ours(setting, device)
     others = peers(method, views)
     seen: dict[str, list[float]] = {name: [] for name in (OURS, *others)}
 

@@ -1,8 +1,8 @@
 """The table of evaluations: `make bench-evals`. Exits 1 when a goal is missed.
 
 With `--write`, the table is kept in `benchmarks/evals.txt` with the versions of what was measured.
-`--only features|linear|lbfgs` measures one part; nothing is kept then. The machine should do
-nothing else meanwhile.
+`--only features|linear|lbfgs|finetune` measures one part; nothing is kept then. The machine should
+do nothing else meanwhile.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from small import hpt
 from torch import Tensor
 
+from benchmarks import finetune
 from benchmarks.measure import Row, paired, print_table, seconds_of, versions
 from benchmarks.photos import photos
 from hpt_dist.datasets.shard_workers import cores
@@ -38,6 +39,7 @@ from hpt_dist.train.interrupt import Interrupt
 from hpt_dist.trial.memory import keep_freed_memory
 from hpt_dist.trial.run import Context, TrialOrder
 
+PARTS = ("features", "linear", "lbfgs", "finetune")
 KEPT = Path(__file__).with_name("evals.txt")
 _MEASURED = ("torch", "torchvision", "scikit-learn", "scipy", "numpy")
 
@@ -209,7 +211,7 @@ def clusters(n: int, dim: int, classes: int) -> tuple[Labelled, Labelled, Labell
 
 def rows(only: str | None) -> Iterator[Row]:
     """Yield the rows of one part, or of all."""
-    if only != "lbfgs":
+    if only not in ("lbfgs", "finetune"):
         with tempfile.TemporaryDirectory() as folder:
             context = context_in(Path(folder))
             if only != "linear":
@@ -218,13 +220,15 @@ def rows(only: str | None) -> Iterator[Row]:
                 yield from linear_rows(context)
     if only in (None, "lbfgs"):
         yield from lbfgs_rows()
+    if only in (None, "finetune"):
+        yield from finetune.rows()
 
 
 def main() -> int:
     """Measure and print every row; return the exit status."""
     parser = argparse.ArgumentParser(prog="benchmarks.evals", description=__doc__)
     parser.add_argument("--write", action="store_true", help=f"keep the table in {KEPT.name}")
-    parser.add_argument("--only", choices=("features", "linear", "lbfgs"), help="one part")
+    parser.add_argument("--only", choices=PARTS, help="one part")
     asked = parser.parse_args()
     keep_freed_memory()  # as in the process of a trial
     torch.set_num_threads(cores())
