@@ -10,6 +10,6 @@ RUNNERS: dict[str, Runner] = {
     "pretrain": pretrain.run,
     "knn": knn.run,
     "linear": linear.run,
-    "finetune": finetune.run,
     "mme": mme.run,
+    "finetune": finetune.run,
 }

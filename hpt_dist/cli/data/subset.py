@@ -51,7 +51,7 @@ def subset(
     """Choose images of a split, and save the list in the dataset's folder.
 
     With the same seed a smaller subset is part of each larger one. --labels and --percent keep the
-    proportions of the classes. To pretrain on a subset, write data: [DATASET/SPLIT@NAME] in the
+    proportions of the classes. To learn from a subset, write data: [DATASET/SPLIT@NAME] in the
     recipe; stages that need labels choose the same images by shots or labels and seed.
 
     \b

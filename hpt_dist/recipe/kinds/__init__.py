@@ -13,6 +13,6 @@ KINDS: dict[str, type[StageSpec]] = {
     "pretrain": Pretrain,
     "knn": Knn,
     "linear": Linear,
-    "finetune": Finetune,
     "mme": Mme,
+    "finetune": Finetune,
 }
