@@ -265,18 +265,11 @@ def _missing(spec: StageSpec, read: Read, facts: Facts) -> Fault | None:
     if read.labelled and dataset.label == "none":
         what = f"{dataset.name} has no labels, which {spec.kind} needs here"
         return Fault(read.setting, what, fix="for images without labels see the recipe unlabeled")
-    whole, _, part = split.partition("@")
-    if fractions.is_fraction(part):
-        try:
-            fractions.percent(part)
-        except ValueError as error:
-            return Fault(read.setting, f"{read.split}: {error}")
-        if not dataset.images.get(whole):
-            return _no_such_split(read.setting, dataset, whole)
-    if not dataset.images.get(split):
-        return _no_such_split(read.setting, dataset, split)
+    if fault := _no_share(read, dataset, split) or _no_such_split(read.setting, dataset, split):
+        return fault
     if not read.labelled:
         return None
+    whole = split.partition("@")[0]
     if dataset.label == "multi":
         if read.several:
             return None
@@ -288,7 +281,21 @@ def _missing(spec: StageSpec, read: Read, facts: Facts) -> Fault | None:
     return None
 
 
-def _no_such_split(setting: str, dataset: DatasetFacts, split: str) -> Fault:
+def _no_share(read: Read, dataset: DatasetFacts, split: str) -> Fault | None:
+    """Return why a split@10% is none; None where it is, and where no share is named."""
+    whole, _, part = split.partition("@")
+    if not fractions.is_fraction(part):
+        return None
+    try:
+        fractions.percent(part)
+    except ValueError as error:
+        return Fault(read.setting, f"{read.split}: {error}")
+    return _no_such_split(read.setting, dataset, whole)
+
+
+def _no_such_split(setting: str, dataset: DatasetFacts, split: str) -> Fault | None:
+    if dataset.images.get(split):
+        return None
     known = [name for name, images in dataset.images.items() if images]
     if dataset.stand_in and "@" in split:
         what = f"the stand-in for {dataset.name} does not say how many images {split} has"

@@ -154,7 +154,8 @@ class Augment(Spec):
         left_out = POLICIES.get(policy, ()) if isinstance(policy, str) else ()
         for name in left_out:
             if written.get(name, 0) != 0:
-                raise ValueError(f"policy {policy} leaves {name} out, and {name} is set")
+                what = f"policy {policy} leaves {name} out, and {name} is set"
+                raise misfit(name, what, fix="keep one of them")
         return {**tuples(written), **dict.fromkeys(left_out, 0.0)}
 
     @model_validator(mode="after")

@@ -251,9 +251,9 @@ def test_test_is_read_once_when_all_is_chosen(several, made, inline, monkeypatch
     [
         ("labels: 3", ["3 labels of openmoji/line/train", "(one of each class)"]),
         ("labels: ten", ["ten is no share of the images"]),
-        ("labels: 40, shots: 1", ["give shots or labels"]),
+        ("labels: 40, shots: 1", ["both shots and labels are given"]),
         ("shots: 99", ["99 shots, but the rarest class of openmoji/line/train has"]),
-        ("steps: 5", ["give schedule or steps"]),
+        ("steps: 5", ["schedule and steps are given"]),
         ("metric: map", ["map cannot be computed on openmoji/line"]),
         ("bn_group: 5", ["bn_group 5 does not divide batch 12"]),
         ("head_warmup_steps: 2", ["head_warmup_steps is linear_first_steps"]),

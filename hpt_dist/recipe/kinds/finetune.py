@@ -13,10 +13,12 @@ from hpt_dist.recipe import fractions
 from hpt_dist.recipe.facts import DatasetFacts
 from hpt_dist.recipe.kinds.frozen import (
     METRIC,
+    REPORTED,
     SPLITS,
     dataset_of,
     evaluated,
     judged_faults,
+    metric_doubts,
     trained_on,
 )
 from hpt_dist.recipe.kinds.stage import Fault, Read, Trained, group_faults
@@ -30,6 +32,7 @@ from hpt_dist.recipe.settings import (
     Preset,
     Rate,
     check_range,
+    misfit,
     tuples,
 )
 
@@ -58,6 +61,7 @@ class Finetune(Trained):
 
     VERSION: ClassVar[int] = 1
     LEAVES: ClassVar = "model"
+    METRICS: ClassVar[tuple[str, ...]] = REPORTED
     DATA: ClassVar[tuple[str, ...]] = ("data",)
 
     kind: Literal["finetune"]
@@ -124,14 +128,16 @@ class Finetune(Trained):
     @model_validator(mode="after")
     def _consistent(self) -> Finetune:
         if self.shots is not None and self.labels != "all":
-            raise ValueError("give shots or labels, not both")
+            raise misfit("shots", "both shots and labels are given", fix="keep one of them")
         check_range("crop_area", self.crop_area)
         if self.milestones[0] > self.milestones[1]:
-            raise ValueError("milestones must be in the order in which the rates fall")
+            raise misfit("milestones", "the rates fall a second time before they fall once")
         if self.bn_group and self.batch % self.bn_group:
-            raise ValueError(f"bn_group {self.bn_group} does not divide batch {self.batch}")
+            what = f"bn_group {self.bn_group} does not divide batch {self.batch}"
+            raise misfit("bn_group", what)
         if self.head_warmup_steps:
-            raise ValueError("of finetune, head_warmup_steps is linear_first_steps")
+            what = "of finetune, head_warmup_steps is linear_first_steps"
+            raise misfit("head_warmup_steps", what, fix="write linear_first_steps")
         return self
 
     def labelled(self, datasets: Mapping[str, DatasetFacts]) -> int:
@@ -182,6 +188,10 @@ class Finetune(Trained):
             return faults
         return self._label_faults(datasets[dataset_of(self.data)])
 
+    def doubts(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
+        """Return classes that its metric leaves out."""
+        return metric_doubts(self.metric, datasets[dataset_of(self.data)])
+
     def _label_faults(self, dataset: DatasetFacts) -> list[Fault]:
         split = trained_on(self.data).partition("/")[2]
         images, name = dataset.images[split], f"{dataset.name}/{split}"
@@ -224,17 +234,18 @@ def _in_full(written: dict[str, Any]) -> dict[str, Any]:
     """Return plain data without its short forms: the settings that they stand for are in it.
 
     Raises:
-        ValueError: a setting is there in both forms.
+        PydanticCustomError: a setting is there in both forms.
     """
     lengths = [name for name in ("schedule", "steps", "epochs") if written.get(name) is not None]
     if len(lengths) > 1:
-        raise ValueError(f"give {' or '.join(lengths)}, not all of them")
+        raise misfit(lengths[0], f"{' and '.join(lengths)} are given", fix="keep one of them")
     if not lengths:
         written["steps"] = _STEPS
     elif lengths == ["schedule"]:
         found = _SCHEDULE.fullmatch(str(written["schedule"]))
         if not found:
-            raise ValueError("schedule is a number of steps or epochs, such as 90 epochs")
+            what = f"schedule is no number of steps or epochs (given: {written['schedule']!r})"
+            raise misfit("schedule", what, "such as 2500 steps, or 90 epochs")
         written[found[2]] = int(found[1])
     optimizer = written.get("optimizer", {})
     if isinstance(optimizer, Optimizer):
@@ -242,7 +253,8 @@ def _in_full(written: dict[str, Any]) -> dict[str, Any]:
     given = {name: written[name] for name in _SHORT if written.get(name) is not None}
     if isinstance(optimizer, dict):
         for name in given.keys() & optimizer.keys():
-            raise ValueError(f"{name} stands in the stage and in its optimizer: keep one of them")
+            what = f"{name} stands in the stage and in its optimizer"
+            raise misfit(name, what, fix="keep one of them")
         # What is no rate is reported once, where it stands.
         rates = {name: one for name, one in given.items() if _is_rate(one)}
         written["optimizer"] = {**_OPTIMIZER, **optimizer, **rates}

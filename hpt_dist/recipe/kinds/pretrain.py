@@ -294,7 +294,8 @@ class Pretrain(Trained):
         json.dumps(self.method_settings, allow_nan=False)  # raises a ValueError
         policies = {views.policy for views in (self.augment, self.augment_other) if views}
         if len(policies) > 1:
-            raise ValueError("policy differs in augment and augment_other: write it in both")
+            what = "policy differs in augment and augment_other"
+            raise misfit("augment.policy", what, fix="write it in both")
         if self.keep == "best" and not self.keeps_best:
             what = "without labels nothing can tell which weights are best"
             fix = "write keep: last; or name a dataset with labelled train and val: monitor.data"
