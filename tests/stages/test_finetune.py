@@ -18,7 +18,8 @@ from small import environment, fill, hpt, outcome, saved_step, wait_for, write_r
 from hpt_dist.datasets.fewshot import n_labels
 from hpt_dist.datasets.manifest import read_manifest
 from hpt_dist.datasets.subset import Chooser, SubsetRule, write_subset
-from hpt_dist.images.photometric import NORMALIZE, Normalize
+from hpt_dist.images.normalization import NORMALIZE
+from hpt_dist.images.photometric import Normalize
 from hpt_dist.networks import backbones
 from hpt_dist.reading.pool import Pool
 from hpt_dist.reading.split import open_split
