@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from benchmarks.engine_step import OURS, Setting, Step, interleaved
 from benchmarks.measure import Row, paired
-from hpt_dist.methods import Classifier
+from hpt_dist.methods import FineTuning
 from hpt_dist.networks.precision import autocast, torch_format
 from hpt_dist.recipe import Optimizer
 
@@ -26,17 +26,17 @@ GOALS = {"efficientnet_lite0": (LITE0, 1.10), "resnet50": (RESNET50, 1.15)}
 
 def classifier(
     setting: Setting, device: torch.device | str = "cpu"
-) -> tuple[Classifier, tuple[Tensor, Tensor]]:
+) -> tuple[FineTuning, tuple[Tensor, Tensor]]:
     """Return a setting's method, in training mode on its device, and its images and labels."""
     backbone = setting.create()
-    method = Classifier(backbone, backbone.feature_dim, CLASSES, several=False, seed=0)
+    method = FineTuning(backbone, backbone.feature_dim, CLASSES, several=False, seed=0)
     images, _ = setting.views(device)
     labels = torch.arange(setting.batch, device=device) % CLASSES
     method.to(device).to(memory_format=torch_format(setting.numerics))
     return method.train(), (images, labels)
 
 
-def bare(method: Classifier, inputs: tuple[Tensor, Tensor], setting: Setting) -> Step:
+def bare(method: FineTuning, inputs: tuple[Tensor, Tensor], setting: Setting) -> Step:
     """Return the passes of a step, both ways, and nothing else: those of copies of its modules."""
     backbone, head = copy.deepcopy(method.backbone), copy.deepcopy(method.head)
     images, labels = inputs

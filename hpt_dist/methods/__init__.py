@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hpt_dist.methods.byol import BYOL
-from hpt_dist.methods.classifier import Classifier
 from hpt_dist.methods.embeddings import feature_std
+from hpt_dist.methods.finetuning import FineTuning
 from hpt_dist.methods.method import Loss, Method
 from hpt_dist.methods.mme import MME
 from hpt_dist.methods.moco import MoCoV2
@@ -23,7 +23,7 @@ __all__ = [
     "BYOL",
     "METHODS",
     "MME",
-    "Classifier",
+    "FineTuning",
     "Loss",
     "Method",
     "MoCoV2",

@@ -20,7 +20,7 @@ from hpt_dist.evals import answers, metrics
 from hpt_dist.evals.features import Labelled, evaluating
 from hpt_dist.evals.metrics import Floats, log_odds
 from hpt_dist.images.photometric import Normalize
-from hpt_dist.methods import Classifier
+from hpt_dist.methods import FineTuning
 from hpt_dist.reading.order import Ints
 from hpt_dist.reading.stream import Batch, Pool, View, batch_keys, center_batches, network_views
 from hpt_dist.recipe import Augment, Finetune
@@ -54,7 +54,7 @@ def run(context: Context, spec: Finetune) -> Result:
     training = begin_training(context, spec)
     backbone = training.backbone
     method = training.on_device(
-        Classifier(backbone, backbone.feature_dim, num_classes, several=several, seed=spec.seed)
+        FineTuning(backbone, backbone.feature_dim, num_classes, several=several, seed=spec.seed)
     )
     method.group_batch_norm(spec.batch, spec.bn_group, training.accelerator.num_processes)
     tuning = spec.tuning_steps(len(pool))
@@ -113,7 +113,7 @@ def _labelled(context: Context, spec: Finetune, num_classes: int, *, several: bo
 
 
 def _rates(
-    spec: Finetune, method: Classifier, tuning: int, optimizer: torch.optim.Optimizer, step: int
+    spec: Finetune, method: FineTuning, tuning: int, optimizer: torch.optim.Optimizer, step: int
 ) -> float:
     first = spec.linear_first_steps
     method.hold_backbone(held=step < first)
@@ -165,7 +165,7 @@ def _labels(pool: Pool, *, several: bool) -> Tensor:
 class _Judge:
     """What a method answers to the images that judge it; each rank looks at its share of them."""
 
-    def __init__(self, training: Training, method: Classifier, *, several: bool) -> None:
+    def __init__(self, training: Training, method: FineTuning, *, several: bool) -> None:
         self._training, self._method, self._several = training, method, several
         self._data = dataset_of(training.spec.data)  # type: ignore[attr-defined]
 

@@ -111,13 +111,22 @@ _ELSEWHERE = {
 
 _NO_WEIGHTS = (HEAD, MODEL, "spec.json", "result.json", "run.json", "metrics.jsonl")
 
-_MODEL = """\
+_MODELS = {
+    "mme": """\
 ## The adapted classifier
 
 `{file}` holds the whole network of Minimax Entropy, by the prefix of its names: `backbone.`, then
 `embedding.` (a linear layer) and `prototypes.` (a linear layer without bias, on embeddings of
 length 1). The largest score is the class. `safetensors.torch.load_file` loads it.
-"""
+""",
+    "finetune": """\
+## The fine-tuned classifier
+
+`{file}` holds the whole network, by the prefix of its names: `backbone.`, then `head.` (a linear
+layer on the features). Of one label an image the largest score is the class; of several, an image
+has the classes whose scores are above 0. `safetensors.torch.load_file` loads it.
+""",
+}
 
 
 def text(
@@ -147,8 +156,9 @@ def text(
         ]
     for name in names:
         parts += _of_backbone(backbone, folder, name, file_format)
-    if MODEL in names:
-        parts.append(_MODEL.format(file=folder / MODEL))
+    kind = str(spec.get("spec", {}).get("kind", ""))
+    if MODEL in names and kind in _MODELS:
+        parts.append(_MODELS[kind].format(file=folder / MODEL))
     if not parts:
         return ""
     title = f"# How to load {trial}\n\nOf the launch `{launch}`, backbone `{backbone}`.\n"

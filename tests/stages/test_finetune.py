@@ -112,8 +112,7 @@ def logits(store, result, split, data):
 def test_val_chooses_a_step_whose_weights_alone_read_test(inline, store, tmp_path):
     printed = inline(write_recipe(tmp_path, DRAWINGS), store)
     assert (
-        "tune: 40 labelled images of line/train, 12 steps of 12; sgd, learning rate 0.01, of"
-        in (printed)
+        "tune: 40 labelled images of line/train, 12 steps of 12; learning rate 0.01, of" in printed
     )
     found = results(store)
     pool = Pool([open_split(open_store(str(store)), "openmoji/line", "train")])
@@ -157,6 +156,23 @@ def test_a_share_of_labels_is_that_share_of_train_and_the_stored_list(inline, st
         assert all(torch.equal(value, other[name]) for name, value in first.items())
 
 
+def test_features_are_learned_from_a_share_and_judged_on_all(inline, store, tmp_path):
+    text = (
+        HEAD
+        + """\
+  near: {kind: knn, init: base, data: shapes/train@50%, k: [3], sweep: {seed: [0, 1]}}
+  few: {kind: linear, init: base, data: shapes/train@50%, solver: lbfgs, l2: [1]}
+"""
+    )
+    inline(write_recipe(tmp_path, text), store)
+    found = results(store)
+    for name in ("near/seed=0", "near/seed=1", "few"):
+        sizes = [found[name]["details"][f"n_{split}"] for split in ("train", "val", "test")]
+        assert sizes == [30, 30, 36]
+    zero, one = (found[f"near/seed={seed}"]["metrics"]["test/auroc"] for seed in (0, 1))
+    assert zero != one  # each seed has its own images
+
+
 @pytest.fixture(scope="module")
 def several(made, tmp_path_factory):
     """A store in which fine-tuning on several labels went through undisturbed, and its recipe."""
@@ -181,6 +197,14 @@ def test_of_several_labels_the_metric_is_the_datasets(several):
     judged = [c for c, name in enumerate(SHAPES) if name != "frame"]
     each = [roc_auc_score(test.members[:, c], answers[:, c]) for c in judged]
     assert metrics["test/auroc"] == pytest.approx(np.mean(each), abs=1e-8)
+
+
+def test_pull_says_what_the_model_is(several, tmp_path):
+    store, _ = several
+    hpt("pull", "tuned/tune", str(tmp_path), store=str(store))
+    page = (tmp_path / "loading.md").read_text()
+    assert "The fine-tuned classifier" in page
+    assert "Minimax" not in page
 
 
 def test_killed_by_kill_9_it_goes_on_to_the_same_bits(several, made, inline, tmp_path):
@@ -283,6 +307,8 @@ def test_the_plan_counts_what_epochs_and_shots_come_to(store, tmp_path):
     (_, row) = json.loads(hpt("plan", str(path), "--json", store=str(store)))
     steps = -(-90 * classes // 12)
     assert row["views"] == steps * 12
-    assert f"{classes} labelled images of line/train, {steps} steps of 12 (90 epochs)" in hpt(
-        "plan", str(path), store=str(store)
-    )
+    printed = hpt("plan", str(path), store=str(store))
+    assert f"{classes} labelled images of line/train, {steps} steps of 12 (90 epochs)" in printed
+    path.write_text(text.replace("batch: 12", f"batch: {2 * classes}"))
+    printed = hpt("plan", str(path), store=str(store))
+    assert f"a batch of {2 * classes} holds {classes} labelled images several times" in printed

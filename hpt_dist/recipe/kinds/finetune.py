@@ -189,8 +189,13 @@ class Finetune(Trained):
         return self._label_faults(datasets[dataset_of(self.data)])
 
     def doubts(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
-        """Return classes that its metric leaves out."""
-        return metric_doubts(self.metric, datasets[dataset_of(self.data)])
+        """Return classes that its metric leaves out, and a batch of more images than there are."""
+        doubts = metric_doubts(self.metric, datasets[dataset_of(self.data)])
+        count = self.labelled(datasets)
+        if 0 < count < self.batch:
+            what = f"a batch of {self.batch} holds {count} labelled images several times each"
+            doubts.append(Fault("batch", what, fix=f"a batch of up to {count} does not"))
+        return doubts
 
     def _label_faults(self, dataset: DatasetFacts) -> list[Fault]:
         split = trained_on(self.data).partition("/")[2]
@@ -214,20 +219,17 @@ class Finetune(Trained):
         return []
 
     def remark_on(self, datasets: Mapping[str, DatasetFacts]) -> str:
-        """Return its images, steps and learning rates in words."""
-        count, tuning = self.labelled(datasets), self.tuning_steps(self.labelled(datasets))
+        """Return its images and steps in words, and learning rates that are not lr itself."""
+        count, first = self.labelled(datasets), self.linear_first_steps
         images = f"{count:,} labelled images" if count else f"{self.shots} labelled images a class"
-        first = f"{self.linear_first_steps:,} steps of the head alone, then " * bool(
-            self.linear_first_steps
-        )
-        epochs = f" ({self.epochs} epochs)" if self.epochs else ""
-        lr = self.optimizer.lr
-        rates = (lr * self.optimizer.backbone_lr_scale, lr * self.head_lr_scale)
-        length = f"{first}{tuning:,} steps of {self.batch}{epochs}"
-        return (
-            f"{images} of {trained_on(self.data)}, {length}; {self.optimizer.name}, learning rate "
-            f"{rates[0]:g}, of the head {rates[1]:g}"
-        )
+        alone = f"{first:,} steps of the head alone, then " if first else ""
+        epochs = f" ({self.epochs} epoch{'s' * (self.epochs > 1)})" if self.epochs else ""
+        tuning = self.tuning_steps(count)
+        # Of so many shots as only the labels tell there are steps, and no epochs.
+        length = f"{alone}{tuning:,} step{'s' * (tuning != 1)} of {self.batch}{epochs}"
+        lr, scales = self.optimizer.lr, (self.optimizer.backbone_lr_scale, self.head_lr_scale)
+        rates = "; learning rate {:g}, of the head {:g}".format(*(lr * one for one in scales))
+        return f"{images} of {trained_on(self.data)}, {length}{rates if set(scales) != {1} else ''}"
 
 
 def _in_full(written: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from hpt_dist.methods.method import Loss, Method
 _INITIAL_STD = 0.01  # of the head's weights, as in linear evaluation
 
 
-class Classifier(Method):
+class FineTuning(Method):
     """A backbone and a linear head; at first the head may learn alone (LP-FT, arXiv 2202.10054).
 
     The loss is cross-entropy, or of several labels the binary one, its mean over images and

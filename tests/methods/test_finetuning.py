@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from hpt_dist.methods import Classifier
+from hpt_dist.methods import FineTuning
 from hpt_dist.networks import batch_norm
 from hpt_dist.train import optim
 
@@ -22,7 +22,7 @@ def network():
 
 
 def classifier(*, several=False):
-    return Classifier(network(), 6, 4, several=several, seed=3).train()
+    return FineTuning(network(), 6, 4, several=several, seed=3).train()
 
 
 def batch(*, several=False, seed=1):
