@@ -139,12 +139,18 @@ def fit(
         num_classes: number of classes.
         l2: weights of half the squared norm of the weights, without biases.
     """
+    basis = None
+    if len(features) < features.shape[1]:
+        # Weights across all features would cost their norm and change nothing.
+        basis, triangle = torch.linalg.qr(features.T.double())
+        features = triangle.T
     problem = _Problem(features, labels, num_classes)
     classifiers, weights = {}, torch.zeros(features.shape[1] + 1, num_classes).double()
     weights[-1] = problem.prior
     for strength in sorted(set(l2), reverse=True):
         weights, converged = problem.solve(strength, weights)
-        classifiers[strength] = Classifier(weights[:-1], weights[-1], converged)
+        inner = weights[:-1] if basis is None else basis @ weights[:-1]
+        classifiers[strength] = Classifier(inner, weights[-1], converged)
     return classifiers
 
 
