@@ -94,7 +94,7 @@ def test_a_changed_report_is_followed_and_nothing_runs(recipe):
     assert old in text
     file.write_text(text.replace(old, "rows: init, columns: seed, metric: val/top1}"))
     by_name = hpt("report", "one_domain", store=str(store))
-    assert "columns: null -> seed; metric: test/top1 -> val/top1" in by_name
+    assert "columns: null -> seed; metric: null -> val/top1" in by_name
     assert heading(by_name) == "## features: val/top1 by init and seed"
     assert heading(hpt("report", str(file), store=str(store))) == heading(by_name)
     [record] = store.glob("launches/*.json")

@@ -65,7 +65,7 @@ def test_the_page_runs(folder):
     assert shown.startswith("{'test': 12, 'train': 40, 'val': 12}\n('a', 'b', 'c')")
     assert "\ntorch.Size([12, 256])\n" in shown
     assert re.search(r"\nhpt [0-9a-f]{64} runs never run\n", shown)
-    assert "\nprobe/init=hpt {'test/top1': " in shown
+    assert re.search(r"\nprobe/init=hpt \{.*'test/top1': ", shown)
     assert logged.count("started hpt") == logged.count("done hpt") == 1
     # Besides the snippets' own lines there are none.
     printed = sum(text.count("print(") for kind, text in BLOCKS if kind == "python")

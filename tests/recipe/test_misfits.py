@@ -81,9 +81,8 @@ def planned(old="", new="", images=336):
         ),
         (
             "rows: init",
-            "rows: init, metric: test/top5",
-            "recipe.yaml:15 report.metric: probe has no metric test/top5\n"
-            "  allowed: val/top1, test/top1\n  do: did you mean test/top1?",
+            "rows: init, metric: test/tap1",
+            "recipe.yaml:15 report.metric: probe has no metric test/tap1\n  allowed: test/top1, ",
         ),
         ("table: probe, rows: init", "table: hpt, rows: init, metric: knn/top", "knn/top1?"),
     ],
