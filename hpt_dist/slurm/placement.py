@@ -81,7 +81,7 @@ def _memory_gb(trial: Trial, profile: Profile, ranks: int) -> float | None:
     # Nobody else could use what a job leaves of a node that it has for itself.
     if whole is None or profile.sbatch.exclusive is True:
         return whole
-    if trial.spec.kind == "import":
+    if trial.spec.imported:
         return min(whole, _IMPORT_GB)
     return whole * ranks / profile.ranks_per_node
 

@@ -15,7 +15,11 @@ def trial(gpus: int, kind: str = "pretrain", memory_gb: float | None = None) -> 
     wish = SimpleNamespace(gpus=gpus, memory_gb=memory_gb, time_min=None)
     trains = kind == "pretrain"
     spec = SimpleNamespace(
-        kind=kind, TRAINS=trains, USES_GPU=trains, resources=wish, rank_faults=lambda _: []
+        imported="weights" if kind == "import" else "",
+        TRAINS=trains,
+        USES_GPU=trains,
+        resources=wish,
+        rank_faults=lambda _: [],
     )
     return SimpleNamespace(spec=spec)
 
