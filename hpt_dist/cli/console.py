@@ -148,6 +148,9 @@ def _origins(trials: Sequence[Trial]) -> list[str]:
 
 def _remark(trial: Trial) -> str:
     remark = trial.spec.remark()
+    if trial.candidates:
+        what = f"validation chooses among {'; '.join(trial.choices)}; the chosen alone reads test"
+        remark = f"{remark}; {what}" if remark else what
     return f"{trial.stage}: {remark}" if remark else ""
 
 

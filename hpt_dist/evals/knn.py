@@ -15,7 +15,7 @@ _QUERIES_AT_ONCE = 256  # bounds the similarities in memory to 256 n_train
 def evaluate(
     train: Labelled,
     val: Labelled,
-    test: Labelled,
+    test: Labelled | None,
     *,
     num_classes: int,
     k: Sequence[int],
@@ -26,7 +26,7 @@ def evaluate(
     Args:
         train: the neighbours, features [n, d].
         val: chooses k.
-        test: read once, with the chosen k.
+        test: read once, with the chosen k; None where it is not to be read.
         num_classes: number of classes.
         k: candidates; one larger than n uses all n neighbours.
         temperature: of the neighbours' weights exp(similarity / temperature).
@@ -45,16 +45,25 @@ def evaluate(
         )
     }
     best = max(candidates, key=lambda size: (by_k[size], -size))
-    (test_scores,) = vote(train, test.features, num_classes, [best], temperature)
+    judged: Result = {}
+    if test:
+        judged = judge(train, test, num_classes=num_classes, k=best, temperature=temperature)
     return {
         "val/top1": by_k[best],
-        "test/top1": top1(test_scores, test.labels),
+        **judged,
         "selected": {"k": best},
         "val/top1_by_k": {str(size): accuracy for size, accuracy in by_k.items()},
         "n_train": len(train.labels),
         "n_val": len(val.labels),
-        "n_test": len(test.labels),
     }
+
+
+def judge(
+    train: Labelled, test: Labelled, *, num_classes: int, k: int, temperature: float
+) -> Result:
+    """Return "test/top1" (a share of 1) with one k, and "n_test"; see `evaluate`."""
+    (scores,) = vote(train, test.features, num_classes, [k], temperature)
+    return {"test/top1": top1(scores, test.labels), "n_test": len(test.labels)}
 
 
 def vote(

@@ -19,7 +19,7 @@ _INITIAL_STD = 0.01
 
 
 def choose(
-    train: Labelled, val: Labelled, test: Labelled, **settings: Any
+    train: Labelled, val: Labelled, test: Labelled | None, **settings: Any
 ) -> tuple[Result, nn.Linear]:
     """Return the accuracy on test of the classifier that is best on val, and that classifier.
 
@@ -28,7 +28,7 @@ def choose(
     Args:
         train: what the classifiers learn from, features [views, n, d].
         val: chooses the learning rate.
-        test: read once, with the chosen learning rate.
+        test: read once, with the chosen learning rate; None where it is not to be read.
         settings: of `fit`.
 
     Returns:
@@ -51,19 +51,27 @@ def choose(
             fix="give smaller learning rates",
         )
     best = max(by_lr, key=lambda lr: (by_lr[lr], -lr))
-    test_features = test.features
-    require_finite(test_features)
     found = {
         "val/top1": by_lr[best],
-        "test/top1": top1(heads[best](test_features), test.labels),
+        **(judge(heads[best], test) if test else {}),
         "selected": {"lr": best},
         "val/top1_by_lr": {f"{lr:g}": accuracy for lr, accuracy in by_lr.items()},
         "diverged": [lr for lr in heads if lr not in by_lr],
         "n_train": len(train.labels),
         "n_val": len(val.labels),
-        "n_test": len(test.labels),
     }
     return found, heads[best]
+
+
+def judge(head: nn.Linear, test: Labelled) -> Result:
+    """Return "test/top1" (a share of 1) of a classifier, and "n_test".
+
+    Raises:
+        TrainingError: features are not finite.
+    """
+    features = test.features
+    require_finite(features)
+    return {"test/top1": top1(head(features), test.labels), "n_test": len(test.labels)}
 
 
 def fit(

@@ -264,7 +264,8 @@ def _done_state(store: Store, key: str) -> State | None:
         return None
     count = len(found.replaced)
     replaced = f", {count} image{'s' if count > 1 else ''} replaced" if count else ""
-    return State("cached", f"done under key {key[:12]}{replaced}")
+    chose = f", chose {found.chose}" if found.chose else ""
+    return State("cached", f"done under key {key[:12]}{chose}{replaced}")
 
 
 def _running(holder: lease.LeaseInfo, seen: bool) -> State:

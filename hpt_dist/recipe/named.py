@@ -137,9 +137,9 @@ def check_backbone(document: Document, offered: Mapping[tuple[Kind, str], Plugin
 
 def _written(raw: Any, path: str) -> list[str]:
     """Return the words that a stage's plain data has for a setting, in its sweep too."""
-    swept = raw.get("sweep") if isinstance(raw.get("sweep"), dict) else {}
+    tried = [raw.get(word) for word in ("sweep", "choose")]
     values: list[Any] = []
-    for value in (_at(raw, path), swept.get(path)):
+    for value in (_at(raw, path), *(one.get(path) for one in tried if isinstance(one, dict))):
         values += value if isinstance(value, list) else [value]
     return [value for value in values if isinstance(value, str)]
 

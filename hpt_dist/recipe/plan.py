@@ -16,8 +16,8 @@ from typing import Any
 
 from hpt_dist.errors import Problem, RecipeError, RequestError, nearest
 from hpt_dist.recipe.facts import DatasetFacts, Facts
-from hpt_dist.recipe.file import Recipe
-from hpt_dist.recipe.kinds.stage import Fault, Read, StageSpec
+from hpt_dist.recipe.file import Point, Recipe
+from hpt_dist.recipe.kinds.stage import CANDIDATES, Fault, Read, StageSpec
 from hpt_dist.recipe.numerics import DeviceKind, Numerics
 from hpt_dist.recipe.plugins import Kind
 from hpt_dist.recipe.settings import result_fields
@@ -40,6 +40,9 @@ class Trial:
         document: what is hashed.
         key: SHA-256 of the document.
         device: what it computes on; a process that has no such device refuses it.
+        is_candidate: whether validation chooses it, or another: it reads no test.
+        candidates: those that it chooses from, in the order that breaks ties; its spec is that of
+            the first. Empty where it computes its own result.
     """
 
     name: str
@@ -53,6 +56,21 @@ class Trial:
     document: Mapping[str, Any]
     key: str
     device: DeviceKind = "cpu"
+    is_candidate: bool = False
+    candidates: tuple[Trial, ...] = ()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The keys of the trials that must be done before it starts."""
+        return (*((self.init,) if self.init else ()), *(one.key for one in self.candidates))
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """What tells its candidates apart, in words."""
+        return tuple(
+            axes_text({name: value for name, value in one.axes.items() if name not in self.axes})
+            for one in self.candidates
+        )
 
     @property
     def numerics(self) -> Numerics | None:
@@ -62,12 +80,12 @@ class Trial:
     @property
     def steps(self) -> int:
         """The optimizer steps of its training; 0 where nothing is trained step by step."""
-        return int(getattr(self.spec, "steps", 0))
+        return 0 if self.candidates else int(getattr(self.spec, "steps", 0))
 
     @property
     def images(self) -> int:
         """How many image views it feeds to the network in training."""
-        return self.spec.images
+        return 0 if self.candidates else self.spec.images
 
 
 def key_of(document: Mapping[str, Any]) -> str:
@@ -81,7 +99,8 @@ def make(recipe: Recipe, facts: Facts) -> tuple[Trial, ...]:
 
     A stage runs for each point of its sweep and each trial of the stage it starts from: what the
     parent sweeps over becomes an axis of the child too, except that where both sweep over `seed`
-    a child starts from the parent of its own seed.
+    a child starts from the parent of its own seed. Where validation chooses, each of these is
+    preceded by its candidates.
 
     Raises:
         RecipeError: with every trial that cannot be fed from its datasets.
@@ -91,25 +110,49 @@ def make(recipe: Recipe, facts: Facts) -> tuple[Trial, ...]:
     for stage, points in recipe.stages.items():
         trials[stage] = []
         for point in points:
-            problems += [p for p in _unfed(recipe, stage, point.spec, facts) if p not in problems]
-            try:
-                spec = point.spec.decided(recipe.backbone, facts.device)
-            except RequestError as error:
-                problems.append(_untrainable(recipe, stage, error))
+            found = _decided(recipe, facts, stage, point, problems)
+            if found is None:
                 continue
-            if not spec.parent:
-                trials[stage].append(_trial(recipe, facts, stage, point.axes, spec, None))
-                continue
-            parents = _starts(trials[spec.parent], point.axes)
-            if not parents and trials[spec.parent]:
-                problems.append(_no_such_seed(recipe, stage, spec))
-            for parent in parents:
-                trials[stage].append(_trial(recipe, facts, stage, point.axes, spec, parent))
-    every = tuple(trial for stage in trials.values() for trial in stage)
+            parents: list[Trial | None] = [None]
+            if parent := found.spec.parent:
+                parents = [*_starts(trials[parent], found.axes)]
+                if not parents and trials[parent]:
+                    problems.append(_no_such_seed(recipe, stage, found.spec))
+            trials[stage] += [_at(recipe, facts, stage, found, parent) for parent in parents]
+    every = tuple(t for stage in trials.values() for one in stage for t in (*one.candidates, one))
     problems += _twins(recipe, every)
     if problems:
         raise RecipeError(problems)
     return every
+
+
+def _decided(
+    recipe: Recipe, facts: Facts, stage: str, point: Point, problems: list[Problem]
+) -> Point | None:
+    """Return a point with its numerics decided; None, and its problems, where it cannot run."""
+    candidates = []
+    for one in point.candidates or (point,):
+        problems += [p for p in _unfed(recipe, stage, one.spec, facts) if p not in problems]
+        try:
+            spec = one.spec.decided(recipe.backbone, facts.device)
+        except RequestError as error:
+            problems += [p for p in [_untrainable(recipe, stage, error)] if p not in problems]
+            return None
+        candidates.append(Point(one.axes, spec))
+    return Point(point.axes, candidates[0].spec, tuple(candidates) if point.candidates else ())
+
+
+def _at(recipe: Recipe, facts: Facts, stage: str, point: Point, parent: Trial | None) -> Trial:
+    """Return the trial of a point that starts from a parent, with those that it chooses from."""
+    candidates = tuple(
+        _trial(
+            *(recipe, facts, f"{stage}{CANDIDATES}"),
+            *({**point.axes, **one.axes}, one.spec, parent),
+            is_candidate=True,
+        )
+        for one in point.candidates
+    )
+    return _trial(recipe, facts, stage, point.axes, point.spec, parent, candidates=candidates)
 
 
 def _untrainable(recipe: Recipe, stage: str, error: RequestError) -> Problem:
@@ -138,6 +181,7 @@ def check_ranks(recipe: Recipe, trials: Sequence[Trial], ranks: int) -> None:
 
 
 def _located(recipe: Recipe, stage: str, fault: Fault) -> Problem:
+    stage = stage.removesuffix(CANDIDATES)
     where = recipe.where("stages", stage, *fault.setting.split("."))
     return Problem(fault.what, where, fault.allowed, fault.fix)
 
@@ -159,7 +203,8 @@ def _twins(recipe: Recipe, trials: Sequence[Trial]) -> list[Problem]:
         twin = first.setdefault(trial.key, trial)
         if twin is not trial:
             what = f"{twin.name} and {trial.name} are the same trial: nothing that counts differs"
-            problems.append(Problem(what, recipe.where("stages", trial.stage), fix="drop one"))
+            stage = trial.stage.removesuffix(CANDIDATES)
+            problems.append(Problem(what, recipe.where("stages", stage), fix="drop one"))
     return problems
 
 
@@ -191,12 +236,15 @@ def _trial(
     axes: Mapping[str, Axis],
     spec: StageSpec,
     parent: Trial | None,
+    *,
+    is_candidate: bool = False,
+    candidates: tuple[Trial, ...] = (),
 ) -> Trial:
     used = {read.split.split("/")[0] for read in spec.reads()}
     datasets = {alias: facts.datasets[alias] for alias in sorted(used) if alias in facts.datasets}
     settings = result_fields(spec)
     settings.pop("init", None)
-    document = {
+    document: dict[str, Any] = {
         "format": 1,
         "stage_version": spec.VERSION,
         "spec": settings,
@@ -210,11 +258,16 @@ def _trial(
         document["subsets"] = subsets
     if plugged := _plugged(recipe, spec):
         document["plugins"] = plugged
+    if is_candidate:
+        document["role"] = "candidate"  # it leaves what one that reads test does not
+    if candidates:
+        document["spec"] = _shared([one.document["spec"] for one in candidates])
+        document["candidates"] = [one.key for one in candidates]
     # Written and read back, so that a stored document equals this one (tuples become lists).
     document = json.loads(json.dumps(document))
     inherited = _inherited(parent, axes) if parent else {}
     axes = {**axes, **inherited}
-    text = ",".join(f"{axis}={_word(value)}" for axis, value in axes.items())
+    text = axes_text(axes)
     return Trial(
         name=f"{stage}/{text}" if text else stage,
         stage=stage,
@@ -227,7 +280,26 @@ def _trial(
         document=document,
         key=key_of(document),
         device=facts.device.kind,
+        is_candidate=is_candidate,
+        candidates=candidates,
     )
+
+
+def axes_text(axes: Mapping[str, Axis]) -> str:
+    """Return swept settings as they stand in a trial's name."""
+    return ",".join(f"{axis}={_word(value)}" for axis, value in axes.items())
+
+
+def _shared(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the settings that all of several have."""
+    shared: dict[str, Any] = {}
+    for name in settings[0]:
+        values = [one.get(name) for one in settings]
+        if all(value == values[0] for value in values):
+            shared[name] = values[0]
+        elif all(isinstance(value, Mapping) for value in values):
+            shared[name] = _shared([value or {} for value in values])
+    return shared
 
 
 def _subsets(spec: StageSpec, datasets: Mapping[str, DatasetFacts]) -> dict[str, str]:

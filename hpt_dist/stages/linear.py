@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import torch
+
+from hpt_dist.errors import DataError
 from hpt_dist.evals import linear
 from hpt_dist.reading.damage import Replacements
 from hpt_dist.recipe import Linear
-from hpt_dist.stages.frozen import features_of, judged
+from hpt_dist.stages.choice import Left
+from hpt_dist.stages.frozen import Frozen, features_of, judged
 from hpt_dist.stages.inputs import manifest_of, mean_std
 from hpt_dist.trial.run import Context, Result
 from hpt_dist.weights.head import Head
@@ -31,3 +35,14 @@ def run(context: Context, spec: Linear) -> Result:
     state = {name: value.cpu() for name, value in classifier.state_dict().items()}
     head = Head(state, classes, context.order.image_size, *mean_std(context))
     return judged(found, replacements, head)
+
+
+def read_test(context: Context, spec: Linear, left: Left) -> Result:
+    """Return what the classifier that a candidate left says of test."""
+    if left.head is None:
+        raise DataError(f"{context.order.trial.name} left no classifier")
+    classes, dim = left.head.state["weight"].shape
+    classifier = torch.nn.Linear(dim, classes)
+    classifier.load_state_dict(left.head.state)
+    test = Frozen(context, spec.data).split("test")
+    return judged(linear.judge(classifier.requires_grad_(requires_grad=False), test))

@@ -1,8 +1,11 @@
-"""How each kind of stage runs: its file's `run`."""
+"""How each kind of stage runs: its file's `run`; and what validation chose of it reads test."""
 
 from __future__ import annotations
 
-from hpt_dist.stages import imported, knn, linear, mme, pretrain
+from functools import partial
+
+from hpt_dist.recipe.plan import Trial
+from hpt_dist.stages import choice, imported, knn, linear, mme, pretrain
 from hpt_dist.trial.run import Runner
 
 RUNNERS: dict[str, Runner] = {
@@ -12,3 +15,16 @@ RUNNERS: dict[str, Runner] = {
     "linear": linear.run,
     "mme": mme.run,
 }
+# Of the kinds that set CHOOSES; one that leaves a backbone has no test to read.
+TESTS: dict[str, choice.ReadTest] = {
+    "knn": knn.read_test,
+    "linear": linear.read_test,
+    "mme": mme.read_test,
+}
+
+
+def runner_of(trial: Trial) -> Runner:
+    """Return what runs a trial."""
+    if trial.candidates:
+        return partial(choice.run, read_test=TESTS.get(trial.spec.kind))
+    return RUNNERS[trial.spec.kind]

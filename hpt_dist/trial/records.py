@@ -131,11 +131,21 @@ class _Gate:
 
 
 @dataclass(frozen=True)
+class _Choice:
+    metric: Line
+    chosen: Line
+    index: Count
+    values: Mapping[Line, _Finite]
+    margin: str
+
+
+@dataclass(frozen=True)
 class _Details:
-    """What reports use of a result's details: verdicts, looks by step, images of each split."""
+    """What reports use of a result's details: verdicts, choices, looks, images of each split."""
 
     gate: _Gate = field(default_factory=_Gate)
     collapsed: tuple[str, ...] = ()
+    choice: _Choice | None = None
     monitor: Mapping[Annotated[str, Field(pattern=r"^[0-9]{1,15}$")], Mapping[Line, _Finite]] = (
         field(default_factory=dict)
     )

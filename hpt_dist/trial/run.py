@@ -100,6 +100,7 @@ class Result:
         curves: metrics whose points were logged in training; the value of what is kept has a name
             of its own beside them, `kept/...`.
         replaced: the names of damaged images that others stand in for.
+        chose: the settings that validation chose, in words; empty where it chose nothing.
     """
 
     metrics: dict[str, float]
@@ -111,6 +112,7 @@ class Result:
     numerics: str = ""
     curves: tuple[str, ...] = ()
     replaced: Sequence[str] = ()
+    chose: str = ""
 
 
 @dataclass(frozen=True)
@@ -271,7 +273,7 @@ def _perform(
     """Compute a trial's result, or take that of a trial which read the same, and commit it."""
     order, store, began = context.order, context.store, time.perf_counter()
     start = starts.note(context.root, resume_step, order.scheduled, order.requeue_limit)
-    _check_parent(store, order.trial)
+    _check_needs(store, order.trial)
     plugins.check(order.trial.document)
     inputs = alike.inputs_of(store, order.trial)
     twin = alike.find(store, order.trial, inputs)
@@ -304,17 +306,20 @@ def _result_of(twin: alike.Alike, trains: bool) -> Result:
         numerics=twin.numerics,
         curves=tuple(name for name in metrics if trains and not name.startswith("test/")),
         replaced=twin.result.get("replaced", ()),
+        chose=twin.chose,
     )
 
 
-def _check_parent(store: Store, trial: Trial) -> None:
+def _check_needs(store: Store, trial: Trial) -> None:
     """Refuse to start from what is not there: a scheduler takes a job that it forgot for done."""
-    if trial.init and committed.done(store, trial.init) is None:
-        raise TrainingError(
-            f"the trial that {trial.name} starts from is not done",
-            where=f"{store.uri}/{stage_prefix(trial.init)}",
-            fix="launch again: that one runs first",
-        )
+    for key in trial.needs:
+        if committed.done(store, key) is None:
+            what = "starts from" if key == trial.init else "chooses from"
+            raise TrainingError(
+                f"the trial that {trial.name} {what} is not done",
+                where=f"{store.uri}/{stage_prefix(key)}",
+                fix="launch again: that one runs first",
+            )
 
 
 def follow(order: TrialOrder, runner: Runner, interrupt: Interrupt) -> None:
@@ -380,7 +385,8 @@ def _commit(
     context.check()
     manifest = {name: _put(root, name, data) for name, data in objects.items()}
     context.check()
-    root.put(DONE, _json({"key": trial.key, "objects": manifest} | same | replaced))
+    chose = {"chose": result.chose} if result.chose else {}
+    root.put(DONE, _json({"key": trial.key, "objects": manifest} | same | replaced | chose))
     _clear(root)
 
 

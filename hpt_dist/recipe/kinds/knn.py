@@ -20,6 +20,7 @@ class Knn(StageSpec):
     VERSION: ClassVar[int] = 2
     JUDGES: ClassVar[bool] = True
     METRICS: ClassVar[tuple[str, ...]] = ("val/top1", "test/top1")
+    CHOOSES: ClassVar[bool] = True
     DATA: ClassVar[tuple[str, ...]] = ("data",)
 
     kind: Literal["knn"]

@@ -16,6 +16,7 @@ class Linear(StageSpec):
     VERSION: ClassVar[int] = 2
     JUDGES: ClassVar[bool] = True
     METRICS: ClassVar[tuple[str, ...]] = ("val/top1", "test/top1")
+    CHOOSES: ClassVar[bool] = True
     DATA: ClassVar[tuple[str, ...]] = ("data",)
 
     kind: Literal["linear"]

@@ -12,6 +12,9 @@ from hpt_dist.recipe.facts import DatasetFacts
 from hpt_dist.recipe.numerics import Device, Numerics, decide
 from hpt_dist.recipe.settings import MAX_BAD, OPERATIONAL, MaxBad, Positive, Resources, Spec
 
+# What the name of a stage gets for the trials that validation chooses from.
+CANDIDATES = ".candidates"
+
 
 @dataclass(frozen=True)
 class Read:
@@ -62,6 +65,8 @@ class StageSpec(Spec):
     TRAINS: ClassVar[bool] = False
     # Whether it judges frozen features, so that its results show what a backbone is worth.
     JUDGES: ClassVar[bool] = False
+    # Whether validation can choose among its trials; `stages` then says how one reads test.
+    CHOOSES: ClassVar[bool] = False
     USES_GPU: ClassVar[bool] = True
     # What its trials are measured by, which a report may ask for; empty where that is not known.
     METRICS: ClassVar[tuple[str, ...]] = ()
@@ -105,6 +110,15 @@ class StageSpec(Spec):
     def reads(self) -> list[Read]:
         """Return every split that it reads."""
         return []
+
+    def kept_back(self) -> frozenset[str]:
+        """Return the splits that a candidate must not read: the test splits of what judges it.
+
+        One that a setting names word for word, such as a source to learn from, is not among them.
+        """
+        written = {getattr(self, name, None) for name in self.DATA}
+        tests = {read.split for read in self.reads() if read.split.partition("/")[2] == "test"}
+        return frozenset(tests - written)
 
     def batches(self) -> dict[str, int]:
         """Return the images of each batch that its ranks share out, by the batch's setting."""

@@ -1,0 +1,99 @@
+"""What validation chooses among candidates. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hpt_dist.errors import DataError
+from hpt_dist.evals import evidence
+from hpt_dist.page import Block, Grid, Paragraph
+
+_VAL = "val/"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and from what.
+
+    Args:
+        metric: by which.
+        chosen: the name of the best candidate.
+        index: its place among them.
+        values: the metric of each candidate by its name, in the order of the recipe.
+        margin: the best less the second best, in words; empty without a second.
+    """
+
+    metric: str
+    chosen: str
+    index: int
+    values: Mapping[str, float]
+    margin: str
+
+    @property
+    def says(self) -> str:
+        """All of it in words."""
+        scale = evidence.scale_of(self.metric)
+        value = scale.text(self.values[self.chosen] * scale.factor)
+        text = f"chose {self.chosen} of {len(self.values)}: {self.metric} {value} {scale.unit}"
+        return f"{text.rstrip()}; the next one: {self.margin}" if self.margin else text.rstrip()
+
+    def blocks(self) -> list[Block]:
+        """Return it as a part of a page: what was chosen, and every candidate."""
+        scale = evidence.scale_of(self.metric)
+        rows = [
+            [name, scale.text(value * scale.factor), "chosen" if name == self.chosen else ""]
+            for name, value in self.values.items()
+        ]
+        header = ["candidate", f"{self.metric}, {scale.unit}".removesuffix(", "), ""]
+        return [Paragraph(f"Validation {self.says}."), Grid(header, rows)]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return asdict(self)
+
+
+def choose(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> Choice:
+    """Return the candidate that is best on validation; of equals the first.
+
+    Args:
+        names: of the candidates, in the order of the recipe.
+        results: the result.json of each; all have the metric that they were judged by.
+
+    Raises:
+        DataError: there is no one metric of validation that all have, or one has read test.
+    """
+    metric = _metric(results)
+    for name, result in zip(names, results, strict=True):
+        if read := [one for one in result["metrics"] if not one.startswith(_VAL)]:
+            raise DataError(f"{name} has read more than validation: {', '.join(sorted(read))}")
+    values = [result["metrics"][metric] for result in results]
+    sign = -1 if evidence.scale_of(metric).lower_is_better else 1
+    ranking = sorted(range(len(values)), key=lambda n: (-sign * values[n], n))
+    index, margin = ranking[0], ""
+    if len(ranking) > 1:
+        second = values[ranking[1]]
+        margin = _margin(metric, values[index], second, results[index]["details"])
+    return Choice(metric, names[index], index, dict(zip(names, values, strict=True)), margin)
+
+
+def _metric(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return the metric of validation by which all candidates were judged."""
+    named = {str(result["details"].get("judged_by", "")) for result in results} - {""}
+    known = set.intersection(*(set(result["metrics"]) for result in results))
+    names = named or {name for name in known if name.startswith(_VAL)}
+    if len(names) != 1 or not names <= known:
+        raise DataError(
+            "the candidates have no single metric of validation to choose by",
+            allowed=", ".join(sorted(known)),
+        )
+    return names.pop()
+
+
+def _margin(metric: str, best: float, second: float, details: Mapping[str, Any]) -> str:
+    """Return how far the best is before the second, and what the number of images adds."""
+    scale, images = evidence.scale_of(metric), details.get("n_val")
+    if metric == "val/top1" and images:
+        return evidence.on_images(best, second, int(images), "validation", scale).says
+    return f"{scale.signed((best - second) * scale.factor)}"
