@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hpt_dist.errors import DataError
+from hpt_dist.errors import DataError, DivergedError
 from hpt_dist.evals import evidence
 from hpt_dist.page import Block, Grid, Paragraph
 
@@ -21,7 +21,9 @@ class Choice:
         metric: by which.
         chosen: the name of the best candidate.
         index: its place among them.
-        values: the metric of each candidate by its name, in the order of the recipe.
+        values: the metric of each candidate by its name, in the order of the recipe; those that
+            diverged are left out.
+        diverged: why, by their names.
         margin: the best less the second best, in words; empty without a second.
     """
 
@@ -30,13 +32,15 @@ class Choice:
     index: int
     values: Mapping[str, float]
     margin: str
+    diverged: Mapping[str, str]
 
     @property
     def says(self) -> str:
         """All of it in words."""
         scale = evidence.scale_of(self.metric)
         value = scale.text(self.values[self.chosen] * scale.factor)
-        text = f"chose {self.chosen} of {len(self.values)}: {self.metric} {value} {scale.unit}"
+        count = len(self.values) + len(self.diverged)
+        text = f"chose {self.chosen} of {count}: {self.metric} {value} {scale.unit}"
         return f"{text.rstrip()}; the next one: {self.margin}" if self.margin else text.rstrip()
 
     def blocks(self) -> list[Block]:
@@ -46,6 +50,7 @@ class Choice:
             [name, scale.text(value * scale.factor), "chosen" if name == self.chosen else ""]
             for name, value in self.values.items()
         ]
+        rows += [[name, "-", why] for name, why in self.diverged.items()]
         header = ["candidate", f"{self.metric}, {scale.unit}".removesuffix(", "), ""]
         return [Paragraph(f"Validation {self.says}."), Grid(header, rows)]
 
@@ -62,8 +67,19 @@ def choose(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> Choice
         results: the result.json of each; all have the metric that they were judged by.
 
     Raises:
+        DivergedError: every candidate diverged.
         DataError: there is no one metric of validation that all have, or one has read test.
     """
+    diverged = {
+        name: str(result["details"]["out"])
+        for name, result in zip(names, results, strict=True)
+        if isinstance(result["details"].get("out"), str)
+    }
+    if len(diverged) == len(names):
+        why = "; ".join(f"{name}: {what}" for name, what in diverged.items())
+        raise DivergedError(f"every candidate diverged ({why})", fix="give other candidates")
+    places = [place for place, name in enumerate(names) if name not in diverged]
+    names, results = [names[n] for n in places], [results[n] for n in places]
     metric = _metric(results)
     for name, result in zip(names, results, strict=True):
         if read := [one for one in result["metrics"] if not one.startswith(_VAL)]:
@@ -75,7 +91,8 @@ def choose(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> Choice
     if len(ranking) > 1:
         second = values[ranking[1]]
         margin = _margin(metric, values[index], second, results[index]["details"])
-    return Choice(metric, names[index], index, dict(zip(names, values, strict=True)), margin)
+    by_name = dict(zip(names, values, strict=True))
+    return Choice(metric, names[index], places[index], by_name, margin, diverged)
 
 
 def _metric(results: Sequence[Mapping[str, Any]]) -> str:

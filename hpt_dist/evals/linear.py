@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from hpt_dist.errors import TrainingError
+from hpt_dist.errors import DivergedError
 from hpt_dist.evals.features import Labelled, Result, require_finite, top1
 from hpt_dist.reading.order import Order
 from hpt_dist.train.optim import steps_down
@@ -36,7 +36,8 @@ def choose(
         "diverged" (learning rates), "n_train", "n_val" and "n_test"; and the classifier.
 
     Raises:
-        TrainingError: features are not finite, or every learning rate diverged.
+        TrainingError: features are not finite.
+        DivergedError: every learning rate diverged.
     """
     for features in (train.features, val.features):
         require_finite(features)
@@ -45,7 +46,7 @@ def choose(
         lr: top1(head(val.features), val.labels) for lr, head in heads.items() if _is_finite(head)
     }
     if not by_lr:
-        raise TrainingError(
+        raise DivergedError(
             "the linear classifier diverged at every learning rate",
             where="learning_rates",
             fix="give smaller learning rates",

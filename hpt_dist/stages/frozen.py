@@ -102,7 +102,7 @@ class Frozen:
 
         def images() -> Iterator[Tensor]:
             # No state is saved: at a scheduler's warning it may still come to its end.
-            for batch in context.interrupt.heeding(batches, *BY_PEOPLE):
+            for batch in self._context.interrupt.heeding(batches, *BY_PEOPLE):
                 labels.append(batch.labels)
                 yield prepared(batch)
 

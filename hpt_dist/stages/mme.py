@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hpt_dist.datasets import fewshot
-from hpt_dist.errors import DataError, TrainingError
+from hpt_dist.errors import DataError, DivergedError
 from hpt_dist.evals.features import evaluating
 from hpt_dist.images.photometric import Normalize
 from hpt_dist.methods import MME
@@ -133,7 +133,7 @@ def _accuracy(
     Each rank looks at its share of them.
 
     Raises:
-        TrainingError: answers are not finite, on every rank.
+        DivergedError: answers are not finite, on every rank.
     """
     pool = pool_of(context, (f"{target}/{split}",))
     share = pool.subset(monitor.share_of(np.arange(len(pool)), accelerator))
@@ -154,7 +154,7 @@ def _accuracy(
         counts = accelerator.reduce(counts, "sum")
     right_count, finite_count = counts.tolist()
     if finite_count < len(pool):
-        raise TrainingError(
+        raise DivergedError(
             f"the answers to {len(pool) - finite_count} of {len(pool)} images are not finite",
             where=f"{target}/{split}",
             fix="lower the learning rate of this training, or look at the weights it starts from",

@@ -137,6 +137,7 @@ class _Choice:
     index: Count
     values: Mapping[Line, _Finite]
     margin: str
+    diverged: Mapping[Line, str]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -12,7 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpt_dist.errors import HptError, Interrupted, StoreAwayError, StoreError, TrainingError
+from hpt_dist.errors import (
+    DivergedError,
+    HptError,
+    Interrupted,
+    StoreAwayError,
+    StoreError,
+    TrainingError,
+)
 from hpt_dist.errors.secrets import without_secrets
 from hpt_dist.recipe import plugins
 from hpt_dist.recipe.plan import Trial
@@ -280,12 +288,24 @@ def _perform(
     if twin:
         result = _result_of(twin, order.trial.spec.TRAINS)
     else:
-        with together():
-            result = runner(context, order.trial.spec)
+        result = _computed(context, runner, together)
     seconds = time.perf_counter() - began
     _commit(context, tracker, result, start.count - 1, seconds, twin.key if twin else "")
     if not twin:
         alike.note(store, inputs, order.trial.key)
+
+
+def _computed(context: Context, runner: Runner, together: Together) -> Result:
+    """Return what a trial computes; a candidate that diverges is out, and ends nothing else."""
+    trial = context.order.trial
+    try:
+        with together():
+            return runner(context, trial.spec)
+    except DivergedError as error:
+        if not trial.is_candidate:
+            raise
+        log.warning("this candidate is out: %s", error)
+        return Result({}, {"out": error.problem.what})
 
 
 def _result_of(twin: alike.Alike, trains: bool) -> Result:
@@ -327,7 +347,9 @@ def follow(order: TrialOrder, runner: Runner, interrupt: Interrupt) -> None:
     plugins.check(order.trial.document)
     store = marker.existing(open_store(order.store))
     context = Context(order, store, store.at(stage_prefix(order.trial.key)), interrupt)
-    runner(context, order.trial.spec)
+    out = (DivergedError,) if order.trial.is_candidate else ()
+    with contextlib.suppress(*out):  # rank 0 reports it
+        runner(context, order.trial.spec)
 
 
 def _clear(root: Store) -> None:

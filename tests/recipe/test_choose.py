@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpt_dist.errors import DataError, RecipeError
+from hpt_dist.errors import DataError, DivergedError, RecipeError
 from hpt_dist.evals import choice
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe import plan
@@ -16,7 +16,7 @@ FACTS = Facts({"line": LINE}, {"random": "random", "other": "other"})
 HEAD = """\
 name: choosing
 datasets: {line: line}
-backbone: timm/x
+backbone: resnet18
 stages:
   base: {kind: import, weights: random}
   other: {kind: import, weights: other}
@@ -99,6 +99,13 @@ def test_a_stage_cannot_have_the_name_of_candidates():
         made(linear(", choose: {steps: [1, 2]}"), linear("").replace("probe", "probe.candidates"))
 
 
+def test_candidates_count_among_a_recipes_trials():
+    many = f"[{', '.join(str(n) for n in range(1, 4000))}]"
+    swept = linear(f", choose: {{steps: {many}}}, sweep: {{seed: [1, 2, 3]}}")
+    with pytest.raises(RecipeError, match="11,999"):
+        made(swept)
+
+
 def result(value, **more):
     return {"metrics": {"val/top1": value, **more}, "details": {"n_val": 100}}
 
@@ -110,6 +117,15 @@ def test_the_best_on_val_is_chosen_and_of_equals_the_first():
     assert choice.choose("a", [result(0.5)]).margin == ""
     losses = [{"metrics": {"val/loss": value}, "details": {}} for value in (2.0, 1.0)]
     assert choice.choose("ab", losses).chosen == "b"
+
+
+def test_one_that_diverged_is_out():
+    out = {"metrics": {}, "details": {"out": "the loss is not finite at step 2"}}
+    found = choice.choose("abc", [out, result(0.1), result(0.2)])
+    assert (found.chosen, found.index) == ("c", 2)
+    assert found.diverged == {"a": "the loss is not finite at step 2"}
+    with pytest.raises(DivergedError, match="every candidate diverged"):
+        choice.choose("ab", [out, out])
 
 
 def test_a_candidate_that_has_read_test_is_refused():
