@@ -149,7 +149,8 @@ def _origins(trials: Sequence[Trial]) -> list[str]:
 def _remark(trial: Trial) -> str:
     remark = trial.spec.remark()
     if trial.candidates:
-        what = f"validation chooses among {'; '.join(trial.choices)}; the chosen alone reads test"
+        what = f"validation chooses among {'; '.join(trial.choices)}; "
+        what += "later stages start from it" if trial.spec.tries() else "it alone reads test"
         remark = f"{remark}; {what}" if remark else what
     return f"{trial.stage}: {remark}" if remark else ""
 

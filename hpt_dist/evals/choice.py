@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hpt_dist.errors import DataError, DivergedError
@@ -23,8 +23,9 @@ class Choice:
         index: its place among them.
         values: the metric of each candidate by its name, in the order of the recipe; those that
             diverged are left out.
-        diverged: why, by their names.
         margin: the best less the second best, in words; empty without a second.
+        diverged: why, by their names.
+        beside: what else is known of a candidate, by its name; nothing is chosen by it.
     """
 
     metric: str
@@ -33,6 +34,7 @@ class Choice:
     values: Mapping[str, float]
     margin: str
     diverged: Mapping[str, str]
+    beside: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def says(self) -> str:
@@ -46,17 +48,32 @@ class Choice:
     def blocks(self) -> list[Block]:
         """Return it as a part of a page: what was chosen, and every candidate."""
         scale = evidence.scale_of(self.metric)
+        more = list(dict.fromkeys(name for found in self.beside.values() for name in found))
         rows = [
-            [name, scale.text(value * scale.factor), "chosen" if name == self.chosen else ""]
+            [
+                name,
+                scale.text(value * scale.factor),
+                *(_text(one, self.beside.get(name, {}).get(one)) for one in more),
+                "chosen" if name == self.chosen else "",
+            ]
             for name, value in self.values.items()
         ]
-        rows += [[name, "-", why] for name, why in self.diverged.items()]
-        header = ["candidate", f"{self.metric}, {scale.unit}".removesuffix(", "), ""]
+        rows += [[name, "-", *("-" for _ in more), why] for name, why in self.diverged.items()]
+        header = ["candidate", *map(_with_unit, (self.metric, *more)), ""]
         return [Paragraph(f"Validation {self.says}."), Grid(header, rows)]
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain values."""
         return asdict(self)
+
+
+def _with_unit(metric: str) -> str:
+    return f"{metric}, {evidence.scale_of(metric).unit}".removesuffix(", ")
+
+
+def _text(metric: str, value: float | None) -> str:
+    scale = evidence.scale_of(metric)
+    return "-" if value is None else scale.text(value * scale.factor)
 
 
 def choose(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> Choice:

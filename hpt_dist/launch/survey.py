@@ -16,10 +16,11 @@ from hpt_dist.launch.launches import launches
 from hpt_dist.launch.lookup import facts, located
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe import plan, shipped, variables
+from hpt_dist.recipe.differences import difference
 from hpt_dist.recipe.facts import Facts
 from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.numerics import THIS_CPU, Device
-from hpt_dist.recipe.plan import Trial, difference
+from hpt_dist.recipe.plan import Trial
 from hpt_dist.report import foreseen, published
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.slurm.commands import Queued

@@ -179,8 +179,8 @@ def validate(document: Document) -> Recipe:
     ordered = _parents_first(document, points)
     if not document.problems:
         starts = {s: [(p.axes.get("seed"), p.spec.parent) for p in points[s]] for s in ordered}
-        tries = {s: max(len(p.candidates) for p in points[s]) for s in ordered}
-        sweeps.check_trials(document, stages, starts, tries)
+        tried = {s: [c.spec.parent for c in points[s][0].candidates] for s in ordered}
+        sweeps.check_trials(document, stages, starts, tried)
     if document.problems:
         raise document.refusal()
     return Recipe(
@@ -260,7 +260,8 @@ def _stage(document: Document, name: str, raw: Any) -> tuple[Point, ...]:
             found = _point(document, path, kind, settings, axes | chosen, noted)
             tried += [Point(chosen, found)] if found else []
         if tried:
-            points.append(Point(axes, tried[0].spec, tuple(tried) if choose else ()))
+            own = tuple(Point({"init": one.parent}, one) for one in tried[0].spec.tries())
+            points.append(Point(axes, tried[0].spec, tuple(tried) if choose else own))
     return tuple(points)
 
 
@@ -300,7 +301,10 @@ def _parents_first(document: Document, points: Mapping[str, tuple[Point, ...]]) 
     """Return the stages by generations; note a stage that starts, in the end, from itself."""
     place = {stage: n for n, stage in enumerate(points)}
     sorter = TopologicalSorter(
-        {stage: {p.spec.parent for p in its if p.spec.parent} for stage, its in points.items()}
+        {
+            stage: {one.spec.parent for p in its for one in (p, *p.candidates)} - {""}
+            for stage, its in points.items()
+        }
     )
     try:
         sorter.prepare()

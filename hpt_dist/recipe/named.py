@@ -17,6 +17,8 @@ from hpt_dist.recipe.settings import LEAST_SIZE, MOST_SIZE, Image, Report
 from hpt_dist.recipe.yaml_document import Document, KeyPath
 from hpt_dist.recipe.yaml_values import listed, shown
 
+_STARTS = ("init", "candidates")  # the settings that name other stages
+
 
 def check(document: Document) -> None:
     """Check what names other stages and datasets, also in stages that have other faults."""
@@ -24,7 +26,7 @@ def check(document: Document) -> None:
     for stage, raw in stages.items():
         for key, name in _references(raw):
             path = ("stages", stage, key)
-            if key == "init":
+            if key in _STARTS:
                 _check_init(document, path, name, stages)
             elif (alias := name.split("/")[0]) not in datasets:
                 document.problem(
@@ -41,7 +43,7 @@ def _references(raw: Any) -> list[tuple[str, str]]:
     kind = KINDS.get(str(_at(raw, "kind")))
     if kind is None:
         return found
-    for path in ("init", *kind.DATA):
+    for path in (*_STARTS, *kind.DATA):
         found += [(path.partition(".")[0], name) for name in _written(raw, path)]
     return list(dict.fromkeys(found))
 

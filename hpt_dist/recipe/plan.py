@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpt_dist.errors import Problem, RecipeError, RequestError, nearest
+from hpt_dist.recipe.differences import word
 from hpt_dist.recipe.facts import DatasetFacts, Facts
 from hpt_dist.recipe.file import Point, Recipe
 from hpt_dist.recipe.kinds.stage import CANDIDATES, Fault, Read, StageSpec
@@ -118,12 +119,26 @@ def make(recipe: Recipe, facts: Facts) -> tuple[Trial, ...]:
                 parents = [*_starts(trials[parent], found.axes)]
                 if not parents and trials[parent]:
                     problems.append(_no_such_seed(recipe, stage, found.spec))
-            trials[stage] += [_at(recipe, facts, stage, found, parent) for parent in parents]
-    every = tuple(t for stage in trials.values() for one in stage for t in (*one.candidates, one))
-    problems += _twins(recipe, every)
+            for one in parents:
+                starts = {s: _starts(its, found.axes) for s, its in trials.items()}
+                trials[stage].append(_at(recipe, facts, stage, found, one, starts))
+    every = [t for stage in trials.values() for one in stage for t in (*one.candidates, one)]
+    unique = _without_shared(every)
+    problems += _twins(recipe, unique)
     if problems:
         raise RecipeError(problems)
-    return every
+    return unique
+
+
+def _without_shared(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """Leave out candidates that an earlier stage chooses from too: they run once."""
+    first = dict[str, Trial]()
+    return tuple(
+        trial
+        for trial in trials
+        if first.setdefault(trial.key, trial).stage == trial.stage
+        or not (trial.is_candidate and first[trial.key].is_candidate)
+    )
 
 
 def _decided(
@@ -132,25 +147,40 @@ def _decided(
     """Return a point with its numerics decided; None, and its problems, where it cannot run."""
     candidates = []
     for one in point.candidates or (point,):
-        problems += [p for p in _unfed(recipe, stage, one.spec, facts) if p not in problems]
+        unfit = _unfed(recipe, stage, one.spec, facts)
+        unfit += [_located(recipe, stage, f) for f in one.spec.leaks() if point.candidates]
+        problems += [problem for problem in unfit if problem not in problems]
         try:
             spec = one.spec.decided(recipe.backbone, facts.device)
         except RequestError as error:
             problems += [p for p in [_untrainable(recipe, stage, error)] if p not in problems]
             return None
         candidates.append(Point(one.axes, spec))
-    return Point(point.axes, candidates[0].spec, tuple(candidates) if point.candidates else ())
+    is_own = bool(point.spec.tries())
+    spec = point.spec if is_own else candidates[0].spec
+    return Point(point.axes, spec, tuple(candidates) if point.candidates else ())
 
 
-def _at(recipe: Recipe, facts: Facts, stage: str, point: Point, parent: Trial | None) -> Trial:
-    """Return the trial of a point that starts from a parent, with those that it chooses from."""
+def _at(
+    recipe: Recipe,
+    facts: Facts,
+    stage: str,
+    point: Point,
+    parent: Trial | None,
+    starts: Mapping[str, Sequence[Trial]],
+) -> Trial:
+    """Return the trial of a point that starts from a parent, with those that it chooses from.
+
+    These start from that parent; where there is none, from those of their own stage in `starts`.
+    """
     candidates = tuple(
         _trial(
             *(recipe, facts, f"{stage}{CANDIDATES}"),
-            *({**point.axes, **one.axes}, one.spec, parent),
+            *({**point.axes, **one.axes}, one.spec, start),
             is_candidate=True,
         )
         for one in point.candidates
+        for start in ([parent] if parent else starts[one.spec.parent])
     )
     return _trial(recipe, facts, stage, point.axes, point.spec, parent, candidates=candidates)
 
@@ -184,16 +214,6 @@ def _located(recipe: Recipe, stage: str, fault: Fault) -> Problem:
     stage = stage.removesuffix(CANDIDATES)
     where = recipe.where("stages", stage, *fault.setting.split("."))
     return Problem(fault.what, where, fault.allowed, fault.fix)
-
-
-def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Return what changed between two documents, as `path: before -> after` lines."""
-    old, new = _flat(before), _flat(after)
-    return [
-        f"{path}: {_short(old.get(path))} -> {_short(new.get(path))}"
-        for path in sorted(old.keys() | new.keys())
-        if old.get(path) != new.get(path)
-    ]
 
 
 def _twins(recipe: Recipe, trials: Sequence[Trial]) -> list[Problem]:
@@ -243,7 +263,8 @@ def _trial(
     used = {read.split.split("/")[0] for read in spec.reads()}
     datasets = {alias: facts.datasets[alias] for alias in sorted(used) if alias in facts.datasets}
     settings = result_fields(spec)
-    settings.pop("init", None)
+    for names in ("init", "candidates"):  # a key has the trials, not what a recipe calls them
+        settings.pop(names, None)
     document: dict[str, Any] = {
         "format": 1,
         "stage_version": spec.VERSION,
@@ -261,7 +282,8 @@ def _trial(
     if is_candidate:
         document["role"] = "candidate"  # it leaves what one that reads test does not
     if candidates:
-        document["spec"] = _shared([one.document["spec"] for one in candidates])
+        if not spec.tries():
+            document["spec"] = _shared([one.document["spec"] for one in candidates])
         document["candidates"] = [one.key for one in candidates]
     # Written and read back, so that a stored document equals this one (tuples become lists).
     document = json.loads(json.dumps(document))
@@ -287,7 +309,7 @@ def _trial(
 
 def axes_text(axes: Mapping[str, Axis]) -> str:
     """Return swept settings as they stand in a trial's name."""
-    return ",".join(f"{axis}={_word(value)}" for axis, value in axes.items())
+    return ",".join(f"{axis}={word(value)}" for axis, value in axes.items())
 
 
 def _shared(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -358,20 +380,3 @@ def _no_such_split(setting: str, dataset: DatasetFacts, split: str) -> Fault:
         return Fault(setting, what, ", ".join(known), f"add {split}: N to its images")
     what = f"{dataset.name} has no split {split}"
     return Fault(setting, what, ", ".join(known), nearest(split, known))
-
-
-def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in document.items():
-        path = f"{prefix}{key}"
-        flat.update(_flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value})
-    return flat
-
-
-def _short(value: Any) -> str:
-    text = _word(value)
-    return f"{text[:12]}..." if len(text) > 40 else text
-
-
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

@@ -111,6 +111,8 @@ def _entry(kind: str, settings: dict[str, Any]) -> tuple[str, str]:
     if "preset" not in fields:
         return "", ""
     name = str(settings.get("preset", fields["preset"].default))
+    if kind == "select":
+        return name, "linear"  # by which it judges
     if "method" not in fields:
         return name, kind
     return name, f"{kind} {settings.get('method', fields['method'].default)}"

@@ -147,7 +147,7 @@ def check_trials(
     document: Document,
     stages: Mapping[str, Any],
     starts: Mapping[str, Sequence[tuple[Any, str]]],
-    tries: Mapping[str, int] = MappingProxyType({}),
+    tried: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> None:
     """Note the stage with which a recipe has too many trials; see `plan.make` for what makes them.
 
@@ -156,14 +156,16 @@ def check_trials(
         stages: plain data as it was written.
         starts: (seed, parent) of each point by stage, parents first; the seed is None where the
             stage does not sweep over seeds, the parent empty where it starts from none.
-        tries: how many candidates each of its trials chooses from; 0 where it chooses nothing.
+        tried: the parents of the candidates that each of its trials chooses from.
     """
     made: dict[str, Counter[Any]] = {}  # trials by seed
+    counts: Counter[str] = Counter()  # with the candidates
     for stage, points in starts.items():
         made[stage] = Counter()
         for seed, parent in points:
             made[stage][seed] += _starts(made[parent], seed) if parent else 1
-    counts = {stage: trials.total() * (1 + tries.get(stage, 0)) for stage, trials in made.items()}
+            counts[stage] += sum(_starts(made[one], seed) for one in tried.get(stage, ()))
+        counts[stage] += made[stage].total()
     _fit(document, stages, counts)
 
 

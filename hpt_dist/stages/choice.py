@@ -9,6 +9,7 @@ from typing import Any
 from hpt_dist.evals import choice
 from hpt_dist.page import markdown
 from hpt_dist.recipe.kinds.stage import StageSpec
+from hpt_dist.recipe.plan import Trial
 from hpt_dist.trial import alike
 from hpt_dist.trial.records import ResultPart, document
 from hpt_dist.trial.run import Context, Result
@@ -29,20 +30,13 @@ def run(context: Context, spec: StageSpec, *, read_test: ReadTest | None) -> Res
     Raises:
         StoreError: a candidate is not what it committed.
     """
-    trial = context.order.trial
-    candidates, names = trial.candidates, trial.choices
-    results = [document(context.store, one.key, "result.json", ResultPart) for one in candidates]
-    chosen = choice.choose(names, results)
-    winner = candidates[chosen.index]
+    chosen, winner = chosen_by(context)
     left = alike.left_by(context.store, winner.key)
     tested = Result({})
     if read_test:
         its = replace(context.order, trial=replace(winner, is_candidate=False))
         its_own = replace(context, order=its)
         tested = read_test(its_own, winner.spec, left)
-    context.note([chosen.says])
-    if context.tracker:
-        context.tracker.artifact("choice.md", markdown(chosen.blocks()).encode())
     return Result(
         {**left.result["metrics"], **tested.metrics},
         {**left.result["details"], **tested.details, "choice": chosen.as_json()},
@@ -53,3 +47,22 @@ def run(context: Context, spec: StageSpec, *, read_test: ReadTest | None) -> Res
         replaced=left.result.get("replaced", ()),
         chose=chosen.chosen,
     )
+
+
+def chosen_by(context: Context) -> tuple[choice.Choice, Trial]:
+    """Return what validation chooses for a trial, and the candidate; MLflow gets it as a page.
+
+    Raises:
+        StoreError: a candidate is not what it committed.
+        DivergedError: every candidate diverged.
+    """
+    trial, store = context.order.trial, context.store
+    results = [document(store, one.key, "result.json", ResultPart) for one in trial.candidates]
+    chosen = choice.choose(trial.choices, results)
+    if trial.spec.tries():
+        looks = [one["details"].get("untrained", {}) for one in results]
+        chosen = replace(chosen, beside=dict(zip(trial.choices, looks, strict=True)))
+    context.note([chosen.says])
+    if context.tracker:
+        context.tracker.artifact("choice.md", markdown(chosen.blocks()).encode())
+    return chosen, trial.candidates[chosen.index]

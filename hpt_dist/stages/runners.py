@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from hpt_dist.recipe.plan import Trial
-from hpt_dist.stages import choice, imported, knn, linear, mme, pretrain
+from hpt_dist.stages import choice, imported, knn, linear, mme, pretrain, select
 from hpt_dist.trial.run import Runner
 
 RUNNERS: dict[str, Runner] = {
@@ -13,6 +13,7 @@ RUNNERS: dict[str, Runner] = {
     "pretrain": pretrain.run,
     "knn": knn.run,
     "linear": linear.run,
+    "select": select.run,
     "mme": mme.run,
 }
 # Of the kinds that set CHOOSES; one that leaves a backbone has no test to read.
@@ -25,6 +26,6 @@ TESTS: dict[str, choice.ReadTest] = {
 
 def runner_of(trial: Trial) -> Runner:
     """Return what runs a trial."""
-    if trial.candidates:
+    if trial.candidates and trial.spec.CHOOSES:
         return partial(choice.run, read_test=TESTS.get(trial.spec.kind))
     return RUNNERS[trial.spec.kind]

@@ -97,12 +97,13 @@ def _description(trial: Trial, store: str, launch: str) -> str:
     method = getattr(spec, "method", "") or getattr(spec, "objective", "")
     method = f" ({method})" if method not in ("", spec.kind) else ""
     start = f"starts from `{spec.parent}`" if spec.parent else f"takes `{spec.imported}`"
+    if not spec.parent and trial.candidates:
+        start = f"leaves the best of {len(trial.candidates)} backbones"
     reads = ", ".join(f"`{one.name}` ({one.images:,})" for one in _datasets(trial, store))
     steps = f", {trial.steps:,} steps" if trial.steps else ""
     lines = [
         f"**{trial.name}**: {spec.kind}{method} of {trial.backbone}{steps}; {start}.",
-        f"Validation chooses among {len(trial.candidates)} candidates, and what it chose reads "
-        "test: see `choice.md`."
+        f"Validation chooses among {len(trial.candidates)} candidates: see `choice.md`."
         if trial.candidates
         else "",
         "A candidate: its stage's choice is made on validation, and it reads no test."

@@ -138,6 +138,7 @@ class _Choice:
     values: Mapping[Line, _Finite]
     margin: str
     diverged: Mapping[Line, str]
+    beside: Mapping[Line, Mapping[Line, _Finite]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ class _Details:
     gate: _Gate = field(default_factory=_Gate)
     collapsed: tuple[str, ...] = ()
     choice: _Choice | None = None
+    untrained: Mapping[Line, _Finite] = field(default_factory=dict)
     monitor: Mapping[Annotated[str, Field(pattern=r"^[0-9]{1,15}$")], Mapping[Line, _Finite]] = (
         field(default_factory=dict)
     )

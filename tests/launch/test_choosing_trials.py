@@ -10,33 +10,41 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from pictures import picture
+from safetensors.torch import load
 from shared import made_once
-from small import environment, fill, hpt, outcome, write_recipe
+from small import environment, hpt, outcome, write_recipe
+
+from hpt_dist.stages.frozen import Frozen
 
 RECIPE = """\
 name: choosing
 store: ${HPT_STORE}
-datasets: {color: openmoji/color, line: openmoji/line}
+datasets: {pets: pets}
 backbone: timm/test_efficientnet
 image: {size: 32}
 stages:
   base: {kind: import, weights: random}
+  hpt:
+    {kind: pretrain, init: base, data: [pets/train], steps: 2, batch: 4, moco: {queue: 8},
+    keep: last, optimizer: {lr: 0.3}}
   probe:
     kind: linear
     init: base
-    data: line
+    data: pets
     learning_rates: [3.0]
-    steps: 60
-    batch: 64
+    steps: 20
+    batch: 16
     views: 1
     choose: {weight_decay: [0.5, 0.0]}
     sweep: {seed: [0, 1]}
-  near: {kind: knn, init: base, data: line, k: [1, 5], choose: {temperature: [0.07, 1.0]}}
+  near: {kind: knn, init: base, data: pets, k: [1, 5], choose: {temperature: [0.07, 1.0]}}
   adapt:
     kind: mme
     init: base
-    source: color/train
-    target: line
+    source: pets/train
+    target: pets
     shots: 1
     steps: 4
     batch_labelled: 4
@@ -44,25 +52,53 @@ stages:
     batch_norm: frozen
     eval_every: 2
     optimizer: {name: sgd, nesterov: true}
-    choose: {optimizer.lr: [0.001, 0.01]}
-report: {table: probe, rows: seed, columns: seed}
+    choose: {optimizer.lr: [1.0e+30, 0.001, 0.01]}
+  probe_by_hand:
+    kind: linear
+    init: base
+    data: pets
+    learning_rates: [3.0]
+    steps: 20
+    batch: 16
+    views: 1
+    sweep: {weight_decay: [0.5, 0.0], seed: [0, 1]}
+  near_by_hand:
+    {kind: knn, init: base, data: pets, k: [1, 5], sweep: {temperature: [0.07, 1.0]}}
+  adapt_by_hand:
+    kind: mme
+    init: base
+    source: pets/train
+    target: pets
+    shots: 1
+    steps: 4
+    batch_labelled: 4
+    batch_unlabelled: 8
+    batch_norm: frozen
+    eval_every: 2
+    optimizer: {name: sgd, nesterov: true}
+    sweep: {optimizer.lr: [0.001, 0.01]}
+  search: {kind: select, candidates: [base, hpt], data: pets, steps: 20, batch: 16, views: 1}
+  after: {kind: knn, init: search, data: pets, k: [1]}
+  beside: {kind: knn, data: pets, k: [1], sweep: {init: [base, hpt]}}
 """
-BY_HAND = RECIPE.replace("name: choosing", "name: by-hand")
-for _sought, _swept in (
-    ("choose: {weight_decay: [0.5, 0.0]}\n    sweep: {", "sweep: {weight_decay: [0.5, 0.0], "),
-    ("choose: {opt", "sweep: {opt"),
-):
-    BY_HAND = BY_HAND.replace(_sought, _swept)
 
 
 @pytest.fixture(scope="session")
-def chosen(drawings, mlflow_tables, tmp_path_factory):
+def chosen(tmp_path_factory, mlflow_tables):
     """A store in which a recipe that chooses went through, and the same choice by hand."""
 
     def make(folder):
-        store = str(fill(folder / "store", drawings, mlflow_tables))
-        for text in (RECIPE, BY_HAND):
-            hpt("launch", str(write_recipe(folder, text)), "--on", "inline", store=store)
+        drawn, store = folder / "pets", folder / "store"
+        drawn.mkdir()
+        for number in range(120):
+            picture(number, (24, 24)).save(drawn / f"{number}.png")
+        splits = ("train", "val", "test")
+        rows = (f"{n}.png,{'abc'[n % 3]},{splits[n // 3 % 3]}" for n in range(120))
+        (drawn / "list.csv").write_text("\n".join(["path,label,split", *rows]))
+        (store / "work").mkdir(parents=True)
+        shutil.copy(mlflow_tables, store / "work/mlflow.db")
+        hpt("shard", str(drawn / "list.csv"), f"{store}/datasets/pets", store=str(store))
+        launch(write_recipe(folder, RECIPE), store)
 
     return made_once(tmp_path_factory, "chosen", make)
 
@@ -85,24 +121,25 @@ def results(store: Path, recipe: Path) -> dict[str, dict]:
 
 def test_the_choice_is_that_by_hand_on_val_and_candidates_read_no_test(chosen):
     ours = results(chosen / "store", chosen / "choosing.yaml")
-    by_hand = results(chosen / "store", chosen / "by-hand.yaml")
     deciding = {name: one for name, one in ours.items() if "choice" in one["details"]}
-    assert set(deciding) == {"probe/seed=0", "probe/seed=1", "near", "adapt"}
+    assert set(deciding) == {"probe/seed=0", "probe/seed=1", "near", "adapt", "search"}
+    del deciding["search"]
     for name, result in deciding.items():
         stage, _, seed = name.partition("/")
         tried = [
             one["metrics"]
-            for other, one in by_hand.items()
-            if other.startswith(f"{stage}/") and seed in other
+            for other, one in ours.items()
+            if other.startswith(f"{stage}_by_hand/") and seed in other
         ]
-        if not tried:  # by hand, one stage of each kind of head is enough
-            continue
         assert len(tried) == 2
         best = max(tried, key=lambda metrics: metrics["val/top1"])
         assert result["metrics"] == pytest.approx(best)
         assert result["details"]["n_test"] > 0
     for name, result in ours.items():
-        if ".candidates/" in name:
+        if name == "adapt.candidates/optimizer.lr=1e+30":
+            assert not result["metrics"]
+            assert name.partition("/")[2] in deciding["adapt"]["details"]["choice"]["diverged"]
+        elif ".candidates/" in name:
             assert set(result["metrics"]) == {"val/top1"}
             assert "n_test" not in result["details"]
 
@@ -111,14 +148,18 @@ def test_status_report_and_plan_show_candidates_and_choice(chosen):
     store, recipe = str(chosen / "store"), str(chosen / "choosing.yaml")
     again = hpt("plan", recipe, store=store)
     assert "probe: validation chooses among weight_decay=0.5; weight_decay=0.0" in again
-    assert "13 trials: 13 cached" in again
+    assert "29 trials: 29 cached" in again
     details = results(chosen / "store", chosen / "choosing.yaml")["near"]["details"]["choice"]
-    status = hpt("status", recipe, store=store)
+    status = hpt("status", last_launch(chosen), store=store)
     assert f"chose {details['chosen']}" in status
     assert "probe.candidates/seed=1,weight_decay=0.5" in status
-    report = hpt("report", recipe, store=store)
+    report = hpt("report", last_launch(chosen), store=store)
     assert "probe/seed=1: what validation chose" in report
     assert "temperature=0.07" in report
+
+
+def last_launch(folder: Path) -> str:
+    return next(folder.glob("store/launches/choosing-*.json")).stem
 
 
 def test_a_deciding_trial_that_is_killed_decides_alike(copy, chosen):
@@ -136,31 +177,65 @@ def test_a_deciding_trial_that_is_killed_decides_alike(copy, chosen):
     )  # fmt: skip
     assert killed.returncode == -9, killed.stderr
     assert (copy / "stages" / key / "lease.json").exists()
-    hpt("launch", str(chosen / "choosing.yaml"), "--on", "inline", store=str(copy))
+    launch(chosen / "choosing.yaml", copy)
     assert outcome(copy) == before
 
 
-def test_on_slurm_the_deciding_job_waits_for_every_candidate(drawings, tmp_path):
+def test_a_search_leaves_the_winner_and_what_follows_it_reads_the_same(chosen):
+    found = results(chosen / "store", chosen / "choosing.yaml")
+    search, choice = found["search"], found["search"]["details"]["choice"]
+    tried = {
+        name.partition("/")[2]: one["metrics"]["val/top1"]
+        for name, one in found.items()
+        if name.startswith("search.candidates/")
+    }
+    assert choice["values"] == tried
+    assert {len(beside) for beside in choice["beside"].values()} == {2}
+    assert choice["chosen"] == max(tried, key=lambda name: tried[name])
+    winner = choice["chosen"].removeprefix("init=")
+    stages = chosen / "store/stages"
+    weights = [tensors(stages / one["key"]) for one in (search, found[winner])]
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
+    after, beside = (
+        json.loads((stages / found[name]["key"] / "DONE").read_text())
+        for name in ("after", f"beside/init={winner}")
+    )
+    assert after.get("same_as") == beside["key"] or beside.get("same_as") == after["key"]
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return load((folder / "weights.safetensors").read_bytes())
+
+
+def test_on_slurm_the_deciding_job_waits_for_every_candidate(chosen, tmp_path):
+    store = tmp_path / "store"
+    store.mkdir()
+    shutil.copytree(chosen / "store/datasets", store / "datasets")
     printed = hpt(
         *("launch", str(write_recipe(tmp_path, RECIPE)), "--on", "generic-cpu", "--dry-run"),
         *("--only", "probe", "--set", "stages.probe.sweep.seed=[7]"),
-        store=str(drawings),
+        store=str(store),
         HPT_WORK=str(tmp_path / "work"),
+        process=False,
     )
     waits = re.findall("afterok:(.*)'", printed)
     tried = [f"<probe.candidates/seed=7,weight_decay={value}>" for value in (0.5, 0.0)]
     assert waits == ["<base>", ":".join(["<base>", *tried])]
 
 
-def test_a_candidate_that_reads_test_fails(copy, chosen):
-    leak = (
-        "from hpt_dist.stages.frozen import Frozen; split = Frozen.split; "
-        "Frozen.split = lambda self, name, *more: split(self, name.replace('val', 'test'), *more)"
-    )
-    options = ("--on", "inline", "--only", "probe", "--set", "stages.probe.sweep.seed=[7]")
-    leaked = patched(leak, "launch", str(chosen / "choosing.yaml"), *options, store=copy)
-    assert leaked.returncode == 1
-    assert "reads line/test, which is kept back from candidates" in leaked.stdout + leaked.stderr
+def test_a_candidate_that_reads_test_fails(copy, chosen, monkeypatch):
+    split = Frozen.split
+    leak = lambda self, name, *more: split(self, name.replace("val", "test"), *more)  # noqa: E731
+    monkeypatch.setattr(Frozen, "split", leak)
+    options = ("--only", "probe", "--set", "stages.probe.sweep.seed=[7]")
+    printed = launch(chosen / "choosing.yaml", copy, *options, code=1)
+    assert "reads pets/test, which is kept back from candidates" in printed
+
+
+def launch(recipe: Path, store: Path, *options: str, code: int = 0) -> str:
+    """Launch in the tests' own process, which saves seconds of imports."""
+    command = ("launch", str(recipe), "--on", "inline", *options)
+    return hpt(*command, store=str(store), code=code, process=False)
 
 
 def patched(code: str, *arguments: str, store: Path) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ from hpt_dist.recipe.facts import DatasetFacts, Facts
 
 COUNTS = {"train": 100, "val": 20, "test": 40}
 LINE = DatasetFacts("line", "", "l", 4, COUNTS, {s: [n // 4] * 4 for s, n in COUNTS.items()})
-FACTS = Facts({"line": LINE}, {"random": "random", "other": "other"})
+FACTS = Facts({"line": LINE, "color": LINE}, {"random": "random", "other": "other"})
 HEAD = """\
 name: choosing
 datasets: {line: line}
@@ -99,6 +99,28 @@ def test_a_stage_cannot_have_the_name_of_candidates():
         made(linear(", choose: {steps: [1, 2]}"), linear("").replace("probe", "probe.candidates"))
 
 
+def test_stages_share_the_candidates_that_both_have():
+    other = linear(", choose: {weight_decay: [0, 1]}").replace("probe", "again")
+    trials = made(linear(", choose: {weight_decay: [0.5, 0]}"), other)
+    tried = [name for name in trials if ".candidates/" in name]
+    values = ("probe.candidates/weight_decay=0.5", "probe.candidates/weight_decay=0")
+    assert tried == [*values, "again.candidates/weight_decay=1"]
+    assert trials["again"].needs[1] == trials[values[1]].key
+    assert trials["again"].choices == ("weight_decay=0", "weight_decay=1")
+
+
+@pytest.mark.parametrize(("source", "is_fine"), [("color/test", True), ("line/test", False)])
+def test_a_candidate_is_not_told_to_learn_from_its_test(source, is_fine):
+    stage = f"adapt: {{kind: mme, init: base, source: {source}, target: line, shots: 1, "
+    stage += "choose: {optimizer.lr: [0.1, 0.01]}}"
+    head = HEAD.replace("{line: line}", "{line: line, color: line}")
+    if is_fine:
+        assert made(stage, head=head)["adapt"].spec.kept_back() == {"line/test"}
+        return
+    with pytest.raises(RecipeError, match="line/test is what the chosen is judged by"):
+        made(stage, head=head)
+
+
 def test_candidates_count_among_a_recipes_trials():
     many = f"[{', '.join(str(n) for n in range(1, 4000))}]"
     swept = linear(f", choose: {{steps: {many}}}, sweep: {{seed: [1, 2, 3]}}")
@@ -131,3 +153,44 @@ def test_one_that_diverged_is_out():
 def test_a_candidate_that_has_read_test_is_refused():
     with pytest.raises(DataError, match="b has read more than validation: test/top1"):
         choice.choose("ab", [result(0.5), result(0.4, **{"test/top1": 0.9})])
+
+
+SELECT = "search: {kind: select, data: line, candidates: [base, hpt]"
+HPT = "hpt: {kind: pretrain, init: base, data: [line/train], batch: 10, moco: {queue: 50}"
+
+
+def test_a_search_tries_every_trial_of_its_candidates_and_its_winner_is_started_from():
+    swept = HPT + ", sweep: {seed: [0, 1]}}"
+    trials = made(swept, SELECT + "}", linear("", init="init: search, "))
+    search = trials["search"]
+    assert search.choices == ("init=base", "init=hpt,hpt.seed=0", "init=hpt,hpt.seed=1")
+    assert search.needs == tuple(one.key for one in search.candidates)
+    starts = [one.init for one in search.candidates]
+    assert starts == [trials[name].key for name in ("base", "hpt/seed=0", "hpt/seed=1")]
+    assert all(one.spec.kind == "linear" and one.is_candidate for one in search.candidates)
+    assert trials["probe"].init == search.key
+    paired = made(swept, SELECT + ", sweep: {seed: [1]}}")["search/seed=1"]
+    assert paired.choices == ("init=base", "init=hpt,hpt.seed=1") or len(paired.choices) == 2
+
+
+def test_the_key_of_a_search_depends_on_its_candidates_and_on_no_name():
+    key = made(HPT + "}", SELECT + "}")["search"].key
+    renamed = made(HPT.replace("hpt:", "longer:") + "}", SELECT.replace("hpt]", "longer]") + "}")
+    assert renamed["search"].key == key
+    assert made(HPT + ", steps: 7}", SELECT + "}")["search"].key != key
+    assert made(HPT + "}", SELECT + ", steps: 7}")["search"].key != key
+
+
+@pytest.mark.parametrize(
+    ("stage", "printed"),
+    [
+        (SELECT.replace("hpt", "hpd") + "}", "no stage hpd"),
+        (SELECT.replace("hpt", "search") + "}", "starts, in the end, from itself"),
+        (SELECT.replace("base, hpt", "") + "}", "at least 1"),
+        (SELECT.replace("hpt", "base") + "}", "are the same trial"),
+        (SELECT + ", choose: {steps: [1]}}", "no result on val"),
+    ],
+)
+def test_a_search_that_cannot_be_made_is_refused_in_words(stage, printed):
+    with pytest.raises(RecipeError, match=printed):
+        made(HPT + "}", stage)

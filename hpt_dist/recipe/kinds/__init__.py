@@ -5,6 +5,7 @@ from hpt_dist.recipe.kinds.knn import Knn
 from hpt_dist.recipe.kinds.linear import Linear
 from hpt_dist.recipe.kinds.mme import Mme
 from hpt_dist.recipe.kinds.pretrain import Pretrain
+from hpt_dist.recipe.kinds.select import Select
 from hpt_dist.recipe.kinds.stage import StageSpec
 
 KINDS: dict[str, type[StageSpec]] = {
@@ -12,5 +13,6 @@ KINDS: dict[str, type[StageSpec]] = {
     "pretrain": Pretrain,
     "knn": Knn,
     "linear": Linear,
+    "select": Select,
     "mme": Mme,
 }

@@ -107,6 +107,10 @@ class StageSpec(Spec):
         """
         return self
 
+    def tries(self) -> tuple[StageSpec, ...]:
+        """Return the settings of what it chooses from by itself; empty for a kind that does not."""
+        return ()
+
     def reads(self) -> list[Read]:
         """Return every split that it reads."""
         return []
@@ -114,11 +118,25 @@ class StageSpec(Spec):
     def kept_back(self) -> frozenset[str]:
         """Return the splits that a candidate must not read: the test splits of what judges it.
 
-        One that a setting names word for word, such as a source to learn from, is not among them.
+        One that only a setting names word for word, as a source to learn from, is not among them.
         """
-        written = {getattr(self, name, None) for name in self.DATA}
-        tests = {read.split for read in self.reads() if read.split.partition("/")[2] == "test"}
-        return frozenset(tests - written)
+        return frozenset(
+            read.split
+            for read in self.reads()
+            if read.split.partition("/")[2] == "test" and not self._names(read)
+        )
+
+    def leaks(self) -> list[Fault]:
+        """Return the settings by which a candidate would read what is kept back from it."""
+        return [
+            Fault(read.setting, f"{read.split} is what the chosen is judged by in the end")
+            for read in self.reads()
+            if self._names(read) and read.split in self.kept_back()
+        ]
+
+    def _names(self, read: Read) -> bool:
+        """Return whether a setting names a split word for word."""
+        return getattr(self, read.setting, None) == read.split
 
     def batches(self) -> dict[str, int]:
         """Return the images of each batch that its ranks share out, by the batch's setting."""
