@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -156,6 +158,21 @@ def test_status_report_and_plan_show_candidates_and_choice(chosen):
     report = hpt("report", last_launch(chosen), store=store)
     assert "probe/seed=1: what validation chose" in report
     assert "temperature=0.07" in report
+
+
+def test_mlflow_tells_candidates_apart_and_has_each_choice(chosen):
+    with contextlib.closing(sqlite3.connect(chosen / "store/work/mlflow.db")) as tables:
+        rows = tables.execute(
+            "select runs.name, tags.key, tags.value from tags join runs "
+            "on runs.run_uuid = tags.run_uuid where tags.key in ('hpt.role', 'hpt.candidates')"
+        ).fetchall()
+    tagged = {(name, key): value for name, key, value in rows}
+    assert tagged["adapt.candidates/optimizer.lr=0.01", "hpt.role"] == "candidate"
+    assert tagged["search", "hpt.candidates"] == "init=base, init=hpt"
+    pages = [page.read_text() for page in (chosen / "store/work/mlartifacts").rglob("choice.md")]
+    assert len(pages) == 5
+    assert sum("LogME" in page for page in pages) == 1
+    assert sum("not finite" in page for page in pages) == 1
 
 
 def last_launch(folder: Path) -> str:
