@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ROUNDS = 1_000
+_ROWS = 4096
 _TOLERANCE = 1e-9  # of alpha / beta, relative
 
 
@@ -29,14 +30,20 @@ def logme(features: NDArray[np.float32], labels: NDArray[np.int64], num_classes:
     Returns:
         The higher the better; comparable on the same images alone.
     """
-    left, singular, _ = np.linalg.svd(features.astype(np.float64), full_matrices=False)
-    kept = singular > singular.max(initial=0) * max(features.shape) * np.finfo(np.float64).eps
-    left, singular = left[:, kept], singular[kept]
-    targets = [(labels == one).astype(np.float64) for one in range(num_classes)]
+    present = [one for one in range(num_classes) if (labels == one).any()]
+    dim = features.shape[1]
+    gram, sums = np.zeros((dim, dim)), np.zeros((dim, len(present)))
+    for start in range(0, len(features), _ROWS):  # so that all of them are never float64
+        rows = features[start : start + _ROWS].astype(np.float64)
+        gram += rows.T @ rows
+        sums += rows.T @ (labels[start : start + _ROWS, None] == present)
+    squares, right = np.linalg.eigh(gram)
+    kept = squares > squares.max(initial=0) * dim * np.finfo(np.float64).eps
+    singular = np.sqrt(squares[kept])
+    projected = (right[:, kept].T @ sums) / singular[:, None]
     found = [
-        _evidence(left.T @ target, singular, float(target.sum()), *features.shape)
-        for target in targets
-        if target.any()
+        _evidence(projected[:, at], singular, float((labels == one).sum()), *features.shape)
+        for at, one in enumerate(present)
     ]
     return float(np.mean(found))
 
