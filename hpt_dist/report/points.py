@@ -14,7 +14,7 @@ from typing import Any
 
 from hpt_dist.evals.choice import Choice
 from hpt_dist.evals.evidence import Axes
-from hpt_dist.recipe import KINDS
+from hpt_dist.recipe import KINDS, Trained
 from hpt_dist.trial.records import Finished
 
 # Pairs of (kind of stage, its numerics in words).
@@ -117,7 +117,8 @@ def single_runs(points: Sequence[Point], rows: Iterable[str]) -> tuple[str, ...]
 
 
 def _pretrains(kind: str) -> bool:
-    return kind in KINDS and KINDS[kind].TRAINS and KINDS[kind].LEAVES == "weights"
+    spec = KINDS.get(kind)
+    return spec is not None and issubclass(spec, Trained) and spec.LEAVES == "weights"
 
 
 def costs(done: Sequence[Finished]) -> list[Cost]:

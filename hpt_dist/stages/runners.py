@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 from hpt_dist.recipe.plan import Trial
-from hpt_dist.stages import choice, imported, knn, linear, mme, pretrain, select
+from hpt_dist.stages import bn_refresh, choice, imported, knn, linear, mme, pretrain, select
 from hpt_dist.trial.run import Runner
 
 RUNNERS: dict[str, Runner] = {
     "import": imported.run,
+    "bn_refresh": bn_refresh.run,
     "pretrain": pretrain.run,
     "knn": knn.run,
     "linear": linear.run,

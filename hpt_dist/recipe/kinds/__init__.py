@@ -1,5 +1,6 @@
 """The kinds of stage, one file each; `stages` has a file of the same name that runs it."""
 
+from hpt_dist.recipe.kinds.bn_refresh import BnRefresh
 from hpt_dist.recipe.kinds.imported import Import
 from hpt_dist.recipe.kinds.knn import Knn
 from hpt_dist.recipe.kinds.linear import Linear
@@ -10,6 +11,7 @@ from hpt_dist.recipe.kinds.stage import StageSpec
 
 KINDS: dict[str, type[StageSpec]] = {
     "import": Import,
+    "bn_refresh": BnRefresh,
     "pretrain": Pretrain,
     "knn": Knn,
     "linear": Linear,
