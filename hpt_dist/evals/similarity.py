@@ -8,6 +8,7 @@ tiles where the features are those of flattened convolutions: tr(XX' YY') is |X'
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import numpy as np
@@ -57,19 +58,22 @@ def compare(x: Features, y: Features, *, tile: int = TILE) -> Alike:
         y: [n, q].
         tile: features of each that are multiplied at once; memory is tile * (2 n + tile).
     """
-    if len(x) != len(y):
-        raise ValueError(f"{len(x)} and {len(y)} rows are not those of the same images")
-    between, within_x, within_y = _squared(x, y, tile), _squared(x, x, tile), _squared(y, y, tile)
-    # What XX' and YY' have on their diagonals, which RV2 leaves out.
-    of_x, of_y = _lengths(x, tile), _lengths(y, tile)
-    return Alike(
-        rv2=_ratio(
-            between - float(of_x @ of_y),
-            within_x - float(of_x @ of_x),
-            within_y - float(of_y @ of_y),
-        ),
-        cka=_ratio(between, within_x, within_y),
-    )
+    return _alike(x, y, _own(x, tile), _own(y, tile), tile)
+
+
+def matrices(features: Sequence[Features], *, tile: int = TILE) -> tuple[Doubles, Doubles]:
+    """Return RV2 and linear CKA of every pair of sets, float64 [sets, sets] each.
+
+    Args:
+        features: each [n, d] with its own d.
+        tile: see `compare`.
+    """
+    own = [_own(one, tile) for one in features]
+    found = np.empty((2, len(features), len(features)))
+    for i, j in combinations_with_replacement(range(len(features)), 2):
+        alike = _alike(features[i], features[j], own[i], own[j], tile)
+        found[:, i, j] = found[:, j, i] = alike
+    return found[0], found[1]
 
 
 def errors_iou(wrong: Bools, others_wrong: Bools) -> float:
@@ -93,6 +97,30 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Welch:
     found = stats.ttest_ind(a, b, equal_var=False)
     means = (float(a.mean()), float(b.mean()))
     return Welch(means, float(found.statistic), float(found.df), float(found.pvalue))
+
+
+class _Own(NamedTuple):
+    """What a set brings to each comparison: |X'X|^2, and the squared length of each row."""
+
+    within: float
+    lengths: Doubles
+
+
+def _own(x: Features, tile: int) -> _Own:
+    return _Own(_squared(x, x, tile), _lengths(x, tile))
+
+
+def _alike(x: Features, y: Features, of_x: _Own, of_y: _Own, tile: int) -> Alike:
+    if len(x) != len(y):
+        raise ValueError(f"{len(x)} and {len(y)} rows are not those of the same images")
+    between = of_x.within if x is y else _squared(x, y, tile)
+    # What XX' and YY' have on their diagonals, which RV2 leaves out.
+    rv2 = _ratio(
+        between - float(of_x.lengths @ of_y.lengths),
+        of_x.within - float(of_x.lengths @ of_x.lengths),
+        of_y.within - float(of_y.lengths @ of_y.lengths),
+    )
+    return Alike(rv2, _ratio(between, of_x.within, of_y.within))
 
 
 def _ratio(between: float, within_x: float, within_y: float) -> float:

@@ -217,7 +217,7 @@ def _start_what_can(left: _Work) -> None:
     for trial in list(left.pending):
         if left.failed.intersection(trial.needs):
             left.pending.remove(trial)
-            what = "starts from" if trial.init in left.failed else "chooses from"
+            what = "starts from" if trial.init in left.failed else "reads"
             left.fail(trial, f"not run: the trial it {what} failed")
         elif left.is_done(trial.key):
             # Another launch, whose process we waited for, has finished it.

@@ -302,7 +302,13 @@ def _parents_first(document: Document, points: Mapping[str, tuple[Point, ...]]) 
     place = {stage: n for n, stage in enumerate(points)}
     sorter = TopologicalSorter(
         {
-            stage: {one.spec.parent for p in its for one in (p, *p.candidates)} - {""}
+            stage: {
+                name
+                for p in its
+                for one in (p, *p.candidates)
+                for name in (one.spec.parent, *one.spec.compared)
+                if name
+            }
             for stage, its in points.items()
         }
     )

@@ -28,6 +28,8 @@ def check(document: Document) -> None:
             path = ("stages", stage, key)
             if key in _STARTS:
                 _check_init(document, path, name, stages)
+            elif key == "of":
+                _check_compared(document, path, name, stages)
             elif (alias := name.split("/")[0]) not in datasets:
                 document.problem(
                     path,
@@ -43,7 +45,8 @@ def _references(raw: Any) -> list[tuple[str, str]]:
     kind = KINDS.get(str(_at(raw, "kind")))
     if kind is None:
         return found
-    for path in (*_STARTS, *kind.DATA):
+    compares = ("of",) if "of" in kind.model_fields else ()
+    for path in (*_STARTS, *compares, *kind.DATA):
         found += [(path.partition(".")[0], name) for name in _written(raw, path)]
     return list(dict.fromkeys(found))
 
@@ -57,6 +60,13 @@ def _check_init(document: Document, path: KeyPath, name: str, stages: dict[str, 
         what = f"{name} makes no weights to start from"
         fit = sorted(name for name, kind in KINDS.items() if kind.LEAVES == "weights")
         document.problem(path, what, "a stage of kind " + " or ".join(fit))
+
+
+def _check_compared(document: Document, path: KeyPath, name: str, stages: dict[str, Any]) -> None:
+    fit = [one for one, raw in stages.items() if _at(raw, "kind") == "linear"]
+    if name not in fit:
+        what = f"{shown(name)} is no linear evaluation, whose trials are compared"
+        document.problem(path, what, listed(fit), document.nearest(name, fit))
 
 
 def check_report(document: Document) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hpt_dist.errors import Problem, RecipeError, RequestError, nearest
@@ -44,6 +44,7 @@ class Trial:
         is_candidate: whether validation chooses it, or another: it reads no test.
         candidates: those that it chooses from, in the order that breaks ties; its spec is that of
             the first. Empty where it computes its own result.
+        compared: keys by name of the finished trials that it looks at; see `StageSpec.compared`.
     """
 
     name: str
@@ -59,11 +60,13 @@ class Trial:
     device: DeviceKind = "cpu"
     is_candidate: bool = False
     candidates: tuple[Trial, ...] = ()
+    compared: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def needs(self) -> tuple[str, ...]:
         """The keys of the trials that must be done before it starts."""
-        return (*((self.init,) if self.init else ()), *(one.key for one in self.candidates))
+        started = (self.init,) if self.init else ()
+        return (*started, *(one.key for one in self.candidates), *self.compared.values())
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -171,7 +174,8 @@ def _at(
 ) -> Trial:
     """Return the trial of a point that starts from a parent, with those that it chooses from.
 
-    These start from that parent; where there is none, from those of their own stage in `starts`.
+    These start from that parent; where there is none, from those of their own stage in `starts`,
+    which also has the trials that it compares.
     """
     candidates = tuple(
         _trial(
@@ -182,7 +186,11 @@ def _at(
         for one in point.candidates
         for start in ([parent] if parent else starts[one.spec.parent])
     )
-    return _trial(recipe, facts, stage, point.axes, point.spec, parent, candidates=candidates)
+    return _trial(
+        *(recipe, facts, stage, point.axes, point.spec, parent),
+        candidates=candidates,
+        compared=[trial for name in point.spec.compared for trial in starts[name]],
+    )
 
 
 def _untrainable(recipe: Recipe, stage: str, error: RequestError) -> Problem:
@@ -259,11 +267,13 @@ def _trial(
     *,
     is_candidate: bool = False,
     candidates: tuple[Trial, ...] = (),
+    compared: Sequence[Trial] = (),
 ) -> Trial:
     used = {read.split.split("/")[0] for read in spec.reads()}
     datasets = {alias: facts.datasets[alias] for alias in sorted(used) if alias in facts.datasets}
     settings = result_fields(spec)
-    for names in ("init", "candidates"):  # a key has the trials, not what a recipe calls them
+    # A key has the trials, not what a recipe calls their stages.
+    for names in ("init", "candidates", *(("of",) if spec.compared else ())):
         settings.pop(names, None)
     document: dict[str, Any] = {
         "format": 1,
@@ -285,6 +295,8 @@ def _trial(
         if not spec.tries():
             document["spec"] = _shared([one.document["spec"] for one in candidates])
         document["candidates"] = [one.key for one in candidates]
+    if compared:  # by name: a result's rows have these
+        document["compared"] = {one.name: one.key for one in compared}
     # Written and read back, so that a stored document equals this one (tuples become lists).
     document = json.loads(json.dumps(document))
     inherited = _inherited(parent, axes) if parent else {}
@@ -304,6 +316,7 @@ def _trial(
         device=facts.device.kind,
         is_candidate=is_candidate,
         candidates=candidates,
+        compared={one.name: one.key for one in compared},
     )
 
 

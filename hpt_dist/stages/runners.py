@@ -5,7 +5,17 @@ from __future__ import annotations
 from functools import partial
 
 from hpt_dist.recipe.plan import Trial
-from hpt_dist.stages import bn_refresh, choice, imported, knn, linear, mme, pretrain, select
+from hpt_dist.stages import (
+    bn_refresh,
+    choice,
+    imported,
+    knn,
+    linear,
+    mme,
+    pretrain,
+    select,
+    similarity,
+)
 from hpt_dist.trial.run import Runner
 
 RUNNERS: dict[str, Runner] = {
@@ -15,6 +25,7 @@ RUNNERS: dict[str, Runner] = {
     "knn": knn.run,
     "linear": linear.run,
     "select": select.run,
+    "similarity": similarity.run,
     "mme": mme.run,
 }
 # Of the kinds that set CHOOSES; one that leaves a backbone has no test to read.

@@ -334,7 +334,7 @@ def _check_needs(store: Store, trial: Trial) -> None:
     """Refuse to start from what is not there: a scheduler takes a job that it forgot for done."""
     for key in trial.needs:
         if committed.done(store, key) is None:
-            what = "starts from" if key == trial.init else "chooses from"
+            what = "starts from" if key == trial.init else "reads"
             raise TrainingError(
                 f"the trial that {trial.name} {what} is not done",
                 where=f"{store.uri}/{stage_prefix(key)}",

@@ -7,6 +7,7 @@ from hpt_dist.recipe.kinds.linear import Linear
 from hpt_dist.recipe.kinds.mme import Mme
 from hpt_dist.recipe.kinds.pretrain import Pretrain
 from hpt_dist.recipe.kinds.select import Select
+from hpt_dist.recipe.kinds.similarity import Similarity
 from hpt_dist.recipe.kinds.stage import StageSpec
 
 KINDS: dict[str, type[StageSpec]] = {
@@ -16,5 +17,6 @@ KINDS: dict[str, type[StageSpec]] = {
     "knn": Knn,
     "linear": Linear,
     "select": Select,
+    "similarity": Similarity,
     "mme": Mme,
 }

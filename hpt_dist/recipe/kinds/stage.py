@@ -85,6 +85,11 @@ class StageSpec(Spec):
         return str(getattr(self, "init", ""))
 
     @property
+    def compared(self) -> tuple[str, ...]:
+        """The stages whose finished trials it looks at, each of them; empty for none."""
+        return ()
+
+    @property
     def imported(self) -> str:
         """Where it takes somebody else's weights from; empty for none."""
         return ""

@@ -1,0 +1,47 @@
+"""How alike trained networks see the same images."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from hpt_dist.recipe.kinds.stage import Read, StageSpec
+
+
+class Similarity(StageSpec):
+    """How alike the backbones and classifiers of linear evaluations see a dataset's test images.
+
+    RV2 (Smilde et al. 2009) and linear CKA (arXiv 1905.00414) of pooled features and of outputs,
+    and the intersection over union of the misclassified images.
+    """
+
+    VERSION: ClassVar[int] = 1
+    DATA: ClassVar[tuple[str, ...]] = ("data",)
+
+    kind: Literal["similarity"]
+    of: tuple[str, ...] = Field(
+        min_length=1, description="stages of kind linear; all their trials are compared"
+    )
+    data: str = Field(description="the dataset with the test images, of the classifiers' classes")
+    groups: tuple[tuple[str, str], ...] = Field(
+        (),
+        max_length=2,
+        description="two groups of pairs of trials, whose means Welch's t-test compares: [ONE, "
+        "OTHER] is each trial that ONE fits with each that OTHER fits; * and ? stand for any text",
+    )
+
+    @model_validator(mode="after")
+    def _none_or_two(self) -> Similarity:
+        if len(self.groups) == 1:
+            raise ValueError("groups are two, or none")
+        return self
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The stages whose trials are compared."""
+        return self.of
+
+    def reads(self) -> list[Read]:
+        """Return its dataset's test split, with its labels."""
+        return [Read("data", f"{self.data}/test", labelled=True)]
