@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import combinations
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from hpt_dist.errors import DataError, RequestError
-from hpt_dist.evals import similarity
+from hpt_dist.evals import similarity, similarity_tables
 from hpt_dist.evals.similarity import Doubles
-from hpt_dist.page import Block, Grid, Heading, Paragraph, markdown
+from hpt_dist.page import markdown
 from hpt_dist.recipe.kinds.similarity import Similarity
 from hpt_dist.stages.frozen import Frozen
 from hpt_dist.stages.inputs import manifest_of
@@ -63,19 +63,20 @@ def run(context: Context, spec: Similarity) -> Result:
     outputs = similarity.matrices([one.outputs.numpy() for one in seen])
     matrices = dict(zip(MATRICES, (*pooled, *outputs, np.array(iou)), strict=True))
     welch = {name: _welch(matrix, groups) for name, matrix in matrices.items()} if groups else {}
+    details = {
+        "trials": names,
+        "n_test": len(wrong[0]),
+        "matrices": {name: _plain(matrix) for name, matrix in matrices.items()},
+        "welch": welch,
+    }
     if context.tracker:
-        page = markdown(_blocks(names, matrices, welch))
+        page = markdown(similarity_tables.blocks(details))
         context.tracker.artifact("similarity.md", page.encode())
     above = np.triu_indices(len(names), 1)
     means = {f"similarity/{name}": float(m[above].mean()) for name, m in matrices.items()}
     return Result(
         {name: mean for name, mean in means.items() if np.isfinite(mean)},
-        {
-            "trials": names,
-            "n_test": len(wrong[0]),
-            "matrices": {name: _plain(matrix) for name, matrix in matrices.items()},
-            "welch": welch,
-        },
+        details,
     )
 
 
@@ -138,32 +139,3 @@ def _plain(matrix: Doubles) -> list[list[float | None]]:
 def _number(value: float) -> float | None:
     """Return a number as JSON has it: null for one that cannot be computed."""
     return float(value) if np.isfinite(value) else None
-
-
-def _blocks(
-    names: Sequence[str], matrices: Mapping[str, Doubles], welch: Mapping[str, Mapping[str, Any]]
-) -> list[Block]:
-    blocks: list[Block] = []
-    numbers = [str(place) for place in range(1, len(names) + 1)]
-    for name, matrix in matrices.items():
-        blocks.append(Heading(2, name))
-        rows = [
-            [f"{number}. {trial}", *(_text(value) for value in row)]
-            for number, trial, row in zip(numbers, names, matrix, strict=True)
-        ]
-        blocks.append(Grid(["trial", *numbers], rows))
-        if name in welch:
-            one = welch[name]
-            means, pairs = one["means"], one["pairs"]
-            blocks.append(
-                Paragraph(
-                    f"Means of the groups: {_text(means[0])} of {pairs[0]} pairs and "
-                    f"{_text(means[1])} of {pairs[1]}; Welch's t {_text(one['t'])}, "
-                    f"p {'-' if one['p'] is None else format(one['p'], '.2g')}."
-                )
-            )
-    return blocks
-
-
-def _text(value: float | None) -> str:
-    return "-" if value is None or not np.isfinite(value) else f"{value:.3f}"

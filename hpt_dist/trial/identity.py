@@ -99,6 +99,7 @@ def _description(trial: Trial, store: str, launch: str) -> str:
     start = f"starts from `{spec.parent}`" if spec.parent else f"takes `{spec.imported}`"
     if not spec.parent and trial.candidates:
         start = f"leaves the best of {len(trial.candidates)} backbones"
+    start = f"compares {len(trial.compared)} trials" if trial.compared else start
     reads = ", ".join(f"`{one.name}` ({one.images:,})" for one in _datasets(trial, store))
     steps = f", {trial.steps:,} steps" if trial.steps else ""
     lines = [

@@ -131,6 +131,15 @@ class _Gate:
 
 
 @dataclass(frozen=True)
+class _Welch:
+    means: tuple[_Finite | None, _Finite | None]
+    pairs: tuple[Count, Count]
+    t: _Finite | None
+    df: _Finite | None
+    p: _Finite | None
+
+
+@dataclass(frozen=True)
 class _Choice:
     metric: Line
     chosen: Line
@@ -149,6 +158,9 @@ class _Details:
     collapsed: tuple[str, ...] = ()
     choice: _Choice | None = None
     untrained: Mapping[Line, _Finite] = field(default_factory=dict)
+    trials: tuple[Line, ...] = ()
+    matrices: Mapping[Line, tuple[tuple[_Finite | None, ...], ...]] = field(default_factory=dict)
+    welch: Mapping[Line, _Welch] = field(default_factory=dict)
     monitor: Mapping[Annotated[str, Field(pattern=r"^[0-9]{1,15}$")], Mapping[Line, _Finite]] = (
         field(default_factory=dict)
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from pictures import labelled, write
-from small import fill, hpt, outcome, write_recipe
+from small import fill, hpt, write_recipe
 
 from hpt_dist.evals.features import extract
 from hpt_dist.images.normalization import NORMALIZE
@@ -107,8 +107,11 @@ def test_every_pair_is_compared_on_the_test_images(inline, store, tmp_path):
     np.testing.assert_allclose(found["matrices"]["errors/iou"], iou)
     welch = found["welch"]["features/cka"]
     assert welch["pairs"] == [4, 4]
-    assert outcome(store)
     assert "cached" in inline(path)
+    report = hpt("report", str(path), store=str(store))
+    assert "alike: how alike" in report
+    assert "Misclassified images: intersection over union" in report
+    assert f"Means of the groups: {welch['means'][0]:.3f} of 4 pairs" in report
     output = inline(write_recipe(tmp_path, RECIPE.replace('"probe*"', '"nothing*"')), code=1)
     assert "nothing* and again* make 0 pairs of trials" in output
 
