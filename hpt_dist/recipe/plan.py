@@ -122,9 +122,11 @@ def make(recipe: Recipe, facts: Facts) -> tuple[Trial, ...]:
                 parents = [*_starts(trials[parent], found.axes)]
                 if not parents and trials[parent]:
                     problems.append(_no_such_seed(recipe, stage, found.spec))
-            for one in parents:
-                starts = {s: _starts(its, found.axes) for s, its in trials.items()}
-                trials[stage].append(_at(recipe, facts, stage, found, one, starts))
+            starts = {s: _starts(its, found.axes) for s, its in trials.items()}
+            compared = [one.name for name in found.spec.compared for one in starts[name]]
+            faults = found.spec.compared_faults(compared)
+            problems += [_located(recipe, stage, fault) for fault in faults]
+            trials[stage] += [_at(recipe, facts, stage, found, one, starts) for one in parents]
     every = [t for stage in trials.values() for one in stage for t in (*one.candidates, one)]
     unique = _without_shared(every)
     problems += _twins(recipe, unique)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hpt_dist.errors import DataError, RequestError
+from hpt_dist.errors import DataError
 from hpt_dist.evals import similarity, similarity_tables
 from hpt_dist.evals.similarity import Doubles
 from hpt_dist.page import markdown
-from hpt_dist.recipe.kinds.similarity import Similarity
+from hpt_dist.recipe.kinds.similarity import Similarity, pairs
 from hpt_dist.stages.frozen import Frozen
 from hpt_dist.stages.inputs import manifest_of
 from hpt_dist.store import committed
@@ -53,9 +51,7 @@ class _Seen:
 def run(context: Context, spec: Similarity) -> Result:
     """Compare every pair of trials on the test images; see the module."""
     names = list(context.order.trial.compared)
-    if len(names) < 2:
-        raise RequestError("one trial has none to be compared with", where="of", allowed="2 trials")
-    groups = [_pairs(names, pairs) for pairs in spec.groups]
+    groups = [pairs(names, one, other) for one, other in spec.groups]
     seen = _all_seen(context, spec)
     wrong = [one.wrong.numpy() for one in seen]
     iou = [[similarity.errors_iou(one, other) for other in wrong] for one in wrong]
@@ -105,31 +101,11 @@ def _all_seen(context: Context, spec: Similarity) -> list[_Seen]:
     return found
 
 
-def _pairs(names: Sequence[str], patterns: tuple[str, str]) -> list[tuple[int, int]]:
-    """Return the pairs of different trials that two patterns mean, each once, by their places."""
-
-    def fit(first: str, second: str) -> bool:
-        return all(map(fnmatchcase, (first, second), patterns))
-
-    found = [
-        (i, j)
-        for (i, one), (j, other) in combinations(enumerate(names), 2)
-        if fit(one, other) or fit(other, one)
-    ]
-    if len(found) < 2:
-        raise RequestError(
-            f"{patterns[0]} and {patterns[1]} make {len(found)} pairs of trials",
-            where="groups",
-            allowed=f"patterns of at least 2 pairs of: {', '.join(names)}",
-        )
-    return found
-
-
 def _welch(matrix: Doubles, groups: Sequence[Sequence[tuple[int, int]]]) -> dict[str, Any]:
-    found = similarity.welch(*([matrix[pair] for pair in pairs] for pairs in groups))
+    found = similarity.welch(*([matrix[pair] for pair in group] for group in groups))
     values = {name: _number(value) for name, value in found._asdict().items() if name != "means"}
     means = [_number(mean) for mean in found.means]
-    return {"means": means, "pairs": [len(pairs) for pairs in groups], **values}
+    return {"means": means, "pairs": [len(group) for group in groups], **values}
 
 
 def _plain(matrix: Doubles) -> list[list[float | None]]:

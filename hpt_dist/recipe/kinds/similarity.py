@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from itertools import combinations
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from hpt_dist.recipe.kinds.stage import Read, StageSpec
+from hpt_dist.recipe.kinds.stage import Fault, Read, StageSpec
+
+_LEAST = 2  # trials to compare, and pairs of a group, which has no variance else
 
 
 class Similarity(StageSpec):
@@ -42,6 +47,31 @@ class Similarity(StageSpec):
         """The stages whose trials are compared."""
         return self.of
 
+    def compared_faults(self, names: Sequence[str]) -> list[Fault]:
+        """Return why there is nothing to compare, or no group to test."""
+        if len(names) < _LEAST:
+            return [Fault("of", f"{len(names)} trial has none to be compared with", "2 trials")]
+        return [
+            Fault(
+                "groups",
+                f"{one} and {other} make {count} pair{'' if count == 1 else 's'} of trials",
+                f"patterns of at least 2 pairs of: {', '.join(names)}",
+            )
+            for one, other in self.groups
+            if (count := len(pairs(names, one, other))) < _LEAST
+        ]
+
     def reads(self) -> list[Read]:
         """Return its dataset's test split, with its labels."""
         return [Read("data", f"{self.data}/test", labelled=True)]
+
+
+def pairs(names: Sequence[str], one: str, other: str) -> list[tuple[int, int]]:
+    """Return the pairs of different trials that two patterns mean, each once, by their places."""
+
+    def fit(first: str, second: str) -> bool:
+        return fnmatchcase(first, one) and fnmatchcase(second, other)
+
+    return [
+        (i, j) for (i, a), (j, b) in combinations(enumerate(names), 2) if fit(a, b) or fit(b, a)
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -88,6 +88,10 @@ class StageSpec(Spec):
     def compared(self) -> tuple[str, ...]:
         """The stages whose finished trials it looks at, each of them; empty for none."""
         return ()
+
+    def compared_faults(self, names: Sequence[str]) -> list[Fault]:  # noqa: ARG002
+        """Return why it cannot compare what it looks at, the trials of these names."""
+        return []
 
     @property
     def imported(self) -> str:
