@@ -26,10 +26,13 @@ def blocks(details: Mapping[str, Any], level: int = 2) -> list[Block]:
     names, welch = details["trials"], details.get("welch", {})
     numbers = [str(place) for place in range(1, len(names) + 1)]
     found: list[Block] = []
-    for name, matrix in details["matrices"].items():
+    matrices = details["matrices"]
+    for name in (*_TITLES, *sorted(matrices.keys() - _TITLES.keys())):
+        if name not in matrices:
+            continue
         rows = [
             [f"{number}. {trial}", *map(_text, row)]
-            for number, trial, row in zip(numbers, names, matrix, strict=True)
+            for number, trial, row in zip(numbers, names, matrices[name], strict=True)
         ]
         found += [Heading(level, _TITLES.get(name, name)), Grid(["trial", *numbers], rows)]
         if name in welch:

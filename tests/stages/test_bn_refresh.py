@@ -77,7 +77,7 @@ def test_every_image_counts_once_and_an_evaluation_starts_from_what_is_left(
     # One batch of all images, which a hand-made pass over them in any order is too.
     path = write_recipe(tmp_path, RECIPE.replace("32,", "145,").replace("1.0", "0.3"))
     output = inline(path, store)
-    assert "new statistics count 0.3" in output
+    assert "batch norm: 30% statistics of its images, 70% the old ones" in output
     found = results(store)["fresh"]["details"]
     assert (found["images"], found["batches"]) == (145, 1)
     base, fresh = weights(store, "base"), weights(store, "fresh")

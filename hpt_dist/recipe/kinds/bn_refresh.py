@@ -35,4 +35,6 @@ class BnRefresh(StageSpec):
 
     def remark(self) -> str:
         """Return how much is replaced."""
-        return f"new statistics count {self.mix:g}"
+        return (
+            f"batch norm: {self.mix:.0%} statistics of its images, {1 - self.mix:.0%} the old ones"
+        )

@@ -61,6 +61,10 @@ class Similarity(StageSpec):
             if (count := len(pairs(names, one, other))) < _LEAST
         ]
 
+    def remark(self) -> str:
+        """Return what is compared."""
+        return f"compares all trials of {', '.join(self.of)} on {self.data}/test"
+
     def reads(self) -> list[Read]:
         """Return its dataset's test split, with its labels."""
         return [Read("data", f"{self.data}/test", labelled=True)]
