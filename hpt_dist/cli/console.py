@@ -148,7 +148,11 @@ def _origins(trials: Sequence[Trial]) -> list[str]:
 
 
 def _remark(trial: Trial) -> str:
-    remark = trial.spec.remark_on(trial.datasets)
+    if not trial.candidates:
+        remark = trial.spec.remark_on(trial.datasets)
+    else:
+        remark = f"validation chooses among {'; '.join(trial.choices)}; "
+        remark += "later stages start from it" if trial.spec.tries() else "it alone reads test"
     return f"{trial.stage}: {remark}" if remark else ""
 
 

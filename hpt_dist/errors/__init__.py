@@ -113,6 +113,10 @@ class TrainingError(HptError):
     """Training cannot continue."""
 
 
+class DivergedError(TrainingError):
+    """Values are not finite any more: with these settings there is nothing to continue."""
+
+
 class Interrupted(HptError):  # noqa: N818 - not a fault
     """Stopped on request after the state was saved; the same command continues from it."""
 

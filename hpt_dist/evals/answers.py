@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
+from torch import nn
+
 from hpt_dist.evals import metrics
-from hpt_dist.evals.features import Labelled, Result
-from hpt_dist.evals.metrics import Floats
+from hpt_dist.evals.features import Labelled, Result, require_finite
+from hpt_dist.evals.metrics import Floats, log_odds
 from hpt_dist.recipe.metrics import METRICS
 
 C = TypeVar("C")
@@ -24,30 +26,44 @@ def best(metric: str, by_candidate: Mapping[C, float]) -> C:
     return max(by_candidate, key=lambda candidate: sign * by_candidate[candidate])
 
 
-def results(metric: str, scores: Mapping[str, Floats], splits: Mapping[str, Labelled]) -> Result:
+def of_head(head: nn.Linear, split: Labelled) -> Floats:
+    """Return the log-odds [n, num_classes] that a linear classifier gives a split.
+
+    Raises:
+        TrainingError: features are not finite.
+    """
+    features = split.features
+    require_finite(features)
+    return log_odds(head(features).numpy(), several=split.labels.ndim == 2)
+
+
+def results(
+    metric: str, scores: Mapping[str, Floats], splits: Mapping[str, Labelled | None]
+) -> Result:
     """Return what an evaluation found with the model that val chose.
 
     Args:
         metric: that chose it; it stands first.
-        scores: of the images of val and test, log-odds [n, num_classes].
-        splits: train, val and test.
+        scores: of the images of the splits that judge, log-odds [n, num_classes].
+        splits: train, val and test; None for one that is not read.
 
     Returns:
         Each metric that the labels allow as "val/NAME" and "test/NAME", shares of 1; "metric";
         "excluded", for each split and metric the ids of the classes that it leaves out;
-        "n_train", "n_val" and "n_test"; and "scores".
+        "n_train", "n_val" and "n_test"; and "scores". Those of one that is not read are left out.
 
     Raises:
         DataError: the metric cannot be computed.
     """
     found: Result = {}
     excluded: dict[str, dict[str, list[int]]] = {}
+    read = {name: split for name, split in splits.items() if split}
     for name, given in scores.items():
-        labels, num_classes = splits[name].labels.numpy(), given.shape[1]
+        labels, num_classes = read[name].labels.numpy(), given.shape[1]
         others = metrics.computable(labels, num_classes)
         for one in dict.fromkeys([metric, *others]):
             found[f"{name}/{one}"] = metrics.compute(one, given, labels)
             if left_out := metrics.excluded(one, labels, num_classes):
                 excluded.setdefault(name, {})[one] = left_out
-    sizes = {f"n_{name}": len(split.labels) for name, split in splits.items()}
+    sizes = {f"n_{name}": len(split.labels) for name, split in read.items()}
     return {**found, "metric": metric, "excluded": excluded, **sizes, "scores": dict(scores)}

@@ -19,7 +19,7 @@ _QUERIES_AT_ONCE = 256  # bounds the similarities in memory to 256 n_train
 def evaluate(
     train: Labelled,
     val: Labelled,
-    test: Labelled,
+    test: Labelled | None,
     *,
     num_classes: int,
     k: Sequence[int],
@@ -31,7 +31,7 @@ def evaluate(
     Args:
         train: the neighbours, features [n, d].
         val: chooses k.
-        test: read once, with the chosen k.
+        test: read once, with the chosen k; None where it is not to be read.
         num_classes: number of classes.
         k: candidates; one larger than n uses all n neighbours.
         temperature: of the neighbours' weights exp(similarity / temperature).
@@ -48,13 +48,22 @@ def evaluate(
     }
     by_k = {size: answers.value(metric, scores, val) for size, scores in on_val.items()}
     best = answers.best(metric, by_k)
-    (test_votes,) = vote(train, test.features, num_classes, [best], temperature)
-    scores = {"val": on_val[best], "test": scores_of(test_votes, several=several)}
+    scores = {"val": on_val[best]}
+    if test:
+        scores["test"] = answer(train, test, num_classes, k=best, temperature=temperature)
     return {
         **answers.results(metric, scores, {"train": train, "val": val, "test": test}),
         "selected": {"k": best},
         f"val/{metric}_by_k": {str(size): value for size, value in by_k.items()},
     }
+
+
+def answer(
+    train: Labelled, queries: Labelled, num_classes: int, *, k: int, temperature: float
+) -> Floats:
+    """Return log-odds [q, num_classes] of a split by one number of neighbours; see `vote`."""
+    (votes,) = vote(train, queries.features, num_classes, [k], temperature)
+    return scores_of(votes, several=train.labels.ndim == 2)
 
 
 def vote(

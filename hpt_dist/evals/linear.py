@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpt_dist.errors import TrainingError
+from hpt_dist.errors import DivergedError
 from hpt_dist.evals import answers
 from hpt_dist.evals.features import Labelled, Result, require_finite
 from hpt_dist.evals.metrics import Floats, log_odds
@@ -20,7 +20,7 @@ _INITIAL_STD = 0.01
 
 
 def choose(
-    train: Labelled, val: Labelled, test: Labelled, *, metric: str = "top1", **settings: Any
+    train: Labelled, val: Labelled, test: Labelled | None, *, metric: str = "top1", **settings: Any
 ) -> tuple[Result, nn.Linear]:
     """Return the metrics on test of the classifier that is best on val, and that classifier.
 
@@ -29,7 +29,7 @@ def choose(
     Args:
         train: what the classifiers learn from, features [views, n, d].
         val: chooses the learning rate.
-        test: read once, with the chosen learning rate.
+        test: read once, with the chosen learning rate; None where it is not to be read.
         metric: that chooses.
         settings: of `fit`.
 
@@ -38,7 +38,8 @@ def choose(
         (learning rates); and the classifier.
 
     Raises:
-        TrainingError: features are not finite, or every learning rate diverged.
+        TrainingError: features are not finite.
+        DivergedError: every learning rate diverged.
     """
     for features in (train.features, val.features):
         require_finite(features)
@@ -47,12 +48,9 @@ def choose(
     on_val = _finite(heads, val.features, several=several)
     by_lr = {lr: answers.value(metric, scores, val) for lr, scores in on_val.items()}
     best = answers.best(metric, by_lr)
-    test_features = test.features
-    require_finite(test_features)
-    on_test = log_odds(heads[best](test_features).numpy(), several=several)
-    scores, splits = {"val": on_val[best], "test": on_test}, {"train": train, "val": val}
+    scores = {"val": on_val[best]} | ({"test": answers.of_head(heads[best], test)} if test else {})
     found = {
-        **answers.results(metric, scores, {**splits, "test": test}),
+        **answers.results(metric, scores, {"train": train, "val": val, "test": test}),
         "selected": {"lr": best},
         f"val/{metric}_by_lr": {f"{lr:g}": by_lr[lr] for lr in heads if lr in by_lr},
         "diverged": [lr for lr in heads if lr not in by_lr],
@@ -67,7 +65,7 @@ def _finite(
     logits = {lr: head(features) for lr, head in sorted(heads.items())}
     finite = {lr: found for lr, found in logits.items() if found.isfinite().all()}
     if not finite:
-        raise TrainingError(
+        raise DivergedError(
             "the linear classifier diverged at every learning rate",
             where="learning_rates",
             fix="give smaller learning rates",

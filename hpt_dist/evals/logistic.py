@@ -70,7 +70,7 @@ class Scaling(NamedTuple):
 def choose(
     train: Labelled,
     val: Labelled,
-    test: Labelled,
+    test: Labelled | None,
     *,
     num_classes: int,
     l2: Sequence[float],
@@ -83,7 +83,7 @@ def choose(
     Args:
         train: what the classifiers learn from, features [n, d].
         val: chooses the L2 weight.
-        test: read once, with the chosen one.
+        test: read once, with the chosen one; None where it is not to be read.
         num_classes: number of classes.
         l2: candidates.
         metric: that chooses.
@@ -107,12 +107,9 @@ def choose(
     }
     by_l2 = {weight: answers.value(metric, scores, val) for weight, scores in on_val.items()}
     best = answers.best(metric, by_l2)
-    test_features = test.features
-    require_finite(test_features)
-    on_test = log_odds(heads[best](test_features).numpy(), several=several)
-    scores, splits = {"val": on_val[best], "test": on_test}, {"train": train, "val": val}
+    scores = {"val": on_val[best]} | ({"test": answers.of_head(heads[best], test)} if test else {})
     found = {
-        **answers.results(metric, scores, {**splits, "test": test}),
+        **answers.results(metric, scores, {"train": train, "val": val, "test": test}),
         "selected": {"l2": best},
         f"val/{metric}_by_l2": {f"{weight:g}": by_l2[weight] for weight in l2},
         "not_converged": [weight for weight in l2 if not models[weight].converged],

@@ -30,7 +30,7 @@ def chosen(prepared: Planned, only: Sequence[str]) -> list[Trial]:
     stand_ins = [d.name for d in prepared.facts.datasets.values() if d.stand_in]
     if stand_ins:
         raise RequestError(f"{', '.join(stand_ins)} is only a stand-in", fix="shard it first")
-    stages = {trial.stage for trial in prepared.trials}
+    stages = {trial.stage for trial in prepared.trials if not trial.is_candidate}
     for stage in only:
         if stage not in stages:
             allowed = ", ".join(sorted(stages))
@@ -39,8 +39,8 @@ def chosen(prepared: Planned, only: Sequence[str]) -> list[Trial]:
             )
     wanted = {t.key for t in prepared.trials if not only or t.stage in only}
     for trial in reversed(prepared.trials):
-        if trial.key in wanted and trial.init:
-            wanted.add(trial.init)
+        if trial.key in wanted:
+            wanted.update(trial.needs)
     return [trial for trial in prepared.trials if trial.key in wanted]
 
 

@@ -87,7 +87,7 @@ def check(recipe: Recipe, store: Store, trials: Sequence[Trial]) -> None:
     with contextlib.closing(workers.fed(_answer, list(asked), 1, variables)) as answers:
         found = {answer.task: answer.value for answer in answers if answer.is_last}
     problems = [
-        replace(problem, where=recipe.where("stages", trial.stage, question.SETTING))
+        replace(problem, where=recipe.where("stages", trial.recipe_stage, question.SETTING))
         for number, (question, trial) in enumerate(asked.items())
         if (problem := found[number])
     ]

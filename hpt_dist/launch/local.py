@@ -215,14 +215,15 @@ def ranks_of(trial: Trial, settings: Settings) -> int:
 
 def _start_what_can(left: _Work) -> None:
     for trial in list(left.pending):
-        if trial.init in left.failed:
+        if left.failed.intersection(trial.needs):
             left.pending.remove(trial)
-            left.fail(trial, "not run: the trial it starts from failed")
+            what = "starts from" if trial.init in left.failed else "reads"
+            left.fail(trial, f"not run: the trial it {what} failed")
         elif left.is_done(trial.key):
             # Another launch, whose process we waited for, has finished it.
             left.pending.remove(trial)
             left.watcher.ended(trial, "")
-        elif not left.stopping and (not trial.init or left.is_done(trial.init)):
+        elif not left.stopping and all(left.is_done(key) for key in trial.needs):
             _start(left, trial)
 
 

@@ -88,7 +88,8 @@ def _parts_named(recipe: Recipe) -> dict[str, set[str]]:
     """Return the `split@subset` and `split@10%` references of a recipe by dataset alias."""
     named: dict[str, set[str]] = {}
     for points in recipe.stages.values():
-        for read in (read for point in points for read in point.spec.reads()):
+        specs = (spec for point in points for spec in point.tried)
+        for read in (read for spec in specs for read in spec.reads()):
             alias, _, split = read.split.partition("/")
             if "@" in split:
                 named.setdefault(alias, set()).add(split)

@@ -1,7 +1,7 @@
 """Submit what is pending of a recipe to Slurm: a job for each trial, and then nothing stays here.
 
-Trials with the same resources that start from the same pending trial make one array, which waits
-for that one by afterok. One launch at a time submits for a store, and it looks at the queue first:
+Trials with the same resources that wait for the same pending trials make one array, which waits
+for these by afterok. One launch at a time submits for a store, and it looks at the queue first:
 so launching again, or twice at once, submits nothing twice.
 """
 
@@ -48,12 +48,12 @@ class Group:
     Args:
         trials: one or more.
         placement: what each of them gets.
-        parent: key of the pending trial that all of them start from; empty for none.
+        parents: keys of the pending trials that all of them wait for.
     """
 
     trials: tuple[Trial, ...]
     placement: Placement
-    parent: str
+    parents: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -145,14 +145,14 @@ def groups(
         site: how the cluster is used.
         largest: how many trials an array may have.
     """
-    found: dict[tuple[str, Placement, str], list[Trial]] = {}
+    found: dict[tuple[str, Placement, tuple[str, ...]], list[Trial]] = {}
     for trial in trials:
-        parent = trial.init if trial.init in pending else ""
+        parents = tuple(key for key in trial.needs if key in pending)
         placement = place(trial, site.profile, site.ranks)
-        found.setdefault((trial.stage, placement, parent), []).append(trial)
+        found.setdefault((trial.stage, placement, parents), []).append(trial)
     return [
-        Group(tuple(members[start : start + largest]), placement, parent)
-        for (_, placement, parent), members in found.items()
+        Group(tuple(members[start : start + largest]), placement, parents)
+        for (_, placement, parents), members in found.items()
         for start in range(0, len(members), largest)
     ]
 
@@ -310,7 +310,7 @@ def _step(
     code: str,
     jobs: Mapping[str, str],
 ) -> Step:
-    after = (jobs[group.parent],) if group.parent else ()
+    after = tuple(jobs[key] for key in group.parents)
     visible = _visible(prepared, group, site)
     return Step(folder, group.placement, visible, code, after, held=site.held)
 

@@ -108,20 +108,20 @@ def _run(
 ) -> None:
     import torch
 
-    from hpt_dist.stages.runners import RUNNERS
+    from hpt_dist.stages.runners import runner_of
     from hpt_dist.trial import run as trial
 
     # A process that was forked has loaded torch with another number.
     torch.set_num_threads(order.threads)
-    trial.run(order, RUNNERS[order.trial.spec.kind], interrupt, together, report)
+    trial.run(order, runner_of(order.trial), interrupt, together, report)
 
 
 def take_part(order: TrialOrder, interrupt: Interrupt) -> None:
     """Compute a share of a trial, as a rank that writes nothing."""
-    from hpt_dist.stages.runners import RUNNERS
+    from hpt_dist.stages.runners import runner_of
     from hpt_dist.trial import run as trial
 
-    trial.follow(order, RUNNERS[order.trial.spec.kind], interrupt)
+    trial.follow(order, runner_of(order.trial), interrupt)
 
 
 @contextlib.contextmanager

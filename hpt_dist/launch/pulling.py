@@ -9,7 +9,7 @@ from typing import Any
 
 from hpt_dist.errors import RequestError
 from hpt_dist.store import Store, committed, files
-from hpt_dist.store.committed import HEAD, RESULT, WEIGHTS
+from hpt_dist.store.committed import HEAD, MODEL, RESULT, WEIGHTS
 from hpt_dist.store.paths import DONE, stage_prefix
 from hpt_dist.trial.records import Launch, ResultPart, SpecPart, document
 from hpt_dist.weights import loading_note
@@ -125,7 +125,7 @@ def _missing(store: Store, one: _Left) -> list[str]:
     """Return why an evaluation brings no classifier."""
     if one.kind == "knn":
         return [f"{one.name}: neighbours have no classifier to load; a linear stage leaves one"]
-    if one.kind != "linear" or HEAD in one.objects:
+    if one.kind != "linear" or {HEAD, MODEL}.intersection(one.objects):
         return []
     inside = one.spec.get("spec", {}).get("features", "pool") != "pool"
     if inside or "test/top1" not in document(store, one.key, RESULT, ResultPart)["metrics"]:

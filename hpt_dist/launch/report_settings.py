@@ -13,7 +13,7 @@ from typing import Any
 
 from hpt_dist.errors import HptError
 from hpt_dist.recipe import file as recipe_file
-from hpt_dist.recipe import plan
+from hpt_dist.recipe.differences import difference
 from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.settings import Report
 from hpt_dist.report.points import read_points
@@ -65,7 +65,7 @@ def followed(launch: Launch, name: str) -> tuple[Launch, str]:
         what = f"{file} asks for a table of {recipe.report.table}, which {launch.id} did not run"
         return launch, f"{_AS_RECORDED}: {what}; to have it, launch again"
     wanted |= {key: launch.report[key] for key in launch.report_set if key in launch.report}
-    changes = plan.difference(launch.report, wanted)
+    changes = difference(launch.report, wanted)
     axes = {axis for p in points if p.stage == wanted.get("table") for axis in p.axes}
     unknown = {str(a) for a in (wanted.get("rows"), wanted.get("columns")) if a} - axes
     if changes and unknown:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from hpt_dist.errors import RequestError
 from hpt_dist.launch import launches, results, survey
 from hpt_dist.launch.survey import State, StateName, looked_up
-from hpt_dist.recipe.plan import difference
+from hpt_dist.recipe.differences import difference
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.slurm.commands import Queued
 from hpt_dist.store import Store, committed

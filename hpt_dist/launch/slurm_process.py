@@ -125,7 +125,7 @@ def _follow(order: TrialOrder) -> None:
 
 def _run(order: TrialOrder, interrupt: Interrupt, together: Together) -> None:
     """Run the trial, waiting for whoever else is at it."""
-    from hpt_dist.stages.runners import RUNNERS
+    from hpt_dist.stages.runners import runner_of
     from hpt_dist.trial import run as trial
 
     root = marker.existing(open_store(order.store)).at(stage_prefix(order.trial.key))
@@ -133,7 +133,7 @@ def _run(order: TrialOrder, interrupt: Interrupt, together: Together) -> None:
     while True:
         order = dataclasses.replace(order, silent=silent)
         try:
-            trial.run(order, RUNNERS[order.trial.spec.kind], interrupt, together)
+            trial.run(order, runner_of(order.trial), interrupt, together)
         except lease.LeaseTakenError as error:
             log.info("waits: %s", error.problem.what)
         else:

@@ -16,10 +16,11 @@ from hpt_dist.launch.launches import launches
 from hpt_dist.launch.lookup import facts, located
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe import plan, shipped, variables
+from hpt_dist.recipe.differences import difference
 from hpt_dist.recipe.facts import Facts
 from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.numerics import THIS_CPU, Device
-from hpt_dist.recipe.plan import Trial, difference
+from hpt_dist.recipe.plan import Trial
 from hpt_dist.report import foreseen, published
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.slurm.commands import Queued
@@ -134,7 +135,8 @@ def _planned(recipe: Recipe, stand_ins: Path | None, device: Device) -> Planned:
 def _doubts(recipe: Recipe, facts: Facts, trials: Sequence[Trial]) -> Iterator[str]:
     """Yield what will run and is hardly meant."""
     for stage, points in recipe.stages.items():
-        found = [doubt for point in points for doubt in point.spec.doubts(facts.datasets)]
+        specs = (spec for point in points for spec in point.tried)
+        found = [doubt for spec in specs for doubt in spec.doubts(facts.datasets)]
         for doubt in dict.fromkeys(found):
             fix = f"; {doubt.fix}" if doubt.fix else ""
             yield f"{recipe.where('stages', stage, *doubt.setting.split('.'))}: {doubt.what}{fix}"
@@ -264,7 +266,8 @@ def _done_state(store: Store, key: str) -> State | None:
         return None
     count = len(found.replaced)
     replaced = f", {count} image{'s' if count > 1 else ''} replaced" if count else ""
-    return State("cached", f"done under key {key[:12]}{replaced}")
+    chose = f", chose {found.chose}" if found.chose else ""
+    return State("cached", f"done under key {key[:12]}{chose}{replaced}")
 
 
 def _running(holder: lease.LeaseInfo, seen: bool) -> State:

@@ -7,6 +7,7 @@ from hpt_dist.recipe.kinds.knn import Knn
 from hpt_dist.recipe.kinds.linear import Linear
 from hpt_dist.recipe.kinds.mme import Mme
 from hpt_dist.recipe.kinds.pretrain import METHOD_SETTINGS, SCALING_BATCH, Monitor, Pretrain
+from hpt_dist.recipe.kinds.select import Select
 from hpt_dist.recipe.kinds.stage import StageSpec, Trained
 from hpt_dist.recipe.settings import (
     Augment,
@@ -36,6 +37,7 @@ __all__ = [
     "Pretrain",
     "Rate",
     "Report",
+    "Select",
     "Spec",
     "StageSpec",
     "Trained",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from pydantic import Field
 from hpt_dist.errors import Problem
 from hpt_dist.recipe import named, sweeps
 from hpt_dist.recipe.kinds import KINDS
-from hpt_dist.recipe.kinds.stage import StageSpec
+from hpt_dist.recipe.kinds.stage import CANDIDATES, StageSpec
 from hpt_dist.recipe.plugins import Kind, Plugin
 from hpt_dist.recipe.presets import filled
 from hpt_dist.recipe.settings import OPERATIONAL, Image, Mlflow, Report, Spec
@@ -42,11 +41,18 @@ class Point:
 
     Args:
         axes: the swept settings by key path, in the recipe's order; empty without a sweep.
-        spec: the settings at this point.
+        spec: the settings at this point; those of the first candidate where validation chooses.
+        candidates: what validation chooses from here, by the chosen settings; empty without.
     """
 
     axes: Mapping[str, Axis]
     spec: StageSpec
+    candidates: tuple[Point, ...] = ()
+
+    @property
+    def tried(self) -> tuple[StageSpec, ...]:
+        """The settings that run and read here: those of its candidates, or its own."""
+        return tuple(one.spec for one in self.candidates) or (self.spec,)
 
 
 @dataclass(frozen=True)
@@ -178,7 +184,8 @@ def validate(document: Document) -> Recipe:
     ordered = _parents_first(document, points)
     if not document.problems:
         starts = {s: [(p.axes.get("seed"), p.spec.parent) for p in points[s]] for s in ordered}
-        sweeps.check_trials(document, stages, starts)
+        tried = {s: [c.spec.parent for c in points[s][0].candidates] for s in ordered}
+        sweeps.check_trials(document, stages, starts, tried)
     if document.problems:
         raise document.refusal()
     return Recipe(
@@ -219,6 +226,12 @@ def schema() -> dict[str, Any]:
             "description": "values to try by key path; every combination is one trial",
             "additionalProperties": {"type": "array", "minItems": 1},
         }
+        if spec.CHOOSES:
+            kind["properties"]["choose"] = {
+                **kind["properties"]["sweep"],
+                "description": "values to try by key path; the best combination on val is the "
+                "result, and it alone reads test",
+            }
         # A swept field stands in `sweep`, not beside it, so only `kind` is required here.
         kind["required"] = ["kind"]
         kinds.append(kind)
@@ -237,25 +250,43 @@ def _stage(document: Document, name: str, raw: Any) -> tuple[Point, ...]:
         hint = document.nearest(str(kind), KINDS)
         document.problem((*path, "kind"), what, ", ".join(KINDS), hint)
         return ()
-    settings = {key: value for key, value in raw.items() if key != "sweep"}
-    sweep = sweeps.checked(document, path, KINDS[kind], raw.get("sweep", {}), settings)
-    if sweep is None:
+    settings = {key: value for key, value in raw.items() if key not in ("sweep", "choose")}
+    spec, written = KINDS[kind], raw.get("choose", {})
+    sweep = sweeps.checked(document, path, spec, raw.get("sweep", {}), settings)
+    beside = {**settings, **(sweep or {})}
+    choose = sweeps.checked(document, path, spec, written, beside, "choose")
+    if sweep is None or choose is None:
         return ()
     points = []
     noted: set[Problem] = set()
-    for values in itertools.product(*sweep.values()):
-        axes = dict(zip(sweep, values, strict=True))
-        inner = replace(document, problems=[], left_out=0)
-        raw_point = sweeps.substituted(KINDS[kind], settings, axes)
-        spec = validated(inner, KINDS[kind], filled(kind, raw_point), path)
-        # A fault shared by many points is one problem.
-        fresh = [p for p in inner.problems if p not in noted]
-        noted.update(fresh)
-        for problem in fresh:
-            document.note(problem)
-        if spec is not None:
-            points.append(Point(axes, spec))
+    for axes in sweeps.combinations(sweep):
+        tried = []
+        for chosen in sweeps.combinations(choose):
+            found = _point(document, path, kind, settings, axes | chosen, noted)
+            tried += [Point(chosen, found)] if found else []
+        if tried:
+            own = tuple(Point({"init": one.parent}, one) for one in tried[0].spec.tries())
+            points.append(Point(axes, tried[0].spec, tuple(tried) if choose else own))
     return tuple(points)
+
+
+def _point(
+    document: Document,
+    path: KeyPath,
+    kind: str,
+    settings: dict[str, Any],
+    axes: Mapping[str, Axis],
+    noted: set[Problem],
+) -> StageSpec | None:
+    """Return a stage's settings at one point; a fault that many points share is noted once."""
+    inner = replace(document, problems=[], left_out=0)
+    raw = sweeps.substituted(KINDS[kind], settings, axes)
+    spec = validated(inner, KINDS[kind], filled(kind, raw), path)
+    fresh = [problem for problem in inner.problems if problem not in noted]
+    noted.update(fresh)
+    for problem in fresh:
+        document.note(problem)
+    return spec
 
 
 def _check_names(document: Document) -> None:
@@ -264,13 +295,28 @@ def _check_names(document: Document) -> None:
     for path, name in [*names, *((("stages", s), s) for s in named.mapping(document, "stages"))]:
         if isinstance(name, str) and not _NAME.fullmatch(name):
             document.problem(path, f"{shown(name)!r} cannot be a name", allowed)
+    stages = named.mapping(document, "stages")
+    for stage, raw in stages.items():
+        name = f"{stage}{CANDIDATES}"
+        if isinstance(raw, dict) and raw.get("choose") and name in stages:
+            what = f"{shown(name)} is the name of what {shown(stage)} chooses from"
+            document.problem(("stages", name), what, fix="give this stage another name")
 
 
 def _parents_first(document: Document, points: Mapping[str, tuple[Point, ...]]) -> list[str]:
     """Return the stages by generations; note a stage that starts, in the end, from itself."""
     place = {stage: n for n, stage in enumerate(points)}
     sorter = TopologicalSorter(
-        {stage: {p.spec.parent for p in its if p.spec.parent} for stage, its in points.items()}
+        {
+            stage: {
+                name
+                for p in its
+                for one in (p, *p.candidates)
+                for name in (one.spec.parent, *one.spec.compared)
+                if name
+            }
+            for stage, its in points.items()
+        }
     )
     try:
         sorter.prepare()

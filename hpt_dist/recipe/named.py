@@ -17,6 +17,8 @@ from hpt_dist.recipe.settings import LEAST_SIZE, MOST_SIZE, Image, Report
 from hpt_dist.recipe.yaml_document import Document, KeyPath
 from hpt_dist.recipe.yaml_values import listed, shown
 
+_STARTS = ("init", "candidates")  # the settings that name other stages
+
 
 def check(document: Document) -> None:
     """Check what names other stages and datasets, also in stages that have other faults."""
@@ -24,8 +26,10 @@ def check(document: Document) -> None:
     for stage, raw in stages.items():
         for key, name in _references(raw):
             path = ("stages", stage, key)
-            if key == "init":
+            if key in _STARTS:
                 _check_init(document, path, name, stages)
+            elif key == "of":
+                _check_compared(document, path, name, stages)
             elif (alias := name.split("/")[0]) not in datasets:
                 document.problem(
                     path,
@@ -41,7 +45,8 @@ def _references(raw: Any) -> list[tuple[str, str]]:
     kind = KINDS.get(str(_at(raw, "kind")))
     if kind is None:
         return found
-    for path in ("init", *kind.DATA):
+    compares = ("of",) if "of" in kind.model_fields else ()
+    for path in (*_STARTS, *compares, *kind.DATA):
         found += [(path.partition(".")[0], name) for name in _written(raw, path)]
     return list(dict.fromkeys(found))
 
@@ -55,6 +60,13 @@ def _check_init(document: Document, path: KeyPath, name: str, stages: dict[str, 
         what = f"{name} makes no weights to start from"
         fit = sorted(name for name, kind in KINDS.items() if kind.LEAVES == "weights")
         document.problem(path, what, "a stage of kind " + " or ".join(fit))
+
+
+def _check_compared(document: Document, path: KeyPath, name: str, stages: dict[str, Any]) -> None:
+    fit = [one for one, raw in stages.items() if _at(raw, "kind") == "linear"]
+    if name not in fit:
+        what = f"{shown(name)} is no linear evaluation, whose trials are compared"
+        document.problem(path, what, listed(fit), document.nearest(name, fit))
 
 
 def check_report(document: Document) -> None:
@@ -137,9 +149,9 @@ def check_backbone(document: Document, offered: Mapping[tuple[Kind, str], Plugin
 
 def _written(raw: Any, path: str) -> list[str]:
     """Return the words that a stage's plain data has for a setting, in its sweep too."""
-    swept = raw.get("sweep") if isinstance(raw.get("sweep"), dict) else {}
+    tried = [raw.get(word) for word in ("sweep", "choose")]
     values: list[Any] = []
-    for value in (_at(raw, path), swept.get(path)):
+    for value in (_at(raw, path), *(one.get(path) for one in tried if isinstance(one, dict))):
         values += value if isinstance(value, list) else [value]
     return [value for value in values if isinstance(value, str)]
 

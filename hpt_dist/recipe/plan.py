@@ -11,14 +11,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from hpt_dist.errors import Problem, RecipeError, RequestError, nearest
-from hpt_dist.recipe import fractions
+from hpt_dist.errors import Problem, RecipeError, RequestError
+from hpt_dist.recipe import feeding
+from hpt_dist.recipe.differences import word
 from hpt_dist.recipe.facts import DatasetFacts, Facts
-from hpt_dist.recipe.file import Recipe
-from hpt_dist.recipe.kinds.stage import Fault, Read, StageSpec
+from hpt_dist.recipe.file import Point, Recipe
+from hpt_dist.recipe.kinds.stage import CANDIDATES, Fault, StageSpec
 from hpt_dist.recipe.numerics import DeviceKind, Numerics
 from hpt_dist.recipe.plugins import Kind
 from hpt_dist.recipe.settings import result_fields
@@ -41,6 +42,10 @@ class Trial:
         document: what is hashed.
         key: SHA-256 of the document.
         device: what it computes on; a process that has no such device refuses it.
+        is_candidate: whether validation chooses it, or another: it reads no test.
+        candidates: those that it chooses from, in the order that breaks ties; its spec is that of
+            the first. Empty where it computes its own result.
+        compared: keys by name of the finished trials that it looks at; see `StageSpec.compared`.
     """
 
     name: str
@@ -54,6 +59,28 @@ class Trial:
     document: Mapping[str, Any]
     key: str
     device: DeviceKind = "cpu"
+    is_candidate: bool = False
+    candidates: tuple[Trial, ...] = ()
+    compared: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def recipe_stage(self) -> str:
+        """The stage of the recipe that it belongs to, which a candidate's own name is not."""
+        return self.stage.removesuffix(CANDIDATES)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The keys of the trials that must be done before it starts."""
+        started = (self.init,) if self.init else ()
+        return (*started, *(one.key for one in self.candidates), *self.compared.values())
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """What tells its candidates apart, in words."""
+        return tuple(
+            axes_text({name: value for name, value in one.axes.items() if name not in self.axes})
+            for one in self.candidates
+        )
 
     @property
     def numerics(self) -> Numerics | None:
@@ -63,12 +90,12 @@ class Trial:
     @property
     def steps(self) -> int:
         """The optimizer steps of its training; 0 where nothing is trained step by step."""
-        return self.spec.steps_on(self.datasets)
+        return 0 if self.candidates else self.spec.steps_on(self.datasets)
 
     @property
     def images(self) -> int:
         """How many image views it feeds to the network in training."""
-        return self.spec.images_on(self.datasets)
+        return 0 if self.candidates else self.spec.images_on(self.datasets)
 
 
 def key_of(document: Mapping[str, Any]) -> str:
@@ -82,7 +109,8 @@ def make(recipe: Recipe, facts: Facts) -> tuple[Trial, ...]:
 
     A stage runs for each point of its sweep and each trial of the stage it starts from: what the
     parent sweeps over becomes an axis of the child too, except that where both sweep over `seed`
-    a child starts from the parent of its own seed.
+    a child starts from the parent of its own seed. Where validation chooses, each of these is
+    preceded by its candidates.
 
     Raises:
         RecipeError: with every trial that cannot be fed from its datasets.
@@ -92,25 +120,86 @@ def make(recipe: Recipe, facts: Facts) -> tuple[Trial, ...]:
     for stage, points in recipe.stages.items():
         trials[stage] = []
         for point in points:
-            problems += [p for p in _unfed(recipe, stage, point.spec, facts) if p not in problems]
-            try:
-                spec = point.spec.decided(recipe.backbone, facts.device)
-            except RequestError as error:
-                problems.append(_untrainable(recipe, stage, error))
+            found = _decided(recipe, facts, stage, point, problems)
+            if found is None:
                 continue
-            if not spec.parent:
-                trials[stage].append(_trial(recipe, facts, stage, point.axes, spec, None))
-                continue
-            parents = _starts(trials[spec.parent], point.axes)
-            if not parents and trials[spec.parent]:
-                problems.append(_no_such_seed(recipe, stage, spec))
-            for parent in parents:
-                trials[stage].append(_trial(recipe, facts, stage, point.axes, spec, parent))
-    every = tuple(trial for stage in trials.values() for trial in stage)
-    problems += _twins(recipe, every)
+            parents: list[Trial | None] = [None]
+            if parent := found.spec.parent:
+                parents = [*_starts(trials[parent], found.axes)]
+                if not parents and trials[parent]:
+                    problems.append(_no_such_seed(recipe, stage, found.spec))
+            starts = {s: _starts(its, found.axes) for s, its in trials.items()}
+            compared = [one.name for name in found.spec.compared for one in starts[name]]
+            faults = found.spec.compared_faults(compared)
+            problems += [_located(recipe, stage, fault) for fault in faults]
+            trials[stage] += [_at(recipe, facts, stage, found, one, starts) for one in parents]
+    every = [t for stage in trials.values() for one in stage for t in (*one.candidates, one)]
+    unique = _without_shared(every)
+    problems += _twins(recipe, unique)
     if problems:
         raise RecipeError(problems)
-    return every
+    return unique
+
+
+def _without_shared(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """Leave out candidates that an earlier stage chooses from too: they run once."""
+    first = dict[str, Trial]()
+    return tuple(
+        trial
+        for trial in trials
+        if first.setdefault(trial.key, trial).stage == trial.stage
+        or not (trial.is_candidate and first[trial.key].is_candidate)
+    )
+
+
+def _decided(
+    recipe: Recipe, facts: Facts, stage: str, point: Point, problems: list[Problem]
+) -> Point | None:
+    """Return a point with its numerics decided; None, and its problems, where it cannot run."""
+    candidates = []
+    for one in point.candidates or (point,):
+        faults = feeding.faults_of(one.spec, facts, recipe.backbone)
+        faults += one.spec.leaks() if point.candidates else []
+        unfit = [_located(recipe, stage, fault) for fault in faults]
+        problems += [problem for problem in unfit if problem not in problems]
+        try:
+            spec = one.spec.decided(recipe.backbone, facts.device)
+        except RequestError as error:
+            problems += [p for p in [_untrainable(recipe, stage, error)] if p not in problems]
+            return None
+        candidates.append(Point(one.axes, spec))
+    is_own = bool(point.spec.tries())
+    spec = point.spec if is_own else candidates[0].spec
+    return Point(point.axes, spec, tuple(candidates) if point.candidates else ())
+
+
+def _at(
+    recipe: Recipe,
+    facts: Facts,
+    stage: str,
+    point: Point,
+    parent: Trial | None,
+    starts: Mapping[str, Sequence[Trial]],
+) -> Trial:
+    """Return the trial of a point that starts from a parent, with those that it chooses from.
+
+    These start from that parent; where there is none, from those of their own stage in `starts`,
+    which also has the trials that it compares.
+    """
+    candidates = tuple(
+        _trial(
+            *(recipe, facts, f"{stage}{CANDIDATES}"),
+            *({**point.axes, **one.axes}, one.spec, start),
+            is_candidate=True,
+        )
+        for one in point.candidates
+        for start in ([parent] if parent else starts[one.spec.parent])
+    )
+    return _trial(
+        *(recipe, facts, stage, point.axes, point.spec, parent),
+        candidates=candidates,
+        compared=[trial for name in point.spec.compared for trial in starts[name]],
+    )
 
 
 def _untrainable(recipe: Recipe, stage: str, error: RequestError) -> Problem:
@@ -130,7 +219,7 @@ def check_ranks(recipe: Recipe, trials: Sequence[Trial], ranks: int) -> None:
         RecipeError: with every stage whose batches do not fit.
     """
     problems = [
-        _located(recipe, trial.stage, fault)
+        _located(recipe, trial.recipe_stage, fault)
         for trial in trials
         for fault in trial.spec.rank_faults(ranks)
     ]
@@ -143,16 +232,6 @@ def _located(recipe: Recipe, stage: str, fault: Fault) -> Problem:
     return Problem(fault.what, where, fault.allowed, fault.fix)
 
 
-def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Return what changed between two documents, as `path: before -> after` lines."""
-    old, new = _flat(before), _flat(after)
-    return [
-        f"{path}: {_short(old.get(path))} -> {_short(new.get(path))}"
-        for path in sorted(old.keys() | new.keys())
-        if old.get(path) != new.get(path)
-    ]
-
-
 def _twins(recipe: Recipe, trials: Sequence[Trial]) -> list[Problem]:
     """Return the trials that are the same one under two names."""
     problems, first = [], dict[str, Trial]()
@@ -160,7 +239,8 @@ def _twins(recipe: Recipe, trials: Sequence[Trial]) -> list[Problem]:
         twin = first.setdefault(trial.key, trial)
         if twin is not trial:
             what = f"{twin.name} and {trial.name} are the same trial: nothing that counts differs"
-            problems.append(Problem(what, recipe.where("stages", trial.stage), fix="drop one"))
+            where = recipe.where("stages", trial.recipe_stage)
+            problems.append(Problem(what, where, fix="drop one"))
     return problems
 
 
@@ -192,12 +272,18 @@ def _trial(
     axes: Mapping[str, Axis],
     spec: StageSpec,
     parent: Trial | None,
+    *,
+    is_candidate: bool = False,
+    candidates: tuple[Trial, ...] = (),
+    compared: Sequence[Trial] = (),
 ) -> Trial:
     used = {read.split.split("/")[0] for read in spec.reads()}
     datasets = {alias: facts.datasets[alias] for alias in sorted(used) if alias in facts.datasets}
     settings = result_fields(spec)
-    settings.pop("init", None)
-    document = {
+    # A key has the trials, not what a recipe calls their stages.
+    for names in ("init", "candidates", *(("of",) if spec.compared else ())):
+        settings.pop(names, None)
+    document: dict[str, Any] = {
         "format": 1,
         "stage_version": spec.VERSION,
         "spec": settings,
@@ -211,11 +297,19 @@ def _trial(
         document["subsets"] = subsets
     if plugged := _plugged(recipe, spec):
         document["plugins"] = plugged
+    if is_candidate:
+        document["role"] = "candidate"  # it leaves what one that reads test does not
+    if candidates:
+        if not spec.tries():
+            document["spec"] = _shared([one.document["spec"] for one in candidates])
+        document["candidates"] = [one.key for one in candidates]
+    if compared:  # by name: a result's rows have these
+        document["compared"] = {one.name: one.key for one in compared}
     # Written and read back, so that a stored document equals this one (tuples become lists).
     document = json.loads(json.dumps(document))
     inherited = _inherited(parent, axes) if parent else {}
     axes = {**axes, **inherited}
-    text = ",".join(f"{axis}={_word(value)}" for axis, value in axes.items())
+    text = axes_text(axes)
     return Trial(
         name=f"{stage}/{text}" if text else stage,
         stage=stage,
@@ -228,7 +322,27 @@ def _trial(
         document=document,
         key=key_of(document),
         device=facts.device.kind,
+        is_candidate=is_candidate,
+        candidates=candidates,
+        compared={one.name: one.key for one in compared},
     )
+
+
+def axes_text(axes: Mapping[str, Axis]) -> str:
+    """Return swept settings as they stand in a trial's name."""
+    return ",".join(f"{axis}={word(value)}" for axis, value in axes.items())
+
+
+def _shared(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the settings that all of several have."""
+    shared: dict[str, Any] = {}
+    for name in settings[0]:
+        values = [one.get(name) for one in settings]
+        if all(value == values[0] for value in values):
+            shared[name] = values[0]
+        elif all(isinstance(value, Mapping) for value in values):
+            shared[name] = _shared([value or {} for value in values])
+    return shared
 
 
 def _subsets(spec: StageSpec, datasets: Mapping[str, DatasetFacts]) -> dict[str, str]:
@@ -246,76 +360,3 @@ def _plugged(recipe: Recipe, spec: StageSpec) -> dict[str, dict[str, str]]:
     named: dict[Kind, str] = {"method": getattr(spec, "method", ""), "backbone": recipe.backbone}
     used = {kind: recipe.plugins.get((kind, name)) for kind, name in named.items()}
     return {kind: plugin.origin for kind, plugin in used.items() if plugin}
-
-
-def _unfed(recipe: Recipe, stage: str, spec: StageSpec, facts: Facts) -> list[Problem]:
-    """Return what a stage asks of its datasets that they do not hold."""
-    faults = [fault for read in spec.reads() if (fault := _missing(spec, read, facts))]
-    faults = faults or spec.faults(facts.datasets)
-    faults += spec.backbone_faults(recipe.backbone)
-    return [_located(recipe, stage, fault) for fault in dict.fromkeys(faults)]
-
-
-def _missing(spec: StageSpec, read: Read, facts: Facts) -> Fault | None:
-    """Return why a stage cannot read a split; None where it can."""
-    alias, _, split = read.split.partition("/")
-    dataset = facts.datasets[alias]
-    if not split:
-        return Fault(read.setting, f"{read.split} names no split", f"{alias}/SPLIT")
-    if read.labelled and dataset.label == "none":
-        what = f"{dataset.name} has no labels, which {spec.kind} needs here"
-        return Fault(read.setting, what, fix="for images without labels see the recipe unlabeled")
-    if fault := _no_share(read, dataset, split) or _no_such_split(read.setting, dataset, split):
-        return fault
-    if not read.labelled:
-        return None
-    whole = split.partition("@")[0]
-    if dataset.label == "multi":
-        if read.several:
-            return None
-        what = f"{dataset.name} has several labels an image; {spec.kind} needs one"
-        fix = "knn, linear and finetune read several labels, and pretraining needs none"
-        return Fault(read.setting, what, fix=fix)
-    if sum(dataset.class_counts.get(whole, ())) < dataset.images[whole]:
-        return Fault(read.setting, f"{dataset.name}/{whole} has images without a label")
-    return None
-
-
-def _no_share(read: Read, dataset: DatasetFacts, split: str) -> Fault | None:
-    """Return why a split@10% is none; None where it is, and where no share is named."""
-    whole, _, part = split.partition("@")
-    if not fractions.is_fraction(part):
-        return None
-    try:
-        fractions.percent(part)
-    except ValueError as error:
-        return Fault(read.setting, f"{read.split}: {error}")
-    return _no_such_split(read.setting, dataset, whole)
-
-
-def _no_such_split(setting: str, dataset: DatasetFacts, split: str) -> Fault | None:
-    if dataset.images.get(split):
-        return None
-    known = [name for name, images in dataset.images.items() if images]
-    if dataset.stand_in and "@" in split:
-        what = f"the stand-in for {dataset.name} does not say how many images {split} has"
-        return Fault(setting, what, ", ".join(known), f"add {split}: N to its images")
-    what = f"{dataset.name} has no split {split}"
-    return Fault(setting, what, ", ".join(known), nearest(split, known))
-
-
-def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in document.items():
-        path = f"{prefix}{key}"
-        flat.update(_flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value})
-    return flat
-
-
-def _short(value: Any) -> str:
-    text = _word(value)
-    return f"{text[:12]}..." if len(text) > 40 else text
-
-
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

@@ -134,6 +134,8 @@ def _entry(kind: str, settings: dict[str, Any]) -> tuple[str, str]:
     name = str(settings.get("preset", fields["preset"].default))
     if "solver" in fields and settings.get("solver", fields["solver"].default) != "sgd":
         return name, ""  # whoever else solves has none of what a preset fills in
+    if kind == "select":
+        return name, "linear"  # by which it judges
     if "method" not in fields:
         return name, kind
     return name, f"{kind} {settings.get('method', fields['method'].default)}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, cast, get_origin
+from types import MappingProxyType
+from typing import Any, Literal, cast, get_origin
 
 from hpt_dist.recipe.kinds.stage import Fault, StageSpec
 from hpt_dist.recipe.validation import fields_at
@@ -14,10 +16,19 @@ from hpt_dist.recipe.yaml_document import Document, KeyPath
 from hpt_dist.recipe.yaml_values import shown
 
 Axis = str | int | float | bool | None
+Word = Literal["sweep", "choose"]
 
 MOST_TRIALS = 10_000  # of a recipe
 MOST_CHARACTERS = 20_000_000  # of the settings of all its trials: each has some hundreds
 _FIX = "sweep over fewer values, or share the work out over several recipes"
+# What makes another result that counts, instead of another try at the same one.
+_COMPARED = {
+    "seed": "sweep over seed: each one chooses for itself",
+    "init": "sweep over init: what is started from is compared",
+    "data": "sweep over data: val of each dataset is another one",
+    "target": "sweep over target: val of each dataset is another one",
+    "metric": "sweep over metric: values of different metrics cannot be compared",
+}
 
 
 def fit(document: Document, stages: Mapping[str, Any]) -> bool:
@@ -29,24 +40,51 @@ def fit(document: Document, stages: Mapping[str, Any]) -> bool:
     """
     counts = {}
     for stage, raw in stages.items():
-        sweep = raw.get("sweep") if isinstance(raw, dict) else None
-        values = sweep.values() if isinstance(sweep, dict) else ()
-        counts[stage] = math.prod(len(one) for one in values if isinstance(one, list))
+        counts[stage] = _count(raw, "sweep") * _count(raw, "choose")
     return _fit(document, stages, counts)
 
 
+def combinations(values: Mapping[str, Sequence[Axis]]) -> list[dict[str, Axis]]:
+    """Return every combination of settings, the last of them the first to change."""
+    return [dict(zip(values, one, strict=True)) for one in itertools.product(*values.values())]
+
+
+def _count(raw: Any, word: Word) -> int:
+    sweep = raw.get(word) if isinstance(raw, dict) else None
+    values = sweep.values() if isinstance(sweep, dict) else ()
+    return math.prod(len(one) for one in values if isinstance(one, list))
+
+
 def checked(
-    document: Document, path: KeyPath, spec: type[StageSpec], raw: Any, settings: dict[str, Any]
+    document: Document,
+    path: KeyPath,
+    spec: type[StageSpec],
+    raw: Any,
+    settings: Mapping[str, Any],
+    word: Word = "sweep",
 ) -> dict[str, list[Axis]] | None:
-    """Return a sweep whose shape was checked; None where it has a fault, which is noted."""
-    here = (*path, "sweep")
+    """Return a sweep whose shape was checked; None where it has a fault, which is noted.
+
+    Args:
+        document: notes the faults.
+        path: of the stage.
+        spec: of its kind.
+        raw: plain data as it was written.
+        settings: what else the stage sets.
+        word: whether its values are compared, or validation chooses one.
+    """
+    here = (*path, word)
     if not isinstance(raw, dict):
-        document.problem(here, "a sweep is a mapping of settings to lists of values")
+        document.problem(here, f"{word} is a mapping of settings to lists of values")
+        return None
+    if raw and word == "choose" and not spec.CHOOSES:
+        what = "this kind of stage has no result on val for choose to go by"
+        document.problem(here, what, fix="sweep compares")
         return None
     faults = [
         fault
         for key, values in raw.items()
-        for fault in (_axis_fault(document, spec, key, settings), _values_fault(key, values))
+        for fault in (_axis_fault(document, spec, key, settings, word), _values_fault(key, values))
         if fault
     ]
     for fault in faults:
@@ -61,10 +99,12 @@ def checked(
 
 
 def _axis_fault(
-    document: Document, spec: type[StageSpec], key: str, settings: dict[str, Any]
+    document: Document, spec: type[StageSpec], key: str, settings: Mapping[str, Any], word: Word
 ) -> Fault | None:
     """Return why a sweep's key is no setting, nor one inside another, that nothing else sets."""
     outer, dot, _ = key.partition(".")
+    if word == "choose" and key in _COMPARED:
+        return Fault(key, f"{key} is not for validation to choose", fix=_COMPARED[key])
     known = [name for name in spec.model_fields if name != "kind"]
     if dot and outer in known and (nested := fields_at(spec, [outer])) != list(spec.model_fields):
         known = [f"{outer}.{name}" for name in nested]
@@ -72,9 +112,9 @@ def _axis_fault(
         known = [key]  # whatever it is called: a method of somebody else's knows
     if key not in known:
         close = document.nearest(key, known)
-        return Fault(key, f"cannot sweep over {shown(key)}", ", ".join(known), close)
+        return Fault(key, f"cannot {word} over {shown(key)}", ", ".join(known), close)
     if key in settings:
-        what = f"{shown(key)} stands in the stage and in its sweep"
+        what = f"{shown(key)} stands in the stage and in its {word}"
         return Fault(key, what, fix="keep one of them")
     return None
 
@@ -118,6 +158,7 @@ def check_trials(
     document: Document,
     stages: Mapping[str, Any],
     starts: Mapping[str, Sequence[tuple[Any, str]]],
+    tried: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> None:
     """Note the stage with which a recipe has too many trials; see `plan.make` for what makes them.
 
@@ -126,13 +167,17 @@ def check_trials(
         stages: plain data as it was written.
         starts: (seed, parent) of each point by stage, parents first; the seed is None where the
             stage does not sweep over seeds, the parent empty where it starts from none.
+        tried: the parents of the candidates that each of its trials chooses from.
     """
     made: dict[str, Counter[Any]] = {}  # trials by seed
+    counts: Counter[str] = Counter()  # with the candidates
     for stage, points in starts.items():
         made[stage] = Counter()
         for seed, parent in points:
             made[stage][seed] += _starts(made[parent], seed) if parent else 1
-    _fit(document, stages, {stage: trials.total() for stage, trials in made.items()})
+            counts[stage] += sum(_starts(made[one], seed) for one in tried.get(stage, ()))
+        counts[stage] += made[stage].total()
+    _fit(document, stages, counts)
 
 
 def _starts(parents: Counter[Any], seed: Any) -> int:

@@ -46,7 +46,7 @@ def gates(points: Sequence[Point], baseline: str) -> list[Gate]:
         baseline: the stage of the backbone to beat; a gate without it takes its first backbone.
     """
     result = []
-    for stage in dict.fromkeys(point.stage for point in points):
+    for stage in dict.fromkeys(point.stage for point in points if not point.is_candidate):
         kind = kind_of(points, stage)
         inits = [p.axes["init"] for p in points if p.stage == stage and "init" in p.axes]
         if kind and KINDS[kind].JUDGES and len(set(inits)) > 1:

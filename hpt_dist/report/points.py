@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hpt_dist.evals.choice import Choice
 from hpt_dist.evals.evidence import Axes
-from hpt_dist.recipe import KINDS
+from hpt_dist.recipe import KINDS, Trained
 from hpt_dist.trial.records import Finished
 
 # Pairs of (kind of stage, its numerics in words).
@@ -32,6 +33,7 @@ class Point:
         stage: name of its stage.
         axes: its settings as text.
         finished: its record; None while it is not done.
+        is_candidate: whether validation chooses it, or another.
         computed: how it and the trials that it starts from trained, by their stage's kind; trials
             that train nothing or are not done are left out.
     """
@@ -41,6 +43,7 @@ class Point:
     axes: Axes
     finished: Finished | None
     computed: Computed = frozenset()
+    is_candidate: bool = False
 
     def value(self, metric: str) -> float | None:
         """Return a metric of a finished trial, or None."""
@@ -81,8 +84,16 @@ def read_points(
         axes = {axis: value for axis, _, value in pairs}
         chain = _chain(name, names, parents)
         computed = (_computed(by_name[one]) for one in chain if one in by_name)
-        points.append(Point(name, stage, axes, by_name.get(name), frozenset().union(*computed)))
+        is_candidate = (documents or {}).get(name, {}).get("role") == "candidate"
+        found, how = by_name.get(name), frozenset().union(*computed)
+        points.append(Point(name, stage, axes, found, how, is_candidate))
     return points
+
+
+def chosen_by(trial: Finished) -> Choice | None:
+    """Return what a trial let validation choose; None where it chose nothing."""
+    found = trial.result["details"].get("choice")
+    return Choice(**found) if found else None
 
 
 def _chain(name: str, names: Mapping[str, str], parents: Mapping[str, str]) -> list[str]:
@@ -106,7 +117,8 @@ def single_runs(points: Sequence[Point], rows: Iterable[str]) -> tuple[str, ...]
 
 
 def _pretrains(kind: str) -> bool:
-    return kind in KINDS and KINDS[kind].TRAINS and KINDS[kind].LEAVES == "weights"
+    spec = KINDS.get(kind)
+    return spec is not None and issubclass(spec, Trained) and spec.LEAVES == "weights"
 
 
 def costs(done: Sequence[Finished]) -> list[Cost]:

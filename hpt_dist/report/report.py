@@ -11,6 +11,8 @@ from typing import Any
 
 from hpt_dist import page
 from hpt_dist.errors import RequestError, nearest
+from hpt_dist.evals import similarity_tables
+from hpt_dist.evals.choice import Choice
 from hpt_dist.evals.evidence import scale_of
 from hpt_dist.page import Block, Heading, Items, Paragraph, Picture
 from hpt_dist.report import figure, published, sections, unlabelled
@@ -19,6 +21,7 @@ from hpt_dist.report.gates import Gate, gates
 from hpt_dist.report.points import (
     Cost,
     Point,
+    chosen_by,
     costs,
     read_points,
     replaced_images,
@@ -52,6 +55,8 @@ class Report:
         gates: comparisons of pretrained backbones with the baseline on validation.
         verdicts: for each pretraining trial, its own verdict on validation.
         unjudged: the pretraining trials that were watched without labels.
+        choices: for each trial that let validation choose, what it chose from.
+        similarities: for each trial that compared others, its result's details.
         costs: cost of each finished trial.
         published: a paper's values; None if the recipe names no paper's table.
         notes: what could not be reported and why, and what else its reader must know.
@@ -69,6 +74,8 @@ class Report:
     gates: tuple[Gate, ...]
     verdicts: Mapping[str, str]
     unjudged: tuple[Unjudged, ...]
+    choices: Mapping[str, Choice]
+    similarities: Mapping[str, Mapping[str, Any]]
     costs: tuple[Cost, ...]
     published: PublishedTable | None
     notes: tuple[str, ...]
@@ -161,6 +168,10 @@ class Report:
         blocks += sections.of_verdicts(self.verdicts)
         is_judged = bool(self.gates or self.differences or self.verdicts)
         blocks += unlabelled.section(self.unjudged, self.recipe, is_judged=is_judged)
+        for name, chosen in self.choices.items():
+            blocks += [Heading(2, f"{name}: what validation chose"), *chosen.blocks()]
+        for name, details in self.similarities.items():
+            blocks += [Heading(2, f"{name}: how alike"), *similarity_tables.blocks(details, 3)]
         for gate in self.gates:
             blocks += sections.of_gate(gate)
         return blocks + sections.of_costs(self.costs)
@@ -214,6 +225,12 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         single_runs=single_runs(points, table.rows) if table else (),
         gates=tuple(gates(points, baseline)),
         verdicts={p.name: text for p in points if p.finished and (text := _verdict(p.finished))},
+        choices={p.name: one for p in points if p.finished and (one := chosen_by(p.finished))},
+        similarities={
+            p.name: p.finished.result["details"]
+            for p in points
+            if p.finished and similarity_tables.is_whole(p.finished.result["details"])
+        },
         unjudged=tuple(unjudged(points)),
         costs=tuple(costs([p.finished for p in points if p.finished])),
         published=values,

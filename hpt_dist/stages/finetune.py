@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hpt_dist.datasets import fewshot
-from hpt_dist.errors import TrainingError
+from hpt_dist.errors import DataError, DivergedError
 from hpt_dist.evals import answers, metrics
 from hpt_dist.evals.features import Labelled, evaluating
 from hpt_dist.evals.metrics import Floats, log_odds
@@ -27,6 +27,7 @@ from hpt_dist.recipe import Augment, Finetune
 from hpt_dist.recipe.kinds.frozen import dataset_of, trained_on
 from hpt_dist.recipe.metrics import METRICS
 from hpt_dist.stages import monitor
+from hpt_dist.stages.choice import Left
 from hpt_dist.stages.frozen import judged, metric_for
 from hpt_dist.stages.inputs import (
     EVAL_BATCH,
@@ -84,8 +85,9 @@ def run(context: Context, spec: Finetune) -> Result:
     )
     if spec.keep == "best":
         method.load_state_dict(outcome.selection.weights)
-    scores, splits = judge.answers(pool)
-    found = answers.results(metric, scores, splits)
+    judging = ("val",) if context.order.trial.is_candidate else ("val", "test")
+    scores, splits = judge.answers(*judging)
+    found = answers.results(metric, scores, {"train": judge.labels(pool), **splits})
     found |= _details(outcome.selection, spec, steps, metric, pool, manifest.classes)
     return replace(
         judged(context, spec.data, found),
@@ -95,6 +97,23 @@ def run(context: Context, spec: Finetune) -> Result:
         curves=(f"val/{metric}",),
         replaced=outcome.replaced,
     )
+
+
+def read_test(context: Context, spec: Finetune, left: Left) -> Result:
+    """Return what the model that a candidate left says of test."""
+    if left.model is None:
+        raise DataError(f"{context.order.trial.name} left no model")
+    manifest = manifest_of(context, spec.data)
+    several, num_classes = manifest.label == "multi", len(manifest.classes)
+    training = begin_training(context, spec)
+    backbone = training.backbone
+    method = training.on_device(
+        FineTuning(backbone, backbone.feature_dim, num_classes, several=several, seed=spec.seed)
+    )
+    method.load_state_dict(left.model)
+    scores, splits = _Judge(training, method, several=several).answers("test")
+    metric = metric_for(context, spec.data, spec.metric)
+    return judged(context, spec.data, answers.results(metric, scores, splits))
 
 
 def _labelled(context: Context, spec: Finetune, num_classes: int, *, several: bool) -> Pool:
@@ -175,19 +194,15 @@ class _Judge:
         labels = self._true(pool)
         return Look({f"val/{metric}": metrics.compute(metric, self._scores(pool), labels)})
 
-    def answers(self, learned: Pool) -> tuple[dict[str, Floats], dict[str, Labelled]]:
-        """Return the scores of val and test by split, and the labels of each; a collective call.
-
-        Args:
-            learned: the images that were learned from.
-        """
-        pools = {split: self._pool(split) for split in ("val", "test")}
+    def answers(self, *splits: str) -> tuple[dict[str, Floats], dict[str, Labelled]]:
+        """Return the scores of splits, and their labels, by name; a collective call."""
+        pools = {split: self._pool(split) for split in splits}
         scores = {split: self._scores(pool) for split, pool in pools.items()}
-        labels = {name: self._true(pool) for name, pool in {"train": learned, **pools}.items()}
-        nothing = torch.empty(0)
-        return scores, {
-            name: Labelled(nothing, torch.from_numpy(one)) for name, one in labels.items()
-        }
+        return scores, {split: self.labels(pool) for split, pool in pools.items()}
+
+    def labels(self, pool: Pool) -> Labelled:
+        """Return the labels of images, without features."""
+        return Labelled(torch.empty(0), torch.from_numpy(self._true(pool)))
 
     def _pool(self, split: str) -> Pool:
         return pool_of(self._training.context, (f"{self._data}/{split}",))
@@ -199,7 +214,7 @@ class _Judge:
         """Return log-odds [n, num_classes] in the order of a pool.
 
         Raises:
-            TrainingError: answers are not finite, on every rank.
+            DivergedError: answers are not finite, on every rank.
         """
         context, accelerator = self._training.context, self._training.accelerator
         normalize = Normalize(*mean_std(context), accelerator.device)
@@ -219,7 +234,7 @@ class _Judge:
             dist.all_gather_object(shares, ours)
         logits = torch.cat([one for answered in shares for one in answered])
         if bad := len(logits) - int(logits.isfinite().all(dim=1).sum()):
-            raise TrainingError(
+            raise DivergedError(
                 f"the answers to {bad} of {len(logits)} images are not finite",
                 where=pool.splits[0].name,
                 fix="lower the learning rate of this training, or look at the weights it starts "

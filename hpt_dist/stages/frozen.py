@@ -59,8 +59,8 @@ def features_of(
     seed: int,
     replacements: Replacements | None = None,
     where: str = POOL,
-) -> tuple[Labelled, Labelled, Labelled]:
-    """Return the frozen features of a dataset's train, val and test.
+) -> tuple[Labelled, Labelled, Labelled | None]:
+    """Return the frozen features of a dataset's train, val and, not for a candidate, test.
 
     Those of train are [n, d] without augmented copies (`views` 0), else [views, n, d]. Only damaged
     images of train may be replaced, by others with their labels: val and test judge.
@@ -73,8 +73,7 @@ def features_of(
         replacements: of damaged images of train; None refuses them.
         where: in the backbone; see `inner_features.features_at`.
     """
-    frozen = Frozen(context, where)
-    learned = trained_on(data)
+    frozen, learned, dataset = Frozen(context, where), trained_on(data), dataset_of(data)
     copies = [
         frozen.features(learned, Copy(seed, epoch) if views else None, replacements)
         for epoch in range(views or 1)
@@ -83,8 +82,13 @@ def features_of(
     if views:
         stacked = torch.stack([copy.features for copy in copies])
         train = Labelled(stacked, copies[-1].labels)
-    val, test = (frozen.features(f"{dataset_of(data)}/{split}") for split in _JUDGED)
-    return train, val, test
+    val = frozen.features(f"{dataset}/val")
+    return train, val, None if context.order.trial.is_candidate else test_of(frozen, data)
+
+
+def test_of(frozen: Frozen, data: str) -> Labelled:
+    """Return the frozen features of the split that judges what validation chose."""
+    return frozen.features(f"{dataset_of(data)}/test")
 
 
 class Copy(NamedTuple):

@@ -14,7 +14,7 @@ import torch
 from hpt_dist.datasets import fewshot
 from hpt_dist.datasets.manifest import Manifest, read_manifest
 from hpt_dist.datasets.subset import read_subset
-from hpt_dist.errors import DataError
+from hpt_dist.errors import DataError, TrainingError
 from hpt_dist.images.normalization import NORMALIZE, RGB
 from hpt_dist.images.photometric import Photometric
 from hpt_dist.networks import backbones
@@ -65,6 +65,7 @@ def pool_of(context: Context, references: tuple[str, ...]) -> Pool:
     """Open dataset/split, dataset/split@subset and dataset/split@10% references as one pool."""
     splits = []
     for reference in references:
+        _check_kept_back(context, reference)
         manifest_of(context, reference)
         store, name = _dataset(context, reference)
         splits.append(open_split(store, name, _split_of(reference)))
@@ -73,6 +74,18 @@ def pool_of(context: Context, references: tuple[str, ...]) -> Pool:
     firsts = np.cumsum([0, *map(len, splits)])
     rows = [_rows(context, *pair) for pair in zip(references, splits, strict=True)]
     return Pool(splits, np.concatenate([a + b for a, b in zip(firsts, rows, strict=False)]))
+
+
+def _check_kept_back(context: Context, reference: str) -> None:
+    """Refuse to show a candidate the images that only what is chosen may read."""
+    trial = context.order.trial
+    kept_back = trial.spec.kept_back() if trial.is_candidate else ()
+    if reference.partition("@")[0] in kept_back:
+        raise TrainingError(
+            f"{trial.name} reads {reference}, which is kept back from candidates",
+            fix="that is a bug in the code of this kind of stage: validation chooses, test is read "
+            "by what it chose",
+        )
 
 
 def _split_of(reference: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hpt_dist.datasets import fewshot
-from hpt_dist.errors import TrainingError
+from hpt_dist.errors import DataError, DivergedError
 from hpt_dist.evals.features import evaluating
 from hpt_dist.images.photometric import Normalize
 from hpt_dist.methods import MME
@@ -20,6 +20,7 @@ from hpt_dist.reading.order import Ints
 from hpt_dist.reading.stream import Batch, Pool, View, batch_keys, center_batches, network_views
 from hpt_dist.recipe import Augment, Mme
 from hpt_dist.stages import monitor
+from hpt_dist.stages.choice import Left
 from hpt_dist.stages.inputs import (
     EVAL_BATCH,
     ahead,
@@ -70,16 +71,19 @@ def run(context: Context, spec: Mme) -> Result:
         steps=spec.steps,
     )
     method.load_state_dict(outcome.selection.weights)
-    test_top1, n_test = accuracy("test", method)
+    on_test = None if context.order.trial.is_candidate else accuracy("test", method)
     return Result(
-        {"val/top1": outcome.selection.best_value, "test/top1": test_top1},
+        {
+            "val/top1": outcome.selection.best_value,
+            **({"test/top1": on_test[0]} if on_test else {}),
+        },
         {
             "selected": {"step": outcome.selection.best_step},
             "val/top1_by_step": {str(s): m["val/top1"] for s, m in outcome.selection.history},
             "n_labelled": len(labelled),
             "n_unlabelled": len(unlabelled),
             "n_val": len(pool_of(context, (f"{spec.target}/val",))),
-            "n_test": n_test,
+            **({"n_test": on_test[1]} if on_test else {}),
         },
         model={name: value.cpu() for name, value in method.state_dict().items()},
         seconds_before=outcome.seconds_before,
@@ -87,6 +91,18 @@ def run(context: Context, spec: Mme) -> Result:
         curves=("val/top1",),
         replaced=outcome.replaced,
     )
+
+
+def read_test(context: Context, spec: Mme, left: Left) -> Result:
+    """Return what the model that a candidate left says of test."""
+    if left.model is None:
+        raise DataError(f"{context.order.trial.name} left no model")
+    training = begin_training(context, spec)
+    num_classes = len(manifest_of(context, spec.target).classes)
+    method = training.on_device(_method(spec, training.backbone, num_classes))
+    method.load_state_dict(left.model)
+    top1, images = _accuracy(context, training.accelerator, spec.target, "test", method)
+    return Result({"test/top1": top1}, {"n_test": images})
 
 
 def _method(spec: Mme, backbone: Backbone, num_classes: int) -> MME:
@@ -117,7 +133,7 @@ def _accuracy(
     Each rank looks at its share of them.
 
     Raises:
-        TrainingError: answers are not finite, on every rank.
+        DivergedError: answers are not finite, on every rank.
     """
     pool = pool_of(context, (f"{target}/{split}",))
     share = pool.subset(monitor.share_of(np.arange(len(pool)), accelerator))
@@ -138,7 +154,7 @@ def _accuracy(
         counts = accelerator.reduce(counts, "sum")
     right_count, finite_count = counts.tolist()
     if finite_count < len(pool):
-        raise TrainingError(
+        raise DivergedError(
             f"the answers to {len(pool) - finite_count} of {len(pool)} images are not finite",
             where=f"{target}/{split}",
             fix="lower the learning rate of this training, or look at the weights it starts from",

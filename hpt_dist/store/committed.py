@@ -38,12 +38,14 @@ class Done:
         objects: what it committed, by name.
         same_as: the key of the trial whose result it took; empty if it computed its own.
         replaced: the names of damaged images that others stand in for.
+        chose: the settings that validation chose, in words; empty where it chose nothing.
     """
 
     key: Name
     objects: Mapping[str, Entry]
     same_as: str = ""
     replaced: tuple[str, ...] = ()
+    chose: str = ""
 
 
 def done(store: Store, key: str) -> Done | None:

@@ -17,7 +17,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hpt_dist.errors import DataError, Interrupted, StoreError, TrainingError
+from hpt_dist.errors import DataError, DivergedError, Interrupted, StoreError
 from hpt_dist.methods import Loss, Method
 from hpt_dist.networks import batch_norm
 from hpt_dist.networks.precision import autocast, require
@@ -167,7 +167,7 @@ def fit(
     Raises:
         Interrupted: asked to stop, on any rank; the state is saved.
         DataError, StoreError: data is damaged or missing; one process alone saves the state before.
-        TrainingError: a loss is not finite; names the step, its samples and the last good state.
+        DivergedError: a loss is not finite; names the step, its samples and the last good state.
     """
     began = time.perf_counter()
     with warnings.catch_warnings():  # newer versions of torch have another name for a setting
@@ -378,7 +378,7 @@ class _Window:
         self._observer.progress(step, self._loop.steps, images_per_second)
         self._reset()
 
-    def _not_finite(self, step: int) -> TrainingError:
+    def _not_finite(self, step: int) -> DivergedError:
         """Return the error of a loss that is not finite; all ranks raise it at the same step."""
         keys = self._loop.keys_of(step - 1)
         log.error("the samples of step %d: %s", step, " ".join(keys))
@@ -386,7 +386,7 @@ class _Window:
         samples += f" and {len(keys) - _KEYS_SHOWN} more, in the log" * (len(keys) > _KEYS_SHOWN)
         self._saver.wait()  # for the last good state
         last_good = max(self._loop.checkpoints.steps(), default=0)
-        return TrainingError(
+        return DivergedError(
             f"the loss is not finite at step {step}",
             where=f"samples {samples}" if samples else "",
             fix=f"lower the learning rate, or look at these images; the last good state is that of "

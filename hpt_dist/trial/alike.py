@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ class Alike:
         weights: the backbone that it left; None where it left none.
         model: the whole model that it left; None where it left none.
         head: the classifier that it left; None where it left none.
+        chose: what validation chose in it, in words; empty where it chose nothing.
     """
 
     key: str
@@ -49,6 +51,7 @@ class Alike:
     weights: dict[str, Tensor] | None
     model: dict[str, Tensor] | None
     head: Head | None = None
+    chose: str = ""
 
 
 def inputs_of(store: Store, trial: Trial) -> str:
@@ -61,8 +64,10 @@ def inputs_of(store: Store, trial: Trial) -> str:
         return ""
     from hpt_dist.weights.files import content_digest
 
-    weights = content_digest(committed.read(store, trial.init, WEIGHTS))
-    return key_of({**trial.document, "init": {"weights": weights}})
+    weights = {"weights": content_digest(committed.read(store, trial.init, WEIGHTS))}
+    # Two that choose from what has read the same choose the same.
+    read = [key_of({**one.document, "init": weights}) for one in trial.candidates]
+    return key_of({**trial.document, "init": weights} | ({"candidates": read} if read else {}))
 
 
 def find(store: Store, trial: Trial, inputs: str) -> Alike | None:
@@ -82,9 +87,9 @@ def find(store: Store, trial: Trial, inputs: str) -> Alike | None:
             raise DataError("it names no trial", where=f"{store.uri}/{place}")
         # The index alone is not believed: its trial must have been asked for the same.
         settings = document(store, key, "spec.json", SpecPart)
-        if settings | {"init": ""} != {**trial.document, "init": ""}:
+        if _settings(settings) != _settings(trial.document):
             raise DataError(f"trial {key[:12]} has other settings", where=f"{store.uri}/{place}")
-        return _read(store, key)
+        return left_by(store, key)
     except HptError as error:
         log.warning("another trial has read the same, but cannot be used: %s", error)
         return None
@@ -105,10 +110,21 @@ def note(store: Store, inputs: str, key: str) -> None:
         store.put(f"{INPUTS}/{inputs}", key.encode())
 
 
-def _read(store: Store, key: str) -> Alike:
+def _settings(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document without the keys of what its trial reads."""
+    return {name: one for name, one in document.items() if name not in ("init", "candidates")}
+
+
+def left_by(store: Store, key: str) -> Alike:
+    """Return what a finished trial left.
+
+    Raises:
+        StoreError: it is not done, or something is not what it committed.
+    """
     from hpt_dist.weights import files
 
     there = committed.digests(store, key)
+    done = committed.done(store, key)
     result = document(store, key, "result.json", ResultPart)
     run = document(store, key, "run.json", RunPart)
     tensors = {
@@ -117,4 +133,6 @@ def _read(store: Store, key: str) -> Alike:
     }
     left = head.read(committed.read(store, key, HEAD), HEAD)[0] if HEAD in there else None
     numerics = str(run.get("numerics", ""))
-    return Alike(key, result, numerics, tensors[WEIGHTS], tensors[MODEL], left)
+    return Alike(
+        key, result, numerics, tensors[WEIGHTS], tensors[MODEL], left, done.chose if done else ""
+    )

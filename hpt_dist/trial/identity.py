@@ -39,6 +39,8 @@ def of_trial(
         launch: id of the launch that runs it; empty for none.
     """
     tags = {"hpt.stage": trial.stage, "hpt.init": trial.init, "hpt.version": __version__}
+    tags |= {"hpt.role": "candidate"} if trial.is_candidate else {}
+    tags |= {"hpt.candidates": ", ".join(trial.choices)} if trial.candidates else {}
     tags |= {f"hpt.dataset.{alias}": d.digest for alias, d in trial.datasets.items()}
     # The digest of an address tells stores apart, and shows none.
     tags |= {STORE_TAG: hashlib.sha256(store.encode()).hexdigest()[:16]}
@@ -58,13 +60,21 @@ def of_trial(
 
 def _params(trial: Trial) -> dict[str, str]:
     image = {f"image.{name}": str(value) for name, value in trial.document["image"].items()}
-    return {**counting_settings(trial.spec), "backbone": trial.backbone, **image}
+    settings = counting_settings(trial.spec)
+    for one in trial.candidates:  # what it chooses is in its result
+        settings = dict(settings.items() & counting_settings(one.spec).items())
+    return {**settings, "backbone": trial.backbone, **image}
 
 
 def _datasets(trial: Trial, store: str) -> Iterator[DatasetInput]:
     """Yield each split that a trial reads once, with all that it does with it."""
     contexts: dict[str, list[str]] = {}
+    kept_back = trial.spec.kept_back()
     for read in trial.spec.reads():
+        if (trial.is_candidate and read.split in kept_back) or (
+            trial.candidates and read.split not in kept_back
+        ):
+            continue
         split = read.split.partition("/")[2]
         context = "monitoring" if read.setting == "monitor" else _CONTEXTS.get(split, "training")
         contexts.setdefault(read.split, []).append(context)
@@ -87,10 +97,19 @@ def _description(trial: Trial, store: str, launch: str) -> str:
     method = getattr(spec, "method", "") or getattr(spec, "objective", "")
     method = f" ({method})" if method not in ("", spec.kind) else ""
     start = f"starts from `{spec.parent}`" if spec.parent else f"takes `{spec.imported}`"
+    if not spec.parent and trial.candidates:
+        start = f"leaves the best of {len(trial.candidates)} backbones"
+    start = f"compares {len(trial.compared)} trials" if trial.compared else start
     reads = ", ".join(f"`{one.name}` ({one.images:,})" for one in _datasets(trial, store))
     steps = f", {trial.steps:,} steps" if trial.steps else ""
     lines = [
         f"**{trial.name}**: {spec.kind}{method} of {trial.backbone}{steps}; {start}.",
+        f"Validation chooses among {len(trial.candidates)} candidates: see `choice.md`."
+        if trial.candidates
+        else "",
+        "A candidate: its stage's choice is made on validation, and it reads no test."
+        if trial.is_candidate
+        else "",
         f"Reads (images): {reads}." if reads else "",
         f"Launch `{launch}`: `hpt-dist pull {launch}/{trial.name} DEST` copies its results."
         if launch

@@ -132,11 +132,36 @@ class _Gate:
 
 
 @dataclass(frozen=True)
+class _Welch:
+    means: tuple[_Finite | None, _Finite | None]
+    pairs: tuple[Count, Count]
+    t: _Finite | None
+    df: _Finite | None
+    p: _Finite | None
+
+
+@dataclass(frozen=True)
+class _Choice:
+    metric: Line
+    chosen: Line
+    index: Count
+    values: Mapping[Line, _Finite]
+    margin: str
+    diverged: Mapping[Line, str]
+    beside: Mapping[Line, Mapping[Line, _Finite]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class _Details:
-    """What reports use of a result's details: verdicts, looks by step, images of each split."""
+    """What reports use of a result's details: verdicts, choices, looks, images of each split."""
 
     gate: _Gate = field(default_factory=_Gate)
     collapsed: tuple[str, ...] = ()
+    choice: _Choice | None = None
+    untrained: Mapping[Line, _Finite] = field(default_factory=dict)
+    trials: tuple[Line, ...] = ()
+    matrices: Mapping[Line, tuple[tuple[_Finite | None, ...], ...]] = field(default_factory=dict)
+    welch: Mapping[Line, _Welch] = field(default_factory=dict)
     monitor: Mapping[Annotated[str, Field(pattern=r"^[0-9]{1,15}$")], Mapping[Line, _Finite]] = (
         field(default_factory=dict)
     )

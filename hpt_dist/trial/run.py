@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -12,7 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpt_dist.errors import HptError, Interrupted, StoreAwayError, StoreError, TrainingError
+from hpt_dist.errors import (
+    DivergedError,
+    HptError,
+    Interrupted,
+    StoreAwayError,
+    StoreError,
+    TrainingError,
+)
 from hpt_dist.errors.secrets import without_secrets
 from hpt_dist.recipe import plugins
 from hpt_dist.recipe.plan import Trial
@@ -102,6 +110,7 @@ class Result:
             of its own beside them, `kept/...`.
         replaced: the names of damaged images that others stand in for.
         predictions: what its model answered about each image, by split.
+        chose: the settings that validation chose, in words; empty where it chose nothing.
     """
 
     metrics: dict[str, float]
@@ -114,6 +123,7 @@ class Result:
     curves: tuple[str, ...] = ()
     replaced: Sequence[str] = ()
     predictions: Mapping[str, Predictions] = field(default_factory=dict)
+    chose: str = ""
 
 
 @dataclass(frozen=True)
@@ -274,19 +284,31 @@ def _perform(
     """Compute a trial's result, or take that of a trial which read the same, and commit it."""
     order, store, began = context.order, context.store, time.perf_counter()
     start = starts.note(context.root, resume_step, order.scheduled, order.requeue_limit)
-    _check_parent(store, order.trial)
+    _check_needs(store, order.trial)
     plugins.check(order.trial.document)
     inputs = alike.inputs_of(store, order.trial)
     twin = alike.find(store, order.trial, inputs)
     if twin:
-        result = _result_of(twin, order.trial.spec.TRAINS)
+        result = _result_of(twin, order.trial.spec.TRAINS and not order.trial.candidates)
     else:
-        with together():
-            result = runner(context, order.trial.spec)
+        result = _computed(context, runner, together)
     seconds = time.perf_counter() - began
     _commit(context, tracker, result, start.count - 1, seconds, twin.key if twin else "")
     if not twin:
         alike.note(store, inputs, order.trial.key)
+
+
+def _computed(context: Context, runner: Runner, together: Together) -> Result:
+    """Return what a trial computes; a candidate that diverges is out, and ends nothing else."""
+    trial = context.order.trial
+    try:
+        with together():
+            return runner(context, trial.spec)
+    except DivergedError as error:
+        if not trial.is_candidate:
+            raise
+        log.warning("this candidate is out: %s", error)
+        return Result({}, {"out": error.problem.what})
 
 
 def _result_of(twin: alike.Alike, trains: bool) -> Result:
@@ -307,17 +329,20 @@ def _result_of(twin: alike.Alike, trains: bool) -> Result:
         numerics=twin.numerics,
         curves=tuple(name for name in metrics if trains and not name.startswith("test/")),
         replaced=twin.result.get("replaced", ()),
+        chose=twin.chose,
     )
 
 
-def _check_parent(store: Store, trial: Trial) -> None:
+def _check_needs(store: Store, trial: Trial) -> None:
     """Refuse to start from what is not there: a scheduler takes a job that it forgot for done."""
-    if trial.init and committed.done(store, trial.init) is None:
-        raise TrainingError(
-            f"the trial that {trial.name} starts from is not done",
-            where=f"{store.uri}/{stage_prefix(trial.init)}",
-            fix="launch again: that one runs first",
-        )
+    for key in trial.needs:
+        if committed.done(store, key) is None:
+            what = "starts from" if key == trial.init else "reads"
+            raise TrainingError(
+                f"the trial that {trial.name} {what} is not done",
+                where=f"{store.uri}/{stage_prefix(key)}",
+                fix="launch again: that one runs first",
+            )
 
 
 def follow(order: TrialOrder, runner: Runner, interrupt: Interrupt) -> None:
@@ -325,7 +350,9 @@ def follow(order: TrialOrder, runner: Runner, interrupt: Interrupt) -> None:
     plugins.check(order.trial.document)
     store = marker.existing(open_store(order.store))
     context = Context(order, store, store.at(stage_prefix(order.trial.key)), interrupt)
-    runner(context, order.trial.spec)
+    out = (DivergedError,) if order.trial.is_candidate else ()
+    with contextlib.suppress(*out):  # rank 0 reports it
+        runner(context, order.trial.spec)
 
 
 def _clear(root: Store) -> None:
@@ -383,7 +410,8 @@ def _commit(
     context.check()
     manifest = {name: _put(root, name, data) for name, data in objects.items()}
     context.check()
-    root.put(DONE, _json({"key": trial.key, "objects": manifest} | same | replaced))
+    chose = {"chose": result.chose} if result.chose else {}
+    root.put(DONE, _json({"key": trial.key, "objects": manifest} | same | replaced | chose))
     _clear(root)
 
 

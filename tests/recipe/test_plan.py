@@ -8,6 +8,7 @@ import pytest
 from hpt_dist.errors import RecipeError
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe import plan
+from hpt_dist.recipe.differences import difference
 from hpt_dist.recipe.facts import DatasetFacts, Facts
 
 ROOT = Path(__file__).parents[2]
@@ -175,8 +176,8 @@ def test_a_difference_names_what_changed():
         by_name(make())["hpt"],
         by_name(make(RECIPE.replace("batch: 16", "batch: 32")))["hpt"],
     )
-    assert plan.difference(before.document, after.document) == ["spec.batch: 16 -> 32"]
-    assert plan.difference(before.document, before.document) == []
+    assert difference(before.document, after.document) == ["spec.batch: 16 -> 32"]
+    assert difference(before.document, before.document) == []
 
 
 def test_planning_imports_neither_torch_nor_mlflow_nor_boto3():

@@ -10,6 +10,7 @@ from small import hpt, write_recipe
 from hpt_dist.errors import HptError, RecipeError, RequestError
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe import plan, plugins
+from hpt_dist.recipe.differences import difference
 from hpt_dist.recipe.facts import DatasetFacts, Facts
 
 OURS = """\
@@ -75,7 +76,7 @@ def test_another_version_is_another_trial(site):
     after = planned(THEIRS)
     assert before["hpt"].key != after["hpt"].key
     assert before["base"].key == after["base"].key
-    assert plan.difference(before["hpt"].document, after["hpt"].document) == [
+    assert difference(before["hpt"].document, after["hpt"].document) == [
         "plugins.method.version: 1.2.3 -> 1.2.4"
     ]
 

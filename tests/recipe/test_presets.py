@@ -80,7 +80,7 @@ def test_every_preset_speaks_of_every_kind_and_method_that_has_presets():
     assert all(set(entries) == expected for entries in PRESETS.values())
     assert all(set(parts) <= set(PRESETS[preset]) for preset, parts in BN_GROUPS.items())
     with_presets = {kind for kind, spec in KINDS.items() if "preset" in spec.model_fields}
-    assert with_presets == {"pretrain", "linear", "finetune"}
+    assert with_presets == {"pretrain", "linear", "finetune", "select"}  # which judges by linear
 
 
 def test_without_a_preset_the_defaults_are_the_papers():
@@ -289,5 +289,5 @@ def test_a_scaled_learning_rate_is_reported_with_its_rule(
 ) -> None:
     spec = validated("pretrain", batch=1024, **settings)
     assert spec.peak_lr == pytest.approx(rate)
-    trial: Any = SimpleNamespace(stage="hpt", spec=spec, datasets={})
+    trial: Any = SimpleNamespace(stage="hpt", spec=spec, datasets={}, candidates=())
     assert reported in console._remark(trial)

@@ -229,7 +229,8 @@ def test_an_error_that_one_rank_alone_has_is_that_of_rank_0(monkeypatch, capsys)
     for name, value in ranks.world(0, 2, ranks.free_port()).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(ranks, "is_begun", lambda: True)
-    order = SimpleNamespace(trial=SimpleNamespace(spec=SimpleNamespace(kind="pretrain")))
+    spec = SimpleNamespace(kind="pretrain")
+    order = SimpleNamespace(trial=SimpleNamespace(spec=spec, candidates=()))
     with ranks.hosting(2) as together:
         with pytest.raises(SystemExit) as ended:
             process.follow(None, order)

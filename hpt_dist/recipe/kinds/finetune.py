@@ -62,6 +62,7 @@ class Finetune(Trained):
     VERSION: ClassVar[int] = 1
     LEAVES: ClassVar = "model"
     METRICS: ClassVar[tuple[str, ...]] = REPORTED
+    CHOOSES: ClassVar[bool] = True
     DATA: ClassVar[tuple[str, ...]] = ("data",)
 
     kind: Literal["finetune"]

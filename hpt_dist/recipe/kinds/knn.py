@@ -34,6 +34,7 @@ class Knn(StageSpec):
     VERSION: ClassVar[int] = 2
     JUDGES: ClassVar[bool] = True
     METRICS: ClassVar[tuple[str, ...]] = REPORTED
+    CHOOSES: ClassVar[bool] = True
     DATA: ClassVar[tuple[str, ...]] = ("data",)
 
     kind: Literal["knn"]

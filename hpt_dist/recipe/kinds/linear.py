@@ -44,6 +44,7 @@ class Linear(StageSpec):
     VERSION: ClassVar[int] = 2
     JUDGES: ClassVar[bool] = True
     METRICS: ClassVar[tuple[str, ...]] = REPORTED
+    CHOOSES: ClassVar[bool] = True
     DATA: ClassVar[tuple[str, ...]] = ("data",)
 
     kind: Literal["linear"]

@@ -18,6 +18,7 @@ class Mme(Trained):
     VERSION: ClassVar[int] = 3
     LEAVES: ClassVar = "model"
     METRICS: ClassVar[tuple[str, ...]] = ("val/top1", "test/top1")
+    CHOOSES: ClassVar[bool] = True
     DATA: ClassVar[tuple[str, ...]] = ("source", "target")
 
     kind: Literal["mme"]

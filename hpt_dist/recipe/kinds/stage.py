@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -11,6 +11,9 @@ from pydantic import Field
 from hpt_dist.recipe.facts import DatasetFacts
 from hpt_dist.recipe.numerics import Device, Numerics, decide
 from hpt_dist.recipe.settings import MAX_BAD, OPERATIONAL, MaxBad, Positive, Resources, Spec
+
+# What the name of a stage gets for the trials that validation chooses from.
+CANDIDATES = ".candidates"
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class StageSpec(Spec):
     TRAINS: ClassVar[bool] = False
     # Whether it judges frozen features, so that its results show what a backbone is worth.
     JUDGES: ClassVar[bool] = False
+    # Whether validation can choose among its trials; `stages` then says how one reads test.
+    CHOOSES: ClassVar[bool] = False
     USES_GPU: ClassVar[bool] = True
     # What its trials are measured by, which a report may ask for; empty where that is not known.
     METRICS: ClassVar[tuple[str, ...]] = ()
@@ -80,6 +85,15 @@ class StageSpec(Spec):
     def parent(self) -> str:
         """The stage whose backbone it starts from; empty without one."""
         return str(getattr(self, "init", ""))
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The stages whose finished trials it looks at, each of them; empty for none."""
+        return ()
+
+    def compared_faults(self, names: Sequence[str]) -> list[Fault]:  # noqa: ARG002
+        """Return why it cannot compare what it looks at, the trials of these names."""
+        return []
 
     @property
     def imported(self) -> str:
@@ -112,9 +126,36 @@ class StageSpec(Spec):
         """
         return self
 
+    def tries(self) -> tuple[StageSpec, ...]:
+        """Return the settings of what it chooses from by itself; empty for a kind that does not."""
+        return ()
+
     def reads(self) -> list[Read]:
         """Return every split that it reads."""
         return []
+
+    def kept_back(self) -> frozenset[str]:
+        """Return the splits that a candidate must not read: the test splits of what judges it.
+
+        One that only a setting names word for word, as a source to learn from, is not among them.
+        """
+        return frozenset(
+            read.split
+            for read in self.reads()
+            if read.split.partition("/")[2] == "test" and not self._names(read)
+        )
+
+    def leaks(self) -> list[Fault]:
+        """Return the settings by which a candidate would read what is kept back from it."""
+        return [
+            Fault(read.setting, f"{read.split} is what the chosen is judged by in the end")
+            for read in self.reads()
+            if self._names(read) and read.split.partition("@")[0] in self.kept_back()
+        ]
+
+    def _names(self, read: Read) -> bool:
+        """Return whether a setting names a split word for word."""
+        return getattr(self, read.setting, None) == read.split
 
     def batches(self) -> dict[str, int]:
         """Return the images of each batch that its ranks share out, by the batch's setting."""
