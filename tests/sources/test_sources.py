@@ -21,7 +21,7 @@ from pyarrow import parquet as pq
 
 from hpt_dist.errors import DataError, RequestError
 from hpt_dist.images.formats import decode, to_png
-from hpt_dist.sources import open_source, openmoji, parquet
+from hpt_dist.sources import families, open_source, openmoji, parquet
 from hpt_dist.sources.class_names import alike, is_missing
 from hpt_dist.sources.sample import hash_split, key_of
 
@@ -525,10 +525,10 @@ def test_each_class_is_in_each_split_about_by_its_share(domains):
     assert set(counts) == set(range(len(source.classes)))
     for count in counts.values():
         assert count.total() >= openmoji.MIN_DRAWINGS
-        assert all(count[split] >= 1 for split in openmoji.SHARES)
+        assert all(count[split] >= 1 for split in families.SHARES)
     together = sum(counts.values(), Counter())
-    shares = {split: together[split] / together.total() for split in openmoji.SHARES}
-    assert shares == pytest.approx(openmoji.SHARES, abs=0.02)
+    shares = {split: together[split] / together.total() for split in families.SHARES}
+    assert shares == pytest.approx(families.SHARES, abs=0.02)
 
 
 DRAWINGS = openmoji.read_drawings()[0]
