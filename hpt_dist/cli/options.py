@@ -94,7 +94,8 @@ SourceArgument = Annotated[
     typer.Argument(
         metavar="SOURCE",
         help="A folder, a list, an annotation file (docs/own_images.md), tars "
-        "(docs/webdataset.md), or a dataset's name (docs/datasets.md).",
+        "(docs/webdataset.md), or a dataset's name (docs/datasets.md), such as openmoji/line, "
+        "fashion-mnist, tuxpaint, openclipart or domainnet/real.",
     ),
 ]
 RootOption = Annotated[

@@ -90,6 +90,7 @@ def shard(
       hpt-dist shard labels.csv s3://bucket/hpt/datasets/flowers
       hpt-dist shard birds.parquet ./hpt-store/datasets/birds --columns path=photo,label=species
       hpt-dist shard openmoji/line ./hpt-store/datasets/openmoji/line
+      hpt-dist shard fashion-mnist ./hpt-store/datasets/fashion-mnist
       hpt-dist shard resisc45 ./hpt-store/datasets/resisc45 --root /data/NWPU-RESISC45
       hpt-dist shard ~/photos ./hpt-store/datasets/small --resize 256 --quality 85
       hpt-dist shard ~/scans ./hpt-store/datasets/scans --scale 0..4095 --replace

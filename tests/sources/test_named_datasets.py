@@ -266,10 +266,10 @@ def disjoint(sets) -> bool:
 
 
 def test_every_miniature_is_a_name_and_every_name_has_one():
-    assert set(MINIATURES) == set(named.NAMES)
+    assert set(MINIATURES) == set(named.DATASETS)
 
 
-@pytest.mark.parametrize("name", named.NAMES)
+@pytest.mark.parametrize("name", named.DATASETS)
 def test_a_dataset_is_read_alike_each_time(tmp_path, name):
     root = MINIATURES[name](tmp_path)
     source, again = open_source(name, root), open_source(name, root)
@@ -290,7 +290,7 @@ def test_a_dataset_is_read_alike_each_time(tmp_path, name):
         image.load()
 
 
-@pytest.mark.parametrize("name", named.NAMES)
+@pytest.mark.parametrize("name", named.DATASETS)
 def test_another_folder_is_refused_with_what_is_in_it(tmp_path, name):
     (tmp_path / "holidays").mkdir()
     with pytest.raises(RequestError) as caught:

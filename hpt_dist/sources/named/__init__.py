@@ -1,4 +1,4 @@
-"""The datasets of the paper by name, each read from what its own archives unpack to.
+"""Datasets by name: those of the paper, as their own archives unpack, and `installed` ones.
 
 The paper is HPT (arXiv 2103.12718), table 5. docs/datasets.md describes for each its
 origin, its splits, and where the paper and the public data differ.
@@ -14,7 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hpt_dist.errors import RequestError
-from hpt_dist.sources.named import chest, domainnet, driving, natural, remote_sensing, xview
+from hpt_dist.sources.named import (
+    chest,
+    domainnet,
+    driving,
+    installed,
+    natural,
+    remote_sensing,
+    xview,
+)
 from hpt_dist.sources.sample import FileSource
 
 log = logging.getLogger(__name__)
@@ -138,7 +146,7 @@ DATASETS = {
         credit="Lam et al., xView: Objects in Context in Overhead Imagery, 2018",
     ),
 }
-NAMES = tuple(DATASETS)
+NAMES = (*installed.DATASETS, *DATASETS)
 
 
 def open_named(name: str, root: Path | None) -> FileSource:
@@ -146,11 +154,14 @@ def open_named(name: str, root: Path | None) -> FileSource:
 
     Args:
         name: of the dataset.
-        root: the folder that its archives were unpacked to.
+        root: the folder that its archives were unpacked to; see also `installed.open_installed`.
 
     Raises:
         RequestError: the folder does not exist, has another layout, or all mistakes in it.
+        DataError: a file is damaged.
     """
+    if name in installed.DATASETS:
+        return installed.open_installed(name, root)
     named = DATASETS[name]
     if root is None:
         raise RequestError(
