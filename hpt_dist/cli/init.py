@@ -72,8 +72,10 @@ def init(
     if json_:
         console.print_json({"recipe": str(file), "next": commands})
         return
-    lacks = domains[-1].lacks()
-    console.print_line(f"wrote {file}: " + (f"no evaluation, {lacks}" if lacks else "with labels"))
+    target = domains[-1]
+    lacks = target.lacks()
+    judged = f"no evaluation, {lacks}" if lacks else target.judged_by()
+    console.print_line(f"wrote {file}: {judged}")
     console.print_line("next:")
     for command in commands:
         console.print_line(f"  {command}")
