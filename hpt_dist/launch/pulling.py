@@ -56,7 +56,8 @@ class _Left:
         """The (trial, object, name of the copy) of a backbone that is copied with it."""
         if WEIGHTS in self.objects:
             return self.key, WEIGHTS, WEIGHTS
-        return (self.spec["init"], WEIGHTS, BACKBONE) if HEAD in self.objects else None
+        judged = HEAD in self.objects and MODEL not in self.objects
+        return (self.spec["init"], WEIGHTS, BACKBONE) if judged else None
 
 
 def pull(
@@ -64,7 +65,7 @@ def pull(
 ) -> Pulled:
     """Copy weights and results of finished trials into a folder, digests checked.
 
-    Of an evaluation that left a classifier, the backbone that it judged is copied too.
+    Of an evaluation that left only a head, the backbone that it judged is copied too.
 
     Args:
         store: where the launch ran.
@@ -87,7 +88,8 @@ def pull(
         folder = destination / one.name.replace("/", "-") if len(names) > 1 else destination
         contents = _contents(store, one, file_format)
         where = (one.name, launch.id, one.spec, folder)
-        note = loading_note.text(*where, tuple(contents), file_format)
+        several = HEAD in contents and _judges_several(store, one)
+        note = loading_note.text(*where, tuple(contents), file_format, several=several)
         if note:
             contents[loading_note.FILE] = note.encode()
             pulled.notes.append(f"how to load it: {folder / loading_note.FILE}")
@@ -121,16 +123,18 @@ def _contents(store: Store, one: _Left, file_format: str) -> dict[str, bytes]:
     return contents
 
 
+def _judges_several(store: Store, one: _Left) -> bool:
+    """Return whether an evaluation is of several labels an image; of one, it has a top-1."""
+    metrics = document(store, one.key, RESULT, ResultPart)["metrics"]
+    return not any(name.endswith("/top1") for name in metrics)
+
+
 def _missing(store: Store, one: _Left) -> list[str]:
     """Return why an evaluation brings no classifier."""
     if one.kind == "knn":
         return [f"{one.name}: neighbours have no classifier to load; a linear stage leaves one"]
-    if one.kind != "linear" or {HEAD, MODEL}.intersection(one.objects):
+    if one.kind not in ("linear", "finetune") or HEAD in one.objects:
         return []
-    inside = one.spec.get("spec", {}).get("features", "pool") != "pool"
-    if inside or "test/top1" not in document(store, one.key, RESULT, ResultPart)["metrics"]:
-        what = "of features inside the backbone" if inside else "of several labels an image"
-        return [f"{one.name}: its classifier is {what}; such a one is not kept"]
     done = committed.done(store, one.key)
     keys = dict.fromkeys(filter(None, (one.key, done.same_as if done else "")))
     places = " and ".join(f"{store.at(stage_prefix(key)).uri}/{DONE}" for key in keys)

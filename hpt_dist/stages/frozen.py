@@ -233,6 +233,26 @@ def metric_for(context: Context, data: str, asked: str | None) -> str:
     return metric_of(asked, context.order.trial.datasets[dataset_of(data)])
 
 
+def head_of(context: Context, data: str, classifier: nn.Linear, where: str = POOL) -> Head:
+    """Return a classifier with all that `load_classifier` needs to put it on its backbone.
+
+    Args:
+        context: of the trial.
+        data: the dataset or what is learned from, as the recipe names it.
+        classifier: features [b, d] -> scores [b, num_classes].
+        where: in the backbone the features are; see `inner_features.features_at`.
+    """
+    manifest = manifest_of(context, data)
+    return Head(
+        {name: value.cpu() for name, value in classifier.state_dict().items()},
+        manifest.classes,
+        context.order.image_size,
+        *mean_std(context),
+        features=where,
+        several=manifest.label == "multi",
+    )
+
+
 def judged(
     context: Context,
     data: str,
