@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -17,6 +18,7 @@ FAILURE = "failure.json"
 LAUNCHES = "launches"
 # What trials computed of frozen backbones, for those that need the same.
 FEATURES = "features"
+DEFAULT_STORE = "./hpt-store"
 _SQLITE = "sqlite:///"
 # The lease of whoever submits jobs for a store, or takes back what was noted of them.
 SUBMITTING = f"{LAUNCHES}/submitting"
@@ -33,6 +35,11 @@ def local_path(text: Path | str) -> Path:
     except RuntimeError as error:
         what = f"~ stands for no folder: {error}"
         raise RequestError(what, where=str(text), fix="write the path in full") from error
+
+
+def usual_store() -> str:
+    """Return the URI of the store that is meant where neither an option nor a recipe names one."""
+    return os.environ.get("HPT_STORE") or DEFAULT_STORE
 
 
 def stage_prefix(key: str) -> str:

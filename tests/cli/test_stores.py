@@ -61,6 +61,37 @@ def test_a_recipes_file_leads_to_its_own_store_and_store_comes_first(own, tiny, 
     assert "no launch tiny" in printed
 
 
+@pytest.mark.parametrize("given", ["HPT_STORE", "here", "--store"])
+def test_a_recipe_without_a_store_means_the_usual_one_for_every_verb(
+    given, tiny, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    text = TINY.replace("store: ${HPT_STORE}\n", "")
+    recipe = write_recipe(tmp_path, text)
+    store = tmp_path / "hpt-store"
+    if given == "here":
+        store.symlink_to(tiny[0])
+    else:
+        store = tiny[0]
+    variable = {"HPT_STORE": str(store), "here": "", "--store": "none"}[given]
+    option = ["--store", str(store)] if given == "--store" else []
+    said = {
+        "HPT_STORE": f"store: {store} (from HPT_STORE)",
+        "here": f"store: {store} (neither the recipe nor HPT_STORE names one)",
+        "--store": "",
+    }[given]
+    verbs = ["plan RUN", "launch RUN", *VERBS, "sync RUN", "cancel RUN"]
+    for verb in verbs:
+        code = REFUSED if verb.startswith("cancel") else 0  # it has ended
+        here = {"process": False} if verb.startswith(("launch", "sync")) else {}
+        printed = hpt(*words(verb, recipe, tmp_path), *option, store=variable, code=code, **here)
+        assert said in printed, verb
+        assert printed.count("store: ") == bool(said), verb
+        assert not (tmp_path / "none").exists()
+        assert (tmp_path / "hpt-store").exists() is (given == "here"), verb
+    assert "store" in hpt("plan", str(recipe), "--set", "store=''", store="", code=REFUSED)
+
+
 def test_a_recipe_that_is_wrong_elsewhere_still_leads_to_its_store(own, tmp_path):
     recipe, _ = own
     recipe.write_text(recipe.read_text().replace("kind: mme", "kind: none of these"))
