@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hpt_dist.cli import console
+from hpt_dist.cli import console, written
 from hpt_dist.cli.options import (
     CoresOption,
     FreshOption,
@@ -54,7 +54,7 @@ from hpt_dist.processes import environment
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.report.report import build
 from hpt_dist.slurm import jobs as slurm_jobs
-from hpt_dist.store import Store, files
+from hpt_dist.store import Store
 from hpt_dist.store.committed import is_done
 from hpt_dist.store.paths import filled_trial_folder, tracking_database, work_folder
 from hpt_dist.tracking import tracker
@@ -242,17 +242,9 @@ def _cached(prepared: Planned, trials: Sequence[Trial], settings: Settings) -> L
 def _print_report(record: Launch, store: Store, work: Path) -> None:
     """Print a launch's report, the path of its file, and where to see its runs."""
     report = build(record, results.finished(store, record))
-    folder = work / "reports" / record.recipe
     console.print_line("")
     console.print_line(report.markdown())
-    try:
-        with files.in_work_folder(work):
-            written = report.write(folder)
-        page = next((path for path in written if path.suffix == ".html"), folder)
-        console.print_line(f"report: {page}")
-    except files.WorkFolderError as error:
-        # The results are in the store, and so is all that the report is made of.
-        console.print_note(f"the report is not written: {error}")
+    written.write(report, record, store, work)
     for line in _ways_to_runs(record, store):
         console.print_line(line)
 

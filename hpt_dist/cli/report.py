@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hpt_dist.cli import console
+from hpt_dist.cli import console, written
 from hpt_dist.cli.lacking import print_lacking
 from hpt_dist.cli.options import JsonOption, RecipeStoreOption, RunArgument
 from hpt_dist.cli.requested import launch_of
@@ -30,7 +30,8 @@ def report(
 ) -> None:
     """Print a launch's results with verdicts in words.
 
-    With --out it writes them to files too, with plots.
+    It also prints where the page of a recipe's last launch is, with plots. With --out it writes
+    the files of any launch to another folder.
 
     \b
     Examples:
@@ -46,6 +47,8 @@ def report(
     result = build(record, done)
     for path in result.write(out) if out else ():
         console.print_note(f"wrote {path}")
+    if not out and launches.find(opened, record.recipe).id == record.id:
+        written.bring_up_to_date(result, record, opened)
     if json_:
         console.print_json({"launch": record.id, "store": opened.uri} | result.as_json())
         return

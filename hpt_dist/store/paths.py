@@ -70,16 +70,27 @@ def work_folder(store: Store, chosen: str = "") -> Path:
 def trial_folder(work: Path, store: str, key: str) -> Path:
     """Return the local folder of a trial.
 
-    Outside the store's folder several stores may share a work folder, and each has its own part.
-
     Args:
         work: the work folder.
         store: URI of the store.
         key: of the trial.
     """
+    return _of_store(work, "trials", store) / key
+
+
+def report_folder(work: Path, store: str, recipe: str) -> Path:
+    """Return the local folder of the report of a recipe's last launch; see `trial_folder`."""
+    return _of_store(work, "reports", store) / recipe
+
+
+def _of_store(work: Path, part: str, store: str) -> Path:
+    """Return a part of a work folder.
+
+    Outside the store's folder several stores may share a work folder, and each has its own part.
+    """
     if work.is_relative_to(store):
-        return work / "trials" / key
-    return work / "trials" / hashlib.sha256(store.encode()).hexdigest()[:12] / key
+        return work / part
+    return work / part / hashlib.sha256(store.encode()).hexdigest()[:12]
 
 
 def filled_trial_folder(work: Path, store: str, key: str) -> Path:

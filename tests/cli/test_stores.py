@@ -4,10 +4,12 @@ import contextlib
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -16,6 +18,7 @@ from small import REFUSED, TINY, hpt, write_recipe
 from hpt_dist.cli.main import main
 from hpt_dist.launch import pasted
 from hpt_dist.store import FolderStore
+from hpt_dist.store.paths import report_folder
 
 # Each with RUN in the place of the run, and whether its output names the launch.
 VERBS = {
@@ -131,6 +134,39 @@ def test_plan_and_launch_take_another_store_and_say_so(own, tiny, tmp_path):
     assert said in printed
     assert "all 6 trials are cached" in printed
     assert "6 cached" in hpt("plan", str(recipe), store="none")
+
+
+def test_stores_that_share_a_work_folder_have_reports_of_their_own(own, tiny, tmp_path):
+    """`report` prints where the page is, and brings one that is older up to date."""
+    recipe, store = own
+    shared = tmp_path / "work"
+    shared.mkdir()
+    pages = {}
+    for one in (store, shutil.copytree(store, tmp_path / "other", symlinks=True)):
+        [path] = one.glob("launches/*.json")
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"work": str(shared)}))
+        where = ("--store", str(one))
+        launched = hpt(
+            "launch", str(recipe), *where, "--work", str(shared), store="", process=False
+        )
+        [pages[one]] = re.findall(r"^report: (.*/report\.html)$", launched, re.MULTILINE)
+        data = Path(pages[one]).with_name("report.json")
+        whole = data.read_bytes()
+        printed = hpt("report", "tiny", *where, store="")
+        assert f"report: {pages[one]}" in printed
+        assert data.read_bytes() == whole
+        Path(pages[one]).write_text("of before")
+        hpt("report", "tiny", *where, store="")
+        assert Path(pages[one]).read_text() == "of before"  # it says the same
+        data.write_text('{"missing": ["hpt"]}')
+        hpt("report", "tiny", *where, store="")
+        assert data.read_bytes() == whole
+        assert "<html" in Path(pages[one]).read_text()
+        printed = hpt("report", "tiny", *where, "--out", str(tmp_path / "out"), store="")
+        assert "report: " not in printed
+    assert len({str(Path(page).parent) for page in pages.values()}) == 2
+    # The work folder in a store is its own.
+    assert report_folder(store / "work", str(store), "tiny") == store / "work/reports/tiny"
 
 
 def test_a_plan_counts_what_is_run(tiny, tmp_path):
