@@ -12,12 +12,13 @@ import typer
 from hpt_dist import sources
 from hpt_dist.cli import console
 from hpt_dist.cli.options import DEFAULT_STORE, JsonOption, StoreOption
+from hpt_dist.cli.requested import explained
 from hpt_dist.datasets.manifest import dataset_names, read_manifest
 from hpt_dist.errors import RequestError
 from hpt_dist.launch import first_recipe, here
 from hpt_dist.launch.first_recipe import Domain
 from hpt_dist.launch.lookup import dataset_store
-from hpt_dist.sources import understood
+from hpt_dist.sources import other_files, understood
 from hpt_dist.store import Store, files, open_store
 
 _VERBS = ("plan", "launch")
@@ -100,7 +101,8 @@ def _domain(text: str, store: Store, uri: str) -> tuple[Domain, str]:
                 fix=f"write ./{text} for the images, or {uri}/datasets/{text}",
             )
         return first_recipe.of_manifest(read_manifest(store, text), text), ""
-    source = sources.open_source(text)
+    with explained(other_files.for_init):
+        source = sources.open_source(text)
     for line in understood.in_words(source):
         console.print_note(line)
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", path.absolute().stem).lstrip("_.-") or "images"

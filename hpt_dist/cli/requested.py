@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hpt_dist.cli import console
@@ -99,6 +100,24 @@ def command(*words: str, store: Store) -> str:
 def this_command() -> str:
     """Return the command that runs, for people to paste."""
     return f"{own_name()} {shlex.join(sys.argv[1:])}"
+
+
+@contextlib.contextmanager
+def explained(fixed: Callable[[str], str]) -> Iterator[None]:
+    """Let what is refused inside say what to do in the terms of a command.
+
+    Args:
+        fixed: what to do, in the words of whoever refused -> in those of the command.
+    """
+    try:
+        yield
+    except RequestError as error:
+        problem = error.problem
+        if (fix := fixed(problem.fix)) == problem.fix:
+            raise
+        raise RequestError(
+            problem.what, where=problem.where, allowed=problem.allowed, fix=fix
+        ) from error
 
 
 def own_name() -> str:

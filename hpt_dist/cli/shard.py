@@ -35,7 +35,7 @@ from hpt_dist.cli.options import (
     WorkersOption,
     WorkOption,
 )
-from hpt_dist.cli.requested import begun, profile_file
+from hpt_dist.cli.requested import begun, explained, profile_file
 from hpt_dist.datasets.manifest import Manifest, read_manifest
 from hpt_dist.datasets.shard_workers import cores
 from hpt_dist.errors import RequestError
@@ -46,7 +46,7 @@ from hpt_dist.launch.lookup import dataset_store
 from hpt_dist.launch.shard_jobs import Sharding
 from hpt_dist.launch.sharding import ShardingRequest
 from hpt_dist.slurm import profile
-from hpt_dist.sources import Source, TarOptions, tars, understood
+from hpt_dist.sources import Source, TarOptions, other_files, tars, understood
 from hpt_dist.store import open_store
 
 _LEFT_OUT_SHOWN = 5
@@ -115,11 +115,12 @@ def shard(
         tars=options if any(vars(options).values()) else None,
         leave_out=str(leave_out) if leave_out else "",
     )
-    manifest = (
-        _write_by_jobs(request, profile_file(on), jobs, workers, work, no_wait)
-        if on
-        else _write_here(request, workers)
-    )
+    with explained(lambda fix: other_files.for_destination(fix, destination)):
+        manifest = (
+            _write_by_jobs(request, profile_file(on), jobs, workers, work, no_wait)
+            if on
+            else _write_here(request, workers)
+        )
     if manifest:
         _print_written(manifest, destination, time.perf_counter() - began_s, json_)
 

@@ -195,8 +195,9 @@ def _way(path: Path) -> str:
 
 def _what_is_at(path: Path) -> str:
     if path.is_file():
-        kind = "an archive, and no list" if other_files.is_archive(path.name) else "no list"
-        return f"{path} is {kind} of a known kind"
+        if other_files.is_archive(path.name):
+            return f"{path} is an archive, from which no images are read"
+        return f"{path} is no list of a known kind"
     if path.exists():
         return f"{path} is neither a file nor a folder, but a pipe or a device"
     return f"nothing is at {path}"
