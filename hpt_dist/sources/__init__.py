@@ -18,6 +18,7 @@ from hpt_dist.sources import (
     openmoji,
     other_files,
     tars,
+    val_annotations,
     voc,
 )
 from hpt_dist.sources.class_names import checked
@@ -36,6 +37,7 @@ _FILES: dict[str, Callable[[Path, Path | None, Mapping[str, str]], FileSource]] 
 }
 # How a user's folder is read: the first entry that recognises the layout opens it.
 _FOLDERS: list[tuple[Callable[[Path], bool], Callable[[Path], FileSource]]] = [
+    (val_annotations.has_table, val_annotations.open_folder),
     (voc.is_voc, voc.open_folder),
     (coco.has_splits, coco.open_splits),
 ]
