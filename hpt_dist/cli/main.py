@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import sys
 from typing import Annotated, ClassVar
@@ -80,6 +82,8 @@ def main() -> None:
     output.log_lines(logging.WARNING, sys.stderr, "%(levelname)s %(message)s")
     output.guard_errors()
     environment.provide_home()
+    # Whoever waits for the prompt does not wait for a search for garbage in all of MLflow.
+    atexit.register(gc.freeze)
     try:
         app()
     except HptError as error:

@@ -44,7 +44,8 @@ def finish_launch(store: Store, launch: Launch, *, done: bool, stopped: bool = F
     try:
         finished = results.finished(store, launch)
         report = build(launch, finished)
-        files |= report.files()
+        if not stopped:  # somebody waits for the prompt, and plots take long
+            files |= report.files()
         text = report.markdown()
         if headline := report.headline():
             # With more trials the means are other ones, and a metric's steps only go forward.

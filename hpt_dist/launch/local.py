@@ -17,9 +17,8 @@ from hpt_dist.launch.process import Outcome, follow, run, work
 from hpt_dist.launch.survey import Planned
 from hpt_dist.processes import children, environment
 from hpt_dist.processes.children import Child
-from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.plan import Trial
-from hpt_dist.store import Store, files, lease
+from hpt_dist.store import files, lease
 from hpt_dist.store.committed import is_done
 from hpt_dist.store.paths import LEASE, stage_prefix
 from hpt_dist.trial import ranks
@@ -96,9 +95,7 @@ class _Work:
     """What is left to do, what runs, and what is free.
 
     Args:
-        recipe: the recipe that is launched.
-        trials: all trials of the plan, done or not, chosen or not.
-        store: where results go.
+        prepared: the whole plan.
         settings: how this machine is used.
         launch: the record.
         watcher: receives the progress.
@@ -116,9 +113,7 @@ class _Work:
         leases: those of trials that wait, watched.
     """
 
-    recipe: Recipe
-    trials: Sequence[Trial]
-    store: Store
+    prepared: Planned
     settings: Settings
     launch: Launch
     watcher: Watcher
@@ -136,7 +131,7 @@ class _Work:
     leases: lease.LeaseWatch = field(default_factory=lease.LeaseWatch)
 
     def is_done(self, key: str) -> bool:
-        if key not in self.done and is_done(self.store, key):
+        if key not in self.done and is_done(self.prepared.store, key):
             self.done.add(key)
         return key in self.done
 
@@ -175,16 +170,17 @@ def work_through(
         KeyboardInterrupt: at a second Ctrl-C, when no process of a trial is left.
     """
     gpus = list(settings.gpus)
-    recipe, store, every = prepared.recipe, prepared.store, prepared.trials
-    left = _Work(recipe, every, store, settings, launch, watcher, [], settings.cores, gpus)
+    left = _Work(prepared, settings, launch, watcher, [], settings.cores, gpus)
     left.pending = [trial for trial in trials if not left.is_done(trial.key)]
-    if left.pending and settings.is_warm:
-        children.warm_up(_variables(1))
+    ready = children.warm_up(_variables(1)) if left.pending and settings.is_warm else None
     with _gentle_stop(left):
+        # Starting a trial would wait as long, deaf to whoever asks to stop.
+        while ready and not (left.stopping or ready.wait(POLL_S)):
+            pass
         while left.running or (left.pending and not left.stopping):
             if time.monotonic() >= left.look_s:
                 left.look_s = time.monotonic() + _LOOK_S
-                left.stopping = left.stopping or is_cancelled(store, launch.id)
+                left.stopping = left.stopping or is_cancelled(prepared.store, launch.id)
                 _start_what_can(left)
             if left.stopping:  # said before those that have ended by the same Ctrl-C are
                 _ask_to_stop(left)
@@ -229,11 +225,11 @@ def _start_what_can(left: _Work) -> None:
 
 def _start(left: _Work, trial: Trial) -> None:
     """Give a trial a process if there is room for it and nobody else is at it."""
-    threads = threads_of(trial, left.trials, left.settings.cores)
-    count = ranks_of(trial, left.settings)
+    threads = threads_of(trial, left.prepared.trials, left.settings.cores)
+    count, store = ranks_of(trial, left.settings), left.prepared.store
     if threads > left.free_cores or (left.settings.gpus and count > len(left.free_gpus)):
         return
-    holder, silent = left.leases.look(left.store.at(stage_prefix(trial.key)), LEASE)
+    holder, silent = left.leases.look(store.at(stage_prefix(trial.key)), LEASE)
     if holder:
         left.watcher.moved(trial, holder.facts)
         return
@@ -242,9 +238,8 @@ def _start(left: _Work, trial: Trial) -> None:
     left.pending.remove(trial)
     left.watcher.started(trial)
     each = max(1, threads // count)
-    job = job_of(
-        left.recipe, trial, left.store, left.launch, left.settings, threads=each, ranks=count
-    )
+    where = left.launch, left.settings
+    job = job_of(left.prepared.recipe, trial, store, *where, threads=each, ranks=count)
     job = replace(job, silent=silent)
     running = _Running(trial, [], threads, gpus)
     left.running[trial.key] = running
