@@ -77,9 +77,12 @@ def run(context: Context, spec: Similarity) -> Result:
 
 
 def _all_seen(context: Context, spec: Similarity) -> list[_Seen]:
-    """Return what each trial makes of the test images; those of one backbone share its features."""
+    """Return what each trial makes of the test images; those of one backbone share its features.
+
+    The features are those that its classifier was trained on, maybe from inside the backbone.
+    """
     classes = list(manifest_of(context, spec.data).classes)
-    features: dict[str, tuple[Tensor, Tensor]] = {}
+    features: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
     found = []
     for name, key in context.order.trial.compared.items():
         backbone = str(document(context.store, key, "spec.json", SpecPart)["init"])
@@ -89,12 +92,13 @@ def _all_seen(context: Context, spec: Similarity) -> list[_Seen]:
                 f"the classes of {name} are not those of {spec.data}",
                 fix="compare trials of one dataset, and name that as data",
             )
-        if backbone not in features:
+        place = backbone, classifier.features
+        if place not in features:
             trial = replace(context.order.trial, init=backbone)
             its = replace(context, order=replace(context.order, trial=trial))
-            test = test_of(Frozen(its), spec.data)
-            features[backbone] = test.features, test.labels
-        pooled, labels = features[backbone]
+            test = test_of(Frozen(its, classifier.features), spec.data)
+            features[place] = test.features, test.labels
+        pooled, labels = features[place]
         outputs = torch.nn.functional.linear(pooled, classifier.state["weight"])
         outputs += classifier.state["bias"]
         found.append(_Seen(pooled, outputs, outputs.argmax(dim=1) != labels))
