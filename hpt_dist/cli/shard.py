@@ -116,11 +116,10 @@ def shard(
         leave_out=str(leave_out) if leave_out else "",
     )
     with explained(lambda fix: other_files.for_destination(fix, destination)):
-        manifest = (
-            _write_by_jobs(request, profile_file(on), jobs, workers, work, no_wait)
-            if on
-            else _write_here(request, workers)
-        )
+        if on:
+            manifest = _write_by_jobs(request, profile_file(on), jobs, workers, work, no_wait)
+        else:
+            manifest = _write_here(request, workers)
     if manifest:
         _print_written(manifest, destination, time.perf_counter() - began_s, json_)
 
