@@ -60,7 +60,7 @@ app.add_typer(data.app, name="data")
 
 _CTRL_C = 130  # typer's exit code for it
 # Commands that a person waits for, who is to hear soon that a store is away.
-_LOOK = ("plan", "status", "cancel", "report", "runs", "du", "doctor")
+_LOOK = ("plan", "status", "cancel", "report", "errors", "runs", "du", "doctor")
 
 
 @app.callback(invoke_without_command=True)
