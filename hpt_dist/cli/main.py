@@ -30,6 +30,7 @@ class _AllVerbs(Verbs):
         "logs": "Print the logs of a launch's trials.",
         "cancel": "Ask running trials of a launch to save and stop.",
         "pull": "Copy the weights and results of finished trials, and check their digests.",
+        "errors": "Show the most confident mistakes of an evaluation, and what it confuses.",
         "report": "Print a launch's results with verdicts in words.",
         "du": "Show how much space a store takes, by launch and by dataset.",
         "prune": "List what no launch needs, and with --yes delete it.",
@@ -61,7 +62,7 @@ app.add_typer(data.app, name="data")
 
 _CTRL_C = 130  # typer's exit code for it
 # Commands that a person waits for, who is to hear soon that a store is away.
-_LOOK = ("plan", "status", "cancel", "report", "runs", "du", "doctor")
+_LOOK = ("plan", "status", "cancel", "report", "errors", "runs", "du", "doctor")
 
 
 @app.callback(invoke_without_command=True)
