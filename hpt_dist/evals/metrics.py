@@ -35,6 +35,7 @@ def log_odds(logits: npt.ArrayLike, *, several: bool) -> Floats:
         return values
     rows, top = np.arange(len(values)), values.argmax(axis=1)
     relative = values - values[rows, top][:, None]  # at most 0
+    likeliest = relative == 0  # several where classes are equally likely
     powers = np.exp(relative)
     with np.errstate(divide="ignore"):
         scores = relative - np.log(powers.sum(axis=1, keepdims=True) - powers)
@@ -42,7 +43,8 @@ def log_odds(logits: npt.ArrayLike, *, several: bool) -> Floats:
         # The others of the likeliest class: relative to the next one, so that none is lost.
         second = relative.max(axis=1) if values.shape[1] > 1 else np.full(len(values), -MOST)
         rest = np.exp(relative - second[:, None]).sum(axis=1)
-        scores[rows, top] = -second - np.log(rest)
+        best = -second - np.log(rest)
+    scores = np.where(likeliest, best[:, None], scores)
     return np.asarray(np.clip(scores, -MOST, MOST))
 
 
@@ -137,6 +139,22 @@ def _map(scores: Floats, labels: Labels) -> float:
     from sklearn.metrics import average_precision_score
 
     return float(average_precision_score(*_counted("map", scores, labels), average="macro"))
+
+
+def average_precisions(scores: Floats, labels: Labels) -> tuple[float | None, ...]:
+    """Return the average precision of each class; None for one that "map" leaves out.
+
+    Args:
+        scores: see `compute`.
+        labels: of several labels, bool [n, num_classes].
+    """
+    from sklearn.metrics import average_precision_score
+
+    left_out = excluded("map", labels, scores.shape[1])
+    return tuple(
+        None if c in left_out else float(average_precision_score(labels[:, c], scores[:, c]))
+        for c in range(scores.shape[1])
+    )
 
 
 def _counted(name: str, scores: Floats, labels: Labels) -> tuple[Any, Any]:

@@ -194,6 +194,7 @@ class RunPart:
     host: str = ""
     numerics: str = ""
     same_as: Sha256 = ""
+    stores: Mapping[Line, Line] = field(default_factory=dict)
 
 
 def document(store: Store, key: str, name: str, part: type[Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from hpt_dist.errors import (
     StoreError,
     TrainingError,
 )
-from hpt_dist.errors.secrets import without_secrets
+from hpt_dist.errors.secrets import public_address, without_secrets
 from hpt_dist.recipe import plugins
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store, committed, files, lease, marker, open_store
@@ -31,7 +31,7 @@ from hpt_dist.tracking.tracker import METRICS, RunIdentity, Tracker
 from hpt_dist.train.checkpoint import Checkpoints
 from hpt_dist.train.interrupt import Interrupt
 from hpt_dist.trial import alike, documents, identity, starts
-from hpt_dist.trial.predictions import Predictions
+from hpt_dist.trial.predictions import Predictions, file_of
 from hpt_dist.trial.progress import Progress, ReportProgress, in_words, report_nowhere
 from hpt_dist.weights.head import Head
 
@@ -111,6 +111,8 @@ class Result:
         replaced: the names of damaged images that others stand in for.
         predictions: what its model answered about each image, by split.
         chose: the settings that validation chose, in words; empty where it chose nothing.
+        taken: predictions of a trial that read the same, or that validation chose: files by name,
+            which it commits as they are.
     """
 
     metrics: dict[str, float]
@@ -124,6 +126,7 @@ class Result:
     replaced: Sequence[str] = ()
     predictions: Mapping[str, Predictions] = field(default_factory=dict)
     chose: str = ""
+    taken: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -330,6 +333,7 @@ def _result_of(twin: alike.Alike, trains: bool) -> Result:
         curves=tuple(name for name in metrics if trains and not name.startswith("test/")),
         replaced=twin.result.get("replaced", ()),
         chose=twin.chose,
+        taken=twin.predictions,
     )
 
 
@@ -374,6 +378,7 @@ def _commit(
     trial, root = context.order.trial, context.root
     same = {"same_as": same_as} if same_as else {}
     replaced = {"replaced": list(result.replaced)} if result.replaced else {}
+    elsewhere = [one for one in trial.datasets.values() if one.store]
     run = documents.of_run(
         seconds=result.seconds_before + seconds,
         restarts=restarts,
@@ -381,6 +386,7 @@ def _commit(
         ranks=context.order.ranks,
         threads=context.order.threads,
         numerics=result.numerics,
+        stores={one.name: public_address(open_store(one.store).uri) for one in elsewhere},
     )
     objects = {
         "spec.json": _json(trial.document),
@@ -395,6 +401,7 @@ def _commit(
             objects[name] = weights.save(state, metadata)
     if result.head:
         objects[HEAD] = result.head.encoded(metadata)
+    objects |= _predictions(result)
     # The tracker has all points before `DONE`: whoever finds it can bring them to MLflow.
     points = {
         f"kept/{name}" if name in result.curves else name: value
@@ -413,6 +420,17 @@ def _commit(
     chose = {"chose": result.chose} if result.chose else {}
     root.put(DONE, _json({"key": trial.key, "objects": manifest} | same | replaced | chose))
     _clear(root)
+
+
+def _predictions(result: Result) -> dict[str, bytes]:
+    """Return the files of what a model answered, by name."""
+    found = dict(result.taken)
+    if result.predictions:
+        from hpt_dist.trial import predictions_file  # pyarrow takes long to import
+
+        for split, one in result.predictions.items():
+            found[file_of(split)] = predictions_file.encoded(one)
+    return found
 
 
 def _put(root: Store, name: str, data: bytes) -> dict[str, Any]:

@@ -172,7 +172,8 @@ def _of_backbone(backbone: str, folder: Path, name: str, file_format: str) -> li
         library, _, model = backbone.rpartition("/")
         own = _OWN.format(name=_literal(backbone), file=file)
         return [own, *_plain(library, model, f"load_file({file})")]
-    if PurePosixPath(name).name in ("config.json", *_NO_WEIGHTS):
+    path = PurePosixPath(name)
+    if path.suffix == ".parquet" or path.name in ("config.json", *_NO_WEIGHTS):
         return []
     if file_format in _ELSEWHERE:
         whole = "huggingface" if file_format == "huggingface" else name
