@@ -46,7 +46,10 @@ class Grid:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG, the caption below it, and a name that screen readers read; it may be empty."""
+    """A PNG, the caption below it, and a name that screen readers read; it may be empty.
+
+    A caption may have several lines.
+    """
 
     png: bytes
     caption: str
@@ -55,7 +58,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Small pictures side by side, each in a square of `px` above one line of caption."""
+    """Small pictures side by side, each in a square of `px` above its caption."""
 
     pictures: Sequence[Picture]
     px: int
@@ -76,12 +79,18 @@ table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular
 th, td { padding: .3rem .8rem; border-bottom: 1px solid #ccc; text-align: left }
 .number { text-align: right }
 img { max-width: 100% }
+h1, h2, p, li { overflow-wrap: anywhere }
 figcaption { color: #555 }
 body:has(.sheet) { max-width: none }
 .sheet { display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, var(--px)) }
 .sheet figure { margin: 0; font-size: 12px; text-align: center }
 .sheet img { width: 100%; aspect-ratio: 1; object-fit: scale-down; outline: 1px solid #e4e4e4 }
 .sheet figcaption { overflow: hidden; white-space: nowrap; text-overflow: ellipsis }
+.sheet figcaption::first-line { color: CanvasText }
+@media (max-width: 40rem) {
+  th, td { padding: .3rem .4rem }
+  table { display: block; overflow-x: auto }
+}
 """.strip()
 
 
@@ -200,10 +209,12 @@ def _element(block: Block) -> str:
 def _figure(picture: Picture) -> str:
     data = base64.b64encode(picture.png).decode("ascii")
     name, caption = _escaped(picture.name), _escaped(picture.caption)
-    hint = f' title="{name}&#10;{caption}"' if name else ""  # the page cuts long captions
+    # The page cuts long captions.
+    hint = f' title="{name}&#10;{caption}"'.replace("\n", "&#10;") if name else ""
+    lines = caption.replace("\n", "<br>")
     return (
         f'<figure{hint}><img src="data:image/png;base64,{data}" alt="{name or caption}">'
-        f"<figcaption>{caption}</figcaption></figure>"
+        f"<figcaption>{lines}</figcaption></figure>"
     )
 
 

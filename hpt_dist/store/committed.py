@@ -132,6 +132,16 @@ def read(store: Store, key: str, name: str) -> bytes:
     return data
 
 
+def undone_by(store: Store, key: str) -> str:
+    """Return what to delete, for a message, so that a finished trial is computed anew.
+
+    It is also the `DONE` of the trial whose result it took, which it would take again.
+    """
+    found = done(store, key)
+    keys = dict.fromkeys(filter(None, (key, found.same_as if found else "")))
+    return "delete " + " and ".join(f"{store.at(stage_prefix(one)).uri}/{DONE}" for one in keys)
+
+
 class DamagedObjectError(StoreError):
     """An object of a finished trial is not what was committed."""
 
