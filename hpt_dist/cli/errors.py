@@ -55,7 +55,7 @@ def errors(
 
     \b
     Examples:
-      hpt-dist errors quickstart/features/init=hpt,seed=0
+      hpt-dist errors quickstart/features/init=hpt
       hpt-dist errors my_recipe.yaml/probe --top 100 --to mistakes.html
       hpt-dist errors my_recipe.yaml/probe --split test --json
     """
