@@ -129,25 +129,33 @@ def _labelled(spec: Mme, train: Pool, num_classes: int) -> Ints:
 
 def _look(context: Context, accelerator: Accelerator, target: str, method: MME) -> Look:
     """Return the accuracy on val; a collective call."""
-    pool = pool_of(context, (f"{target}/val",))
     # Where one process looks, a state is saved; after the training there is none.
-    logits = logits_of(context, accelerator, method, method.predict, pool, heeds=True)
-    return Look({"val/top1": _top1(logits, pool)})
+    return Look(
+        {"val/top1": _top1(*_read(context, accelerator, target, method, "val", heeds=True))}
+    )
 
 
 def _answered(
     context: Context, accelerator: Accelerator, target: str, method: MME, split: str
 ) -> tuple[float, Predictions]:
-    """Return the share of a split's images that a method classifies rightly, and its answers.
-
-    Raises:
-        DivergedError: answers are not finite, on every rank.
-    """
-    reference = f"{target}/{split}"
-    pool = pool_of(context, (reference,))
-    logits = logits_of(context, accelerator, method, method.predict, pool)
+    """Return the share of a split's images that a method classifies rightly, and its answers."""
+    logits, pool = _read(context, accelerator, target, method, split)
     scores = log_odds(logits.numpy(), several=False)
-    return _top1(logits, pool), predictions_of(context, reference, pool, scores)
+    return _top1(logits, pool), predictions_of(context, f"{target}/{split}", pool, scores)
+
+
+def _read(
+    context: Context,
+    accelerator: Accelerator,
+    target: str,
+    method: MME,
+    split: str,
+    *,
+    heeds: bool = False,
+) -> tuple[Tensor, Pool]:
+    """Return a method's logits of a split's images, and these; see `logits_of`."""
+    pool = pool_of(context, (f"{target}/{split}",))
+    return logits_of(context, accelerator, method, method.predict, pool, heeds=heeds), pool
 
 
 def _top1(logits: Tensor, pool: Pool) -> float:
