@@ -77,7 +77,7 @@ def results(
 
 def over_images(
     split: str, values: Mapping[str, float], scores: Floats, labels: Labels
-) -> tuple[dict[str, Floats], dict[str, list[float]]]:
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Return the replicates of a split's metrics, and the intervals of those that vary.
 
     Args:
@@ -91,4 +91,4 @@ def over_images(
     for name, value in values.items():
         if ends := bootstrap.interval(value, drawn[name], len(labels)):
             intervals[f"{split}/{name}"] = list(ends)
-    return {f"{split}/{name}": one for name, one in drawn.items()}, intervals
+    return {f"{split}/{name}": one.tolist() for name, one in drawn.items()}, intervals

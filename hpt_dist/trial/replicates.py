@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -30,6 +30,15 @@ def encoded(replicates: Replicates) -> bytes:
         for name, values in replicates.items()
     }
     return json.dumps({"metrics": metrics}, sort_keys=True, separators=(",", ":")).encode()
+
+
+def ends(details: Mapping[str, Any]) -> dict[str, float]:
+    """Return the ends of a result's intervals over images, as test/NAME/low and test/NAME/high."""
+    return {
+        f"{name}/{end}": value
+        for name, interval in details.get("intervals", {}).items()
+        for end, value in zip(("low", "high"), interval, strict=True)
+    }
 
 
 def read(store: Store, key: str) -> Replicates:

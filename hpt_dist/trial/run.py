@@ -410,7 +410,7 @@ def _commit(
     # The tracker has all points before `DONE`: whoever finds it can bring them to MLflow.
     points = {
         f"kept/{name}" if name in result.curves else name: value
-        for name, value in {**result.metrics, **_ends(result)}.items()
+        for name, value in {**result.metrics, **replicates.ends(result.details)}.items()
     }
     points["active_seconds"] = result.seconds_before + seconds
     if replaced:
@@ -436,15 +436,6 @@ def _predictions(result: Result) -> dict[str, bytes]:
         for split, one in result.predictions.items():
             found[file_of(split)] = predictions_file.encoded(one)
     return found
-
-
-def _ends(result: Result) -> dict[str, float]:
-    """Return the ends of the intervals over images, as test/NAME/low and test/NAME/high."""
-    return {
-        f"{name}/{end}": value
-        for name, ends in result.details.get("intervals", {}).items()
-        for end, value in zip(("low", "high"), ends, strict=True)
-    }
 
 
 def _put(root: Store, name: str, data: bytes) -> dict[str, Any]:
