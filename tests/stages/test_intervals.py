@@ -132,6 +132,22 @@ def test_the_gate_is_by_the_metric_that_chose(launched):
     assert "by knn on validation, by val/auroc (AUROC, mean over classes), against base" in text
 
 
+def test_an_adapted_classifier_has_intervals_too(tiny):
+    store, recipe = tiny
+    adapted = [one for one in results(store).values() if one["kind"] == "mme"]
+    assert adapted
+    for found in adapted:
+        kept = replicates.read(open_store(str(store)), found["key"])
+        assert set(kept) == set(found["metrics"]) == {"val/top1", "test/top1"}
+        for name, ends in found["details"]["intervals"].items():
+            images = found["details"]["n_" + name.split("/")[0]]
+            assert ends == list(interval(found["metrics"][name], kept[name], images))
+    document, text = report(store, recipe)
+    low, high = document["table"]["cells"][0]["over_images"]
+    assert f" [{low:.1f}, {high:.1f}] (n=1) |" in text
+    assert "has no interval over images" not in text
+
+
 def test_the_same_bytes_again(launched, tmp_path):
     store, recipe = launched
     first = outcome(store)
