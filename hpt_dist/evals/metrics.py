@@ -109,6 +109,17 @@ def members(labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
     return np.asarray(labels[:, None] == np.arange(num_classes))
 
 
+def hits(scores: Floats, labels: Labels, k: int) -> npt.NDArray[np.bool_]:
+    """Return whether the label [n] of each image is among its k largest scores: bool [n].
+
+    Of equal scores `top1` takes the first class, and `top5` the last, as scikit-learn does.
+    """
+    if k == 1:
+        return np.asarray(scores.argmax(axis=1) == labels)
+    last = np.argsort(scores, axis=1, kind="stable")[:, -k:]
+    return np.asarray((last == labels[:, None]).any(axis=1))
+
+
 def _top1(scores: Floats, labels: Labels) -> float:
     from sklearn.metrics import accuracy_score
 
@@ -165,20 +176,28 @@ def _counted(name: str, scores: Floats, labels: Labels) -> tuple[Any, Any]:
 
 
 def _ece(scores: Floats, labels: Labels) -> float:
-    """Return the mean distance of confidence and accuracy over equally wide bins of confidence.
+    """Return the mean distance of confidence and accuracy over equally wide bins of confidence."""
+    return float(np.abs(calibration(scores, labels).sum(axis=1)).sum() / labels.size)
+
+
+def calibration(scores: Floats, labels: Labels) -> Floats:
+    """Return how much more confident than right the answers to each image are, by bin: [bins, n].
 
     Of several labels each pair of an image and a class is an answer. scikit-learn has no such
     metric, and its `calibration_curve` does not say how many answers each bin holds.
     """
+    images = np.arange(len(scores))
     if labels.ndim == 2:
         confidence, right = probabilities(scores).ravel(), labels.ravel()
+        images = images.repeat(scores.shape[1])
     else:
         answers = scores.argmax(axis=1)
-        confidence = probabilities(scores[np.arange(len(scores)), answers])
+        confidence = probabilities(scores[images, answers])
         right = answers == labels
     bins = np.clip(np.ceil(confidence * _BINS).astype(np.int64) - 1, 0, _BINS - 1)
-    gaps = np.bincount(bins, weights=confidence - right, minlength=_BINS)
-    return float(np.abs(gaps).sum() / len(bins))
+    places = bins * len(scores) + images
+    gaps = np.bincount(places, weights=confidence - right, minlength=_BINS * len(scores))
+    return np.asarray(gaps.reshape(_BINS, len(scores)))
 
 
 _FUNCTIONS: dict[str, Callable[[Floats, Labels], float]] = {

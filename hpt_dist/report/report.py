@@ -23,10 +23,12 @@ from hpt_dist.report.points import (
     Point,
     chosen_by,
     costs,
+    metric_of,
     read_points,
     replaced_images,
     same_trials,
     single_runs,
+    without_replicates,
 )
 from hpt_dist.report.published import PublishedTable
 from hpt_dist.report.tables import Table, computed_by_row, tabulate
@@ -196,16 +198,20 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         table, differences = tabulate(
             points,
             settings["table"],
-            settings.get("metric") or _chosen_by(points, settings["table"]),
+            settings.get("metric") or metric_of(points, settings["table"], "test"),
             rows,
             "" if columns == rows else columns,  # the rows again: a diagonal would compare nothing
             baseline,
         )
         notes += _metric_note(points, table)
+        notes += without_replicates(points, table.stage, table.metric)
         if table.baseline not in table.rows:
             known = ", ".join(table.rows)
             notes.append(f"There is no row {baseline} to compare with; the rows are {known}.")
             differences = ()
+    compared = tuple(gates(points, baseline))
+    for gate in compared:
+        notes += without_replicates(points, gate.stage, gate.metric)
     notes += same_trials(points) + replaced_images(points)
     values = None
     if name := settings.get("compare"):
@@ -223,7 +229,7 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         computed=computed_by_row(table, points) if table else {},
         differences=differences,
         single_runs=single_runs(points, table.rows) if table else (),
-        gates=tuple(gates(points, baseline)),
+        gates=compared,
         verdicts={p.name: text for p in points if p.finished and (text := _verdict(p.finished))},
         choices={p.name: one for p in points if p.finished and (one := chosen_by(p.finished))},
         similarities={
@@ -236,13 +242,6 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         published=values,
         notes=tuple(notes),
     )
-
-
-def _chosen_by(points: Sequence[Point], stage: str) -> str:
-    """Return the metric by which a stage's val chose, on test; results of before name none."""
-    results = (p.finished.result for p in points if p.stage == stage and p.finished)
-    names = (result.get("details", {}).get("metric") for result in results)
-    return f"test/{next((name for name in names if isinstance(name, str)), 'top1')}"
 
 
 def _metric_note(points: Sequence[Point], table: Table) -> list[str]:

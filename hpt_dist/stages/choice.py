@@ -48,6 +48,7 @@ def run(context: Context, spec: StageSpec, *, read_test: ReadTest | None) -> Res
         chose=chosen.chosen,
         predictions=tested.predictions,
         taken=left.predictions,
+        replicates={**left.replicates, **tested.replicates},
     )
 
 

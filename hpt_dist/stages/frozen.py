@@ -280,8 +280,16 @@ def judged(
         predictions[split] = predictions_of(context, reference, pool, scores)
     if excluded := found.pop("excluded", {}):
         found["excluded"] = _named(excluded, manifest.classes)
+    replicates = found.pop("replicates", {})
     replaced = replacements.until(0) if replacements else ()
-    return Result(metrics, found, head=head, replaced=replaced, predictions=predictions)
+    return Result(
+        metrics,
+        found,
+        head=head,
+        replaced=replaced,
+        predictions=predictions,
+        replicates=replicates,
+    )
 
 
 def _named(

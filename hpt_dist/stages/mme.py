@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hpt_dist.datasets import fewshot
 from hpt_dist.errors import DataError
+from hpt_dist.evals import answers
 from hpt_dist.evals.metrics import log_odds
 from hpt_dist.methods import MME
 from hpt_dist.networks.backbones import Backbone
@@ -31,7 +32,6 @@ from hpt_dist.stages.trained import Training, begin_training
 from hpt_dist.train import optim
 from hpt_dist.train.loop import Accelerator, Feed, Inputs
 from hpt_dist.train.selection import Evaluation, Look
-from hpt_dist.trial.predictions import Predictions
 from hpt_dist.trial.run import Context, Result
 
 
@@ -69,8 +69,8 @@ def run(context: Context, spec: Mme) -> Result:
     )
     method.load_state_dict(outcome.selection.weights)
     answered = partial(_answered, context, training.accelerator, spec.target, method)
-    _, on_val = answered("val")
-    on_test = Result({}) if context.order.trial.is_candidate else _tested(answered)
+    on_val = answered("val")
+    on_test = Result({}) if context.order.trial.is_candidate else answered("test")
     return Result(
         {"val/top1": outcome.selection.best_value, **on_test.metrics},
         {
@@ -78,15 +78,17 @@ def run(context: Context, spec: Mme) -> Result:
             "val/top1_by_step": {str(s): m["val/top1"] for s, m in outcome.selection.history},
             "n_labelled": len(labelled),
             "n_unlabelled": len(unlabelled),
-            "n_val": len(on_val.keys),
+            **on_val.details,
             **on_test.details,
+            "intervals": {**on_val.details["intervals"], **on_test.details.get("intervals", {})},
         },
         model={name: value.cpu() for name, value in method.state_dict().items()},
         seconds_before=outcome.seconds_before,
         numerics=training.computed,
         curves=("val/top1",),
         replaced=outcome.replaced,
-        predictions={"val": on_val, **on_test.predictions},
+        predictions={**on_val.predictions, **on_test.predictions},
+        replicates={**on_val.replicates, **on_test.replicates},
     )
 
 
@@ -98,13 +100,7 @@ def read_test(context: Context, spec: Mme, left: Left) -> Result:
     num_classes = len(manifest_of(context, spec.target).classes)
     method = training.on_device(_method(spec, training.backbone, num_classes))
     method.load_state_dict(left.model)
-    return _tested(partial(_answered, context, training.accelerator, spec.target, method))
-
-
-def _tested(answered: Callable[[str], tuple[float, Predictions]]) -> Result:
-    """Return what is read from test."""
-    top1, on_test = answered("test")
-    return Result({"test/top1": top1}, {"n_test": len(on_test.keys)}, predictions={"test": on_test})
+    return _answered(context, training.accelerator, spec.target, method, "test")
 
 
 def _method(spec: Mme, backbone: Backbone, num_classes: int) -> MME:
@@ -137,11 +133,17 @@ def _look(context: Context, accelerator: Accelerator, target: str, method: MME) 
 
 def _answered(
     context: Context, accelerator: Accelerator, target: str, method: MME, split: str
-) -> tuple[float, Predictions]:
+) -> Result:
     """Return the share of a split's images that a method classifies rightly, and its answers."""
     logits, pool = _read(context, accelerator, target, method, split)
-    scores = log_odds(logits.numpy(), several=False)
-    return _top1(logits, pool), predictions_of(context, f"{target}/{split}", pool, scores)
+    scores, top1 = log_odds(logits.numpy(), several=False), _top1(logits, pool)
+    replicates, intervals = answers.over_images(split, {"top1": top1}, scores, pool.labels)
+    return Result(
+        {f"{split}/top1": top1},
+        {f"n_{split}": len(pool), "intervals": intervals},
+        predictions={split: predictions_of(context, f"{target}/{split}", pool, scores)},
+        replicates=replicates,
+    )
 
 
 def _read(

@@ -17,6 +17,7 @@ RESULT = "result.json"
 WEIGHTS = "weights.safetensors"
 MODEL = "model.safetensors"
 HEAD = "head.safetensors"
+REPLICATES = "replicates.json"
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,10 @@ from hpt_dist.errors import DataError, HptError
 from hpt_dist.recipe.plan import Trial, key_of
 from hpt_dist.store import Store, committed
 from hpt_dist.store.committed import HEAD, MODEL, WEIGHTS
+from hpt_dist.trial import replicates
 from hpt_dist.trial.predictions import split_of
 from hpt_dist.trial.records import ResultPart, RunPart, SpecPart, document
+from hpt_dist.trial.replicates import Replicates
 from hpt_dist.weights import head
 from hpt_dist.weights.head import Head
 
@@ -45,6 +47,7 @@ class Alike:
         head: the classifier that it left; None where it left none.
         chose: what validation chose in it, in words; empty where it chose nothing.
         predictions: the files of what its model answered, by name.
+        replicates: of its metrics.
     """
 
     key: str
@@ -55,6 +58,7 @@ class Alike:
     head: Head | None = None
     chose: str = ""
     predictions: Mapping[str, bytes] = field(default_factory=dict)
+    replicates: Replicates = field(default_factory=dict)
 
 
 def inputs_of(store: Store, trial: Trial) -> str:
@@ -141,4 +145,5 @@ def left_by(store: Store, key: str) -> Alike:
         *(key, result, numerics, tensors[WEIGHTS], tensors[MODEL], left),
         chose=done.chose if done else "",
         predictions=predictions,
+        replicates=replicates.read(store, key),
     )

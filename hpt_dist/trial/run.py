@@ -25,12 +25,12 @@ from hpt_dist.errors.secrets import public_address, without_secrets
 from hpt_dist.recipe import plugins
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store, committed, files, lease, marker, open_store
-from hpt_dist.store.committed import HEAD, MODEL, WEIGHTS
+from hpt_dist.store.committed import HEAD, MODEL, REPLICATES, WEIGHTS
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, stage_prefix, trial_folder
 from hpt_dist.tracking.tracker import METRICS, RunIdentity, Tracker
 from hpt_dist.train.checkpoint import Checkpoints
 from hpt_dist.train.interrupt import Interrupt
-from hpt_dist.trial import alike, documents, identity, starts
+from hpt_dist.trial import alike, documents, identity, replicates, starts
 from hpt_dist.trial.predictions import Predictions, file_of
 from hpt_dist.trial.progress import Progress, ReportProgress, in_words, report_nowhere
 from hpt_dist.weights.head import Head
@@ -113,6 +113,7 @@ class Result:
         chose: the settings that validation chose, in words; empty where it chose nothing.
         taken: predictions of a trial that read the same, or that validation chose: files by name,
             which it commits as they are.
+        replicates: of its metrics, shares of 1, [draws]; see `evals.bootstrap`.
     """
 
     metrics: dict[str, float]
@@ -127,6 +128,7 @@ class Result:
     predictions: Mapping[str, Predictions] = field(default_factory=dict)
     chose: str = ""
     taken: Mapping[str, bytes] = field(default_factory=dict)
+    replicates: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -334,6 +336,7 @@ def _result_of(twin: alike.Alike, trains: bool) -> Result:
         replaced=twin.result.get("replaced", ()),
         chose=twin.chose,
         taken=twin.predictions,
+        replicates=twin.replicates,
     )
 
 
@@ -402,10 +405,12 @@ def _commit(
     if result.head:
         objects[HEAD] = result.head.encoded(metadata)
     objects |= _predictions(result)
+    if result.replicates:
+        objects[REPLICATES] = replicates.encoded(result.replicates)
     # The tracker has all points before `DONE`: whoever finds it can bring them to MLflow.
     points = {
         f"kept/{name}" if name in result.curves else name: value
-        for name, value in result.metrics.items()
+        for name, value in {**result.metrics, **replicates.ends(result.details)}.items()
     }
     points["active_seconds"] = result.seconds_before + seconds
     if replaced:

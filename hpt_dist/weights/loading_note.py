@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hpt_dist.images.normalization import NORMALIZE
-from hpt_dist.store.committed import HEAD, MODEL, WEIGHTS
+from hpt_dist.store.committed import HEAD, MODEL, REPLICATES, WEIGHTS
 
 FILE = "loading.md"
 # How the weights that an evaluation judged are called beside its classifier.
@@ -132,7 +132,10 @@ _ELSEWHERE = {
 """,
 }
 
-_NO_WEIGHTS = (HEAD, MODEL, "spec.json", "result.json", "run.json", "metrics.jsonl")
+_NO_WEIGHTS = (
+    *(HEAD, MODEL, REPLICATES),
+    *("spec.json", "result.json", "run.json", "metrics.jsonl"),
+)
 
 _MODELS = {
     "mme": """\

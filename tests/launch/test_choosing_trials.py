@@ -176,6 +176,7 @@ def test_the_choice_is_that_by_hand_on_val_and_candidates_read_no_test(chosen):
         best = choose(tried, key=lambda metrics: metrics[metric])
         assert result["metrics"] == pytest.approx(best)
         assert result["details"]["n_test"] > 0
+        assert {one.split("/")[0] for one in result["details"]["intervals"]} == {"val", "test"}
     for name, result in ours.items():
         stage, is_candidate, axes = name.partition(".candidates/")
         if "lr=1e+30" in axes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -72,24 +72,29 @@ def judged_faults(
     return metric_faults(asked, datasets[dataset_of(data)])
 
 
-def metric_faults(asked: str | None, dataset: DatasetFacts) -> list[Fault]:
-    """Return why val or test cannot be judged by a metric.
+def metric_faults(
+    asked: str | None, dataset: DatasetFacts, splits: Sequence[str] = _JUDGED
+) -> list[Fault]:
+    """Return why splits cannot be judged by a metric.
 
     Args:
         asked: the metric that the recipe names; None is the manifest's.
         dataset: that is judged on.
+        splits: of it.
     """
-    fault = metric_fault(metric_of(asked, dataset), dataset, _JUDGED)
+    fault = metric_fault(metric_of(asked, dataset), dataset, splits)
     return [fault] if fault else []
 
 
-def metric_doubts(asked: str | None, dataset: DatasetFacts) -> list[Fault]:
-    """Return how many classes val or test have no value of a metric for; see `metric_faults`."""
+def metric_doubts(
+    asked: str | None, dataset: DatasetFacts, splits: Sequence[str] = _JUDGED
+) -> list[Fault]:
+    """Return how many classes have no value of a metric in splits; see `metric_faults`."""
     name = metric_of(asked, dataset)
-    if name not in METRICS or metric_faults(asked, dataset):
+    if name not in METRICS or metric_faults(asked, dataset, splits):
         return []
     doubts = []
-    for split in _JUDGED:
+    for split in splits:
         counts = dataset.class_counts.get(split, ())
         counted = METRICS[name].counted(counts, dataset.images[split])
         if left_out := len(counts) - len(counted):
