@@ -117,6 +117,14 @@ class Finished:
         """The key of the trial that computed its result: another one that read the same, or it."""
         return str(self.run.get("same_as", self.key))
 
+    @property
+    def inputs(self) -> str:
+        """The digest of all that it read: two that ran at the same time both computed one result.
+
+        Its origin, where it has noted none: it starts from nothing, or is of an earlier version.
+        """
+        return str(self.run.get("inputs", self.origin))
+
 
 @dataclass(frozen=True)
 class SpecPart:
@@ -194,6 +202,7 @@ class RunPart:
     host: str = ""
     numerics: str = ""
     same_as: Sha256 = ""
+    inputs: Sha256 = ""
 
 
 def document(store: Store, key: str, name: str, part: type[Any]) -> dict[str, Any]:
