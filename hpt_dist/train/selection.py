@@ -61,6 +61,7 @@ class Selection:
     Args:
         history: (steps, metrics) of every look.
         right: whether each validation image was classified correctly, by steps.
+        metric: that selects; empty before the first look, and where nothing is selected.
         best_step: steps of the best; -1 before the first.
         best_value: its value; of an error its negative.
         weights: the kept module's state at that step.
@@ -68,6 +69,7 @@ class Selection:
 
     history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     right: dict[int, Tensor] = field(default_factory=dict)
+    metric: str = ""
     best_step: int = -1
     best_value: float = float("-inf")
     weights: dict[str, Tensor] = field(default_factory=dict)
@@ -77,6 +79,7 @@ class Selection:
         self.history.append((done, look.metrics))
         if look.right is not None:
             self.right[done] = look.right.cpu()
+        self.metric = plan.select_on
         if not plan.select_on:
             return
         value = look.metrics[plan.select_on] * (-1 if plan.lower_is_better else 1)

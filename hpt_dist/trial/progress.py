@@ -12,11 +12,15 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from hpt_dist.recipe.metrics import METRICS
+
 if TYPE_CHECKING:
     from hpt_dist.train.selection import Selection
 
-# The metric of a look that is shown, the first that there is, and its name in words.
-_SHOWN = {"knn/top1": "kNN", "val/top1": "val top-1", "monitor/rankme": "effective rank"}
+_RANK = "monitor/rankme"
+# The metric of a look that is shown, and its name in words: the one that selects, or else the first.
+_SHOWN = {"knn/top1": "kNN", "val/top1": "val top-1", _RANK: "effective rank"}
+_SHOWN |= {f"val/{name}": f"val {name}" for name in METRICS if name != "top1"}
 
 ReportProgress = Callable[[Mapping[str, Any]], None]
 
@@ -45,7 +49,8 @@ class Progress:
     def note_look(self, selection: Selection) -> None:
         """Take the last look at validation, and the best one where its weights are kept."""
         step, metrics = selection.history[-1]
-        name = next((name for name in _SHOWN if name in metrics), "")
+        shown = [name for name in _SHOWN if name in metrics]
+        name = selection.metric if selection.metric in shown else next(iter(shown), "")
         if name:
             self._facts |= {name: round(metrics[name], 4), "looked_step": step}
         if name and selection.weights:
@@ -79,7 +84,7 @@ def in_words(facts: Mapping[str, float]) -> str:
 
 def _look(name: str, facts: Mapping[str, float]) -> str:
     def value(number: float) -> str:
-        return f"{100 * number:.1f} %" if name.endswith("top1") else f"{number:.1f}"
+        return f"{number:.1f}" if name == _RANK else f"{100 * number:.1f} %"
 
     step, best_step = int(facts.get("looked_step", 0)), int(facts.get("best_step", -1))
     text = f"{_SHOWN[name]} {value(facts[name])} at step {step:,}"
