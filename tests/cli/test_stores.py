@@ -180,6 +180,8 @@ def test_sync_reads_the_recipes_store_too(own, mlflow_tables, tmp_path):
     record.write_text(json.dumps(json.loads(record.read_text()) | changes))
     document = json.loads(stdout_of("sync", str(recipe), "--json"))
     assert document["store"] == str(store)
+    printed = hpt("sync", str(recipe), store="none")
+    assert f"left nothing in {tmp_path / 'none'}: they ran on another machine" in printed
     assert document["trials"]["hpt"] == {"status": "no metrics here", "points": 0}
 
 
