@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hpt_dist.train.selection import Selection
 
 _RANK = "monitor/rankme"
-# The metric of a look that is shown, and its name in words: the one that selects, or else the first.
+# The metric of a look that is shown, and its name in words: the one that selects, or the first.
 _SHOWN = {"knn/top1": "kNN", "val/top1": "val top-1", _RANK: "effective rank"}
 _SHOWN |= {f"val/{name}": f"val {name}" for name in METRICS if name != "top1"}
 
