@@ -18,7 +18,7 @@ _LAST = 20
 
 def runs(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="Only launches of this recipe: its name, or file.")
+        str, typer.Argument(metavar="RECIPE", help="Only launches of this recipe, a name or file.")
     ] = "",
     all_: Annotated[
         bool, typer.Option("--all", help=f"List every launch, not only the last {_LAST}.")
