@@ -49,7 +49,7 @@ def _print_totals(found: Usage, uri: str) -> None:
         ("  saved states of trials that are not done", found.states, ""),
         ("  of no launch", found.unnamed, "hpt-dist prune"),
         ("datasets", datasets, ""),
-        ("features of backbones", found.features, "hpt-dist prune"),
+        ("features of backbones", found.features, "hpt-dist prune, those older than 24 hours"),
         ("records", found.records, ""),
         ("other files", found.other, ""),
         (f"{uri} in all", found.total, ""),

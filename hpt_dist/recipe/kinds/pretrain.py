@@ -255,7 +255,7 @@ class Pretrain(Trained):
 
     def remark(self) -> str:
         """Return the peak learning rate in words: nothing is scaled unsaid."""
-        rule = "as written"
+        rule = "lr_scaling: none"
         if self.lr_scaling != "none":
             ratio = f"{self.batch}/{SCALING_BATCH}"
             scaled = {"linear": ratio, "sqrt": f"sqrt({ratio})"}[self.lr_scaling]
