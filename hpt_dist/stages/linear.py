@@ -16,6 +16,7 @@ from hpt_dist.recipe import Linear
 from hpt_dist.stages.choice import Left
 from hpt_dist.stages.frozen import Frozen, features_of, judged, metric_for, test_of
 from hpt_dist.stages.inputs import manifest_of, mean_std
+from hpt_dist.train.interrupt import BY_PEOPLE
 from hpt_dist.trial.run import Context, Result
 from hpt_dist.weights.head import Head
 
@@ -50,6 +51,7 @@ def run(context: Context, spec: Linear) -> Result:
             weight_decay=spec.weight_decay,
             seed=spec.seed,
             metric=metric,
+            heeding=lambda steps: context.interrupt.heeding(steps, *BY_PEOPLE),
         )
     head, is_candidate = _head(context, spec, classifier), context.order.trial.is_candidate
     if is_candidate:
