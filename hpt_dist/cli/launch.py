@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from hpt_dist.cli import console, written
+from hpt_dist.cli.lacking import lacking_here
 from hpt_dist.cli.options import (
     CoresOption,
     FreshOption,
@@ -263,7 +264,7 @@ def _ways_to_runs(record: Launch, store: Store) -> Iterator[str]:
         )
     unknown = [record.trials[name] for name in there if there[name] is None]
     if elsewhere := sum(is_done(store, key) for key in unknown):
-        yield f"{elsewhere} of {len(arrived)} runs were made on another machine, which sends them"
+        yield lacking_here(elsewhere, len(arrived), work)
     if True not in there.values():
         return
     if tracking_database(record.tracking_uri) == work / "mlflow.db":

@@ -11,7 +11,7 @@ from hpt_dist.cli import console, written
 from hpt_dist.cli.lacking import print_lacking
 from hpt_dist.cli.options import JsonOption, RecipeStoreOption, RunArgument
 from hpt_dist.cli.requested import launch_of
-from hpt_dist.launch import arrivals, launches, report_settings, results
+from hpt_dist.launch import arrivals, launches, outdated, report_settings, results
 from hpt_dist.launch.description import ENDED
 from hpt_dist.report.report import build
 
@@ -41,8 +41,8 @@ def report(
     """
     opened, record = launch_of(run, store)
     record, changes = report_settings.followed(record, run)
-    if changes:
-        console.print_note(changes)
+    for note in filter(None, (changes, outdated.since(opened, record, run))):
+        console.print_note(f"note: {note}")
     done = results.finished(opened, record)
     result = build(record, done)
     for path in result.write(out) if out else ():

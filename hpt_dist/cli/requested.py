@@ -137,6 +137,12 @@ def begun(store: Store) -> Store:
     return marker.begin(store)
 
 
+def note_if_new(store: Store) -> None:
+    """Print that there is no store, for commands that only look: its name may be misspelt."""
+    if marker.is_new(store):
+        console.print_note(f"there is no store at {store.uri} yet")
+
+
 def profile_file(name: str, *others: str) -> str:
     """Return the path of a profile; `others` are the words that the option takes too."""
     return str(_announced(name, located(name, others)))

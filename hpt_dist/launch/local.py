@@ -15,12 +15,13 @@ from typing import Any, Protocol
 from hpt_dist.launch.launches import Settings, is_cancelled, job_of
 from hpt_dist.launch.process import Outcome, follow, run, work
 from hpt_dist.launch.survey import Planned
-from hpt_dist.processes import children, environment
+from hpt_dist.processes import children, environment, output
 from hpt_dist.processes.children import Child
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import files, lease
 from hpt_dist.store.committed import is_done
 from hpt_dist.store.paths import LEASE, stage_prefix
+from hpt_dist.train.interrupt import handled
 from hpt_dist.trial import ranks
 from hpt_dist.trial.records import Launch
 from hpt_dist.trial.run import TrialOrder
@@ -371,7 +372,7 @@ def _ask_to_stop(left: _Work) -> None:
 
 @contextlib.contextmanager
 def _gentle_stop(left: _Work) -> Iterator[None]:
-    """On Ctrl-C or SIGTERM, which the main thread alone gets, ask every trial to save and stop.
+    """On Ctrl-C, SIGTERM or SIGHUP, which the main thread gets, ask every trial to save and stop.
 
     A Ctrl-C after that ends them at once; one that comes twice is one.
     """
@@ -382,14 +383,11 @@ def _gentle_stop(left: _Work) -> Iterator[None]:
     def stop(number: int, _frame: Any) -> None:
         if left.at_once and number == signal.SIGINT:
             raise KeyboardInterrupt  # a killed process does not end: its disk is away
+        if number == signal.SIGHUP:
+            output.leave_terminal()
         patient = not left.asked_s or time.monotonic() - left.asked_s < _TWICE_S
         left.at_once = left.at_once or (number == signal.SIGINT and not patient)
         left.stopping = True
 
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, stop) for number in signals}
-    try:
+    with handled(stop, signal.SIGINT, signal.SIGTERM):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,17 +75,21 @@ def pull(
         file_format: one of FORMATS: safetensors is as stored; see `exports` for the others.
 
     Raises:
-        RequestError: a trial is not done yet, or its backbone cannot be written in the format;
-            nothing was written.
+        RequestError: a trial is not done yet, its backbone cannot be written in the format, or
+            its folder holds another trial; nothing was written.
         StoreError: an object is not what `DONE` says, or that is damaged.
     """
     found = [_left(store, launch, name) for name in names]
     if file_format != "safetensors":
         for backbone in {one.spec["backbone"] for one in found if one.backbone}:
             _require(backbone, file_format)
+    folders = [
+        destination / one.name.replace("/", "-") if len(names) > 1 else destination for one in found
+    ]
+    for one, folder in zip(found, folders, strict=True):
+        _refuse_another(folder, one)
     pulled = Pulled([], [])
-    for one in found:
-        folder = destination / one.name.replace("/", "-") if len(names) > 1 else destination
+    for one, folder in zip(found, folders, strict=True):
         contents = _contents(store, one, file_format)
         where = (one.name, launch.id, one.spec, folder)
         several = HEAD in contents and _judges_several(store, one)
@@ -97,6 +102,25 @@ def pull(
             pulled.files.append(folder / path)
         pulled.notes.extend(_missing(store, one))
     return pulled
+
+
+def _refuse_another(folder: Path, one: _Left) -> None:
+    """Raise RequestError if a folder holds another trial: its files would be taken for this one's.
+
+    A classifier of before, for example, beside other weights.
+    """
+    path = folder / RESULT
+    try:
+        there = json.loads(path.read_bytes())
+        key, name = there["key"], there["trial"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if key != one.key:
+        raise RequestError(
+            f"it holds {name} of key {str(key)[:12]}, and {one.name} is {one.key[:12]}",
+            where=str(folder),
+            fix="name another folder, or delete this one",
+        )
 
 
 def _left(store: Store, launch: Launch, name: str) -> _Left:

@@ -17,6 +17,7 @@ from hpt_dist.evals.evidence import scale_of
 from hpt_dist.page import Block, Heading, Items, Paragraph, Picture
 from hpt_dist.report import figure, published, sections, unlabelled
 from hpt_dist.report.cells import Difference
+from hpt_dist.report.evaluations import Evaluated, evaluated
 from hpt_dist.report.gates import Gate, gates
 from hpt_dist.report.points import (
     Cost,
@@ -53,6 +54,7 @@ class Report:
         table: the table; None if the recipe has none.
         computed: for each row of the table, how its trials trained, in words.
         differences: differences of the table's rows from the baseline row.
+        evaluated: evaluations that neither the table nor, beside a table, a gate shows.
         single_runs: rows whose trials all start from the same pretraining run.
         gates: comparisons of pretrained backbones with the baseline on validation.
         verdicts: for each pretraining trial, its own verdict on validation.
@@ -72,6 +74,7 @@ class Report:
     table: Table | None
     computed: Mapping[str, str]
     differences: tuple[Difference, ...]
+    evaluated: tuple[Evaluated, ...]
     single_runs: tuple[str, ...]
     gates: tuple[Gate, ...]
     verdicts: Mapping[str, str]
@@ -167,6 +170,7 @@ class Report:
             blocks += [Picture(png, caption) for png in self.plots().values()]
             if self.published:
                 blocks += sections.of_published(self.table, self.published)
+        blocks += sections.of_evaluations(self.evaluated, has_table=bool(self.table))
         blocks += sections.of_verdicts(self.verdicts)
         is_judged = bool(self.gates or self.differences or self.verdicts)
         blocks += unlabelled.section(self.unjudged, self.recipe, is_judged=is_judged)
@@ -219,6 +223,8 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
             values = published.find(name)
         except RequestError as error:
             notes.append(" ".join(filter(None, (f"{error.problem.what}.", error.problem.fix))))
+    compared = tuple(gates(points, baseline))
+    shown = {table.stage, *(gate.stage for gate in compared)} if table else set()
     return Report(
         recipe=launch.recipe,
         launch=launch.id,
@@ -228,6 +234,7 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         table=table,
         computed=computed_by_row(table, points) if table else {},
         differences=differences,
+        evaluated=tuple(evaluated(points, shown)),
         single_runs=single_runs(points, table.rows) if table else (),
         gates=compared,
         verdicts={p.name: text for p in points if p.finished and (text := _verdict(p.finished))},

@@ -13,6 +13,7 @@ from hpt_dist.recipe import Linear
 from hpt_dist.stages.choice import Left
 from hpt_dist.stages.frozen import Frozen, features_of, head_of, judged, metric_for, test_of
 from hpt_dist.stages.inputs import manifest_of
+from hpt_dist.train.interrupt import BY_PEOPLE
 from hpt_dist.trial.run import Context, Result
 
 _NEIGHBOURS, _TEMPERATURE = 20, 0.07  # Wu et al., arXiv 1805.01978
@@ -46,6 +47,7 @@ def run(context: Context, spec: Linear) -> Result:
             weight_decay=spec.weight_decay,
             seed=spec.seed,
             metric=metric,
+            heeding=lambda steps: context.interrupt.heeding(steps, *BY_PEOPLE),
         )
     if context.order.trial.is_candidate:
         found["untrained"] = _untrained(train, val, num_classes, metric)

@@ -298,7 +298,7 @@ def _perform(
     else:
         result = _computed(context, runner, together)
     seconds = time.perf_counter() - began
-    _commit(context, tracker, result, start.count - 1, seconds, twin.key if twin else "")
+    _commit(context, tracker, result, start.count - 1, seconds, inputs, twin.key if twin else "")
     if not twin:
         alike.note(store, inputs, order.trial.key)
 
@@ -375,6 +375,7 @@ def _commit(
     result: Result,
     restarts: int,
     seconds: float,
+    inputs: str,
     same_as: str,
 ) -> None:
     """Put every object, verify it, and only then name them all in `DONE`."""
@@ -394,7 +395,7 @@ def _commit(
     objects = {
         "spec.json": _json(trial.document),
         "result.json": _json(documents.of_result(trial, result.metrics, result.details) | replaced),
-        "run.json": _json(run | same),
+        "run.json": _json(run | same | ({"inputs": inputs} if inputs else {})),
     }
     metadata = {"key": trial.key, "trial": trial.name, "backbone": trial.backbone}
     for name, state in {WEIGHTS: result.weights, MODEL: result.model}.items():

@@ -240,8 +240,14 @@ def _images(image: Mapping[str, Any]) -> str:
     return f"""\
 ## Images
 
-RGB, the short side resized to {round(size * 256 / 224)} pixels, the central square of {size}
-pixels, values divided by 255, then normalised by mean and standard deviation: {by}.
+RGB, upright; the central square, 7/8 of the short side, resized to {size} pixels; values divided by
+255, then normalised by mean and standard deviation: {by}.
+
+    # image = PIL.ImageOps.exif_transpose(PIL.Image.open(path)).convert("RGB")
+    side = min(image.size) * 7 / 8
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = left, top, left + side, top + side
+    pixels = image.resize(({size}, {size}), PIL.Image.Resampling.BILINEAR, box=box)
 """
 
 

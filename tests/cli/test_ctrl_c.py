@@ -73,6 +73,18 @@ def test_trials_save_and_the_command_that_goes_on_is_printed(store, recipe, tmp_
         assert not re.search(r"step \d+/", line) or re.search(r"loss \d.*kNN .* images/s", line)
 
 
+def test_a_closed_terminal_is_a_request_to_save_and_stop(store, recipe, tmp_path):
+    with Terminal([*LAUNCH, recipe.name, "--only", "hpt"], tmp_path, environment("")) as terminal:
+        terminal.wait_for(r"hpt +\S+ +\d+/3000 loss \d\.\d+, kNN")
+        assert terminal.close() == 1
+    state = hpt("status", str(recipe), store="none")
+    assert "the launch was stopped" in state
+    after = int(re.search(r"hpt +resumes +after step (\d+)", state)[1])
+    assert not (trial(store) / "failure.json").exists()
+    # Not the last one that was saved anyway, every ten steps, but where it was.
+    assert saved_step(trial(store)) == after
+
+
 class Seen:
     """A watcher who presses Ctrl-C, and again when trials were asked to stop."""
 

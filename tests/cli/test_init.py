@@ -194,3 +194,17 @@ def test_sizes_follow_the_device(labels):
     assert recipe["store"] == "${HPT_STORE:-s3://b/h}"
     small = yaml.safe_load(first_recipe.text("r", [domain], "s3://b/h", "cpu", []))
     assert (small["image"]["size"], small["stages"]["hpt"]["batch"]) == (64, 64)
+
+
+def test_the_options_by_which_images_are_read_are_in_the_command_that_shards_them(tmp_path):
+    images("birds", each=24)
+    rows = [f"0-{i}.png,{'ab'[i % 2]},p{i}" for i in range(24)]
+    Path("birds/list.csv").write_text("\n".join(["file,bird species,patient", *rows]))
+    assert "--columns" in hpt("init", "birds/list.csv", store="./hpt-store", code=2)
+    how = ["--columns", "label=bird species", "--group-by", "0-([0-9]+)"]
+    printed = hpt("init", "birds/list.csv", *how, store="./hpt-store")
+    assert "--columns 'label=bird species' --group-by '0-([0-9]+)'" in printed
+    assert "list" in followed(printed, "./hpt-store")
+    assert "2 classes: a, b" in Path("birds/list.yaml").read_text()
+    dataset = ["init", str(tmp_path / "hpt-store/datasets/list"), "--layout", "flat"]
+    assert "is read as it was sharded" in hpt(*dataset, store="./hpt-store", code=2)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from pictures import encoded, picture
@@ -281,6 +282,24 @@ def test_what_is_no_classifier_is_refused(judged, tmp_path):
         shutil.copy(broken / other, broken / name)
         with pytest.raises(hpt_dist.HptError, match=r"this is no head of|these are no weights of"):
             hpt_dist.load_classifier(broken)
+
+
+@pytest.mark.parametrize("size", [(96, 80), (61, 173)])
+def test_the_page_says_how_images_are_cut(tmp_path, size):
+    from hpt_dist.images.crops import center_box
+    from hpt_dist.images.pixels import resize_box
+    from hpt_dist.weights import loading_note
+
+    spec = {"backbone": "torchvision/resnet18", "image": {"size": 32, "normalize": "imagenet"}}
+    page = loading_note.text("hpt", "l", spec, tmp_path, ("weights.safetensors",), "safetensors")
+    lines = re.findall(r"^    (.*)", page.partition("## Images")[2], re.MULTILINE)
+    image = picture(3, size)
+    names = {"PIL": PIL, "image": image}
+    exec("\n".join(lines), names)
+    cut = torch.empty((32, 32, 3), dtype=torch.uint8)
+    resize_box(torch.from_numpy(np.array(image)), center_box(0, *size), cut)
+    apart = np.abs(np.array(names["pixels"], int) - cut.numpy())
+    assert apart.max() <= 1, "a level of 255, by the order of float sums"
 
 
 def test_lines_for_torchvision_give_features(tmp_path):

@@ -247,6 +247,8 @@ def test_sync_reads_the_recipes_store_too(own, mlflow_tables, tmp_path):
     record.write_text(json.dumps(json.loads(record.read_text()) | changes))
     document = json.loads(stdout_of("sync", str(recipe), "--json"))
     assert document["store"] == str(store)
+    printed = hpt("sync", str(recipe), store="none")
+    assert f"left nothing in {tmp_path / 'none'}: they ran on another machine" in printed
     assert document["trials"]["hpt"] == {"status": "no metrics here", "points": 0}
 
 
@@ -263,3 +265,31 @@ def stdout_of(*words):
         main()
     assert not ended.value.code, words
     return out.getvalue()
+
+
+def test_a_file_that_asks_for_other_trials_than_its_launch_ran_is_said(own, tmp_path):
+    """Or the results of before the change would be taken for those of after it."""
+    recipe, _ = own
+    for command in VERBS:
+        assert "other settings" not in hpt(*words(command, recipe, tmp_path), store="none")
+    written = recipe.read_text()
+    recipe.write_text(written.replace("size: 32", "size: 48"))
+    says = f"note: {recipe} asks for other settings now in 6 of 6 trials, such as base ("
+    for command in ("status RUN", "report RUN", "pull RUN/base OUT"):
+        printed = hpt(*words(command, recipe, tmp_path), store="none")
+        assert says in printed, command
+        assert "image.size: 32 -> 48" in printed
+    # The launch's own name asks for nothing else.
+    assert "other settings" not in hpt("status", "tiny", "--store", str(own[1]), store="none")
+    recipe.write_text(written + "# A remark.\n")
+    assert "other settings" not in hpt("status", str(recipe), store="none")
+
+
+def test_a_folder_that_holds_another_trial_is_not_mixed_with_this_one(own, tmp_path):
+    recipe, _ = own
+    for _twice in range(2):
+        hpt("pull", f"{recipe}/base", str(tmp_path / "out"), store="none")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    printed = hpt("pull", f"{recipe}/hpt", str(tmp_path / "out"), store="none", code=REFUSED)
+    assert "it holds base of key" in printed
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before

@@ -104,6 +104,28 @@ def metric_doubts(
     return doubts
 
 
+def label_doubts(setting: str, images: int, dataset: DatasetFacts) -> list[Fault]:
+    """Return that fewer labelled images than classes cannot show every class.
+
+    Args:
+        setting: that says how many are learned from.
+        images: as many; 0 where only their labels tell.
+        dataset: whose classes they show.
+    """
+    if dataset.label != "single" or not 0 < images < dataset.classes:
+        return []
+    count = f"{images} labelled image{'s' * (images != 1)}"
+    what = f"{count} cannot show the {dataset.classes} classes of {dataset.name}"
+    return [Fault(setting, what, fix="classes that nothing shows are never the answer")]
+
+
+def learned_doubts(data: str, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
+    """Return that what is learned from cannot show every class; see `SPLITS`."""
+    dataset = datasets[dataset_of(data)]
+    images = dataset.images.get(trained_on(data).partition("/")[2], 0)
+    return label_doubts("data", images, dataset)
+
+
 def feature_faults(features: str, backbone: str) -> list[Fault]:
     """Return why a backbone has no such features, as far as its name tells."""
     if features not in _TOKENS or has_tokens(backbone):

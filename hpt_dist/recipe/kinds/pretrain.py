@@ -216,8 +216,11 @@ class Pretrain(Trained):
             seen[place] = reference
             images += self._images_of(datasets, reference)
         if images < self.batch and not faults:
-            what = f"a batch of {self.batch} from {images} images"
-            faults.append(Fault("batch", what, f"2 to {images}"))
+            count = f"{images} image{'s' * (images != 1)}"
+            what = f"a batch of {self.batch} from {count} of {' and '.join(self.data)}"
+            allowed = f"2 to {images}" if images > 1 else ""
+            fix = "" if allowed else "name more images in data: a batch needs two"
+            faults.append(Fault("batch", what, allowed, fix))
         return faults + self._monitor_faults(datasets)
 
     def _monitor_faults(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
@@ -282,7 +285,7 @@ class Pretrain(Trained):
 
     def remark(self) -> str:
         """Return the peak learning rate in words: nothing is scaled unsaid."""
-        rule = "as written"
+        rule = "lr_scaling: none"
         if self.lr_scaling != "none":
             ratio = f"{self.batch}/{SCALING_BATCH}"
             scaled = {"linear": ratio, "sqrt": f"sqrt({ratio})"}[self.lr_scaling]
