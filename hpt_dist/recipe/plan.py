@@ -159,7 +159,7 @@ def _decided(
     candidates = []
     for one in point.candidates or (point,):
         faults = feeding.faults_of(one.spec, facts, recipe.backbone)
-        faults += one.spec.leaks() if point.candidates else []
+        faults += one.spec.choice_faults() if point.candidates else []
         unfit = [_located(recipe, stage, fault) for fault in faults]
         problems += [problem for problem in unfit if problem not in problems]
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -55,7 +55,10 @@ def evaluated(data: str) -> list[Read]:
 
 
 def judged_faults(
-    data: str, asked: str | None, datasets: Mapping[str, DatasetFacts]
+    data: str,
+    asked: str | None,
+    datasets: Mapping[str, DatasetFacts],
+    judged: Sequence[str] = _JUDGED,
 ) -> list[Fault]:
     """Return why nothing could be judged: what judges is learned from, or a metric does not fit.
 
@@ -63,23 +66,27 @@ def judged_faults(
         data: see `SPLITS`.
         asked: the metric that the recipe names; None is the manifest's.
         datasets: by the recipe's names.
+        judged: the splits that judge.
     """
     split = trained_on(data).partition("/")[2].partition("@")[0]
     if split in _JUDGED:
         use = "chooses" if split == "val" else "is read once, at the end"
         what = f"{data} cannot be learned from: {split} {use}"
         return [Fault("data", what, f"{dataset_of(data)}, or {dataset_of(data)}/train@10%")]
-    return metric_faults(asked, datasets[dataset_of(data)])
+    return metric_faults(asked, datasets[dataset_of(data)], judged)
 
 
-def metric_faults(asked: str | None, dataset: DatasetFacts) -> list[Fault]:
-    """Return why val or test cannot be judged by a metric.
+def metric_faults(
+    asked: str | None, dataset: DatasetFacts, judged: Sequence[str] = _JUDGED
+) -> list[Fault]:
+    """Return why what judges cannot be judged by a metric.
 
     Args:
         asked: the metric that the recipe names; None is the manifest's.
         dataset: that is judged on.
+        judged: the splits that judge.
     """
-    fault = metric_fault(metric_of(asked, dataset), dataset, _JUDGED)
+    fault = metric_fault(metric_of(asked, dataset), dataset, judged)
     return [fault] if fault else []
 
 
