@@ -134,7 +134,11 @@ def make(recipe: Recipe, facts: Facts) -> tuple[Trial, ...]:
                 if not parents and trials[parent]:
                     problems.append(_no_such_seed(recipe, stage, found.spec))
             starts = {s: _starts(its, found.axes) for s, its in trials.items()}
-            compared = [one.name for name in found.spec.compared for one in starts[name]]
+            compared = {
+                one.name: [it.spec for it in one.candidates or (one,)]
+                for name in found.spec.compared
+                for one in starts[name]
+            }
             faults = found.spec.compared_faults(compared)
             problems += [_located(recipe, stage, fault) for fault in faults]
             made = (_at(recipe, facts, stage, found, one, starts) for one in parents)

@@ -20,6 +20,7 @@ METRIC: Any = Field(
     json_schema_extra=LATER,
 )
 _MODULE = r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*"
+MODULE = rf"^{_MODULE}$"
 Features = Annotated[str, Field(pattern=rf"^(cls\+mean|{_MODULE})$")]
 FEATURES: Any = Field(
     "pool",

@@ -91,8 +91,15 @@ class StageSpec(Spec):
         """The stages whose finished trials it looks at, each of them; empty for none."""
         return ()
 
-    def compared_faults(self, names: Sequence[str]) -> list[Fault]:  # noqa: ARG002
-        """Return why it cannot compare what it looks at, the trials of these names."""
+    def compared_faults(
+        self,
+        trials: Mapping[str, Sequence[StageSpec]],  # noqa: ARG002
+    ) -> list[Fault]:
+        """Return why it cannot compare what it looks at.
+
+        Args:
+            trials: by name, the settings of each, or of all that it chooses from.
+        """
         return []
 
     @property
