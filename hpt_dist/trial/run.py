@@ -111,6 +111,7 @@ class Result:
         replaced: the names of damaged images that others stand in for.
         predictions: what its model answered about each image, by split.
         chose: the settings that validation chose, in words; empty where it chose nothing.
+        out: why it is no candidate any more; empty where it has a result.
     """
 
     metrics: dict[str, float]
@@ -124,6 +125,7 @@ class Result:
     replaced: Sequence[str] = ()
     predictions: Mapping[str, Predictions] = field(default_factory=dict)
     chose: str = ""
+    out: str = ""
 
 
 @dataclass(frozen=True)
@@ -288,10 +290,7 @@ def _perform(
     plugins.check(order.trial.document)
     inputs = alike.inputs_of(store, order.trial)
     twin = alike.find(store, order.trial, inputs)
-    if twin:
-        result = _result_of(twin, order.trial.spec.TRAINS and not order.trial.candidates)
-    else:
-        result = _computed(context, runner, together)
+    result = _result_of(twin, order.trial) if twin else _computed(context, runner, together)
     seconds = time.perf_counter() - began
     _commit(context, tracker, result, start.count - 1, seconds, twin.key if twin else "")
     if not twin:
@@ -308,16 +307,18 @@ def _computed(context: Context, runner: Runner, together: Together) -> Result:
         if not trial.is_candidate:
             raise
         log.warning("this candidate is out: %s", error)
-        return Result({}, {"out": error.problem.what})
+        return Result({}, {"out": error.problem.what}, out=error.problem.what)
 
 
-def _result_of(twin: alike.Alike, trains: bool) -> Result:
+def _result_of(twin: alike.Alike, trial: Trial) -> Result:
     """Return a result as if this trial had computed it; its curves stay with the one that did.
 
     Args:
         twin: the one that did.
-        trains: whether both train, and so look at validation meanwhile.
+        trial: this one.
     """
+    # Both train, and so look at validation meanwhile.
+    trains = trial.spec.TRAINS and not trial.candidates
     log.info("reads what trial %s has read, and takes its result", twin.key[:12])
     metrics = twin.result["metrics"]
     return Result(
@@ -330,6 +331,7 @@ def _result_of(twin: alike.Alike, trains: bool) -> Result:
         curves=tuple(name for name in metrics if trains and not name.startswith("test/")),
         replaced=twin.result.get("replaced", ()),
         chose=twin.chose,
+        out=str(twin.result["details"].get("out", "")),
     )
 
 
@@ -410,7 +412,7 @@ def _commit(
     context.check()
     manifest = {name: _put(root, name, data) for name, data in objects.items()}
     context.check()
-    chose = {"chose": result.chose} if result.chose else {}
+    chose = {name: text for name in ("chose", "out") if (text := getattr(result, name))}
     root.put(DONE, _json({"key": trial.key, "objects": manifest} | same | replaced | chose))
     _clear(root)
 

@@ -210,6 +210,7 @@ def test_status_report_and_plan_show_candidates_and_choice(chosen):
     details = results(chosen / "store", chosen / "choosing.yaml")["near"]["details"]["choice"]
     status = hpt("status", last_launch(chosen), store=store)
     assert f"chose {details['chosen']}" in status
+    assert re.search(r"tune.candidates/lr=1e\+30 +cached .*, out: the .* not finite", status)
     assert "probe.candidates/seed=1,weight_decay=0.5" in status
     report = hpt("report", last_launch(chosen), store=store)
     assert "probe/seed=1: what validation chose" in report
