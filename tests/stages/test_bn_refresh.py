@@ -28,7 +28,8 @@ backbone: timm/test_efficientnet
 image: {size: 32}
 stages:
   base: {kind: import, weights: random}
-  fresh: {kind: bn_refresh, init: base, data: [photos/train, photos/val], batch: 32, mix: 1.0}
+  fresh: {kind: bn_refresh, init: base, data: [photos/train, photos/val], batch: 32, mix: 1.0,
+          judge: {data: photos}}
   probe: {kind: knn, init: fresh, data: photos, k: [5]}
 """
 IMAGES = {"train": 120, "val": 25, "test": 25}
