@@ -267,7 +267,7 @@ def _done_state(store: Store, key: str) -> State | None:
         return None
     count = len(found.replaced)
     replaced = f", {count} image{'s' if count > 1 else ''} replaced" if count else ""
-    chose = f", chose {found.chose}" if found.chose else ""
+    chose = f", chose {found.chose}" if found.chose else f", out: {found.out}" if found.out else ""
     return State("cached", f"done under key {key[:12]}{chose}{replaced}")
 
 

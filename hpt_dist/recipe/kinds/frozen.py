@@ -20,6 +20,7 @@ METRIC: Any = Field(
     json_schema_extra=LATER,
 )
 _MODULE = r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*"
+MODULE = rf"^{_MODULE}$"
 Features = Annotated[str, Field(pattern=rf"^(cls\+mean|{_MODULE})$")]
 FEATURES: Any = Field(
     "pool",
@@ -55,7 +56,10 @@ def evaluated(data: str) -> list[Read]:
 
 
 def judged_faults(
-    data: str, asked: str | None, datasets: Mapping[str, DatasetFacts]
+    data: str,
+    asked: str | None,
+    datasets: Mapping[str, DatasetFacts],
+    judged: Sequence[str] = _JUDGED,
 ) -> list[Fault]:
     """Return why nothing could be judged: what judges is learned from, or a metric does not fit.
 
@@ -63,13 +67,14 @@ def judged_faults(
         data: see `SPLITS`.
         asked: the metric that the recipe names; None is the manifest's.
         datasets: by the recipe's names.
+        judged: the splits that judge.
     """
     split = trained_on(data).partition("/")[2].partition("@")[0]
     if split in _JUDGED:
         use = "chooses" if split == "val" else "is read once, at the end"
         what = f"{data} cannot be learned from: {split} {use}"
         return [Fault("data", what, f"{dataset_of(data)}, or {dataset_of(data)}/train@10%")]
-    return metric_faults(asked, datasets[dataset_of(data)])
+    return metric_faults(asked, datasets[dataset_of(data)], judged)
 
 
 def metric_faults(
