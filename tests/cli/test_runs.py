@@ -107,7 +107,8 @@ def test_an_empty_store_has_no_launch_and_no_dataset(tmp_path):
     assert "no dataset in" in hpt("data", "list", store=str(tmp_path))
     for words in (["runs"], ["data", "list"], ["du"]):
         assert f"there is no store at {tmp_path} yet" in hpt(*words, store=str(tmp_path))
-    assert "what" not in hpt("du", store=str(tmp_path))
+    cache = str(tmp_path.parent / "no cache")  # this machine's may hold shards of others
+    assert "what" not in hpt("du", store=str(tmp_path), HPT_CACHE=cache)
     assert document(hpt("runs", "--json", store=str(tmp_path))) == []
     assert list(tmp_path.iterdir()) == []
 
