@@ -41,6 +41,8 @@ def finish_launch(store: Store, launch: Launch, *, done: bool, stopped: bool = F
         return
     resolved = (json.dumps(launch.settings, indent=2) + "\n").encode()
     files, lines, text = {"resolved.json": resolved}, [], ""
+    if launch.written:
+        files["recipe.yaml"] = launch.written.encode()
     try:
         finished = results.finished(store, launch)
         report = build(launch, finished)

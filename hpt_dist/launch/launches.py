@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import get_args
 
 from hpt_dist.errors import HptError, RequestError, nearest
+from hpt_dist.errors.secrets import without_secrets
 from hpt_dist.launch import parent_run, pasted, report_settings
+from hpt_dist.recipe import written
 from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store, absent, lease, records
@@ -86,6 +88,7 @@ def record(recipe: Recipe, trials: Sequence[Trial], store: Store, settings: Sett
         tracking_uri=settings.tracking_uri,
         where=settings.where,
         experiment=experiment_of(recipe),
+        written=without_secrets(written.text(recipe.document)),
     )
     _check(launch)
     # On a cluster the first trial opens it: that takes seconds, and a launch there is to be short.

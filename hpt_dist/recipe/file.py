@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from hpt_dist.errors import Problem
-from hpt_dist.recipe import named, sweeps
+from hpt_dist.recipe import extending, named, sweeps
 from hpt_dist.recipe.kinds import KINDS
 from hpt_dist.recipe.kinds.stage import CANDIDATES, StageSpec
 from hpt_dist.recipe.plugins import Kind, Plugin
@@ -26,13 +26,16 @@ from hpt_dist.recipe.yaml_document import (
     KeyPath,
     apply,
     fill,
-    read,
     refuse_variables,
 )
 from hpt_dist.recipe.yaml_values import shown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _MOST_GENERATIONS = 100  # of stages that start from each other: a trial names all that it inherits
+
+
+# In the schema: a stage of which the rest is in the recipe that is extended; null leaves it out.
+_EXTENDED = {"type": ["object", "null"], "not": {"required": ["kind"]}}
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def load(
         RequestError: the file cannot be read.
     """
     known = os.environ if environment is None else environment
-    document = read(Path(path), known)
+    document = extending.read(Path(path), known)
     for override in overrides:
         apply(document, override, known)
     return validate(document)
@@ -140,7 +143,7 @@ def home(path: Path | str, store: str = "") -> tuple[str, str]:
         RecipeError: one of them is missing or wrong.
         RequestError: the file cannot be read.
     """
-    document = read(Path(path), os.environ)
+    document = extending.read(Path(path), os.environ)
     tree = document.tree if isinstance(document.tree, dict) else {}
     raw = {key: tree[key] for key in _Home.model_fields if key in tree}
     found = validated(document, _Home, raw | ({"store": store} if store else {}), ())
@@ -153,9 +156,10 @@ def parse(
     text: str, file: str = "recipe.yaml", environment: Mapping[str, str] | None = None
 ) -> Recipe:
     """Validate a recipe given as text; see `load`."""
+    known = os.environ if environment is None else environment
     document = Document(file)
-    fill(document, text, os.environ if environment is None else environment)
-    return validate(document)
+    fill(document, text, known)
+    return validate(extending.extended(document, known))
 
 
 def validate(document: Document) -> Recipe:
@@ -166,6 +170,10 @@ def validate(document: Document) -> Recipe:
     """
     if document.tree is None and document.problems:
         raise document.refusal()
+    if isinstance(document.tree, dict) and extending.KEY in document.tree:
+        what = "what a recipe extends is written in its file"
+        document.unreadable((extending.KEY,), what, fix="write a recipe that extends it")
+        del document.tree[extending.KEY]
     refuse_variables(document, _is_local, "store, datasets, mlflow, and a stage's resources")
     head = validated(document, _Head, document.tree, ())
     points: dict[str, tuple[Point, ...]] = {}
@@ -235,7 +243,14 @@ def schema() -> dict[str, Any]:
         # A swept field stands in `sweep`, not beside it, so only `kind` is required here.
         kind["required"] = ["kind"]
         kinds.append(kind)
-    head["properties"]["stages"]["additionalProperties"] = {"oneOf": kinds}
+    head["properties"]["stages"]["additionalProperties"] = {"oneOf": [*kinds, _EXTENDED]}
+    head["properties"]["datasets"]["additionalProperties"] = {"type": ["string", "null"]}
+    head["properties"][extending.KEY] = {
+        "type": "string",
+        "description": f"a recipe that has what this one does not write: {extending.ALLOWED}",
+    }
+    whole, head["required"] = head["required"], ["name"]
+    head["anyOf"] = [{"required": [extending.KEY]}, {"required": whole}]
     return head
 
 

@@ -77,6 +77,7 @@ class Launch:
         parent_run: MLflow run of the launch; empty while MLflow was out of reach.
         experiment: MLflow's; empty in records of older versions, for one of the recipe's name.
         report_set: the report's settings that options gave, not the recipe's file.
+        written: the recipe as it was written, see `recipe.written`; empty in older records.
     """
 
     id: PathPart
@@ -94,6 +95,7 @@ class Launch:
     where: Where = "local"
     experiment: Line = ""
     report_set: tuple[Name, ...] = ()
+    written: str = ""
 
 
 @dataclass(frozen=True)

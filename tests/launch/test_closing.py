@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from shutil import copy
 
@@ -98,6 +99,10 @@ def test_a_description_holds_whole_sections_and_links() -> None:
     assert "(#/experiments/7/runs/run7/artifacts/report.html?workflowType=machine_learning)" in text
     assert "[trial 0](#/0)" in text
     assert text.endswith("and 5 more.")
+    assert "[recipe.yaml]" not in text
+    written = replace(launch, written="name: small")
+    text = description.of_launch(written, "/store", "KILLED", report, {}, "7", "run7")
+    assert "artifacts/recipe.yaml?" in text
 
 
 def test_stores_that_share_a_work_folder_keep_their_trials_apart(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from small import (
     write_recipe,
 )
 
+from hpt_dist.recipe import file as recipe_file
 from hpt_dist.store import open_store
 
 
@@ -125,6 +126,9 @@ def test_mlflow_shows_what_counts_in_one_unit(undisturbed):
     store, _, _ = undisturbed
     runs = runs_in_mlflow(store)
     (launch,) = (run for name, run in runs.items() if name.startswith("small-"))
+    client = MlflowClient(f"sqlite:///{store}/work/mlflow.db")
+    written = Path(client.download_artifacts(launch.info.run_id, "recipe.yaml"))
+    assert recipe_file.load(written).name == "small"
     hpt_run = runs["hpt"]
     result = json.loads((store / f"stages/{hpt_run.data.tags['hpt.key']}/result.json").read_text())
     kept = {f"kept/{name}": value for name, value in result["metrics"].items()}

@@ -1,0 +1,37 @@
+"""A recipe as it was written, in one text: with what it extends, and what options set."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import yaml
+
+from hpt_dist.recipe.yaml_document import Document
+from hpt_dist.recipe.yaml_values import Dumper
+
+
+def text(document: Document) -> str:
+    """Return the YAML of a recipe that stands alone: read again, it is the same recipe.
+
+    Args:
+        document: read, with what it extends and all options; its variables stay `${NAME}`.
+    """
+    tree = copy.deepcopy(document.tree)
+    for path, used in document.used.items():
+        _put(tree, path, used.written)
+    options = sorted(
+        ".".join(map(str, path))
+        for path, place in document.places.items()
+        if place == "--set" and document.places.get(path[:-1]) != place
+    )
+    lines = [f"# {document.file}", *(f"# extends {file}" for file in document.bases)]
+    lines += [f"# --set {option}" for option in options]
+    body = yaml.dump(tree, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return "\n".join([*lines, body])
+
+
+def _put(tree: Any, path: tuple[str | int, ...], value: str) -> None:
+    for key in path[:-1]:
+        tree = tree[key]
+    tree[path[-1]] = value
