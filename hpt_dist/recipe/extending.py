@@ -209,6 +209,7 @@ def _take_out(tree: dict[str, Any], path: KeyPath) -> None:
 
 def _is_entry(path: KeyPath) -> bool:
     """Return whether a key is one that a recipe makes up, which null leaves out."""
-    is_named = len(path) == 2 and path[0] in ("stages", "datasets")
+    is_named = len(path) == 2 and path[0] in ("stages", "datasets", "groups")
     is_axis = len(path) in (3, 4) and path[0] == "stages" and path[2] in _SWEEPS
-    return is_named or is_axis
+    is_member = len(path) == 3 and path[0] == "groups"
+    return is_named or is_axis or is_member

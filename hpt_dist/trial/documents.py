@@ -36,7 +36,15 @@ def of_result(
 
 
 def of_run(
-    *, seconds: float, restarts: int, job: str, ranks: int, threads: int, numerics: str
+    *,
+    seconds: float,
+    restarts: int,
+    job: str,
+    ranks: int,
+    threads: int,
+    numerics: str,
+    device: str,
+    state_bytes: int,
 ) -> dict[str, Any]:
     """Return what run.json holds: cost, machine and versions.
 
@@ -47,6 +55,8 @@ def of_run(
         ranks: processes that shared its training.
         threads: CPU threads of each.
         numerics: see `trial.run.Result`.
+        device: the kind of device that it computed on.
+        state_bytes: of the states that it kept to resume from, before they were deleted.
     """
     return {
         "seconds": round(seconds, 1),
@@ -55,6 +65,8 @@ def of_run(
         "ranks": ranks,
         "threads": threads,
         "numerics": numerics,
+        "device": device,
+        "state_bytes": state_bytes,
         "host": socket.gethostname(),
         "machine": platform.machine(),
         "python": platform.python_version(),

@@ -196,6 +196,8 @@ class RunPart:
     host: str = ""
     numerics: str = ""
     same_as: Sha256 = ""
+    device: str = ""
+    state_bytes: Count | None = None
 
 
 def document(store: Store, key: str, name: str, part: type[Any]) -> dict[str, Any]:

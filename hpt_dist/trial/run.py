@@ -381,6 +381,8 @@ def _commit(
         ranks=context.order.ranks,
         threads=context.order.threads,
         numerics=result.numerics,
+        device=trial.device,
+        state_bytes=Checkpoints(root).kept_bytes(),
     )
     objects = {
         "spec.json": _json(trial.document),

@@ -128,7 +128,7 @@ def test_mlflow_shows_what_counts_in_one_unit(undisturbed):
     (launch,) = (run for name, run in runs.items() if name.startswith("small-"))
     client = MlflowClient(f"sqlite:///{store}/work/mlflow.db")
     written = Path(client.download_artifacts(launch.info.run_id, "recipe.yaml"))
-    assert recipe_file.load(written).name == "small"
+    assert recipe_file.load(written, environment={"HPT_STORE": str(store)}).name == "small"
     hpt_run = runs["hpt"]
     result = json.loads((store / f"stages/{hpt_run.data.tags['hpt.key']}/result.json").read_text())
     kept = {f"kept/{name}": value for name, value in result["metrics"].items()}
