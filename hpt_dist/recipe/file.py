@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import Field
 
 from hpt_dist.errors import Problem
-from hpt_dist.recipe import extending, named, sweeps
+from hpt_dist.recipe import extending, groups, named, sweeps
+from hpt_dist.recipe.groups import Groups
 from hpt_dist.recipe.kinds import KINDS
 from hpt_dist.recipe.kinds.stage import CANDIDATES, StageSpec
 from hpt_dist.recipe.plugins import Kind, Plugin
@@ -72,6 +73,7 @@ class Recipe:
         report: the table to end with, if any.
         document: gives `file:line key` of key paths, for problems found later.
         plugins: what other distributions offer of what it names, by kind and name.
+        groups: the names of its groups, which are axes of the stages that name them.
         mlflow: where MLflow shows its runs.
     """
 
@@ -84,6 +86,7 @@ class Recipe:
     report: Report | None
     document: Document
     plugins: Mapping[tuple[Kind, str], Plugin] = field(default_factory=dict)
+    groups: frozenset[str] = frozenset()
     mlflow: Mlflow = field(default_factory=Mlflow)
 
     def where(self, *path: str | int) -> str:
@@ -175,23 +178,28 @@ def validate(document: Document) -> Recipe:
         document.unreadable((extending.KEY,), what, fix="write a recipe that extends it")
         del document.tree[extending.KEY]
     refuse_variables(document, _is_local, "store, datasets, mlflow, and a stage's resources")
+    written = document
+    document, shared = groups.expanded(document)
     head = validated(document, _Head, document.tree, ())
     points: dict[str, tuple[Point, ...]] = {}
     plugged: dict[tuple[Kind, str], Plugin] = {}
     stages = named.mapping(document, "stages")
     if sweeps.fit(document, stages):
-        points = {name: _stage(document, name, raw) for name, raw in stages.items()}
+        points = {name: _stage(document, name, raw, shared) for name, raw in stages.items()}
     if isinstance(document.tree, dict):
         _check_names(document)
-        named.check(document)
-        named.check_report(document)
-        plugged = named.plugged(document)
+        named.check(document, shared)
+        named.check_report(document, shared)
+        plugged = named.plugged(document, shared)
         named.check_backbone(document, plugged)
     if head is None or document.problems:
         raise document.refusal()
     ordered = _parents_first(document, points)
     if not document.problems:
-        starts = {s: [(p.axes.get("seed"), p.spec.parent) for p in points[s]] for s in ordered}
+        paired = ("seed", *shared.members)
+        starts = {
+            s: [(tuple(map(p.axes.get, paired)), p.spec.parent) for p in points[s]] for s in ordered
+        }
         tried = {s: [c.spec.parent for c in points[s][0].candidates] for s in ordered}
         sweeps.check_trials(document, stages, starts, tried)
     if document.problems:
@@ -204,8 +212,9 @@ def validate(document: Document) -> Recipe:
         image=head.image,
         stages={name: points[name] for name in ordered},
         report=head.report,
-        document=document,
+        document=written,
         plugins=plugged,
+        groups=frozenset(shared.members),
         mlflow=head.mlflow,
     )
 
@@ -233,6 +242,13 @@ def schema() -> dict[str, Any]:
             "type": "object",
             "description": "values to try by key path; every combination is one trial",
             "additionalProperties": {"type": "array", "minItems": 1},
+            "properties": {
+                sweeps.ZIP: {
+                    "type": "object",
+                    "description": "settings that change together, with as many values of each",
+                    "additionalProperties": {"type": "array", "minItems": 1},
+                }
+            },
         }
         if spec.CHOOSES:
             kind["properties"]["choose"] = {
@@ -245,6 +261,7 @@ def schema() -> dict[str, Any]:
         kinds.append(kind)
     head["properties"]["stages"]["additionalProperties"] = {"oneOf": [*kinds, _EXTENDED]}
     head["properties"]["datasets"]["additionalProperties"] = {"type": ["string", "null"]}
+    head["properties"][groups.KEY] = groups.SCHEMA
     head["properties"][extending.KEY] = {
         "type": "string",
         "description": f"a recipe that has what this one does not write: {extending.ALLOWED}",
@@ -254,7 +271,7 @@ def schema() -> dict[str, Any]:
     return head
 
 
-def _stage(document: Document, name: str, raw: Any) -> tuple[Point, ...]:
+def _stage(document: Document, name: str, raw: Any, shared: Groups) -> tuple[Point, ...]:
     path: KeyPath = ("stages", name)
     if not isinstance(raw, dict):
         document.problem(path, "a stage is a mapping", allowed="kind: ..., and its settings")
@@ -267,8 +284,10 @@ def _stage(document: Document, name: str, raw: Any) -> tuple[Point, ...]:
         return ()
     settings = {key: value for key, value in raw.items() if key not in ("sweep", "choose")}
     spec, written = KINDS[kind], raw.get("choose", {})
-    sweep = sweeps.checked(document, path, spec, raw.get("sweep", {}), settings)
-    beside = {**settings, **(sweep or {})}
+    used = shared.used(raw)
+    swept = raw.get("sweep", {})
+    sweep = sweeps.checked(document, path, spec, swept, settings, "sweep", used)
+    beside = {**settings, **sweeps.settings(sweep)}
     choose = sweeps.checked(document, path, spec, written, beside, "choose")
     if sweep is None or choose is None:
         return ()
@@ -277,11 +296,13 @@ def _stage(document: Document, name: str, raw: Any) -> tuple[Point, ...]:
     for axes in sweeps.combinations(sweep):
         tried = []
         for chosen in sweeps.combinations(choose):
-            found = _point(document, path, kind, settings, axes | chosen, noted)
-            tried += [Point(chosen, found)] if found else []
+            tree = sweeps.substituted(spec, settings, axes | chosen, shared)
+            found = _point(document, path, kind, tree, noted)
+            tried += [Point(groups.labelled(chosen), found)] if found else []
         if tried:
             own = tuple(Point({"init": one.parent}, one) for one in tried[0].spec.tries())
-            points.append(Point(axes, tried[0].spec, tuple(tried) if choose else own))
+            shown_axes = groups.labelled(axes)
+            points.append(Point(shown_axes, tried[0].spec, tuple(tried) if choose else own))
     return tuple(points)
 
 
@@ -289,14 +310,12 @@ def _point(
     document: Document,
     path: KeyPath,
     kind: str,
-    settings: dict[str, Any],
-    axes: Mapping[str, Axis],
+    tree: dict[str, Any],
     noted: set[Problem],
 ) -> StageSpec | None:
     """Return a stage's settings at one point; a fault that many points share is noted once."""
     inner = replace(document, problems=[], left_out=0)
-    raw = sweeps.substituted(KINDS[kind], settings, axes)
-    spec = validated(inner, KINDS[kind], filled(kind, raw), path)
+    spec = validated(inner, KINDS[kind], filled(kind, tree), path)
     fresh = [problem for problem in inner.problems if problem not in noted]
     noted.update(fresh)
     for problem in fresh:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,7 +109,8 @@ def make(recipe: Recipe, facts: Facts) -> tuple[Trial, ...]:
 
     A stage runs for each point of its sweep and each trial of the stage it starts from: what the
     parent sweeps over becomes an axis of the child too, except that where both sweep over `seed`
-    a child starts from the parent of its own seed. Where validation chooses, each of these is
+    a child starts from the parent of its own seed, and where both name a group from that of its
+    own member. Where validation chooses, each of these is
     preceded by its candidates.
 
     Raises:
@@ -125,10 +126,10 @@ def make(recipe: Recipe, facts: Facts) -> tuple[Trial, ...]:
                 continue
             parents: list[Trial | None] = [None]
             if parent := found.spec.parent:
-                parents = [*_starts(trials[parent], found.axes)]
+                parents = [*_starts(trials[parent], found.axes, recipe.groups)]
                 if not parents and trials[parent]:
                     problems.append(_no_such_seed(recipe, stage, found.spec))
-            starts = {s: _starts(its, found.axes) for s, its in trials.items()}
+            starts = {s: _starts(its, found.axes, recipe.groups) for s, its in trials.items()}
             compared = [one.name for name in found.spec.compared for one in starts[name]]
             faults = found.spec.compared_faults(compared)
             problems += [_located(recipe, stage, fault) for fault in faults]
@@ -244,11 +245,18 @@ def _twins(recipe: Recipe, trials: Sequence[Trial]) -> list[Problem]:
     return problems
 
 
-def _starts(parents: Sequence[Trial], axes: Mapping[str, Axis]) -> list[Trial]:
-    """Return the parents of a point: those of its own seed where both sweep over seeds."""
+def _starts(
+    parents: Sequence[Trial], axes: Mapping[str, Axis], groups: Collection[str]
+) -> list[Trial]:
+    """Return the parents of a point: those of its own seed and members, where both have them."""
     if "seed" in axes and any("seed" in parent.axes for parent in parents):
-        return [parent for parent in parents if parent.axes["seed"] == axes["seed"]]
-    return list(parents)
+        parents = [parent for parent in parents if parent.axes["seed"] == axes["seed"]]
+    own = {name: axes[name] for name in groups if name in axes}
+    return [
+        parent
+        for parent in parents
+        if all(parent.axes.get(name, member) == member for name, member in own.items())
+    ]
 
 
 def _no_such_seed(recipe: Recipe, stage: str, spec: StageSpec) -> Problem:
@@ -257,11 +265,12 @@ def _no_such_seed(recipe: Recipe, stage: str, spec: StageSpec) -> Problem:
     return Problem(what, where, fix=f"sweep {spec.parent} over the same seeds, or over none")
 
 
-def _inherited(parent: Trial, axes: Mapping[str, Axis]) -> dict[str, Axis]:
+def _inherited(parent: Trial, axes: Mapping[str, Axis], groups: Collection[str]) -> dict[str, Axis]:
+    """Return the parent's axes as its child has them; groups keep their names."""
     return {
-        name if name in parent.inherited else f"{parent.stage}.{name}": value
+        name if name in parent.inherited or name in groups else f"{parent.stage}.{name}": value
         for name, value in parent.axes.items()
-        if not (name == "seed" and "seed" in axes)
+        if not (name in axes and (name == "seed" or name in groups))
     }
 
 
@@ -307,7 +316,7 @@ def _trial(
         document["compared"] = {one.name: one.key for one in compared}
     # Written and read back, so that a stored document equals this one (tuples become lists).
     document = json.loads(json.dumps(document))
-    inherited = _inherited(parent, axes) if parent else {}
+    inherited = _inherited(parent, axes, recipe.groups) if parent else {}
     axes = {**axes, **inherited}
     text = axes_text(axes)
     return Trial(

@@ -23,7 +23,7 @@ def text(document: Document) -> str:
     options = sorted(
         ".".join(map(str, path))
         for path, place in document.places.items()
-        if place == "--set" and document.places.get(path[:-1]) != place
+        if place == "--set" and document.places.get(path[:-1]) != place and _is_in(tree, path)
     )
     lines = [f"# {document.file}", *(f"# extends {file}" for file in document.bases)]
     lines += [f"# --set {option}" for option in options]
@@ -35,3 +35,12 @@ def _put(tree: Any, path: tuple[str | int, ...], value: str) -> None:
     for key in path[:-1]:
         tree = tree[key]
     tree[path[-1]] = value
+
+
+def _is_in(tree: Any, path: tuple[str | int, ...]) -> bool:
+    """Return whether a place is one that was written, and not where a fault would be shown."""
+    for key in path:
+        if not isinstance(tree, dict | list) or (isinstance(tree, dict) and key not in tree):
+            return False
+        tree = tree[key]  # type: ignore[index]
+    return True
