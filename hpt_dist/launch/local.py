@@ -17,6 +17,7 @@ from hpt_dist.launch.process import Outcome, follow, run, work
 from hpt_dist.launch.survey import Planned
 from hpt_dist.processes import children, environment
 from hpt_dist.processes.children import Child
+from hpt_dist.recipe import plan
 from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store, files, lease
@@ -177,7 +178,7 @@ def work_through(
     gpus = list(settings.gpus)
     recipe, store, every = prepared.recipe, prepared.store, prepared.trials
     left = _Work(recipe, every, store, settings, launch, watcher, [], settings.cores, gpus)
-    left.pending = [trial for trial in trials if not left.is_done(trial.key)]
+    left.pending = [trial for trial in plan.unique(trials) if not left.is_done(trial.key)]
     if left.pending and settings.is_warm:
         children.warm_up(_variables(1))
     with _gentle_stop(left):

@@ -14,6 +14,7 @@ from typing import Any
 from hpt_dist.errors import HptError
 from hpt_dist.launch.launches import launches
 from hpt_dist.launch.survey import Planned, State, looked_up
+from hpt_dist.recipe import plan
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store, committed
 from hpt_dist.trial.records import ResultPart, RunPart, document
@@ -44,7 +45,7 @@ class Totals:
     """What a plan has, and what is left to do costs.
 
     Args:
-        trials: of the recipe.
+        trials: of the recipe, those of several members of groups counted once.
         cached: of those, finished ones.
         to_run: of those, the others.
         views: image views that training feeds to the network: steps x batch x views of an image.
@@ -86,7 +87,7 @@ def of(prepared: Planned) -> Totals:
     Raises:
         StoreError: the store cannot be read.
     """
-    states, trials = prepared.states, prepared.trials
+    states, trials = prepared.states, plan.unique(prepared.trials)
     left = [trial for trial in trials if states[trial.key].name != "cached"]
     shares = {trial.key: _share_left(trial, states[trial.key]) for trial in left}
     views = {trial.key: round(trial.images * shares[trial.key]) for trial in left}
@@ -101,7 +102,7 @@ def of(prepared: Planned) -> Totals:
     def state_bytes(trial: Trial) -> float | None:
         kept = (took.state_bytes for took in like[trial.key])
         known = [one for one in kept if one is not None]
-        return max(known, default=None) if trial.spec.TRAINS else 0
+        return max(known, default=None) if trial.spec.TRAINS and not trial.candidates else 0
 
     return Totals(
         trials=len(trials),
@@ -161,6 +162,7 @@ def _likeness(settings: Mapping[str, Any]) -> str:
         parts = {name: value for name, value in spec.items() if name not in _FREE}
         parts["datasets"] = settings.get("datasets")
     parts |= {"backbone": settings.get("backbone"), "size": image.get("size")}
+    parts["decides"] = "candidates" in settings  # it reads test, and trains nothing
     return json.dumps(parts, sort_keys=True)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,7 +105,7 @@ def key_of(document: Mapping[str, Any]) -> str:
 
 
 def make(recipe: Recipe, facts: Facts) -> tuple[Trial, ...]:
-    """Return every trial of a recipe, parents before children.
+    """Return every trial of a recipe, parents before children; `unique` are those to run.
 
     A stage runs for each point of its sweep and each trial of the stage it starts from: what the
     parent sweeps over becomes an axis of the child too, except that where both sweep over `seed`
@@ -135,11 +135,11 @@ def make(recipe: Recipe, facts: Facts) -> tuple[Trial, ...]:
             problems += [_located(recipe, stage, fault) for fault in faults]
             trials[stage] += [_at(recipe, facts, stage, found, one, starts) for one in parents]
     every = [t for stage in trials.values() for one in stage for t in (*one.candidates, one)]
-    unique = _without_shared(every)
-    problems += _twins(recipe, unique)
+    named = _without_shared(every)
+    problems += _twins(recipe, named)
     if problems:
         raise RecipeError(problems)
-    return unique
+    return named
 
 
 def _without_shared(trials: Sequence[Trial]) -> tuple[Trial, ...]:
@@ -234,15 +234,32 @@ def _located(recipe: Recipe, stage: str, fault: Fault) -> Problem:
 
 
 def _twins(recipe: Recipe, trials: Sequence[Trial]) -> list[Problem]:
-    """Return the trials that are the same one under two names."""
+    """Return the trials that are the same one under two names, other than as members of groups."""
     problems, first = [], dict[str, Trial]()
     for trial in trials:
         twin = first.setdefault(trial.key, trial)
-        if twin is not trial:
+        if twin is not trial and not _is_shared(twin, trial, recipe.groups):
             what = f"{twin.name} and {trial.name} are the same trial: nothing that counts differs"
             where = recipe.where("stages", trial.recipe_stage)
             problems.append(Problem(what, where, fix="drop one"))
     return problems
+
+
+def _is_shared(one: Trial, other: Trial, groups: Collection[str]) -> bool:
+    """Return whether several members of groups have a trial: that of a source of two targets."""
+    left, right = (
+        {name: value for name, value in trial.axes.items() if name not in groups}
+        for trial in (one, other)
+    )
+    return one.stage == other.stage and left == right
+
+
+def unique(trials: Iterable[Trial]) -> list[Trial]:
+    """Return each trial under the first of its names: what there is to run."""
+    first = dict[str, Trial]()
+    for trial in trials:
+        first.setdefault(trial.key, trial)
+    return list(first.values())
 
 
 def _starts(

@@ -259,3 +259,12 @@ def test_documents_hold_no_word_of_groups():
     for trial in made(CHAINS).values():
         assert "<" not in json.dumps(trial.document)
         assert "chain" not in json.dumps(trial.document)
+
+
+def test_a_source_of_two_targets_is_one_trial_under_two_names():
+    text = CHAINS.replace("{from: cars, to: toys, steps: 20}", "{from: birds, to: toys, steps: 10}")
+    trials = made(text)
+    one, other = (trials[f"source/chain={chain}"] for chain in ("flying", "rolling"))
+    assert one.key == other.key
+    assert trials["target/chain=rolling,share=10%"].init == one.key
+    assert len(plan.unique(trials.values())) == len(trials) - 1
