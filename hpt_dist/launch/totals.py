@@ -109,12 +109,17 @@ def of(prepared: Planned) -> Totals:
         cached=len(trials) - len(left),
         to_run=len(left),
         views=sum(views.values()),
-        evaluated=_summed(left, lambda trial: trial.spec.judged_on(trial.datasets)),
+        evaluated=_summed(left, _evaluated),
         hours=_summed(left, hours),
         result_bytes=_summed(left, result_bytes),
         state_bytes=_summed(left, state_bytes),
         apart=tuple(_apart(trials)),
     )
+
+
+def _evaluated(trial: Trial) -> int | None:
+    """Return the images that a trial's evaluations decode, without those of its candidates."""
+    return trial.spec.judged_on(trial.datasets) if trial.spec.reads() else 0
 
 
 def _hours(like: Sequence[_Took], views: int) -> float | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -119,11 +119,13 @@ def expanded(document: Document) -> tuple[Document, Groups]:
     if not isinstance(document.tree, dict) or KEY not in document.tree:
         return document, Groups()
     found = replace(document, tree=copy.deepcopy(document.tree))
-    groups = _checked(found, found.tree.pop(KEY))
+    written = found.tree.pop(KEY)
+    groups = _checked(found, written)
+    faulty = set(written) - set(groups.members) if isinstance(written, dict) else set()
     stages = found.tree.get("stages")
     for stage, raw in stages.items() if isinstance(stages, dict) else ():
         if isinstance(raw, dict):
-            _check_references(found, groups, ("stages", stage), raw)
+            _check_references(found, groups, ("stages", stage), raw, faulty)
             _sweep(found, groups, ("stages", stage), raw)
     return found, groups
 
@@ -144,10 +146,14 @@ def _sweep(document: Document, groups: Groups, path: KeyPath, raw: dict[str, Any
     raw["sweep"] = {name: list(groups.members[name]) for name in used} | own
 
 
-def _check_references(document: Document, groups: Groups, path: KeyPath, raw: Any) -> None:
+def _check_references(
+    document: Document, groups: Groups, path: KeyPath, raw: Any, faulty: Collection[str]
+) -> None:
     for inner, text in _texts(raw, path):
         for name, setting in _REFERENCE.findall(text):
-            if name not in groups:
+            if name in faulty:
+                document.unread.add(inner)  # what is wrong with the group is noted
+            elif name not in groups:
                 hint = document.nearest(name, groups.members)
                 what = f"there is no group {shown(name)}"
                 document.problem(inner, what, listed(groups.members), hint)
