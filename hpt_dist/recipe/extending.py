@@ -124,6 +124,7 @@ def _over(base: Document, over: Document) -> Document:
         used={path: one for path, one in base.used.items() if kept(path)} | over.used,
         unread={path for path in base.unread if kept(path)} | over.unread,
         left_out=base.left_out + over.left_out,
+        text=over.text,
         bases=(base.file, *base.bases),
         values=base.values,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
 
 import yaml
@@ -14,18 +15,26 @@ from hpt_dist.recipe.yaml_values import Dumper
 def text(document: Document) -> str:
     """Return the YAML of a recipe that stands alone: read again, it is the same recipe.
 
+    It is the file's own text where that is all. Otherwise it is what the file extends, with what it
+    writes and options set, below the comment that the file opens with.
+
     Args:
         document: read, with what it extends and all options; its variables stay `${NAME}`.
     """
-    tree = copy.deepcopy(document.tree)
-    for path, used in document.used.items():
-        _put(tree, path, used.written)
     options = sorted(
         ".".join(map(str, path))
         for path, place in document.places.items()
-        if place == "--set" and document.places.get(path[:-1]) != place and _is_in(tree, path)
+        if place == "--set"
+        and document.places.get(path[:-1]) != place
+        and _is_in(document.tree, path)
     )
-    lines = [f"# {document.file}", *(f"# extends {file}" for file in document.bases)]
+    if not options and not document.bases:
+        return document.text
+    tree = copy.deepcopy(document.tree)
+    for path, used in document.used.items():
+        _put(tree, path, used.written)
+    opening = itertools.takewhile(lambda line: line.startswith("#"), document.text.splitlines())
+    lines = [*opening, f"# {document.file}", *(f"# extends {file}" for file in document.bases)]
     lines += [f"# --set {option}" for option in options]
     body = yaml.dump(tree, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
     return "\n".join([*lines, body])

@@ -44,6 +44,7 @@ class Document:
         used: the variables that its values were filled from, by key path.
         unread: the key paths of values that have a problem already: what follows from it is none.
         left_out: how many problems are not in `problems`.
+        text: the file's own text.
         bases: the files that it extends, nearest first; see `extending`.
         values: how many values were read into it, those of its bases too.
     """
@@ -57,6 +58,7 @@ class Document:
     used: dict[KeyPath, variables.Used] = field(default_factory=dict)
     unread: set[KeyPath] = field(default_factory=set)
     left_out: int = 0
+    text: str = ""
     bases: tuple[str, ...] = ()
     values: int = 0
 
@@ -171,6 +173,7 @@ def fill(document: Document, text: str, environment: Mapping[str, str], path: Ke
         environment: what `${NAME}` refers to.
         path: the key path at which the text's value stands.
     """
+    document.text = text
     try:
         node = yaml_values.composed(text)
         if node is not None:

@@ -278,16 +278,20 @@ def test_merged_trees_are_those_of_the_definition_and_every_key_has_a_place(
 def test_a_recipe_as_written_stands_alone_and_keeps_its_variables(written):
     options = ["stages.hpt.batch=32", "stages.hpt.schedule=constant"]
     secret = {"HPT_STORE": "s3://ada:hunter2@x/y"}
-    recipe = recipe_file.load(written(), options, secret)
+    path = written(child=f"# Does it help?\n#   launch\n{CHILD}")
+    recipe = recipe_file.load(path, options, secret)
     text = written_out.text(recipe.document)
+    assert text.startswith("# Does it help?\n#   launch\n# ")
     assert "store: ${HPT_STORE:-./a}" in text
     assert "hunter2" not in text
-    assert f"# extends {written().parent / 'base.yaml'}\n" in text
+    assert f"# extends {path.parent / 'base.yaml'}\n" in text
     assert "# --set stages.hpt.batch\n# --set stages.hpt.schedule\n" in text
     again = recipe_file.parse(text, environment=secret)
     assert again.store == recipe.store
     keys = [{t.name: t.key for t in plan.make(one, facts())} for one in (recipe, again)]
     assert keys[0] == keys[1]
+    alone = recipe_file.parse(WRITTEN_OUT, environment={})
+    assert written_out.text(alone.document) == WRITTEN_OUT
 
 
 WORDS = st.sampled_from(
@@ -310,7 +314,7 @@ ANY = st.recursive(
 @given(st.dictionaries(KEYS, ANY, min_size=1, max_size=3))
 def test_what_is_written_reads_as_what_it_was(tree):
     document = Document("r.yaml")
-    fill(document, written_out.text(Document("x.yaml", tree)), {})
+    fill(document, written_out.text(Document("x.yaml", tree, bases=("y.yaml",))), {})
     assert document.problems == []
     assert document.tree == tree
     assert repr(document.tree) == repr(tree)
