@@ -17,7 +17,7 @@ from typing import get_args
 from hpt_dist.errors import HptError, RequestError, nearest
 from hpt_dist.errors.secrets import without_secrets
 from hpt_dist.launch import parent_run, pasted, report_settings
-from hpt_dist.recipe import written
+from hpt_dist.recipe import shipped, written
 from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store, absent, lease, records
@@ -172,7 +172,8 @@ def find(store: Store, name: str = "") -> Launch:
         RequestError: there is none.
     """
     known = launches(store)
-    stem = Path(name).stem if name.endswith((".yaml", ".yml")) else name
+    is_file = name.endswith((".yaml", ".yml")) or name in shipped.names()
+    stem = Path(name).stem if is_file else name
     match = [one for one in known if name in ("", one.id, one.file) or stem == one.recipe]
     if match:
         return match[-1]
