@@ -22,7 +22,7 @@ def report(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Write report.md, report.html, report.json and plots to this folder.",
+            help="Write report.html, report.md, report.json and drawings to this folder.",
         ),
     ] = None,
     store: RecipeStoreOption = "",
@@ -30,7 +30,7 @@ def report(
 ) -> None:
     """Print a launch's results with verdicts in words.
 
-    With --out it writes them to files too, with plots.
+    With --out it writes them to files too, as one page with drawings.
 
     \b
     Examples:

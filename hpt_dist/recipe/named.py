@@ -13,7 +13,7 @@ from hpt_dist.errors import RequestError
 from hpt_dist.recipe import catalogue, plugins
 from hpt_dist.recipe.kinds import KINDS
 from hpt_dist.recipe.plugins import Kind, Plugin
-from hpt_dist.recipe.settings import LEAST_SIZE, MOST_SIZE, Image, Report
+from hpt_dist.recipe.settings import LEAST_SIZE, MOST_SIZE, Image
 from hpt_dist.recipe.yaml_document import Document, KeyPath
 from hpt_dist.recipe.yaml_values import listed, shown
 
@@ -67,31 +67,6 @@ def _check_compared(document: Document, path: KeyPath, name: str, stages: dict[s
     if name not in fit:
         what = f"{shown(name)} is no linear evaluation, whose trials are compared"
         document.problem(path, what, listed(fit), document.nearest(name, fit))
-
-
-def check_report(document: Document) -> None:
-    """Check the stage, the axes and the metric that a report names."""
-    report, stages = mapping(document, "report"), mapping(document, "stages")
-    table = report.get("table")
-    if not isinstance(table, str):
-        return
-    if table not in stages:
-        close = document.nearest(table, stages)
-        document.problem(("report", "table"), f"no stage {shown(table)}", listed(stages), close)
-        return
-    kind = KINDS.get(str(_at(stages[table], "kind")))
-    metric = report.get("metric", Report.model_fields["metric"].default)
-    if kind and kind.METRICS and isinstance(metric, str) and metric not in kind.METRICS:
-        what = f"{table} has no metric {shown(metric)}"
-        close = document.nearest(metric, kind.METRICS)
-        document.problem(("report", "metric"), what, ", ".join(kind.METRICS), close)
-    sweep = _at(stages[table], "sweep")
-    axes = list(sweep) if isinstance(sweep, dict) else []
-    for key in ("rows", "columns"):
-        axis = report.get(key)
-        if isinstance(axis, str) and axis not in axes:
-            what = f"{table} has no sweep over {shown(axis)}"
-            document.problem(("report", key), what, listed(axes), document.nearest(axis, axes))
 
 
 def plugged(document: Document) -> dict[tuple[Kind, str], Plugin]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationError
 
-from hpt_dist.recipe import KINDS
+from hpt_dist.recipe import KINDS, figures
 from hpt_dist.recipe.metrics import METRICS
 from hpt_dist.store import Store, committed, records
 from hpt_dist.store.paths import DONE, FAILURE, stage_prefix
@@ -31,11 +31,11 @@ def _is_time(text: str) -> str:
 
 
 def _is_report(report: Mapping[str, Any]) -> Mapping[str, Any]:
-    texts = ("table", "rows")
-    if report and not all(isinstance(report.get(name), str) for name in texts):
-        raise ValueError(f"it lacks one of {', '.join(texts)}")
-    if not all(isinstance(report.get(name), str | None) for name in ("columns", "metric")):
-        raise ValueError("its columns are no axis, or its metric is no name")
+    try:
+        figures.read(report)
+    except ValidationError as error:
+        path = ".".join(map(str, error.errors()[0]["loc"]))
+        raise ValueError(f"its report has no such {path or 'figure'}") from error
     return report
 
 
@@ -69,7 +69,7 @@ class Launch:
         file: where the recipe was read.
         created: ISO 8601, UTC.
         trials: trial names to keys, parents first.
-        report: the recipe's report settings; empty without.
+        report: the recipe's report settings, see `figures.read`; empty without.
         settings: the resolved recipe: what was hashed for each trial, by its name.
         where: what runs its trials.
         work: the local work folder.

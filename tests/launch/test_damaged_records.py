@@ -148,7 +148,7 @@ def test_a_launch_of_a_newer_version_is_read(store):
 )
 def test_what_could_not_be_read_again_is_not_recorded(store, name, file, ok):
     recipe = SimpleNamespace(
-        name="small", report=None, document=SimpleNamespace(file=file), mlflow=Mlflow()
+        name="small", report=(), document=SimpleNamespace(file=file), mlflow=Mlflow()
     )
     trial = SimpleNamespace(name=name, key=KEY, stage="probe", document={"init": ""})
     settings = launches.Settings("local", 1, (), store.root / "work", "")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpt_dist.recipe.settings import Report
+from hpt_dist.recipe.figures import Table
 from hpt_dist.report.foreseen import doubts
 
 
@@ -12,7 +12,7 @@ def trials(inits=("base", "hpt"), seeds=(0, 1, 2), more=""):
 
 
 def doubted(names, judges=False, **report):
-    return doubts(Report(**{"table": "t", "rows": "init", **report}), names, judges)
+    return doubts(Table(**{"table": "t", "rows": "init", **report}), names, {"t"} if judges else ())
 
 
 def test_a_sound_report_is_not_doubted():
