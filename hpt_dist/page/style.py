@@ -45,7 +45,7 @@ figure { margin: 1rem 0 }
 figcaption { color: var(--soft); font-size: .88rem; max-width: 46rem; margin-top: .5rem }
 .panels { display: grid; gap: 1rem 1.5rem;
   grid-template-columns: repeat(auto-fill, minmax(min(var(--px), 100%), 1fr)) }
-.panels.alone { display: block; max-width: 36rem; overflow-x: auto }
+.panels.alone { display: block; max-width: calc(1.6 * var(--px)); overflow-x: auto }
 .panels svg { display: block; width: 100%; height: auto; overflow: visible }
 .keys { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: 0 0 .6rem;
   padding: 0; font-size: .9rem }

@@ -44,6 +44,8 @@ class Document:
         used: the variables that its values were filled from, by key path.
         unread: the key paths of values that have a problem already: what follows from it is none.
         left_out: how many problems are not in `problems`.
+        text: the file as it was read.
+        options: what `--set` changed, in its order.
     """
 
     file: str
@@ -55,6 +57,8 @@ class Document:
     used: dict[KeyPath, variables.Used] = field(default_factory=dict)
     unread: set[KeyPath] = field(default_factory=set)
     left_out: int = 0
+    text: str = ""
+    options: list[str] = field(default_factory=list)
 
     def sorted_problems(self) -> list[Problem]:
         """Return the problems in the order of the file's lines; those of options come first."""
@@ -127,8 +131,8 @@ def read(
     Raises:
         RequestError: it cannot be read, is no file, is too large or is not UTF-8.
     """
-    document = Document(str(path), kind=kind, shell_keys=shell_keys)
-    fill(document, _text(path, kind), environment)
+    document = Document(str(path), kind=kind, shell_keys=shell_keys, text=_text(path, kind))
+    fill(document, document.text, environment)
     return document
 
 
@@ -284,6 +288,7 @@ def apply(document: Document, override: str, environment: Mapping[str, str]) -> 
     if mapping is None:
         return
     mapping[keys[-1]] = inner.tree
+    document.options.append(override)
     for places in (document.places, document.used):
         for old in [one for one in places if one[: len(keys)] == keys]:
             del places[old]

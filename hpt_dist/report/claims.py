@@ -81,7 +81,7 @@ def _says(held: int, places: int, failed: Sequence[str], undecided: Sequence[str
 def _place(figure: Shown, panel: Panel, column: str) -> str:
     axis = panel.table.columns_axis
     place = f"{axis} {column}" if column else ""
-    return ", ".join(filter(None, (panel.name, place))) or figure.title
+    return " at ".join(filter(None, (panel.name, place))) or figure.title
 
 
 def _holds(claim: Claim, panel: Panel, column: str) -> bool | None:

@@ -18,6 +18,7 @@ from hpt_dist.page import (
     Paragraph,
 )
 from hpt_dist.report import sections
+from hpt_dist.report.axes import numbers_of
 from hpt_dist.report.claims import Checked
 from hpt_dist.report.figures import bars, cost, curve, delta, matrix
 from hpt_dist.report.figures.rows import Rows
@@ -34,7 +35,7 @@ _CAPTIONS = {
     "done yet.",
     "delta": "The 95 % interval over seeds, paired; a filled mark is evidence, a hollow one is "
     "none.",
-    "matrix": "The darker, the larger; a dashed field is not done yet.",
+    "matrix": "The stronger the colour, the larger; a dashed field is not done yet.",
     "cost": "Cost of the training before this evaluation, from the base on, without the "
     "evaluation; a line joins what starts from the same base. Mean and sample standard deviation.",
 }
@@ -81,10 +82,11 @@ def drawings(figure: Shown) -> list[Block]:
 
 
 def drawn_as(figure: Shown) -> str:
-    """Return the kind of drawing: a table is drawn as lines, or as bars without columns."""
+    """Return the kind of drawing: a table is drawn as lines along numbers, or as bars."""
     if figure.kind != "table":
         return figure.kind
-    return "curve" if len(figure.panels[0].table.columns) > 1 else "bars"
+    columns = figure.panels[0].table.columns
+    return "curve" if len(columns) > 1 and numbers_of(columns) else "bars"
 
 
 def svgs(figure: Shown) -> Iterator[tuple[str, str, str]]:

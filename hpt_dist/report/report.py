@@ -13,12 +13,13 @@ from hpt_dist.errors import RequestError, nearest
 from hpt_dist.evals import similarity_tables
 from hpt_dist.evals.choice import Choice
 from hpt_dist.evals.evidence import scale_of
-from hpt_dist.page import Block, Heading, Items, Paragraph
+from hpt_dist.page import Block, Folded, Grid, Heading, Items, Paragraph
 from hpt_dist.recipe import figures as asked
-from hpt_dist.report import figure, published, sections, unlabelled
+from hpt_dist.report import appendix, figure, published, sections, unlabelled
 from hpt_dist.report.answer import Answer, answer
 from hpt_dist.report.cells import Difference
 from hpt_dist.report.claims import Checked, check
+from hpt_dist.report.exhibits import Exhibits
 from hpt_dist.report.gates import Gate, gates
 from hpt_dist.report.lineage import Node, nodes_of, setting_behind, taken_before
 from hpt_dist.report.points import (
@@ -38,6 +39,7 @@ from hpt_dist.store import files
 from hpt_dist.trial.records import Finished, Launch
 
 _MISSING_SHOWN = 5
+_ROWS_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,18 @@ class Report:
 
     def markdown(self) -> str:
         """Return the report in Markdown, aligned for a terminal."""
-        return page.markdown(self._blocks())
+        return page.markdown([*self._blocks(), *sections.of_costs(self.costs)])
 
-    def html(self) -> str:
-        """Return the report as one HTML file that needs no other."""
-        return page.as_html(f"{self.recipe}: report", self._blocks())
+    def html(self, exhibits: Exhibits | None = None) -> str:
+        """Return the report as one HTML file that needs no other.
+
+        Args:
+            exhibits: what follows the figures.
+        """
+        blocks = self._blocks()
+        after = appendix.blocks(exhibits, self.lineage) if exhibits else []
+        costs = _folded(sections.of_costs(self.costs))
+        return page.as_html(f"{self.recipe}: report", [*blocks, *after, *costs])
 
     def drawings(self) -> dict[str, bytes]:
         """Return the SVG of each drawing by its file name; none while no cell has a value."""
@@ -140,18 +149,18 @@ class Report:
                 found[name] = cell.mean / factor
         return found
 
-    def files(self) -> dict[str, bytes]:
-        """Return every file of the report by its name."""
+    def files(self, exhibits: Exhibits | None = None) -> dict[str, bytes]:
+        """Return every file of the report by its name; see `html`."""
         return {
             "report.md": self.markdown().encode(),
-            "report.html": self.html().encode(),
+            "report.html": self.html(exhibits).encode(),
             "report.json": (json.dumps(self.as_json(), indent=2) + "\n").encode(),
             **self.drawings(),
         }
 
-    def write(self, folder: Path) -> list[Path]:
+    def write(self, folder: Path, exhibits: Exhibits | None = None) -> list[Path]:
         """Write every file into a folder, which is created if needed, and return their paths."""
-        contents = self.files()
+        contents = self.files(exhibits)
         for name, data in contents.items():
             files.replace(folder / name, data)
         return [folder / name for name in contents]
@@ -182,7 +191,7 @@ class Report:
             blocks += [Heading(2, f"{name}: how alike"), *similarity_tables.blocks(details, 3)]
         for gate in self.gates:
             blocks += sections.of_gate(gate)
-        return blocks + sections.of_costs(self.costs)
+        return blocks
 
 
 def build(launch: Launch, done: Sequence[Finished]) -> Report:
@@ -244,6 +253,16 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         lineage=tuple(nodes.values()),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _folded(blocks: list[Block]) -> list[Block]:
+    """Return a section with its long tables folded."""
+    return [
+        Folded(f"{len(block.rows)} rows", [block])
+        if isinstance(block, Grid) and len(block.rows) > _ROWS_SHOWN
+        else block
+        for block in blocks
+    ]
 
 
 def _published(

@@ -143,7 +143,7 @@ def _panel(
         name=part.name,
         table=table,
         computed=computed_by_row(table, part.points),
-        differences=differences if compares else (),
+        differences=differences if compares and figure.COMPARES else (),
         single_runs=single_runs(part.points, table.rows),
         constant=tuple(row for row in table.rows if row in part.constant),
         spent=tuple(_spent(part, table, taken)),

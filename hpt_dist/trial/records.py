@@ -22,6 +22,7 @@ TrialName = Annotated[str, Field(pattern=f"^[A-Za-z0-9_]{SEEN}*$", max_length=10
 # Numbers whose squares can be added.
 _Finite = Annotated[float, Field(gt=-1e100, lt=1e100)]
 _Step = Annotated[str, Field(pattern=r"^[0-9]{1,15}$")]
+_LONGEST_RECIPE = 2**20
 _SHARE = re.compile(rf"/({'|'.join(METRICS)}|accuracy)$")
 
 
@@ -77,6 +78,9 @@ class Launch:
         parent_run: MLflow run of the launch; empty while MLflow was out of reach.
         experiment: MLflow's; empty in records of older versions, for one of the recipe's name.
         report_set: the report's settings that options gave, not the recipe's file.
+        written: the recipe's file as it was read, without secrets; empty in older records.
+        options: what `--set` changed of it.
+        datasets: the recipe's names of datasets to their names in the store, or full URIs.
     """
 
     id: PathPart
@@ -94,6 +98,9 @@ class Launch:
     where: Where = "local"
     experiment: Line = ""
     report_set: tuple[Name, ...] = ()
+    written: Annotated[str, Field(max_length=_LONGEST_RECIPE)] = ""
+    options: tuple[Annotated[str, Field(max_length=_LONGEST_RECIPE)], ...] = ()
+    datasets: Mapping[Line, Line] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -167,6 +174,7 @@ class _Details:
     )
     change: Mapping[Line, _Finite] = field(default_factory=dict)
     pool_images: Count = 0
+    licence: str = ""
     n_train: Count | None = None
     n_val: Count | None = None
     n_test: Count | None = None

@@ -34,7 +34,7 @@ class _Axis:
 
     def parts(self, label: str) -> list[str]:
         """Return the axis with grid lines, ticks and its label."""
-        marked = ticks(self.low, self.high, about=4)
+        marked = ticks(self.low, self.high, about=6)
         lines = "".join(map(self.upright, marked.values))
         middle = (_LEFT + svg.WIDTH - _RIGHT) / 2
         bold = 'stroke="currentColor" stroke-opacity=".7" stroke-width="1.4"'

@@ -9,7 +9,7 @@ from hpt_dist.report.shown import Panel
 
 _LEFT, _TOP = 120.0, 34.0
 _LEAST, _HEIGHT = 46.0, 30.0  # pixels of a field
-_COLOUR = "#0072B2"
+_COLOUR = svg.COLOURS[0]
 _PENDING = ' stroke="currentColor" stroke-opacity=".35" stroke-dasharray="3 3"'
 
 

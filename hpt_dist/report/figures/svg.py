@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 
 from hpt_dist.page import Key, printable
 
-# Okabe and Ito's colours, which colour-blind readers can distinguish; the two lightest are darker
-# here, and black is left out: neither would show on every page.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#2F9FE0", "#B98500", "#8465C9")
+# After Okabe and Ito's colours, which colour-blind readers can distinguish; those that would not
+# show on a white page or on a black one are a little darker or lighter.
+COLOURS = ("#1B7FC4", "#D55E00", "#009E73", "#CC79A7", "#B98500", "#7A5AC8", "#3FA7B5")
 BASELINE = "#808080"
 _MARKERS = 5
 _LETTER = 6.6  # mean width of one at 12 pixels
