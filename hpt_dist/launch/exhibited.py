@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,12 @@ def exhibits(store: Store, launch: Launch, done: Sequence[Finished]) -> Exhibits
     finished = {one.name: one for one in done}
     chosen = shown.headline(nodes.values())
     cards = looked_up(lambda node: _trial(store, launch, node, finished[node.name]), chosen)
+    return replace(sources(store, launch, done), trials=tuple(cards), more=len(done) - len(chosen))
+
+
+def sources(store: Store, launch: Launch, done: Sequence[Finished]) -> Exhibits:
+    """Return what `exhibits` does, without the trials."""
     return Exhibits(
-        trials=tuple(cards),
-        more=len(done) - len(chosen),
         data=tuple(looked_up(lambda pair: _data(store, launch, *pair), launch.datasets.items())),
         weights=tuple(_weights(launch, done)),
         recipe=launch.written,

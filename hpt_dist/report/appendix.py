@@ -92,12 +92,12 @@ def _data_and_weights(exhibits: Exhibits) -> Iterator[Block]:
     yield Heading(2, "Data and weights, with their licences")
     if exhibits.data:
         header = ["dataset", "in the store", "licence", "credit", "images"]
-        yield Grid(header, [_data(card) for card in exhibits.data], num_left=5)
+        yield Grid(header, data_rows(exhibits.data), num_left=5)
     notes = [f"{card.name}: {card.note}" for card in exhibits.data if card.note]
     if notes:
         yield Items(notes)
     if exhibits.weights:
-        rows = [[one.trial, one.source, _stated(one.licence)] for one in exhibits.weights]
+        rows = [[one.trial, one.source, licence_of(one.licence)] for one in exhibits.weights]
         yield Grid(["imported by", "weights", "licence"], rows, num_left=3)
     yield Paragraph(
         "What is trained from them may be bound by all of these licences; one that is not stated "
@@ -105,12 +105,18 @@ def _data_and_weights(exhibits: Exhibits) -> Iterator[Block]:
     )
 
 
+def data_rows(cards: Sequence[DataCard]) -> list[list[str]]:
+    """Return a row for each dataset: name, place, licence, credit, images."""
+    return [_data(card) for card in cards]
+
+
 def _data(card: DataCard) -> list[str]:
     images = ", ".join(f"{split} {count:,}" for split, count in card.images.items())
-    return [card.name, card.place, _stated(card.licence), card.credit or "-", images or "-"]
+    return [card.name, card.place, licence_of(card.licence), card.credit or "-", images or "-"]
 
 
-def _stated(licence: str) -> str:
+def licence_of(licence: str) -> str:
+    """Return a licence in words; faint where none is stated."""
     return licence if licence and licence != _UNKNOWN else Faint(_UNKNOWN)
 
 

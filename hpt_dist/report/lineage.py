@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpt_dist.recipe import KINDS
+from hpt_dist.recipe import KINDS, Trained
 from hpt_dist.trial.records import Finished
 
 
@@ -22,6 +22,7 @@ class Node:
         kind: of its stage; empty where the launch recorded no settings.
         parent: name of the trial that it starts from; empty without one.
         datasets: what it reads, by the recipe's names.
+        others: names of the trials that it chooses from or compares.
         is_done: whether it is finished.
     """
 
@@ -32,12 +33,13 @@ class Node:
     parent: str
     datasets: tuple[str, ...]
     is_done: bool
+    others: tuple[str, ...] = ()
 
     @property
     def pretrains(self) -> bool:
         """Whether it trains weights that others start from."""
         spec = KINDS.get(self.kind)
-        return bool(spec and spec.TRAINS and spec.LEAVES == "weights")
+        return spec is not None and issubclass(spec, Trained) and spec.LEAVES == "weights"
 
 
 def nodes_of(
@@ -68,8 +70,18 @@ def nodes_of(
             parent=names.get(str(document.get("init", "")), ""),
             datasets=tuple(map(str, datasets)) if isinstance(datasets, Mapping) else (),
             is_done=name in finished,
+            others=tuple(names[one] for one in _others(document) if one in names),
         )
     return nodes
+
+
+def _others(document: Mapping[str, Any]) -> list[str]:
+    """Return the keys of the trials that a document chooses from or compares."""
+    found: list[str] = []
+    for setting in ("candidates", "compared"):
+        keys = document.get(setting, [])
+        found += keys.values() if isinstance(keys, Mapping) else keys
+    return [key for key in found if isinstance(key, str)]
 
 
 def ancestors(nodes: Mapping[str, Node], name: str) -> list[Node]:
@@ -91,6 +103,18 @@ def setting_behind(
             value = spec[setting]
             return value if isinstance(value, str) else json.dumps(value)
     return ""
+
+
+def behind(nodes: Mapping[str, Node], name: str) -> list[Node]:
+    """Return all that a trial rests on: what it starts from, chose from, and what these rest on."""
+    found: dict[str, Node] = {}
+    left = [name]
+    while left:
+        node = nodes[left.pop(0)]
+        above = [one for one in (node.parent, *node.others) if one in nodes and one not in found]
+        found |= {one: nodes[one] for one in above}
+        left += above
+    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -137,12 +161,12 @@ def taken_before(
     Returns:
         None if it starts from nothing, or from what is not done.
     """
-    behind = ancestors(nodes, name)
-    if not behind or not all(node.name in done for node in behind):
+    rests_on = behind(nodes, name)
+    if not rests_on or not all(node.name in done for node in rests_on):
         return None
-    trained = [done[node.name] for node in behind if node.pretrains]
+    trained = [done[node.name] for node in rests_on if node.pretrains]
     return Taken(
-        base=behind[-1].name,
+        base=next((n.name for n in rests_on if not n.parent and not n.others), ""),
         images=sum(int(one.result["images"]) for one in trained),
         hours=sum(device_hours(one) for one in trained),
         on=frozenset(device_of(one) for one in trained),

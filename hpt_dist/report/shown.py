@@ -37,6 +37,7 @@ class Panel:
         constant: rows that are the same in every column.
         spent: what the training behind each cell took; cells of which it is not known are left out.
         paper: published values at its places.
+        trials: (row, column, name) of each trial; one of a constant row is in each column.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Panel:
     constant: tuple[str, ...]
     spent: tuple[Spent, ...]
     paper: tuple[PaperValue, ...]
+    trials: tuple[tuple[str, str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ def _panel(
     if figure.kind == "curve":
         table, differences = _ordered(table, differences)
     compares = table.baseline in table.rows
+    places = _places(part, table)
     return Panel(
         name=part.name,
         table=table,
@@ -146,8 +149,9 @@ def _panel(
         differences=differences if compares and figure.COMPARES else (),
         single_runs=single_runs(part.points, table.rows),
         constant=tuple(row for row in table.rows if row in part.constant),
-        spent=tuple(_spent(part, table, taken)),
+        spent=tuple(_spent(places, taken)),
         paper=(),
+        trials=tuple(places),
     )
 
 
@@ -172,12 +176,20 @@ def _ordered(
     return replace(table, columns=columns, cells=ordered), tuple(sorted_differences)
 
 
-def _spent(part: Part, table: Table, taken: Callable[[str], Taken | None]) -> list[Spent]:
+def _places(part: Part, table: Table) -> list[tuple[str, str, str]]:
+    """Return the trials of a panel, see there."""
+    axes = table.stage, table.metric, table.rows_axis, table.columns_axis
+    entries = [entries_of([point], *axes)[0] for point in part.points]
+    return [(e.row, e.column, p.name) for e, p in zip(entries, part.points, strict=True)]
+
+
+def _spent(
+    places: Sequence[tuple[str, str, str]], taken: Callable[[str], Taken | None]
+) -> list[Spent]:
     """Return what the training behind each cell took, where it is known of each of its trials."""
     cells: dict[tuple[str, str], list[Taken | None]] = {}
-    for point in part.points:
-        [entry] = entries_of([point], part.stage, table.metric, table.rows_axis, table.columns_axis)
-        cells.setdefault((entry.row, entry.column), []).append(taken(point.name))
+    for row, column, name in places:
+        cells.setdefault((row, column), []).append(taken(name))
     found = []
     for (row, column), those in cells.items():
         known = [one for one in those if one]

@@ -65,7 +65,8 @@ def _boxes(nodes: Sequence[Node]) -> dict[str, _Box]:
     for name in dict.fromkeys(data for node in nodes for data in node.datasets):
         boxes[f"data {name}"] = _Box(name, "dataset", (), is_data=True, is_done=True)
     for stage, those in stages.items():
-        parents = dict.fromkeys(of_trial[n.parent] for n in those if n.parent in of_trial)
+        starts = (name for node in those for name in (node.parent, *node.others))
+        parents = dict.fromkeys(of_trial[name] for name in starts if name in of_trial)
         reads = dict.fromkeys(f"data {name}" for node in those for name in node.datasets)
         above = tuple(f"stage {name}" for name in parents if name != stage)
         done = sum(node.is_done for node in those)
