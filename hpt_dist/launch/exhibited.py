@@ -14,7 +14,7 @@ from hpt_dist.launch.lookup import dataset_store
 from hpt_dist.launch.pasted import command
 from hpt_dist.launch.survey import looked_up
 from hpt_dist.report import exhibits as shown
-from hpt_dist.report.exhibits import DataCard, Exhibits, TrialCard, WeightsCard
+from hpt_dist.report.exhibits import PICTURES, DataCard, Exhibits, TrialCard, WeightsCard
 from hpt_dist.report.lineage import Node, described, nodes_of
 from hpt_dist.store import Store, committed, open_store
 from hpt_dist.store.paths import filled_trial_folder, stage_prefix
@@ -57,13 +57,17 @@ def sources(store: Store, launch: Launch, done: Sequence[Finished]) -> Exhibits:
 
 
 def _trial(store: Store, launch: Launch, node: Node, trial: Finished) -> TrialCard:
-    curves, note = {}, ""
+    curves, pictures, note = {}, dict[str, bytes](), ""
     try:
+        left = committed.digests(store, trial.origin)
+        for name in PICTURES:
+            if name in left:
+                pictures[name] = committed.read(store, trial.origin, name)
         raw = committed.read(store, trial.origin, tracker.METRICS).splitlines(keepends=True)
         lines = [tracker.Line.decode(line, tracker.METRICS) for line in raw]
         curves = shown.curves_of((line.step, line.metrics) for line in lines)
     except HptError as error:
-        note = f"Its curves are left out: {error.problem.what}."
+        note = f"Its curves or pictures are left out: {error.problem.what}."
     run = trial.run
     return TrialCard(
         name=trial.name,
@@ -78,6 +82,7 @@ def _trial(store: Store, launch: Launch, node: Node, trial: Finished) -> TrialCa
         run=_page(launch, store, trial.key),
         curves=curves,
         note=note,
+        pictures=pictures,
     )
 
 

@@ -46,7 +46,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG, the caption below it, and a name that screen readers read; it may be empty."""
+    """A PNG or WebP, the caption below it, and a name that screen readers read; it may be empty."""
 
     png: bytes
     caption: str

@@ -104,10 +104,11 @@ def _link(link: Link) -> str:
 
 def _figure(picture: Picture) -> str:
     data = base64.b64encode(picture.png).decode("ascii")
+    kind = "webp" if picture.png[8:12] == b"WEBP" else "png"
     name, caption = _escaped(picture.name), _escaped(picture.caption)
     hint = f' title="{name}&#10;{caption}"' if name else ""  # the page cuts long captions
     return (
-        f'<figure{hint}><img src="data:image/png;base64,{data}" alt="{name or caption}">'
+        f'<figure{hint}><img src="data:image/{kind};base64,{data}" alt="{name or caption}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )
 

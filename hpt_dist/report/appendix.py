@@ -17,12 +17,14 @@ from hpt_dist.page import (
     Link,
     Links,
     Paragraph,
+    Picture,
 )
-from hpt_dist.report.exhibits import DataCard, Exhibits, TrialCard
+from hpt_dist.report.exhibits import PICTURES, DataCard, Exhibits, TrialCard
 from hpt_dist.report.figures import graph, trace
 from hpt_dist.report.lineage import Node
 
-_TRACE_PX = 200
+_TRACE_PX = 150
+_OPEN = 3  # of more trainings, the pictures are folded
 _UNKNOWN = "not stated"
 
 
@@ -49,10 +51,10 @@ def _trials(exhibits: Exhibits) -> Iterator[Block]:
     if exhibits.more:
         yield Paragraph(f"{exhibits.more:,} more finished trials are in MLflow and in the store.")
     for card in exhibits.trials:
-        yield from _trial(card)
+        yield from _trial(card, is_open=len(exhibits.trials) <= _OPEN)
 
 
-def _trial(card: TrialCard) -> Iterator[Block]:
+def _trial(card: TrialCard, *, is_open: bool) -> Iterator[Block]:
     yield Heading(3, card.name)
     verdict = f" {card.verdict[0].upper()}{card.verdict[1:]}." if card.verdict else ""
     yield Paragraph(f"{card.says}.{verdict}")
@@ -64,6 +66,13 @@ def _trial(card: TrialCard) -> Iterator[Block]:
             for name, points in card.curves.items()
         ]
         yield Drawings(drawings, px=_TRACE_PX)
+    pictures = [
+        Picture(card.pictures[name], caption)
+        for name, caption in PICTURES.items()
+        if name in card.pictures
+    ]
+    if pictures:
+        yield from pictures if is_open else [Folded("What it saw and what it changed", pictures)]
     facts = [
         f"{card.seconds / 3600:.2f} hours; {card.numerics or 'trained in an unknown precision'}",
         f"key {card.key}",

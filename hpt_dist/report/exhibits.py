@@ -28,6 +28,13 @@ CURVES: Mapping[str, tuple[str, ...]] = {
 }
 
 
+# What the pictures of a training show, by the names of their files.
+PICTURES: Mapping[str, str] = {
+    "views.webp": "Two views of each of the first images, as the network saw them.",
+    "neighbours.webp": "Twelve images; right of each the nearest others before, then those after.",
+}
+
+
 @dataclass(frozen=True)
 class DataCard:
     """A dataset that trials read.
@@ -75,6 +82,7 @@ class TrialCard:
         run: its page in MLflow; empty where no browser can open one.
         curves: by what they are called, thinned.
         note: why something of it is missing; empty if nothing is.
+        pictures: what it saw and changed: WebP by what is shown, a key of `PICTURES`.
     """
 
     name: str
@@ -89,6 +97,7 @@ class TrialCard:
     run: str
     curves: Mapping[str, Points]
     note: str = ""
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

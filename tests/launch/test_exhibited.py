@@ -36,6 +36,8 @@ def test_trainings_have_their_curves_and_where_they_are(found: Exhibits) -> None
     assert {"loss", "accuracy on validation", "learning rate"} <= hpt.curves.keys()
     assert hpt.curves["loss"][-1][0] <= 300
     assert "nearest neighbours" in hpt.verdict
+    assert hpt.pictures.keys() == {"views.webp", "neighbours.webp"}
+    assert all(data[8:12] == b"WEBP" for data in hpt.pictures.values())
     assert hpt.pull.startswith("hpt-dist pull tiny-")
     assert (Path(hpt.place) / "DONE").exists()
     assert found.more == 3
@@ -64,6 +66,6 @@ def test_what_cannot_be_read_is_named_and_keeps_no_page_away(
     found = read(folder)
     assert "cannot be read" in found.data[0].note
     assert found.trials[0].curves == {}
-    assert "Its curves are left out" in found.trials[0].note
+    assert "Its curves or pictures are left out" in found.trials[0].note
     html = build(launch, results.finished(store, launch)).html(found)
-    assert "Its curves are left out" in html
+    assert "Its curves or pictures are left out" in html

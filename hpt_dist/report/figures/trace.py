@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from hpt_dist.report.figures import svg
 from hpt_dist.report.figures.axis import GRID, padded, short
 
-_WIDTH, _HEIGHT = 220.0, 104.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 4.0, 52.0, 8.0, 20.0
+_WIDTH, _HEIGHT = 180.0, 96.0
+_LIMITS_LETTERS = 12  # between the first and the last step
+_LEFT, _RIGHT, _TOP, _BOTTOM = 4.0, 48.0, 8.0, 20.0
 
 
 def draw(points: Sequence[tuple[int, float]], title: str) -> str:
@@ -41,8 +42,9 @@ def draw(points: Sequence[tuple[int, float]], title: str) -> str:
         svg.text((right, _HEIGHT - 5), short(last), anchor="end", more=' opacity=".7"'),
     ]
     values = [value for _, value in finite]
-    limits = f"{min(values):.3g} to {max(values):.3g}"
-    parts.append(svg.text(((_LEFT + right) / 2, _HEIGHT - 5), limits, more=' opacity=".7"'))
+    limits = f"{min(values):.2g} to {max(values):.2g}"
+    if len(limits) <= _LIMITS_LETTERS:
+        parts.append(svg.text(((_LEFT + right) / 2, _HEIGHT - 5), limits, more=' opacity=".7"'))
     says = (
         f"from {values[0]:.4g} at step {first} to {values[-1]:.4g} at step {last}; "
         f"least {min(values):.4g}, largest {max(values):.4g}"
