@@ -13,11 +13,17 @@ from typing import Any
 
 import pytest
 from many_figures import everything
+from mlflow import MlflowClient
 from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import presence_of_element_located
+from selenium.webdriver.support.ui import WebDriverWait
 from test_appendix import EXHIBITS, NASTY
 
 from hpt_dist.report.exhibits import MOST_TRIALS, Exhibits, TrialCard
 from hpt_dist.report.report import build
+from hpt_dist.tracking import tracker
+from hpt_dist.tracking.tracker import RunIdentity
 
 WIDTHS = {"phone": 390, "screen": 1280}
 MODES = ("light", "dark")
@@ -127,3 +133,19 @@ def test_it_prints_on_paper(browser: webdriver.Chrome, page: Path) -> None:
     assert browser.execute_script(TOO_WIDE)[0] is False
     background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert background == "rgb(255, 255, 255)"
+
+
+@pytest.mark.services
+def test_mlflow_shows_it(browser: webdriver.Chrome, mlflow_server: str, page: Path) -> None:
+    launch = RunIdentity(experiment="pages", name="launch", key="launch-1")
+    parent = tracker.open_parent(mlflow_server, launch)
+    tracker.log_parent(mlflow_server, parent, artifacts={"report.html": page.read_bytes()})
+    found = MlflowClient(mlflow_server).get_experiment_by_name("pages")
+    assert found
+    browser.get(f"{mlflow_server}/{tracker.page_of(found.experiment_id, parent, 'report.html')}")
+    wait = WebDriverWait(browser, 60)
+    wait.until(presence_of_element_located((By.CSS_SELECTOR, "iframe")))
+    browser.switch_to.frame(browser.find_element(By.CSS_SELECTOR, "iframe"))
+    wait.until(presence_of_element_located((By.CSS_SELECTOR, "p.lead")))
+    assert browser.find_elements(By.CSS_SELECTOR, ".panels svg")
+    browser.switch_to.default_content()
