@@ -87,7 +87,7 @@ def _of_panel(figure: Shown, panel: Panel, so_far: str) -> Answer:
     where = f"{panel.name}, {table.stage}" if panel.name != table.stage else table.stage
     says = (
         f"{best.row} against {table.baseline} in {where if panel.name else table.stage}, "
-        f"{table.metric}{over}: {best.comparison.says}{_cost(panel.spent, best)}."
+        f"{table.metric}{over}: {_bare(best.comparison)}{_cost(panel.spent, best)}."
     )
     return Answer(best.comparison.verdict, best.row, f"{says}{_others(found[1:])}{so_far}")
 
@@ -95,6 +95,14 @@ def _of_panel(figure: Shown, panel: Panel, so_far: str) -> Answer:
 def _loss(comparison: Comparison, lower_is_better: bool) -> float:
     mean = comparison.mean or 0.0
     return mean if lower_is_better else -mean
+
+
+def _bare(comparison: Comparison) -> str:
+    """Return a comparison in words without its verdict, which opens the sentence."""
+    says = comparison.says
+    for opening in ("helped by ", "harmed by ", "no evidence of a difference: "):
+        says = says.removeprefix(opening)
+    return says
 
 
 def _others(found: Sequence[Difference]) -> str:
@@ -177,6 +185,6 @@ def _of_gate(gate: Gate, so_far: str) -> Answer:
     others = [one for one in found if one is not best]
     says = (
         f"{best.row} against {gate.baseline}, frozen features judged by {gate.kind} on validation "
-        f"in {gate.stage}: {best.comparison.says}."
+        f"in {gate.stage}: {_bare(best.comparison)}."
     )
     return Answer(best.comparison.verdict, best.row, f"{says}{_others(others)}{so_far}")

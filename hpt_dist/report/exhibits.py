@@ -128,9 +128,12 @@ class Exhibits:
 def headline(nodes: Iterable[Node], most: int = MOST_TRIALS) -> list[Node]:
     """Return the finished trials that a page shows: what trains, pretraining first.
 
-    Each stage gives one in turn, so that a wide sweep hides no other stage.
+    Each stage gives one in turn, so that a wide sweep hides no other stage; candidates, which
+    validation chose among, are left out.
     """
-    done = [node for node in nodes if node.is_done]
+    every = list(nodes)
+    tried = {name for node in every for name in node.others}
+    done = [n for n in every if n.is_done and (n.pretrains or n.name not in tried)]
     pretraining = [node for node in done if node.pretrains]
     others = [node for node in done if not node.pretrains and _trains(node)]
     return [*_in_turn(pretraining), *_in_turn(others)][:most]

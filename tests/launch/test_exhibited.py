@@ -9,6 +9,7 @@ import pytest
 from small import TINY
 
 from hpt_dist.launch import exhibited, launches, results
+from hpt_dist.recipe.file import load
 from hpt_dist.report.exhibits import Exhibits
 from hpt_dist.report.report import build
 from hpt_dist.store import open_store
@@ -51,6 +52,20 @@ def test_data_have_licences_and_the_recipe_is_as_written(found: Exhibits) -> Non
     assert all("CC BY-SA 4.0" in card.licence and not card.note for card in found.data)
     assert [(one.trial, one.source) for one in found.weights] == [("base", "random")]
     assert found.recipe == TINY
+
+
+def test_a_record_has_the_recipe_without_secrets(tmp_path: Path) -> None:
+    text = TINY.replace("color: openmoji/color", "color: https://ada:planted-1@host/datasets/color")
+    store = open_store(str(tmp_path))
+    (tmp_path / "tiny.yaml").write_text(text)
+    recipe = load(tmp_path / "tiny.yaml", ["stages.hpt.steps=7"], {"HPT_STORE": str(tmp_path)})
+    settings = launches.Settings("local", 1, (), tmp_path / "work", "")
+    launch = launches.record(recipe, [], store, settings)
+    assert "planted-1" not in (tmp_path / f"launches/{launch.id}.json").read_text()
+    assert launch.written.splitlines()[0] == "name: tiny"
+    assert "${HPT_STORE}" in launch.written
+    assert launch.options == ("stages.hpt.steps=7",)
+    assert launch.datasets["line"] == "openmoji/line"
 
 
 def test_what_cannot_be_read_is_named_and_keeps_no_page_away(

@@ -26,7 +26,7 @@ def answered(hpt: list[float], done: int = 6, **report: object) -> Answer:
 @pytest.mark.parametrize(
     ("gain", "verdict", "opening"),
     [
-        (GAINS, "helped", "**Helped.** hpt against base in adapt, test/top1 at shots 1: helped"),
+        (GAINS, "helped", "**Helped.** hpt against base in adapt, test/top1 at shots 1: +"),
         ([-one for one in GAINS], "harmed", "**Harmed.**"),
         ((0.01, -0.01, 0.0), "no evidence", "**No evidence of a difference.**"),
     ],

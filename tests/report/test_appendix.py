@@ -109,6 +109,8 @@ def test_twelve_trainings_of_all_stages_are_shown_in_turn() -> None:
         for n in range(10)
     ]
     assert [node.stage for node in headline(many)] == ["a", "b"] * 6
+    chosen = Node("adapt", "0", "adapt", "mme", "", (), is_done=True, others=("adapt/seed=0",))
+    assert "adapt/seed=0" not in [node.name for node in headline([chosen, *many[:10]])]
 
 
 @given(st.lists(st.floats(allow_nan=False), max_size=400), st.integers(2, 100))
