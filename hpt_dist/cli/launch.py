@@ -39,6 +39,7 @@ from hpt_dist.errors import RequestError
 from hpt_dist.errors.secrets import public_address
 from hpt_dist.launch import (
     arrivals,
+    exhibited,
     here,
     launches,
     on_slurm,
@@ -241,13 +242,14 @@ def _cached(prepared: Planned, trials: Sequence[Trial], settings: Settings) -> L
 
 def _print_report(record: Launch, store: Store, work: Path) -> None:
     """Print a launch's report, the path of its file, and where to see its runs."""
-    report = build(record, results.finished(store, record))
+    done = results.finished(store, record)
+    report = build(record, done)
     folder = work / "reports" / record.recipe
     console.print_line("")
     console.print_line(report.markdown())
     try:
         with files.in_work_folder(work):
-            written = report.write(folder)
+            written = report.write(folder, exhibited.exhibits(store, record, done))
         page = next((path for path in written if path.suffix == ".html"), folder)
         console.print_line(f"report: {page}")
     except files.WorkFolderError as error:

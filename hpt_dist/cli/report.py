@@ -11,7 +11,7 @@ from hpt_dist.cli import console
 from hpt_dist.cli.lacking import print_lacking
 from hpt_dist.cli.options import JsonOption, RecipeStoreOption, RunArgument
 from hpt_dist.cli.requested import launch_of
-from hpt_dist.launch import arrivals, launches, report_settings, results
+from hpt_dist.launch import arrivals, exhibited, launches, report_settings, results
 from hpt_dist.launch.description import ENDED
 from hpt_dist.report.report import build
 
@@ -22,7 +22,7 @@ def report(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Write report.md, report.html, report.json and plots to this folder.",
+            help="Write report.html, report.md, report.json and drawings to this folder.",
         ),
     ] = None,
     store: RecipeStoreOption = "",
@@ -30,7 +30,7 @@ def report(
 ) -> None:
     """Print a launch's results with verdicts in words.
 
-    With --out it writes them to files too, with plots.
+    With --out it writes them to files too, as one page with drawings.
 
     \b
     Examples:
@@ -44,7 +44,7 @@ def report(
         console.print_note(changes)
     done = results.finished(opened, record)
     result = build(record, done)
-    for path in result.write(out) if out else ():
+    for path in result.write(out, exhibited.exhibits(opened, record, done)) if out else ():
         console.print_note(f"wrote {path}")
     if json_:
         console.print_json({"launch": record.id, "store": opened.uri} | result.as_json())

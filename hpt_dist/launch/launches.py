@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import get_args
 
 from hpt_dist.errors import HptError, RequestError, nearest
-from hpt_dist.errors.secrets import without_secrets
+from hpt_dist.errors.secrets import public_address, without_secrets
 from hpt_dist.launch import parent_run, pasted, report_settings
 from hpt_dist.recipe import shipped, written
 from hpt_dist.recipe.file import Recipe
@@ -89,6 +89,8 @@ def record(recipe: Recipe, trials: Sequence[Trial], store: Store, settings: Sett
         where=settings.where,
         experiment=experiment_of(recipe),
         written=without_secrets(written.text(recipe.document)),
+        options=tuple(map(without_secrets, recipe.document.options)),
+        datasets={name: public_address(of) for name, of in recipe.datasets.items()},
     )
     _check(launch)
     # On a cluster the first trial opens it: that takes seconds, and a launch there is to be short.

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpt_dist.errors import RequestError
+from hpt_dist.errors import HptError, RequestError
+from hpt_dist.launch import model_cards
+from hpt_dist.report import card
 from hpt_dist.store import Store, committed, files
 from hpt_dist.store.committed import HEAD, MODEL, RESULT, WEIGHTS
 from hpt_dist.store.paths import DONE, stage_prefix
@@ -64,7 +66,8 @@ def pull(
 ) -> Pulled:
     """Copy weights and results of finished trials into a folder, digests checked.
 
-    Of an evaluation that left a classifier, the backbone that it judged is copied too.
+    Of an evaluation that left a classifier, the backbone that it judged is copied too. A model card
+    lies beside weights.
 
     Args:
         store: where the launch ran.
@@ -83,6 +86,7 @@ def pull(
         for backbone in {one.spec["backbone"] for one in found if one.backbone}:
             _require(backbone, file_format)
     pulled = Pulled([], [])
+    cards = _cards(store, launch, names, pulled)
     for one in found:
         folder = destination / one.name.replace("/", "-") if len(names) > 1 else destination
         contents = _contents(store, one, file_format)
@@ -91,11 +95,22 @@ def pull(
         if note:
             contents[loading_note.FILE] = note.encode()
             pulled.notes.append(f"how to load it: {folder / loading_note.FILE}")
+            if one.name in cards:
+                contents[card.FILE] = cards[one.name].encode()
         for path, content in contents.items():
             files.replace(folder / path, content)
             pulled.files.append(folder / path)
         pulled.notes.extend(_missing(store, one))
     return pulled
+
+
+def _cards(store: Store, launch: Launch, names: Sequence[str], pulled: Pulled) -> dict[str, str]:
+    """Return the model cards; a result of another trial that is damaged keeps no weights back."""
+    try:
+        return model_cards.texts(store, launch, names)
+    except HptError as error:
+        pulled.notes.append(f"no {card.FILE}: {error.problem.what}")
+        return {}
 
 
 def _left(store: Store, launch: Launch, name: str) -> _Left:

@@ -12,6 +12,7 @@ from typing import Any
 
 from hpt_dist.errors import RequestError
 from hpt_dist.recipe import shipped, yaml_document
+from hpt_dist.recipe.figures import FIGURES
 from hpt_dist.recipe.yaml_document import Document, KeyPath
 from hpt_dist.recipe.yaml_values import listed, shown
 
@@ -125,6 +126,7 @@ def _over(base: Document, over: Document) -> Document:
         unread={path for path in base.unread if kept(path)} | over.unread,
         left_out=base.left_out + over.left_out,
         text=over.text,
+        options=over.options,
         bases=(base.file, *base.bases),
         values=base.values,
     )
@@ -146,7 +148,7 @@ class _Merge:
             here, before = (*path, key), under.get(key)
             if value is None and _is_entry(here) and here not in self._over.unread:
                 self._leave_out(here, under)
-            elif isinstance(value, dict) and isinstance(before, dict):
+            elif isinstance(value, dict) and isinstance(before, dict) and not _is_own(here, value):
                 if path == ("stages",):
                     self._check_kind(here, before, value)
                     self._settle(here, before, value)
@@ -206,6 +208,11 @@ def _take_out(tree: dict[str, Any], path: KeyPath) -> None:
         _take_out(tree[key], path[1:])
     if len(path) == 1 or not tree[key]:
         del tree[key]
+
+
+def _is_own(path: KeyPath, over: Mapping[str, Any]) -> bool:
+    """Return whether a mapping is a figure of its own, which is no change of the one below."""
+    return path == ("report",) and any(kind in over for kind in FIGURES)
 
 
 def _is_entry(path: KeyPath) -> bool:

@@ -13,13 +13,14 @@ from typing import Any
 from pydantic import Field
 
 from hpt_dist.errors import Problem
-from hpt_dist.recipe import extending, groups, named, sweeps
+from hpt_dist.recipe import extending, groups, named, reported, sweeps
+from hpt_dist.recipe.figures import FIGURES, MOST_FIGURES, Figure
 from hpt_dist.recipe.groups import Groups
 from hpt_dist.recipe.kinds import KINDS
 from hpt_dist.recipe.kinds.stage import CANDIDATES, StageSpec
 from hpt_dist.recipe.plugins import Kind, Plugin
 from hpt_dist.recipe.presets import filled
-from hpt_dist.recipe.settings import OPERATIONAL, Image, Mlflow, Report, Spec
+from hpt_dist.recipe.settings import OPERATIONAL, Image, Mlflow, Spec
 from hpt_dist.recipe.sweeps import Axis
 from hpt_dist.recipe.validation import validated
 from hpt_dist.recipe.yaml_document import (
@@ -70,7 +71,7 @@ class Recipe:
         backbone: a torchvision or timm model name, or what an installed package offers.
         image: how images enter the network.
         stages: the points of each stage, parents before children.
-        report: the table to end with, if any.
+        report: the figures to end with, if any.
         document: gives `file:line key` of key paths, for problems found later.
         plugins: what other distributions offer of what it names, by kind and name.
         groups: the names of its groups, which are axes of the stages that name them.
@@ -83,7 +84,7 @@ class Recipe:
     backbone: str
     image: Image
     stages: Mapping[str, tuple[Point, ...]]
-    report: Report | None
+    report: tuple[Figure, ...]
     document: Document
     plugins: Mapping[tuple[Kind, str], Plugin] = field(default_factory=dict)
     groups: frozenset[str] = frozenset()
@@ -92,6 +93,11 @@ class Recipe:
     def where(self, *path: str | int) -> str:
         """Return `file:line key.path` of a key."""
         return self.document.where(path)
+
+    def report_path(self, figure: int) -> KeyPath:
+        """Return the key path of a figure: where there is one, it may be no list."""
+        is_list = isinstance(self.document.tree["report"], list)
+        return ("report", figure) if is_list else ("report",)
 
 
 class _Home(Spec):
@@ -108,7 +114,7 @@ class _Head(_Home):
     backbone: str
     image: Image = Image()
     stages: dict[str, Any] = Field(min_length=1)
-    report: Report | None = None
+    report: Any = Field(None, description="the figure to end with, or a list of them")
     mlflow: Mlflow = Mlflow()
 
 
@@ -183,13 +189,14 @@ def validate(document: Document) -> Recipe:
     head = validated(document, _Head, document.tree, ())
     points: dict[str, tuple[Point, ...]] = {}
     plugged: dict[tuple[Kind, str], Plugin] = {}
+    figures: tuple[Figure, ...] = ()
     stages = named.mapping(document, "stages")
     if sweeps.fit(document, stages):
         points = {name: _stage(document, name, raw, shared) for name, raw in stages.items()}
     if isinstance(document.tree, dict):
         _check_names(document)
         named.check(document, shared)
-        named.check_report(document, shared)
+        figures = reported.checked(document, stages)
         plugged = named.plugged(document, shared)
         named.check_backbone(document, plugged)
     if head is None or document.problems:
@@ -211,7 +218,7 @@ def validate(document: Document) -> Recipe:
         backbone=head.backbone,
         image=head.image,
         stages={name: points[name] for name in ordered},
-        report=head.report,
+        report=figures,
         document=written,
         plugins=plugged,
         groups=frozenset(shared.members),
@@ -268,6 +275,13 @@ def schema() -> dict[str, Any]:
     }
     whole, head["required"] = head["required"], ["name"]
     head["anyOf"] = [{"required": [extending.KEY]}, {"required": whole}]
+    figures = []
+    for figure in FIGURES.values():
+        one = figure.model_json_schema()
+        head["$defs"].update(one.pop("$defs", {}))
+        figures.append(one)
+    several = {"type": "array", "items": {"oneOf": figures}, "maxItems": MOST_FIGURES}
+    head["properties"]["report"] |= {"oneOf": [*figures, several, {"type": "null"}]}
     return head
 
 

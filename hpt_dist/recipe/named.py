@@ -14,7 +14,7 @@ from hpt_dist.recipe import catalogue, plugins
 from hpt_dist.recipe.groups import Groups
 from hpt_dist.recipe.kinds import KINDS
 from hpt_dist.recipe.plugins import Kind, Plugin
-from hpt_dist.recipe.settings import LEAST_SIZE, MOST_SIZE, Image, Report
+from hpt_dist.recipe.settings import LEAST_SIZE, MOST_SIZE, Image
 from hpt_dist.recipe.sweeps import ZIP
 from hpt_dist.recipe.yaml_document import Document, KeyPath
 from hpt_dist.recipe.yaml_values import listed, shown
@@ -71,30 +71,6 @@ def _check_compared(document: Document, path: KeyPath, name: str, stages: dict[s
         document.problem(path, what, listed(fit), document.nearest(name, fit))
 
 
-def check_report(document: Document, groups: Groups) -> None:
-    """Check the stage, the axes and the metric that a report names."""
-    report, stages = mapping(document, "report"), mapping(document, "stages")
-    table = report.get("table")
-    if not isinstance(table, str):
-        return
-    if table not in stages:
-        close = document.nearest(table, stages)
-        document.problem(("report", "table"), f"no stage {shown(table)}", listed(stages), close)
-        return
-    kind = KINDS.get(str(_at(stages[table], "kind")))
-    metric = report.get("metric", Report.model_fields["metric"].default)
-    if kind and kind.METRICS and isinstance(metric, str) and metric not in kind.METRICS:
-        what = f"{table} has no metric {shown(metric)}"
-        close = document.nearest(metric, kind.METRICS)
-        document.problem(("report", "metric"), what, ", ".join(kind.METRICS), close)
-    axes = list(_axes(stages, table, groups))
-    for key in ("rows", "columns"):
-        axis = report.get(key)
-        if isinstance(axis, str) and axis not in axes:
-            what = f"{table} has no sweep over {shown(axis)}"
-            document.problem(("report", key), what, listed(axes), document.nearest(axis, axes))
-
-
 def plugged(document: Document, groups: Groups) -> dict[tuple[Kind, str], Plugin]:
     """Return what other distributions offer of the methods and the backbone that are named."""
     named: list[tuple[Kind, KeyPath, str]] = []
@@ -146,30 +122,6 @@ def check_backbone(document: Document, offered: Mapping[tuple[Kind, str], Plugin
     except RequestError as error:
         problem = error.problem
         document.problem(path, problem.what, problem.allowed, problem.fix)
-
-
-def _axes(stages: Mapping[str, Any], stage: str, groups: Groups) -> dict[str, None]:
-    """Return a stage's own axes, and the groups that the stages name from which it starts."""
-    own = _swept(stages.get(stage))
-    axes = dict.fromkeys([*own, *own.pop(ZIP, {})])
-    axes.pop(ZIP, None)
-    seen, left = {stage}, _parents(stages.get(stage))
-    while left:
-        if (parent := left.pop()) in seen:
-            continue
-        seen.add(parent)
-        axes |= dict.fromkeys(name for name in _swept(stages.get(parent)) if name in groups)
-        left += _parents(stages.get(parent))
-    return axes
-
-
-def _parents(raw: Any) -> list[str]:
-    return [name for path in _STARTS for name in _written(raw, path, Groups())] if raw else []
-
-
-def _swept(raw: Any) -> dict[str, Any]:
-    sweep = _at(raw, "sweep")
-    return dict(sweep) if isinstance(sweep, dict) else {}
 
 
 def _written(raw: Any, path: str, groups: Groups) -> list[str]:

@@ -44,7 +44,8 @@ class Document:
         used: the variables that its values were filled from, by key path.
         unread: the key paths of values that have a problem already: what follows from it is none.
         left_out: how many problems are not in `problems`.
-        text: the file's own text.
+        text: the file as it was read.
+        options: what `--set` changed, in its order.
         bases: the files that it extends, nearest first; see `extending`.
         values: how many values were read into it, those of its bases too.
     """
@@ -59,6 +60,7 @@ class Document:
     unread: set[KeyPath] = field(default_factory=set)
     left_out: int = 0
     text: str = ""
+    options: list[str] = field(default_factory=list)
     bases: tuple[str, ...] = ()
     values: int = 0
 
@@ -137,8 +139,9 @@ def read(
     Raises:
         RequestError: it cannot be read, is no file, is too large or is not UTF-8.
     """
-    document = Document(str(path), kind=kind, shell_keys=shell_keys, values=values)
-    fill(document, _text(path, kind), environment)
+    text = _text(path, kind)
+    document = Document(str(path), kind=kind, shell_keys=shell_keys, text=text, values=values)
+    fill(document, text, environment)
     return document
 
 
@@ -173,7 +176,7 @@ def fill(document: Document, text: str, environment: Mapping[str, str], path: Ke
         environment: what `${NAME}` refers to.
         path: the key path at which the text's value stands.
     """
-    document.text = text
+    document.text = document.text or text
     try:
         node = yaml_values.composed(text)
         if node is not None:
@@ -294,6 +297,7 @@ def apply(document: Document, override: str, environment: Mapping[str, str]) -> 
     if mapping is None:
         return
     mapping[keys[-1]] = inner.tree
+    document.options.append(override)
     for places in (document.places, document.used):
         for old in [one for one in places if one[: len(keys)] == keys]:
             del places[old]

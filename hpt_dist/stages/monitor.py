@@ -58,8 +58,8 @@ def evaluation_of(
     if monitor is None:
         return None
     if monitor.data is None:
-        watched = _chosen(pool_of(context, spec.data[:1]), monitor, spec.seed)
-        run = partial(_look_at_spread, context, backbone, accelerator, watched, replacements)
+        pool = watched_pool(context, spec, monitor)
+        run = partial(_look_at_spread, context, backbone, accelerator, pool, replacements)
     else:
         bank, val = (
             _chosen(pool_of(context, (f"{monitor.data}/{split}",)), monitor, spec.seed)
@@ -77,6 +77,12 @@ def evaluation_of(
         before_training=True,
         ties="earlier",
     )
+
+
+def watched_pool(context: Context, spec: Pretrain, monitor: Monitor) -> Pool:
+    """Return the images that are looked at: of val where there are labels, else of training."""
+    data = f"{monitor.data}/val" if monitor.data else spec.data[0]
+    return _chosen(pool_of(context, (data,)), monitor, spec.seed)
 
 
 def kept_metrics(selection: Selection, spec: Pretrain) -> tuple[dict[str, float], dict[str, Any]]:
@@ -123,12 +129,12 @@ def change(
     """
     if spec.monitor is None or spec.monitor.data is not None:
         return {}
-    watched = _chosen(pool_of(context, spec.data[:1]), spec.monitor, spec.seed)
+    watched = watched_pool(context, spec, spec.monitor)
     layout = torch_format(spec.numerics)
     with torch.random.fork_rng(devices=[]):  # a new network draws weights, and training goes on
         initial = backbone_of(context).to(accelerator.device).to(memory_format=layout)
     before, after = (
-        _features(context, network, accelerator, watched, replacements)
+        features_of(context, network, accelerator, watched, replacements)
         for network in (initial, backbone)
     )
     k = min(_NEIGHBOURS, len(watched) - 1)
@@ -157,7 +163,7 @@ def _look_at_spread(
     watched: Pool,
     replacements: Replacements,
 ) -> Look:
-    return Look(_spread(_features(context, backbone, accelerator, watched, replacements)))
+    return Look(_spread(features_of(context, backbone, accelerator, watched, replacements)))
 
 
 def _look_at_neighbours(
@@ -169,9 +175,9 @@ def _look_at_neighbours(
     num_classes: int,
     monitor: Monitor,
 ) -> Look:
-    features = _features(context, backbone, accelerator, bank)
+    features = features_of(context, backbone, accelerator, bank)
     train = Labelled(features, torch.from_numpy(bank.labels))
-    queries = _features(context, backbone, accelerator, val)
+    queries = features_of(context, backbone, accelerator, val)
     (scores,) = vote(train, queries, num_classes, [monitor.k], monitor.temperature)
     right = scores.argmax(dim=1) == torch.from_numpy(val.labels)
     return Look({TOP1: right.double().mean().item(), **_spread(queries)}, right)
@@ -182,7 +188,7 @@ def _spread(features: Tensor) -> dict[str, float]:
     return {RANKME: rankme(features), SPREAD: float(feature_std(unit))}
 
 
-def _features(
+def features_of(
     context: Context,
     backbone: Backbone,
     accelerator: Accelerator,

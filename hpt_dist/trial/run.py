@@ -111,6 +111,7 @@ class Result:
         replaced: the names of damaged images that others stand in for.
         predictions: what its model answered about each image, by split.
         chose: the settings that validation chose, in words; empty where it chose nothing.
+        pictures: what it saw and changed, WebP by file name; shown, and used for nothing.
     """
 
     metrics: dict[str, float]
@@ -124,6 +125,7 @@ class Result:
     replaced: Sequence[str] = ()
     predictions: Mapping[str, Predictions] = field(default_factory=dict)
     chose: str = ""
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -397,6 +399,7 @@ def _commit(
             objects[name] = weights.save(state, metadata)
     if result.head:
         objects[HEAD] = result.head.encoded(metadata)
+    objects |= result.pictures
     # The tracker has all points before `DONE`: whoever finds it can bring them to MLflow.
     points = {
         f"kept/{name}" if name in result.curves else name: value

@@ -207,7 +207,7 @@ def test_status_logs_pull_and_report(undisturbed, tmp_path):
     model = timm.create_model("tf_efficientnet_lite0", num_classes=0)
     model.load_state_dict(torch.load(weights, weights_only=True))
     hpt("report", "small", "--out", str(tmp_path / "report"), **where)
-    assert {path.suffix for path in (tmp_path / "report").iterdir()} >= {".md", ".html", ".png"}
+    assert {path.suffix for path in (tmp_path / "report").iterdir()} >= {".md", ".html", ".svg"}
     assert "did you mean hpt?" in hpt("pull", "small/hpz", str(tmp_path), code=2, **where)
     assert "is not what was committed" in hpt_after_damage(store, tmp_path)
 
