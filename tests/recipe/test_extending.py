@@ -150,6 +150,17 @@ def test_a_sweep_takes_the_place_of_a_plain_setting_and_the_other_way_round(writ
     assert point.spec.steps == 5000
 
 
+def test_a_figure_of_ones_own_replaces_that_of_the_base_and_settings_of_it_merge(written):
+    for own, kind, rows in (
+        ("{curve: near, columns: init, rows: hpt.steps}", "curve", "hpt.steps"),
+        ("[{bars: near, rows: init}]", "bars", "init"),
+        ("{rows: hpt.steps}", "table", "hpt.steps"),
+    ):
+        child = f"name: c\nextends: base.yaml\nreport: {own}\n"
+        [figure] = recipe_file.load(written(child=child), environment={}).report
+        assert (figure.kind, figure.rows) == (kind, rows)
+
+
 def test_a_chain_of_files_goes_from_folder_to_folder(tmp_path):
     (tmp_path / "x/common").mkdir(parents=True)
     (tmp_path / "x/common/far.yaml").write_text(BASE)
