@@ -242,10 +242,11 @@ def _cached(prepared: Planned, trials: Sequence[Trial], settings: Settings) -> L
 
 def _print_report(record: Launch, store: Store, work: Path) -> None:
     """Print a launch's report, the path of its file, and where to see its runs."""
-    report = build(record, results.finished(store, record))
+    done = results.finished(store, record)
+    report = build(record, done)
     console.print_line("")
     console.print_line(report.markdown())
-    written.write(report, record, store, work)
+    written.write(report, record, done, store, work)
     for line in _ways_to_runs(record, store):
         console.print_line(line)
 

@@ -10,7 +10,8 @@ import typer
 from hpt_dist.cli import console
 from hpt_dist.cli.options import JsonOption, RecipeArgument, RecipeStoreOption, SetOption
 from hpt_dist.cli.requested import planned, profile_file
-from hpt_dist.launch import here, on_slurm, survey
+from hpt_dist.launch import here, on_slurm, survey, totals
+from hpt_dist.launch.totals import Known, Totals
 
 
 def plan(
@@ -29,11 +30,18 @@ def plan(
         ),
     ] = None,
     store: RecipeStoreOption = "",
+    only_totals: Annotated[
+        bool,
+        typer.Option("--totals", help="Print the totals alone, without a line for each trial."),
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Show for each trial whether it is cached, resumes or runs, and why.
 
-    It starts nothing. Precision follows from the device and is part of a trial's key, so name with
+    It starts nothing. Totals end it: images, and hours and storage where the store holds what like
+    trials took; what is not known is called unknown.
+
+    Precision follows from the device and is part of a trial's key, so name with
     --on where you will launch.
 
     \b
@@ -41,12 +49,16 @@ def plan(
       hpt-dist plan recipes/quickstart.yaml
       hpt-dist plan quickstart
       hpt-dist plan recipes/quickstart.yaml --on slurm/profiles/mine.yaml
+      hpt-dist plan quickstart --totals
       hpt-dist plan recipes/real_to_sketch.yaml --stand-ins recipes/stand_ins/domainnet.yaml
     """
     on_here = on == "local"
     device = here.device() if on_here else on_slurm.load(profile_file(on, "local")).device
     prepared = planned(recipe, set_, device, stand_ins, store)
-    if json_:
+    sums = totals.of(prepared)
+    if json_ and only_totals:
+        console.print_json(sums.as_json())
+    elif json_:
         console.print_json(
             [
                 {
@@ -61,5 +73,43 @@ def plan(
                 for t in prepared.trials
             ]
         )
-        return
-    console.print_plan(prepared.trials, prepared.states, prepared.facts)
+    else:
+        if not only_totals:
+            console.print_plan(prepared.trials, prepared.states, prepared.facts)
+        else:
+            console.print_line(_counts(sums))
+        for line in _costs(sums):
+            console.print_line(line)
+
+
+def _counts(sums: Totals) -> str:
+    noun = "trial" if sums.trials == 1 else "trials"
+    counts = f"{sums.trials:,} {noun}: {sums.cached:,} cached, {sums.to_run:,} to run"
+    return f"{counts}; {sums.views:,} image views to train on"
+
+
+def _costs(sums: Totals) -> list[str]:
+    """Return what is left to do costs in words, a line for each."""
+    left = sums.to_run
+    evaluated = f"{sums.evaluated.value:,.0f} images at most"
+    hours = f"{sums.hours.value:,.2f}, one trial after the other, at the rates of like trials"
+    results, states = (
+        console.size(round(one.value)) for one in (sums.result_bytes, sums.state_bytes)
+    )
+    return [
+        f"evaluations decode: {_known(evaluated, sums.evaluated, left)}",
+        f"hours: {_known(hours, sums.hours, left)}",
+        f"results take: {_known(results, sums.result_bytes, left)}",
+        f"states, until trials are done: {_known(states, sums.state_bytes, left)}",
+        *sums.apart,
+    ]
+
+
+def _known(text: str, known: Known, of_all: int) -> str:
+    """Return a sum in words with what it is over; unknown where it is over nothing."""
+    unknown = ", ".join(f"{count} of {stage}" for stage, count in known.unknown.items())
+    if not unknown:
+        return text
+    if not known.trials or not known.value:
+        return f"unknown ({unknown})"
+    return f"{text} ({known.trials} of {of_all} trials; unknown: {unknown})"

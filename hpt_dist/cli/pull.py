@@ -39,7 +39,8 @@ def pull(
     """Copy the weights and results of finished trials, and check their digests.
 
     Of a linear evaluation, its classifier is copied together with the backbone that it judged. The
-    file loading.md beside them shows the lines of Python that load them.
+    file loading.md beside them shows the lines of Python that load them, and model_card.md what
+    they are, from what, and how good.
 
     \b
     Examples:

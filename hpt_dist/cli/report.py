@@ -11,7 +11,7 @@ from hpt_dist.cli import console, written
 from hpt_dist.cli.lacking import print_lacking
 from hpt_dist.cli.options import JsonOption, RecipeStoreOption, RunArgument
 from hpt_dist.cli.requested import launch_of
-from hpt_dist.launch import arrivals, launches, outdated, report_settings, results
+from hpt_dist.launch import arrivals, exhibited, launches, outdated, report_settings, results
 from hpt_dist.launch.description import ENDED
 from hpt_dist.report.report import build
 
@@ -22,7 +22,7 @@ def report(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Write report.md, report.html, report.json and plots to this folder.",
+            help="Write report.html, report.md, report.json and drawings to this folder.",
         ),
     ] = None,
     store: RecipeStoreOption = "",
@@ -30,8 +30,8 @@ def report(
 ) -> None:
     """Print a launch's results with verdicts in words.
 
-    It also prints where the page of a recipe's last launch is, with plots. With --out it writes
-    the files of any launch to another folder.
+    It also prints where the page of a recipe's last launch is. With --out it writes the files of
+    any launch to another folder: one page with drawings, Markdown and JSON.
 
     \b
     Examples:
@@ -45,10 +45,10 @@ def report(
         console.print_note(f"note: {note}")
     done = results.finished(opened, record)
     result = build(record, done)
-    for path in result.write(out) if out else ():
+    for path in result.write(out, exhibited.exhibits(opened, record, done)) if out else ():
         console.print_note(f"wrote {path}")
     if not out and launches.find(opened, record.recipe).id == record.id:
-        written.bring_up_to_date(result, record, opened)
+        written.bring_up_to_date(result, record, done, opened)
     if json_:
         console.print_json({"launch": record.id, "store": opened.uri} | result.as_json())
         return

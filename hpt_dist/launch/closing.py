@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hpt_dist.errors import HptError
 from hpt_dist.errors.secrets import public_address
-from hpt_dist.launch import description, launches, parent_run, results
+from hpt_dist.launch import description, exhibited, launches, parent_run, results
 from hpt_dist.launch.survey import state_of
 from hpt_dist.report.report import build
 from hpt_dist.slurm import jobs as slurm_jobs
@@ -41,11 +41,13 @@ def finish_launch(store: Store, launch: Launch, *, done: bool, stopped: bool = F
         return
     resolved = (json.dumps(launch.settings, indent=2) + "\n").encode()
     files, lines, text = {"resolved.json": resolved}, [], ""
+    if launch.written:
+        files["recipe.yaml"] = launch.written.encode()
     try:
         finished = results.finished(store, launch)
         report = build(launch, finished)
-        if not stopped:  # somebody waits for the prompt, and plots take long
-            files |= report.files()
+        if not stopped:  # somebody waits for the prompt
+            files |= report.files(exhibited.exhibits(store, launch, finished))
         text = report.markdown()
         if headline := report.headline():
             # With more trials the means are other ones, and a metric's steps only go forward.

@@ -14,7 +14,7 @@ ENDED: Mapping[FinalStatus, str] = {
     "FAILED": "failed",
     "KILLED": "was stopped",
 }
-_FILES = ("report.html", "report.md", "report.json", "resolved.json")
+_FILES = ("report.html", "report.md", "report.json")
 _LONGEST_REPORT = 5000  # characters: with what follows it fits into MLflow's 8,000
 _RUNS_SHOWN = 20
 
@@ -39,7 +39,8 @@ def of_launch(
         experiment_id: MLflow's, of its run.
         run_id: MLflow's.
     """
-    files = _FILES if report else _FILES[-1:]
+    written = ("recipe.yaml",) if launch.written else ()
+    files = (*(_FILES if report else ()), *written, "resolved.json")
     links = [f"[{name}]({page_of(experiment_id, run_id, name)})" for name in files]
     parts = [
         shortened(report, _LONGEST_REPORT),

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import get_args
 
 from hpt_dist.errors import HptError, RequestError, nearest
+from hpt_dist.errors.secrets import public_address, without_secrets
 from hpt_dist.launch import parent_run, pasted, report_settings
+from hpt_dist.recipe import shipped, written
 from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store, absent, lease, records
@@ -86,6 +88,9 @@ def record(recipe: Recipe, trials: Sequence[Trial], store: Store, settings: Sett
         tracking_uri=settings.tracking_uri,
         where=settings.where,
         experiment=experiment_of(recipe),
+        written=without_secrets(written.text(recipe.document)),
+        options=tuple(map(without_secrets, recipe.document.options)),
+        datasets={name: public_address(of) for name, of in recipe.datasets.items()},
     )
     _check(launch)
     # On a cluster the first trial opens it: that takes seconds, and a launch there is to be short.
@@ -169,7 +174,8 @@ def find(store: Store, name: str = "") -> Launch:
         RequestError: there is none.
     """
     known = launches(store)
-    stem = Path(name).stem if name.endswith((".yaml", ".yml")) else name
+    is_file = name.endswith((".yaml", ".yml")) or name in shipped.names()
+    stem = Path(name).stem if is_file else name
     match = [one for one in known if name in ("", one.id, one.file) or stem == one.recipe]
     if match:
         return match[-1]

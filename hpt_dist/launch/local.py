@@ -17,6 +17,7 @@ from hpt_dist.launch.process import Outcome, follow, run, work
 from hpt_dist.launch.survey import Planned
 from hpt_dist.processes import children, environment, output
 from hpt_dist.processes.children import Child
+from hpt_dist.recipe import plan
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import files, lease
 from hpt_dist.store.committed import is_done
@@ -172,7 +173,7 @@ def work_through(
     """
     gpus = list(settings.gpus)
     left = _Work(prepared, settings, launch, watcher, [], settings.cores, gpus)
-    left.pending = [trial for trial in trials if not left.is_done(trial.key)]
+    left.pending = [trial for trial in plan.unique(trials) if not left.is_done(trial.key)]
     ready = children.warm_up(_variables(1)) if left.pending and settings.is_warm else None
     with _gentle_stop(left):
         # Starting a trial would wait as long, deaf to whoever asks to stop.

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -28,11 +28,12 @@ class _StandIn(Spec):
     """A dataset that is only assumed, to plan before the images are there."""
 
     classes: Annotated[int, Field(ge=0, le=100_000)] = 0
+    label: Literal["single", "multi"] = "single"
     images: Annotated[dict[str, Annotated[int, Field(ge=0)]], Field(max_length=100)]
 
 
 def facts(recipe: Recipe, store: Store, stand_ins: Path | None = None) -> Facts:
-    """Look up every dataset and every imported file that a recipe names.
+    """Look up every dataset and every imported file that a recipe's stages read.
 
     Args:
         recipe: what is asked for.
@@ -46,13 +47,14 @@ def facts(recipe: Recipe, store: Store, stand_ins: Path | None = None) -> Facts:
     problems: list[Problem] = []
     datasets, weights = {}, {}
     named = _parts_named(recipe)
-    for alias, reference in recipe.datasets.items():
-        shares = {part for part in named.get(alias, ()) if fractions.is_fraction(part)}
+    for alias, parts in named.items():
+        reference = recipe.datasets[alias]
+        shares = {part for part in parts if fractions.is_fraction(part)}
         try:
             found = (
                 _assumed(reference, assumed[reference])
                 if reference in assumed
-                else _dataset(store, reference, named.get(alias, set()) - shares)
+                else _dataset(store, reference, parts - shares)
             )
             datasets[alias] = replace(found, images={**found.images, **_sizes(found, shares)})
         except HptError as error:
@@ -85,15 +87,16 @@ def dataset_store(reference: str) -> tuple[str, str]:
 
 
 def _parts_named(recipe: Recipe) -> dict[str, set[str]]:
-    """Return the `split@subset` and `split@10%` references of a recipe by dataset alias."""
+    """Return the datasets that stages read, in order, with their `split@subset` and `split@10%`."""
     named: dict[str, set[str]] = {}
     for points in recipe.stages.values():
         specs = (spec for point in points for spec in point.tried)
         for read in (read for spec in specs for read in spec.reads()):
             alias, _, split = read.split.partition("/")
+            parts = named.setdefault(alias, set())
             if "@" in split:
-                named.setdefault(alias, set()).add(split)
-    return named
+                parts.add(split)
+    return {alias: named[alias] for alias in recipe.datasets if alias in named}
 
 
 def _sizes(dataset: DatasetFacts, shares: Iterable[str]) -> dict[str, int]:
@@ -162,7 +165,8 @@ def _stand_ins(path: Path) -> dict[str, _StandIn]:
 
 def _assumed(name: str, stand_in: _StandIn) -> DatasetFacts:
     """Describe a dataset that is not there, its classes taken to be balanced."""
-    text = json.dumps(stand_in.model_dump(), sort_keys=True)
+    plain = stand_in.model_dump(exclude={"label"} if stand_in.label == "single" else None)
+    text = json.dumps(plain, sort_keys=True)
     return DatasetFacts(
         name=name,
         store="",
@@ -173,6 +177,7 @@ def _assumed(name: str, stand_in: _StandIn) -> DatasetFacts:
             split: tuple(_even(images, stand_in.classes))
             for split, images in stand_in.images.items()
         },
+        label=stand_in.label,
         stand_in=True,
     )
 

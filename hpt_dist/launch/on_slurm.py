@@ -22,6 +22,7 @@ from hpt_dist.errors import HptError, RequestError
 from hpt_dist.launch import launches, survey
 from hpt_dist.launch.launches import Settings
 from hpt_dist.launch.survey import Planned
+from hpt_dist.recipe import plan
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.slurm import commands as slurm
 from hpt_dist.slurm import jobs as slurm_jobs
@@ -259,7 +260,9 @@ def alone(store: Store) -> Iterator[None]:
         yield
 
 
-def _not_done(store: Store, trials: Sequence[Trial]) -> list[Trial]:
+def _not_done(store: Store, named: Sequence[Trial]) -> list[Trial]:
+    """Return the trials that are to run, each once whatever its names."""
+    trials = plan.unique(named)
     done = survey.looked_up(lambda trial: is_done(store, trial.key), trials)
     return [trial for trial, finished in zip(trials, done, strict=True) if not finished]
 

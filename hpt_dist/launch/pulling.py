@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpt_dist.errors import RequestError
+from hpt_dist.errors import HptError, RequestError
+from hpt_dist.launch import model_cards
+from hpt_dist.report import card
 from hpt_dist.store import Store, committed, files
 from hpt_dist.store.committed import HEAD, MODEL, RESULT, WEIGHTS
 from hpt_dist.trial.records import Launch, ResultPart, SpecPart, document
@@ -65,7 +67,8 @@ def pull(
 ) -> Pulled:
     """Copy weights and results of finished trials into a folder, digests checked.
 
-    Of an evaluation that left only a head, the backbone that it judged is copied too.
+    Of an evaluation that left only a head, the backbone that it judged is copied too. A model card
+    lies beside weights.
 
     Args:
         store: where the launch ran.
@@ -89,6 +92,7 @@ def pull(
     for one, folder in zip(found, folders, strict=True):
         _refuse_another(folder, one)
     pulled = Pulled([], [])
+    cards = _cards(store, launch, names, pulled)
     for one, folder in zip(found, folders, strict=True):
         contents = _contents(store, one, file_format)
         where = (one.name, launch.id, one.spec, folder)
@@ -97,6 +101,8 @@ def pull(
         if note:
             contents[loading_note.FILE] = note.encode()
             pulled.notes.append(f"how to load it: {folder / loading_note.FILE}")
+            if one.name in cards:
+                contents[card.FILE] = cards[one.name].encode()
         for path, content in contents.items():
             files.replace(folder / path, content)
             pulled.files.append(folder / path)
@@ -121,6 +127,15 @@ def _refuse_another(folder: Path, one: _Left) -> None:
             where=str(folder),
             fix="name another folder, or delete this one",
         )
+
+
+def _cards(store: Store, launch: Launch, names: Sequence[str], pulled: Pulled) -> dict[str, str]:
+    """Return the model cards; a result of another trial that is damaged keeps no weights back."""
+    try:
+        return model_cards.texts(store, launch, names)
+    except HptError as error:
+        pulled.notes.append(f"no {card.FILE}: {error.problem.what}")
+        return {}
 
 
 def _left(store: Store, launch: Launch, name: str) -> _Left:

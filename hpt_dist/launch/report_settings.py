@@ -6,17 +6,19 @@ recipe is followed, and nothing runs again.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hpt_dist.errors import HptError
+from hpt_dist.recipe import figures
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe.differences import difference
+from hpt_dist.recipe.figures import Figure
 from hpt_dist.recipe.file import Recipe
-from hpt_dist.recipe.settings import Report
-from hpt_dist.report.points import read_points
+from hpt_dist.report.axes import axis_of
+from hpt_dist.report.points import Point, read_points
 from hpt_dist.trial.records import Launch
 
 _OPTION = "--set"
@@ -24,14 +26,25 @@ _AS_RECORDED = "the report is as the launch recorded it"
 
 
 def of(recipe: Recipe, stages: Collection[str]) -> dict[str, Any]:
-    """Return the report settings of a launch of some stages; empty without a table of theirs."""
-    report = recipe.report
-    return report.model_dump() if report and report.table in stages else {}
+    """Return the report settings of a launch of some stages; empty without a figure of theirs."""
+    kept = [
+        figures.recorded(figure, there)
+        for figure in recipe.report
+        if (there := [stage for stage in figure.stages if stage in stages])
+    ]
+    if not kept:
+        return {}
+    is_list = isinstance(recipe.document.tree["report"], list)
+    return {"figures": kept} if is_list else kept[0]
 
 
 def by_option(recipe: Recipe) -> tuple[str, ...]:
     """Return the names of the report's settings that options gave."""
-    names = Report.model_fields if recipe.report else ()
+    if not recipe.report:
+        return ()
+    if isinstance(recipe.document.tree["report"], list):
+        return ("figures",) if recipe.document.place(("report",)) == _OPTION else ()
+    names = type(recipe.report[0]).model_fields
     return tuple(n for n in names if recipe.document.place(("report", n)) == _OPTION)
 
 
@@ -62,15 +75,27 @@ def followed(launch: Launch, name: str) -> tuple[Launch, str]:
     if recipe.report and not wanted:
         if not launch.report:  # of a part of the recipe
             return launch, ""
-        what = f"{file} asks for a table of {recipe.report.table}, which {launch.id} did not run"
+        named = ", ".join(dict.fromkeys(s for figure in recipe.report for s in figure.stages))
+        what = f"{file} asks for a figure of {named}, which {launch.id} did not run"
         return launch, f"{_AS_RECORDED}: {what}; to have it, launch again"
     wanted |= {key: launch.report[key] for key in launch.report_set if key in launch.report}
+    if "figures" in launch.report_set:
+        wanted = dict(launch.report)
     changes = difference(launch.report, wanted)
-    axes = {axis for p in points if p.stage == wanted.get("table") for axis in p.axes}
-    unknown = {str(a) for a in (wanted.get("rows"), wanted.get("columns")) if a} - axes
+    unknown = sorted(_unknown_axes(figures.read(wanted), points))
     if changes and unknown:
-        what = f"{file} asks for {' and '.join(sorted(unknown))}, which {launch.id} did not sweep"
+        what = f"{file} asks for {' and '.join(unknown)}, which {launch.id} did not sweep"
         return launch, f"{_AS_RECORDED}: {what}; to have it, launch again"
     if not changes:
         return launch, ""
     return replace(launch, report=wanted), f"report as in {file} now: {'; '.join(changes)}"
+
+
+def _unknown_axes(wanted: Sequence[Figure], points: Sequence[Point]) -> set[str]:
+    """Return the axes of figures that no trial of their stages has."""
+    return {
+        axis
+        for figure in wanted
+        for axis in filter(None, (figure.rows, figure.columns, figure.panels))
+        if not any(axis_of(point, axis) for point in points if point.stage in figure.stages)
+    }

@@ -108,11 +108,7 @@ def plan_against_store(
         overrides = [*overrides, f"store={json.dumps(store_uri)}"]
         environment["HPT_STORE"] = store_uri
     recipe = recipe_file.load(shipped.recipe(path), overrides, environment)
-    if recipe.report and recipe.report.compare:
-        try:
-            published.find(recipe.report.compare)
-        except RequestError as error:
-            raise RecipeError([located(error, recipe.where("report", "compare"))]) from error
+    _check_published(recipe)
     with variables.hidden(recipe.document.used.values()):
         return _planned(recipe, stand_ins, device)
 
@@ -141,11 +137,23 @@ def _doubts(recipe: Recipe, facts: Facts, trials: Sequence[Trial]) -> Iterator[s
         for doubt in dict.fromkeys(found):
             fix = f"; {doubt.fix}" if doubt.fix else ""
             yield f"{recipe.where('stages', stage, *doubt.setting.split('.'))}: {doubt.what}{fix}"
-    if recipe.report:
-        judges = recipe.stages[recipe.report.table][0].spec.JUDGES
-        names = {trial.name: trial.key for trial in trials}
-        for setting, what in foreseen.doubts(recipe.report, names, judges):
-            yield f"{recipe.where('report', setting)}: {what}"
+    names = {trial.name: trial.key for trial in trials}
+    documents = {trial.name: trial.document for trial in trials}
+    judges = {stage for stage, points in recipe.stages.items() if points[0].spec.JUDGES}
+    for number, figure in enumerate(recipe.report):
+        for setting, what in foreseen.doubts(figure, names, judges, documents):
+            yield f"{recipe.where(*recipe.report_path(number), setting)}: {what}"
+
+
+def _check_published(recipe: Recipe) -> None:
+    """Refuse a report that compares with a table which is not known."""
+    for number, figure in enumerate(recipe.report):
+        try:
+            if figure.compare:
+                published.find(figure.compare)
+        except RequestError as error:
+            where = recipe.where(*recipe.report_path(number), "compare")
+            raise RecipeError([located(error, where)]) from error
 
 
 def _own_store(recipe: Recipe) -> Store:

@@ -15,7 +15,6 @@ from hpt_dist.recipe.settings import (
     Optimizer,
     Positive,
     Rate,
-    Report,
     Spec,
     result_fields,
 )
@@ -36,7 +35,6 @@ __all__ = [
     "Positive",
     "Pretrain",
     "Rate",
-    "Report",
     "Select",
     "Spec",
     "StageSpec",

@@ -13,12 +13,14 @@ from typing import Any
 from pydantic import Field
 
 from hpt_dist.errors import Problem
-from hpt_dist.recipe import named, sweeps
+from hpt_dist.recipe import extending, groups, named, reported, sweeps
+from hpt_dist.recipe.figures import FIGURES, MOST_FIGURES, Figure
+from hpt_dist.recipe.groups import Groups
 from hpt_dist.recipe.kinds import KINDS
 from hpt_dist.recipe.kinds.stage import CANDIDATES, StageSpec
 from hpt_dist.recipe.plugins import Kind, Plugin
 from hpt_dist.recipe.presets import filled
-from hpt_dist.recipe.settings import OPERATIONAL, Image, Mlflow, Report, Spec
+from hpt_dist.recipe.settings import OPERATIONAL, Image, Mlflow, Spec
 from hpt_dist.recipe.sweeps import Axis
 from hpt_dist.recipe.validation import validated
 from hpt_dist.recipe.yaml_document import (
@@ -26,13 +28,16 @@ from hpt_dist.recipe.yaml_document import (
     KeyPath,
     apply,
     fill,
-    read,
     refuse_variables,
 )
 from hpt_dist.recipe.yaml_values import shown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _MOST_GENERATIONS = 100  # of stages that start from each other: a trial names all that it inherits
+
+
+# In the schema: a stage of which the rest is in the recipe that is extended; null leaves it out.
+_EXTENDED = {"type": ["object", "null"], "not": {"required": ["kind"]}}
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,10 @@ class Recipe:
         backbone: a torchvision or timm model name, or what an installed package offers.
         image: how images enter the network.
         stages: the points of each stage, parents before children.
-        report: the table to end with, if any.
+        report: the figures to end with, if any.
         document: gives `file:line key` of key paths, for problems found later.
         plugins: what other distributions offer of what it names, by kind and name.
+        groups: the names of its groups, which are axes of the stages that name them.
         mlflow: where MLflow shows its runs.
     """
 
@@ -78,14 +84,20 @@ class Recipe:
     backbone: str
     image: Image
     stages: Mapping[str, tuple[Point, ...]]
-    report: Report | None
+    report: tuple[Figure, ...]
     document: Document
     plugins: Mapping[tuple[Kind, str], Plugin] = field(default_factory=dict)
+    groups: frozenset[str] = frozenset()
     mlflow: Mlflow = field(default_factory=Mlflow)
 
     def where(self, *path: str | int) -> str:
         """Return `file:line key.path` of a key."""
         return self.document.where(path)
+
+    def report_path(self, figure: int) -> KeyPath:
+        """Return the key path of a figure: where there is one, it may be no list."""
+        is_list = isinstance(self.document.tree["report"], list)
+        return ("report", figure) if is_list else ("report",)
 
 
 class _Home(Spec):
@@ -107,7 +119,7 @@ class _Head(_Home):
     backbone: str
     image: Image = Image()
     stages: dict[str, Any] = Field(min_length=1)
-    report: Report | None = None
+    report: Any = Field(None, description="the figure to end with, or a list of them")
     mlflow: Mlflow = Mlflow()
 
 
@@ -128,7 +140,7 @@ def load(
         RequestError: the file cannot be read.
     """
     known = os.environ if environment is None else environment
-    document = read(Path(path), known)
+    document = extending.read(Path(path), known)
     for override in overrides:
         apply(document, override, known)
     return validate(document)
@@ -147,7 +159,7 @@ def home(path: Path | str, store: str = "") -> tuple[str, str]:
         RecipeError: one of them is missing or wrong.
         RequestError: the file cannot be read.
     """
-    document = read(Path(path), os.environ)
+    document = extending.read(Path(path), os.environ)
     tree = document.tree if isinstance(document.tree, dict) else {}
     raw = {key: tree[key] for key in _Home.model_fields if key in tree}
     found = validated(document, _Home, raw | ({"store": store} if store else {}), ())
@@ -160,9 +172,10 @@ def parse(
     text: str, file: str = "recipe.yaml", environment: Mapping[str, str] | None = None
 ) -> Recipe:
     """Validate a recipe given as text; see `load`."""
+    known = os.environ if environment is None else environment
     document = Document(file)
-    fill(document, text, os.environ if environment is None else environment)
-    return validate(document)
+    fill(document, text, known)
+    return validate(extending.extended(document, known))
 
 
 def validate(document: Document) -> Recipe:
@@ -173,24 +186,34 @@ def validate(document: Document) -> Recipe:
     """
     if document.tree is None and document.problems:
         raise document.refusal()
+    if isinstance(document.tree, dict) and extending.KEY in document.tree:
+        what = "what a recipe extends is written in its file"
+        document.unreadable((extending.KEY,), what, fix="write a recipe that extends it")
+        del document.tree[extending.KEY]
     refuse_variables(document, _is_local, "store, datasets, mlflow, and a stage's resources")
+    written = document
+    document, shared = groups.expanded(document)
     head = validated(document, _Head, document.tree, ())
     points: dict[str, tuple[Point, ...]] = {}
     plugged: dict[tuple[Kind, str], Plugin] = {}
+    figures: tuple[Figure, ...] = ()
     stages = named.mapping(document, "stages")
     if sweeps.fit(document, stages):
-        points = {name: _stage(document, name, raw) for name, raw in stages.items()}
+        points = {name: _stage(document, name, raw, shared) for name, raw in stages.items()}
     if isinstance(document.tree, dict):
         _check_names(document)
-        named.check(document)
-        named.check_report(document)
-        plugged = named.plugged(document)
+        named.check(document, shared)
+        figures = reported.checked(document, stages)
+        plugged = named.plugged(document, shared)
         named.check_backbone(document, plugged)
     if head is None or document.problems:
         raise document.refusal()
     ordered = _parents_first(document, points)
     if not document.problems:
-        starts = {s: [(p.axes.get("seed"), p.spec.parent) for p in points[s]] for s in ordered}
+        paired = ("seed", *shared.members)
+        starts = {
+            s: [(tuple(map(p.axes.get, paired)), p.spec.parent) for p in points[s]] for s in ordered
+        }
         tried = {s: [c.spec.parent for c in points[s][0].candidates] for s in ordered}
         sweeps.check_trials(document, stages, starts, tried)
     if document.problems:
@@ -202,9 +225,10 @@ def validate(document: Document) -> Recipe:
         backbone=head.backbone,
         image=head.image,
         stages={name: points[name] for name in ordered},
-        report=head.report,
-        document=document,
+        report=figures,
+        document=written,
         plugins=plugged,
+        groups=frozenset(shared.members),
         mlflow=head.mlflow,
     )
 
@@ -232,6 +256,13 @@ def schema() -> dict[str, Any]:
             "type": "object",
             "description": "values to try by key path; every combination is one trial",
             "additionalProperties": {"type": "array", "minItems": 1},
+            "properties": {
+                sweeps.ZIP: {
+                    "type": "object",
+                    "description": "settings that change together, with as many values of each",
+                    "additionalProperties": {"type": "array", "minItems": 1},
+                }
+            },
         }
         if spec.CHOOSES:
             kind["properties"]["choose"] = {
@@ -242,11 +273,26 @@ def schema() -> dict[str, Any]:
         # A swept field stands in `sweep`, not beside it, so only `kind` is required here.
         kind["required"] = ["kind"]
         kinds.append(kind)
-    head["properties"]["stages"]["additionalProperties"] = {"oneOf": kinds}
+    head["properties"]["stages"]["additionalProperties"] = {"oneOf": [*kinds, _EXTENDED]}
+    head["properties"]["datasets"]["additionalProperties"] = {"type": ["string", "null"]}
+    head["properties"][groups.KEY] = groups.SCHEMA
+    head["properties"][extending.KEY] = {
+        "type": "string",
+        "description": f"a recipe that has what this one does not write: {extending.ALLOWED}",
+    }
+    whole, head["required"] = head["required"], ["name"]
+    head["anyOf"] = [{"required": [extending.KEY]}, {"required": whole}]
+    figures = []
+    for figure in FIGURES.values():
+        one = figure.model_json_schema()
+        head["$defs"].update(one.pop("$defs", {}))
+        figures.append(one)
+    several = {"type": "array", "items": {"oneOf": figures}, "maxItems": MOST_FIGURES}
+    head["properties"]["report"] |= {"oneOf": [*figures, several, {"type": "null"}]}
     return head
 
 
-def _stage(document: Document, name: str, raw: Any) -> tuple[Point, ...]:
+def _stage(document: Document, name: str, raw: Any, shared: Groups) -> tuple[Point, ...]:
     path: KeyPath = ("stages", name)
     if not isinstance(raw, dict):
         document.problem(path, "a stage is a mapping", allowed="kind: ..., and its settings")
@@ -259,8 +305,10 @@ def _stage(document: Document, name: str, raw: Any) -> tuple[Point, ...]:
         return ()
     settings = {key: value for key, value in raw.items() if key not in ("sweep", "choose")}
     spec, written = KINDS[kind], raw.get("choose", {})
-    sweep = sweeps.checked(document, path, spec, raw.get("sweep", {}), settings)
-    beside = {**settings, **(sweep or {})}
+    used = shared.used(raw)
+    swept = raw.get("sweep", {})
+    sweep = sweeps.checked(document, path, spec, swept, settings, "sweep", used)
+    beside = {**settings, **sweeps.settings(sweep)}
     choose = sweeps.checked(document, path, spec, written, beside, "choose")
     if sweep is None or choose is None:
         return ()
@@ -269,11 +317,13 @@ def _stage(document: Document, name: str, raw: Any) -> tuple[Point, ...]:
     for axes in sweeps.combinations(sweep):
         tried = []
         for chosen in sweeps.combinations(choose):
-            found = _point(document, path, kind, settings, axes | chosen, noted)
-            tried += [Point(chosen, found)] if found else []
+            tree = sweeps.substituted(spec, settings, axes | chosen, shared)
+            found = _point(document, path, kind, tree, noted)
+            tried += [Point(groups.labelled(chosen), found)] if found else []
         if tried:
             own = tuple(Point({"init": one.parent}, one) for one in tried[0].spec.tries())
-            points.append(Point(axes, tried[0].spec, tuple(tried) if choose else own))
+            shown_axes = groups.labelled(axes)
+            points.append(Point(shown_axes, tried[0].spec, tuple(tried) if choose else own))
     return tuple(points)
 
 
@@ -281,14 +331,12 @@ def _point(
     document: Document,
     path: KeyPath,
     kind: str,
-    settings: dict[str, Any],
-    axes: Mapping[str, Axis],
+    tree: dict[str, Any],
     noted: set[Problem],
 ) -> StageSpec | None:
     """Return a stage's settings at one point; a fault that many points share is noted once."""
     inner = replace(document, problems=[], left_out=0)
-    raw = sweeps.substituted(KINDS[kind], settings, axes)
-    spec = validated(inner, KINDS[kind], filled(kind, raw), path)
+    spec = validated(inner, KINDS[kind], filled(kind, tree), path)
     fresh = [problem for problem in inner.problems if problem not in noted]
     noted.update(fresh)
     for problem in fresh:

@@ -11,20 +11,22 @@ from typing import Any
 
 from hpt_dist.errors import RequestError
 from hpt_dist.recipe import catalogue, plugins
+from hpt_dist.recipe.groups import Groups
 from hpt_dist.recipe.kinds import KINDS
 from hpt_dist.recipe.plugins import Kind, Plugin
-from hpt_dist.recipe.settings import LEAST_SIZE, MOST_SIZE, Image, Report
+from hpt_dist.recipe.settings import LEAST_SIZE, MOST_SIZE, Image
+from hpt_dist.recipe.sweeps import ZIP
 from hpt_dist.recipe.yaml_document import Document, KeyPath
 from hpt_dist.recipe.yaml_values import listed, shown
 
 _STARTS = ("init", "candidates")  # the settings that name other stages
 
 
-def check(document: Document) -> None:
+def check(document: Document, groups: Groups) -> None:
     """Check what names other stages and datasets, also in stages that have other faults."""
     stages, datasets = mapping(document, "stages"), mapping(document, "datasets")
     for stage, raw in stages.items():
-        for key, name in _references(raw):
+        for key, name in _references(raw, groups):
             path = ("stages", stage, key)
             if key in _STARTS:
                 _check_init(document, path, name, stages)
@@ -39,7 +41,7 @@ def check(document: Document) -> None:
                 )
 
 
-def _references(raw: Any) -> list[tuple[str, str]]:
+def _references(raw: Any, groups: Groups) -> list[tuple[str, str]]:
     """Return (setting, name) of each stage or dataset that a stage's plain data names."""
     found: list[tuple[str, str]] = []
     kind = KINDS.get(str(_at(raw, "kind")))
@@ -47,7 +49,7 @@ def _references(raw: Any) -> list[tuple[str, str]]:
         return found
     compares = ("of",) if "of" in kind.model_fields else ()
     for path in (*_STARTS, *compares, *kind.DATA):
-        found += [(path.partition(".")[0], name) for name in _written(raw, path)]
+        found += [(path.partition(".")[0], name) for name in _written(raw, path, groups)]
     return list(dict.fromkeys(found))
 
 
@@ -69,32 +71,7 @@ def _check_compared(document: Document, path: KeyPath, name: str, stages: dict[s
         document.problem(path, what, listed(fit), document.nearest(name, fit))
 
 
-def check_report(document: Document) -> None:
-    """Check the stage, the axes and the metric that a report names."""
-    report, stages = mapping(document, "report"), mapping(document, "stages")
-    table = report.get("table")
-    if not isinstance(table, str):
-        return
-    if table not in stages:
-        close = document.nearest(table, stages)
-        document.problem(("report", "table"), f"no stage {shown(table)}", listed(stages), close)
-        return
-    kind = KINDS.get(str(_at(stages[table], "kind")))
-    metric = report.get("metric", Report.model_fields["metric"].default)
-    if kind and kind.METRICS and isinstance(metric, str) and metric not in kind.METRICS:
-        what = f"{table} has no metric {shown(metric)}"
-        close = document.nearest(metric, kind.METRICS)
-        document.problem(("report", "metric"), what, ", ".join(kind.METRICS), close)
-    sweep = _at(stages[table], "sweep")
-    axes = list(sweep) if isinstance(sweep, dict) else []
-    for key in ("rows", "columns"):
-        axis = report.get(key)
-        if isinstance(axis, str) and axis not in axes:
-            what = f"{table} has no sweep over {shown(axis)}"
-            document.problem(("report", key), what, listed(axes), document.nearest(axis, axes))
-
-
-def plugged(document: Document) -> dict[tuple[Kind, str], Plugin]:
+def plugged(document: Document, groups: Groups) -> dict[tuple[Kind, str], Plugin]:
     """Return what other distributions offer of the methods and the backbone that are named."""
     named: list[tuple[Kind, KeyPath, str]] = []
     if isinstance(backbone := document.tree.get("backbone"), str):
@@ -102,7 +79,7 @@ def plugged(document: Document) -> dict[tuple[Kind, str], Plugin]:
     for stage, raw in mapping(document, "stages").items():
         kind = KINDS.get(str(_at(raw, "kind")))
         if kind and "method" in kind.model_fields:
-            names = _written(raw, "method") or [kind.model_fields["method"].default]
+            names = _written(raw, "method", groups) or [kind.model_fields["method"].default]
             named += [("method", ("stages", stage, "method"), name) for name in names]
     found = {}
     find = functools.cache(plugins.find)  # it reads the metadata of all distributions
@@ -147,13 +124,13 @@ def check_backbone(document: Document, offered: Mapping[tuple[Kind, str], Plugin
         document.problem(path, problem.what, problem.allowed, problem.fix)
 
 
-def _written(raw: Any, path: str) -> list[str]:
+def _written(raw: Any, path: str, groups: Groups) -> list[str]:
     """Return the words that a stage's plain data has for a setting, in its sweep too."""
-    tried = [raw.get(word) for word in ("sweep", "choose")]
     values: list[Any] = []
+    tried = [_at(raw, place) for place in ("sweep", "choose", f"sweep.{ZIP}", f"choose.{ZIP}")]
     for value in (_at(raw, path), *(one.get(path) for one in tried if isinstance(one, dict))):
         values += value if isinstance(value, list) else [value]
-    return [value for value in values if isinstance(value, str)]
+    return [word for value in values if isinstance(value, str) for word in groups.readings(value)]
 
 
 def _at(raw: Any, path: str) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -110,11 +110,12 @@ def key_of(document: Mapping[str, Any]) -> str:
 
 
 def make(recipe: Recipe, facts: Facts) -> tuple[Trial, ...]:
-    """Return every trial of a recipe, parents before children.
+    """Return every trial of a recipe, parents before children; `unique` are those to run.
 
     A stage runs for each point of its sweep and each trial of the stage it starts from: what the
     parent sweeps over becomes an axis of the child too, except that where both sweep over `seed`
-    a child starts from the parent of its own seed. Where validation chooses, each of these is
+    a child starts from the parent of its own seed, and where both name a group from that of its
+    own member. Where validation chooses, each of these is
     preceded by its candidates.
 
     Raises:
@@ -130,10 +131,10 @@ def make(recipe: Recipe, facts: Facts) -> tuple[Trial, ...]:
                 continue
             parents: list[Trial | None] = [None]
             if parent := found.spec.parent:
-                parents = [*_starts(trials[parent], found.axes)]
+                parents = [*_starts(trials[parent], found.axes, recipe.groups)]
                 if not parents and trials[parent]:
                     problems.append(_no_such_seed(recipe, stage, found.spec))
-            starts = {s: _starts(its, found.axes) for s, its in trials.items()}
+            starts = {s: _starts(its, found.axes, recipe.groups) for s, its in trials.items()}
             compared = {
                 one.name: [it.spec for it in one.candidates or (one,)]
                 for name in found.spec.compared
@@ -144,11 +145,11 @@ def make(recipe: Recipe, facts: Facts) -> tuple[Trial, ...]:
             made = (_at(recipe, facts, stage, found, one, starts) for one in parents)
             trials[stage] += [_with_base(trial, trials) for trial in made]
     every = [t for stage in trials.values() for one in stage for t in (*one.candidates, one)]
-    unique = _without_shared(every)
-    problems += _twins(recipe, unique)
+    named = _without_shared(every)
+    problems += _twins(recipe, named)
     if problems:
         raise RecipeError(problems)
-    return unique
+    return named
 
 
 def _without_shared(trials: Sequence[Trial]) -> tuple[Trial, ...]:
@@ -259,22 +260,46 @@ def _located(recipe: Recipe, stage: str, fault: Fault) -> Problem:
 
 
 def _twins(recipe: Recipe, trials: Sequence[Trial]) -> list[Problem]:
-    """Return the trials that are the same one under two names."""
+    """Return the trials that are the same one under two names, other than as members of groups."""
     problems, first = [], dict[str, Trial]()
     for trial in trials:
         twin = first.setdefault(trial.key, trial)
-        if twin is not trial:
+        if twin is not trial and not _is_shared(twin, trial, recipe.groups):
             what = f"{twin.name} and {trial.name} are the same trial: nothing that counts differs"
             where = recipe.where("stages", trial.recipe_stage)
             problems.append(Problem(what, where, fix="drop one"))
     return problems
 
 
-def _starts(parents: Sequence[Trial], axes: Mapping[str, Axis]) -> list[Trial]:
-    """Return the parents of a point: those of its own seed where both sweep over seeds."""
+def _is_shared(one: Trial, other: Trial, groups: Collection[str]) -> bool:
+    """Return whether several members of groups have a trial: that of a source of two targets."""
+    left, right = (
+        {name: value for name, value in trial.axes.items() if name not in groups}
+        for trial in (one, other)
+    )
+    return one.stage == other.stage and left == right
+
+
+def unique(trials: Iterable[Trial]) -> list[Trial]:
+    """Return each trial under the first of its names: what there is to run."""
+    first = dict[str, Trial]()
+    for trial in trials:
+        first.setdefault(trial.key, trial)
+    return list(first.values())
+
+
+def _starts(
+    parents: Sequence[Trial], axes: Mapping[str, Axis], groups: Collection[str]
+) -> list[Trial]:
+    """Return the parents of a point: those of its own seed and members, where both have them."""
     if "seed" in axes and any("seed" in parent.axes for parent in parents):
-        return [parent for parent in parents if parent.axes["seed"] == axes["seed"]]
-    return list(parents)
+        parents = [parent for parent in parents if parent.axes["seed"] == axes["seed"]]
+    own = {name: axes[name] for name in groups if name in axes}
+    return [
+        parent
+        for parent in parents
+        if all(parent.axes.get(name, member) == member for name, member in own.items())
+    ]
 
 
 def _no_such_seed(recipe: Recipe, stage: str, spec: StageSpec) -> Problem:
@@ -283,11 +308,12 @@ def _no_such_seed(recipe: Recipe, stage: str, spec: StageSpec) -> Problem:
     return Problem(what, where, fix=f"sweep {spec.parent} over the same seeds, or over none")
 
 
-def _inherited(parent: Trial, axes: Mapping[str, Axis]) -> dict[str, Axis]:
+def _inherited(parent: Trial, axes: Mapping[str, Axis], groups: Collection[str]) -> dict[str, Axis]:
+    """Return the parent's axes as its child has them; groups keep their names."""
     return {
-        name if name in parent.inherited else f"{parent.stage}.{name}": value
+        name if name in parent.inherited or name in groups else f"{parent.stage}.{name}": value
         for name, value in parent.axes.items()
-        if not (name == "seed" and "seed" in axes)
+        if not (name in axes and (name == "seed" or name in groups))
     }
 
 
@@ -333,7 +359,7 @@ def _trial(
         document["compared"] = {one.name: one.key for one in compared}
     # Written and read back, so that a stored document equals this one (tuples become lists).
     document = json.loads(json.dumps(document))
-    inherited = _inherited(parent, axes) if parent else {}
+    inherited = _inherited(parent, axes, recipe.groups) if parent else {}
     axes = {**axes, **inherited}
     text = axes_text(axes)
     return Trial(

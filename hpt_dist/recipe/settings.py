@@ -212,23 +212,6 @@ class Mlflow(Spec):
     )
 
 
-class Report(Spec):
-    """The table that a launch ends with."""
-
-    table: str = Field(description="the stage whose trials fill the table")
-    rows: str = Field(description="the sweep axis that makes rows")
-    columns: str | None = Field(
-        None,
-        description="the sweep axis that makes columns; null is one column, in which rows are "
-        "compared over all seeds",
-    )
-    metric: str | None = Field(
-        None, description="null is that by which the stage's val chose, on test"
-    )
-    baseline: str = Field("base", description="the row that the others are compared with")
-    compare: str | None = Field(None, description="published values to print beside ours")
-
-
 def counting_settings(spec: Spec, prefix: str = "") -> dict[str, str]:
     """Return the settings that count for a result by their key paths, as text, for people."""
     flat: dict[str, str] = {}

@@ -44,6 +44,10 @@ class Document:
         used: the variables that its values were filled from, by key path.
         unread: the key paths of values that have a problem already: what follows from it is none.
         left_out: how many problems are not in `problems`.
+        text: the file as it was read.
+        options: what `--set` changed, in its order.
+        bases: the files that it extends, nearest first; see `extending`.
+        values: how many values were read into it, those of its bases too.
     """
 
     file: str
@@ -55,9 +59,13 @@ class Document:
     used: dict[KeyPath, variables.Used] = field(default_factory=dict)
     unread: set[KeyPath] = field(default_factory=set)
     left_out: int = 0
+    text: str = ""
+    options: list[str] = field(default_factory=list)
+    bases: tuple[str, ...] = ()
+    values: int = 0
 
     def sorted_problems(self) -> list[Problem]:
-        """Return the problems in the order of the file's lines; those of options come first."""
+        """Return the problems in the order of the files' lines; those of options come first."""
         found = sorted(self.problems, key=lambda problem: self._line(problem.where))
         if self.left_out:
             found.append(Problem(f"and {self.left_out:,} more problems", self.file))
@@ -105,9 +113,11 @@ class Document:
         """Return `did you mean X?` for a name; empty once there are many problems."""
         return nearest(name, known) if len(self.problems) < _HINTS else ""
 
-    def _line(self, where: str) -> int:
-        found = re.match(r":(\d+)", where.removeprefix(self.file))
-        return int(found[1]) if found else 0
+    def _line(self, where: str) -> tuple[int, int]:
+        for place, file in enumerate((self.file, *self.bases)):
+            if where.startswith(file) and (found := re.match(r":(\d+)", where[len(file) :])):
+                return place, int(found[1])
+        return -1, 0
 
 
 def read(
@@ -115,6 +125,7 @@ def read(
     environment: Mapping[str, str],
     kind: str = "recipe",
     shell_keys: frozenset[str] = frozenset(),
+    values: int = 0,
 ) -> Document:
     """Read a file; problems are noted when it is not YAML.
 
@@ -123,12 +134,14 @@ def read(
         environment: what `${NAME}` and `${NAME:-default}` refer to.
         kind: what messages call it.
         shell_keys: top-level keys whose texts are shell.
+        values: how many values the files that it belongs to have already.
 
     Raises:
         RequestError: it cannot be read, is no file, is too large or is not UTF-8.
     """
-    document = Document(str(path), kind=kind, shell_keys=shell_keys)
-    fill(document, _text(path, kind), environment)
+    text = _text(path, kind)
+    document = Document(str(path), kind=kind, shell_keys=shell_keys, text=text, values=values)
+    fill(document, text, environment)
     return document
 
 
@@ -163,6 +176,7 @@ def fill(document: Document, text: str, environment: Mapping[str, str], path: Ke
         environment: what `${NAME}` refers to.
         path: the key path at which the text's value stands.
     """
+    document.text = document.text or text
     try:
         node = yaml_values.composed(text)
         if node is not None:
@@ -183,14 +197,13 @@ class _Reading:
     def __init__(self, document: Document, environment: Mapping[str, str]) -> None:
         self._document = document
         self._environment = environment
-        self._count = 0
         self._open: set[int] = set()  # the nodes that the one being read is inside of
 
     def value(self, node: yaml.Node, path: KeyPath) -> Any:
         """Return the plain data of a node."""
         line = node.start_mark.line + 1
-        self._count += 1
-        if self._count > yaml_values.MOST_VALUES:
+        self._document.values += 1
+        if self._document.values > yaml_values.MOST_VALUES:
             raise Unreadable(yaml_values.too_many(), line)
         self._document.places.setdefault(path, self._document.at(line))
         if id(node) in self._open:
@@ -284,6 +297,7 @@ def apply(document: Document, override: str, environment: Mapping[str, str]) -> 
     if mapping is None:
         return
     mapping[keys[-1]] = inner.tree
+    document.options.append(override)
     for places in (document.places, document.used):
         for old in [one for one in places if one[: len(keys)] == keys]:
             del places[old]

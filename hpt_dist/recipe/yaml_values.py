@@ -86,8 +86,16 @@ class _Loader(yaml.SafeLoader):
             self._depth -= 1
 
 
+class Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper that quotes the texts which would be read as something else here."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as its base class has it
+
+
 for _name, (_pattern, _first) in _IMPLICIT.items():
-    _Loader.add_implicit_resolver(_STANDARD + _name, re.compile(f"^(?:{_pattern})$"), list(_first))
+    for _class in (_Loader, Dumper):
+        _regexp = re.compile(f"^(?:{_pattern})$")
+        _class.add_implicit_resolver(_STANDARD + _name, _regexp, list(_first))
 
 
 def too_many() -> str:

@@ -1,1 +1,1 @@
-"""Tables, verdicts and plots of finished trials."""
+"""What finished trials show: the answer, figures, verdicts in words, claims."""

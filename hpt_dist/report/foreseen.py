@@ -2,41 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 from hpt_dist.evals.evidence import is_seed
-from hpt_dist.recipe.settings import Report
+from hpt_dist.recipe.figures import Figure, paper_values
+from hpt_dist.report.axes import parts_of
 from hpt_dist.report.cells import Entry, entries_of, names_of
+from hpt_dist.report.lineage import nodes_of, setting_behind
 from hpt_dist.report.points import read_points
 
 
-def doubts(report: Report, trials: Mapping[str, str], judges: bool) -> list[tuple[str, str]]:
-    """Return (setting of the report, what it cannot answer and what to do) for each doubt.
+def doubts(
+    figure: Figure,
+    trials: Mapping[str, str],
+    judges: Collection[str],
+    documents: Mapping[str, Any] | None = None,
+) -> list[tuple[str, str]]:
+    """Return (setting of the figure, what it cannot answer and what to do) for each doubt.
 
     Args:
-        report: what a recipe asks for.
+        figure: what a recipe asks for.
         trials: names to keys, of the whole recipe.
-        judges: whether the table's stage judges frozen features, which need no seeds.
+        judges: the stages that judge frozen features, which need no seeds.
+        documents: what each trial's key is made of, by its name.
     """
     found = []
-    columns = report.columns or ""
-    if columns == report.rows:
+    columns = figure.columns or ""
+    if columns == figure.rows:
         what = f"{columns} makes the rows already, so there is one column; leave columns out"
         found.append(("columns", what))
         columns = ""
     points = read_points(trials, [])
-    entries = entries_of(points, report.table, report.metric or "", report.rows, columns)
+    places: dict[str, set[tuple[str, str]]] = {}  # of each row
+    known = documents or {}
+    nodes = nodes_of(trials, known, [])
+
+    def setting(name: str, axis: str) -> str:
+        return setting_behind(nodes, known, name, axis)
+
+    for part in parts_of(points, figure, columns, setting):
+        entries = entries_of(part.points, part.stage, figure.metric or "", figure.rows, columns)
+        for entry in entries:
+            places.setdefault(entry.row, set()).add((part.name, entry.column))
+        if figure.COMPARES:
+            found += _without_verdict(figure, entries, part.stage, part.stage in judges)
+    found += _unknown_names(figure, places)
+    return list(dict.fromkeys(found))
+
+
+def _without_verdict(
+    figure: Figure, entries: Sequence[Entry], stage: str, judges: bool
+) -> Iterator[tuple[str, str]]:
+    """Yield why rows will not be compared."""
     rows = names_of(entry.row for entry in entries)
-    if report.baseline not in rows:
-        what = f"no row {report.baseline} to compare with, so there will be no verdict"
-        found.append(("baseline", f"{what}; the rows will be {', '.join(rows)}"))
+    if figure.baseline not in rows:
+        what = f"no row {figure.baseline} to compare with, so there will be no verdict"
+        yield "baseline", f"{what}; the rows will be {', '.join(rows)}"
     elif len(rows) == 1:
         what = f"{rows[0]} will be the only row, so there will be no verdict"
-        found.append(("rows", f"{what}; sweep {report.table} over more values of {report.rows}"))
+        yield "rows", f"{what}; sweep {stage} over more values of {figure.rows}"
     elif not judges and (single := [row for row in rows if _seeds(entries, row) < 2]):
         what = f"one seed of {', '.join(single)}, so there will be no verdict"
-        found.append(("table", f"{what}; sweep {report.table} over seeds, such as seed: [0, 1, 2]"))
-    return found
+        yield figure.kind, f"{what}; sweep {stage} over seeds, such as seed: [0, 1, 2]"
+
+
+def _unknown_names(
+    figure: Figure, places: Mapping[str, set[tuple[str, str]]]
+) -> Iterator[tuple[str, str]]:
+    """Yield the claims and a paper's values that are of no row, or of other places."""
+    known = f"the rows will be {', '.join(places)}"
+    for claim in figure.checked:
+        unknown = [row for row in claim.rows if row not in places]
+        for row in unknown:
+            yield "claims", f'"{claim.text}" names the row {row}, and {known}'
+        if unknown:
+            continue
+        there = len(set.intersection(*(places[row] for row in claim.rows)))
+        if claim.of is not None and claim.of != there:
+            yield "claims", f'"{claim.text}" is of {claim.of} places, and there will be {there}'
+        if claim.relation == "within" and not (figure.paper or figure.compare):
+            yield "claims", f'"{claim.text}" needs values of a paper: add paper or compare'
+    for row in names_of(row for _, row, _ in paper_values(figure)):
+        if row not in places:
+            yield "paper", f"it has values of the row {row}, and {known}"
 
 
 def _seeds(entries: Sequence[Entry], row: str) -> int:

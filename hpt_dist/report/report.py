@@ -1,11 +1,10 @@
-"""The report of a launch: table, verdicts in words, cost, and the paper's values beside ours."""
+"""The report of a launch: its answer, its figures, verdicts in words, and cost."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,16 @@ from hpt_dist.errors import RequestError, nearest
 from hpt_dist.evals import similarity_tables
 from hpt_dist.evals.choice import Choice
 from hpt_dist.evals.evidence import scale_of
-from hpt_dist.page import Block, Heading, Items, Paragraph, Picture
-from hpt_dist.report import figure, published, sections, unlabelled
+from hpt_dist.page import Block, Folded, Grid, Heading, Items, Paragraph
+from hpt_dist.recipe import figures as asked
+from hpt_dist.report import appendix, figure, published, sections, unlabelled
+from hpt_dist.report.answer import Answer, answer
 from hpt_dist.report.cells import Difference
+from hpt_dist.report.claims import Checked, check
 from hpt_dist.report.evaluations import Evaluated, evaluated
+from hpt_dist.report.exhibits import Exhibits
 from hpt_dist.report.gates import Gate, gates
+from hpt_dist.report.lineage import Node, nodes_of, setting_behind, taken_before
 from hpt_dist.report.points import (
     Cost,
     Point,
@@ -28,17 +32,17 @@ from hpt_dist.report.points import (
     read_points,
     replaced_images,
     same_trials,
-    single_runs,
     without_replicates,
 )
 from hpt_dist.report.published import PublishedTable
-from hpt_dist.report.tables import Table, computed_by_row, tabulate
+from hpt_dist.report.shown import Shown, show
+from hpt_dist.report.tables import Table
 from hpt_dist.report.unlabelled import Unjudged, unjudged
 from hpt_dist.store import files
 from hpt_dist.trial.records import Finished, Launch
 
-_PLOT = "report.png"
 _MISSING_SHOWN = 5
+_ROWS_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -51,18 +55,18 @@ class Report:
         created: when the launch was created, ISO 8601, UTC.
         trials: number of trials.
         missing: names of the trials that are not done.
-        table: the table; None if the recipe has none.
-        computed: for each row of the table, how its trials trained, in words.
-        differences: differences of the table's rows from the baseline row.
-        evaluated: evaluations that neither the table nor, beside a table, a gate shows.
-        single_runs: rows whose trials all start from the same pretraining run.
+        answer: all of it in a sentence.
+        figures: what the recipe asks for.
+        claims: of each figure, what was checked.
+        published: of each figure, a paper's values; None if it names no paper's table.
+        evaluated: evaluations that neither a figure nor, beside figures, a gate shows.
         gates: comparisons of pretrained backbones with the baseline on validation.
         verdicts: for each pretraining trial, its own verdict on validation.
         unjudged: the pretraining trials that were watched without labels.
         choices: for each trial that let validation choose, what it chose from.
         similarities: for each trial that compared others, its result's details.
         costs: cost of each finished trial.
-        published: a paper's values; None if the recipe names no paper's table.
+        lineage: what each trial starts from and reads.
         notes: what could not be reported and why, and what else its reader must know.
     """
 
@@ -71,51 +75,67 @@ class Report:
     created: str
     trials: int
     missing: tuple[str, ...]
-    table: Table | None
-    computed: Mapping[str, str]
-    differences: tuple[Difference, ...]
+    answer: Answer
+    figures: tuple[Shown, ...]
+    claims: tuple[tuple[Checked, ...], ...]
+    published: tuple[PublishedTable | None, ...]
     evaluated: tuple[Evaluated, ...]
-    single_runs: tuple[str, ...]
     gates: tuple[Gate, ...]
     verdicts: Mapping[str, str]
     unjudged: tuple[Unjudged, ...]
     choices: Mapping[str, Choice]
     similarities: Mapping[str, Mapping[str, Any]]
     costs: tuple[Cost, ...]
-    published: PublishedTable | None
+    lineage: tuple[Node, ...]
     notes: tuple[str, ...]
+
+    @property
+    def table(self) -> Table | None:
+        """The table of the first figure; None if the recipe asks for none."""
+        return self.figures[0].panels[0].table if self.figures else None
+
+    @property
+    def computed(self) -> Mapping[str, str]:
+        """How the trials of each row of the table trained, in words."""
+        return self.figures[0].panels[0].computed if self.figures else {}
+
+    @property
+    def differences(self) -> tuple[Difference, ...]:
+        """The differences of the table's rows from the baseline row."""
+        return self.figures[0].panels[0].differences if self.figures else ()
 
     def markdown(self) -> str:
         """Return the report in Markdown, aligned for a terminal."""
-        return page.markdown(self._blocks())
+        return page.markdown([*self._blocks(), *sections.of_costs(self.costs)])
 
-    def html(self) -> str:
-        """Return the report as one HTML file with its plot inside."""
-        return page.as_html(f"{self.recipe}: report", self._blocks())
+    def html(self, exhibits: Exhibits | None = None) -> str:
+        """Return the report as one HTML file that needs no other.
 
-    def plots(self) -> dict[str, bytes]:
-        """Return the PNG of each plot by its file name; none while no cell has a value."""
-        return dict(self._plots)
+        Args:
+            exhibits: what follows the figures.
+        """
+        blocks = self._blocks()
+        after = appendix.blocks(exhibits, self.lineage) if exhibits else []
+        costs = _folded(sections.of_costs(self.costs))
+        return page.as_html(f"{self.recipe}: report", [*blocks, *after, *costs])
 
-    @cached_property
-    def _plots(self) -> dict[str, bytes]:
-        table = self.table
-        if table is None or all(cell.mean is None for cell in table.cells):
-            return {}
-        values = {(cell.row, cell.column): cell.values for cell in table.cells}
-        unit = scale_of(table.metric).unit
-        picture = figure.draw(
-            table.columns,
-            {row: [values[row, column] for column in table.columns] for row in table.rows},
-            x_label=table.columns_axis,
-            y_label=f"{table.metric}, {unit}" if unit else table.metric,
-            title=f"{self.recipe}: {table.stage}",
-        )
-        return {_PLOT: picture}
+    def drawings(self) -> dict[str, bytes]:
+        """Return the SVG of each drawing by its file name; none while no cell has a value."""
+        return {
+            f"figure-{number}{end}.svg": one.encode()
+            for number, shown in enumerate(self.figures, 1)
+            if figure.drawings(shown)
+            for end, _, one in figure.svgs(shown)
+        }
 
     def as_json(self) -> dict[str, Any]:
-        """Return all numbers and verdicts as plain values."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        """Return all numbers and verdicts as plain values; `table` is that of the first figure."""
+        first = {
+            "table": asdict(self.table) if self.table else None,
+            "computed": dict(self.computed),
+            "differences": [asdict(one) for one in self.differences],
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self) | first))
         return plain
 
     def headline(self) -> dict[str, float]:
@@ -134,18 +154,18 @@ class Report:
                 found[name] = cell.mean / factor
         return found
 
-    def files(self) -> dict[str, bytes]:
-        """Return every file of the report by its name."""
+    def files(self, exhibits: Exhibits | None = None) -> dict[str, bytes]:
+        """Return every file of the report by its name; see `html`."""
         return {
             "report.md": self.markdown().encode(),
-            "report.html": self.html().encode(),
+            "report.html": self.html(exhibits).encode(),
             "report.json": (json.dumps(self.as_json(), indent=2) + "\n").encode(),
-            **self.plots(),
+            **self.drawings(),
         }
 
-    def write(self, folder: Path) -> list[Path]:
+    def write(self, folder: Path, exhibits: Exhibits | None = None) -> list[Path]:
         """Write every file into a folder, which is created if needed, and return their paths."""
-        contents = self.files()
+        contents = self.files(exhibits)
         for name, data in contents.items():
             files.replace(folder / name, data)
         return [folder / name for name in contents]
@@ -155,6 +175,7 @@ class Report:
         when = self.created.replace("T", " ").replace("+00:00", " UTC")
         blocks: list[Block] = [
             Heading(1, self.recipe),
+            self.answer.lead(),
             Paragraph(f"Launch {self.launch}, {when}: {done} of {self.trials} trials done."),
         ]
         if self.missing:
@@ -163,14 +184,10 @@ class Report:
             blocks.append(Paragraph(f"Not done: {names}."))
         if self.notes:
             blocks.append(Items(self.notes))
-        if self.table:
-            blocks += sections.of_table(self.table, self.computed)
-            blocks += sections.of_differences(self.table, self.differences, self.single_runs)
-            caption = "Mean ± sample standard deviation; each small dot is one trial."
-            blocks += [Picture(png, caption) for png in self.plots().values()]
-            if self.published:
-                blocks += sections.of_published(self.table, self.published)
-        blocks += sections.of_evaluations(self.evaluated, has_table=bool(self.table))
+        parts = zip(self.figures, self.claims, self.published, strict=True)
+        for shown, checked, paper in parts:
+            blocks += figure.blocks(shown, checked, paper)
+        blocks += sections.of_evaluations(self.evaluated, has_table=bool(self.figures))
         blocks += sections.of_verdicts(self.verdicts)
         is_judged = bool(self.gates or self.differences or self.verdicts)
         blocks += unlabelled.section(self.unjudged, self.recipe, is_judged=is_judged)
@@ -180,7 +197,7 @@ class Report:
             blocks += [Heading(2, f"{name}: how alike"), *similarity_tables.blocks(details, 3)]
         for gate in self.gates:
             blocks += sections.of_gate(gate)
-        return blocks + sections.of_costs(self.costs)
+        return blocks
 
 
 def build(launch: Launch, done: Sequence[Finished]) -> Report:
@@ -193,50 +210,48 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         done: the finished trials, in any order.
     """
     points = read_points(launch.trials, done, launch.settings)
-    settings = launch.report
-    baseline = str(settings.get("baseline", "base"))
-    notes: list[str] = []
-    table, differences = None, tuple[Difference, ...]()
-    if settings:
-        rows, columns = settings["rows"], settings.get("columns") or ""
-        table, differences = tabulate(
+    wanted = asked.read(launch.report)
+    baseline = wanted[0].baseline if wanted else "base"
+    nodes = nodes_of(launch.trials, launch.settings, done)
+    by_name = {one.name: one for one in done}
+    tables, notes = _published(wanted)
+    figures = tuple(
+        show(
+            one,
             points,
-            settings["table"],
-            settings.get("metric") or metric_of(points, settings["table"], "test"),
-            rows,
-            "" if columns == rows else columns,  # the rows again: a diagonal would compare nothing
-            baseline,
+            lambda stage: metric_of(points, stage, "test"),
+            table,
+            lambda name: taken_before(nodes, by_name, name),
+            lambda name, axis: setting_behind(nodes, launch.settings, name, axis),
         )
-        notes += _metric_note(points, table)
-        notes += without_replicates(points, table.stage, table.metric)
-        if table.baseline not in table.rows:
-            known = ", ".join(table.rows)
-            notes.append(f"There is no row {baseline} to compare with; the rows are {known}.")
-            differences = ()
-    compared = tuple(gates(points, baseline))
-    for gate in compared:
+        for one, table in zip(wanted, tables, strict=True)
+    )
+    for shown in figures:
+        notes += [note for panel in shown.panels for note in _notes(points, panel.table)]
+    found = tuple(gates(points, baseline))
+    for gate in found:
         notes += without_replicates(points, gate.stage, gate.metric)
     notes += same_trials(points) + replaced_images(points)
-    values = None
-    if name := settings.get("compare"):
-        try:
-            values = published.find(name)
-        except RequestError as error:
-            notes.append(" ".join(filter(None, (f"{error.problem.what}.", error.problem.fix))))
-    compared = tuple(gates(points, baseline))
-    shown = {table.stage, *(gate.stage for gate in compared)} if table else set()
+    tabled = {panel.table.stage for shown in figures for panel in shown.panels}
+    elsewhere = tabled | {gate.stage for gate in found} if figures else set()
+    watched = tuple(unjudged(points))
     return Report(
         recipe=launch.recipe,
         launch=launch.id,
         created=launch.created,
         trials=len(launch.trials),
         missing=tuple(point.name for point in points if point.finished is None),
-        table=table,
-        computed=computed_by_row(table, points) if table else {},
-        differences=differences,
-        evaluated=tuple(evaluated(points, shown)),
-        single_runs=single_runs(points, table.rows) if table else (),
-        gates=compared,
+        answer=answer(
+            figures, found, done=len(done), trials=len(launch.trials), is_watched=bool(watched)
+        ),
+        figures=figures,
+        claims=tuple(
+            tuple(check(claim, shown) for claim in one.checked)
+            for one, shown in zip(wanted, figures, strict=True)
+        ),
+        published=tables,
+        evaluated=tuple(evaluated(points, elsewhere)),
+        gates=found,
         verdicts={p.name: text for p in points if p.finished and (text := _verdict(p.finished))},
         choices={p.name: one for p in points if p.finished and (one := chosen_by(p.finished))},
         similarities={
@@ -244,11 +259,46 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
             for p in points
             if p.finished and similarity_tables.is_whole(p.finished.result["details"])
         },
-        unjudged=tuple(unjudged(points)),
+        unjudged=watched,
         costs=tuple(costs([p.finished for p in points if p.finished])),
-        published=values,
-        notes=tuple(notes),
+        lineage=tuple(nodes.values()),
+        notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _folded(blocks: list[Block]) -> list[Block]:
+    """Return a section with its long tables folded."""
+    return [
+        Folded(f"{len(block.rows)} rows", [block])
+        if isinstance(block, Grid) and len(block.rows) > _ROWS_SHOWN
+        else block
+        for block in blocks
+    ]
+
+
+def _published(
+    wanted: Sequence[asked.Figure],
+) -> tuple[tuple[PublishedTable | None, ...], list[str]]:
+    """Return the table that each figure is compared with, and a note on each that is not known."""
+    found: list[PublishedTable | None] = []
+    notes = []
+    for one in wanted:
+        try:
+            found.append(published.find(one.compare) if one.compare else None)
+        except RequestError as error:
+            found.append(None)
+            notes.append(" ".join(filter(None, (f"{error.problem.what}.", error.problem.fix))))
+    return tuple(found), notes
+
+
+def _notes(points: Sequence[Point], table: Table) -> list[str]:
+    """Return what a table cannot show and why."""
+    notes = _metric_note(points, table)
+    notes += without_replicates(points, table.stage, table.metric)
+    if table.baseline not in table.rows:
+        known = ", ".join(table.rows)
+        notes.append(f"There is no row {table.baseline} to compare with; the rows are {known}.")
+    return notes
 
 
 def _metric_note(points: Sequence[Point], table: Table) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hpt_dist.evals.evidence import Scale, scale_of
-from hpt_dist.page import Block, Grid, Heading, Items, Paragraph
+from hpt_dist.page import Block, Faint, Grid, Heading, Items, Paragraph
 from hpt_dist.recipe.metrics import METRICS
 from hpt_dist.report.cells import Cell, Difference
 from hpt_dist.report.evaluations import Evaluated
@@ -33,9 +33,7 @@ def of_table(table: Table, computed: Mapping[str, str]) -> list[Block]:
     text += f", mean ± sample standard deviation over {over} (n trials)." if over else "."
     text += _about_images(table, scale)
     selection = _how_it_was_selected(table.metric)
-    axes = filter(None, (table.rows_axis, table.columns_axis))
     return [
-        Heading(2, f"{table.stage}: {table.metric} by {' and '.join(axes)}"),
         Grid(header, rows),
         Paragraph(f"{text} {selection}"),
         *([Items(_how_it_was_computed(computed))] if computed else []),
@@ -119,7 +117,7 @@ def _how_it_was_selected(metric: str) -> str:
 def _cell(cell: Cell, scale: Scale) -> str:
     done = len(cell.values)
     if cell.mean is None:
-        return f"- (0 of {cell.planned} done)" if cell.planned else "-"
+        return Faint(f"- (0 of {cell.planned} done)" if cell.planned else "-")
     spread = f" {_ends(cell, scale)}".rstrip()
     spread += f" ± {scale.text(cell.std)}" if cell.std is not None else ""
     of = f" of {cell.planned}" if done < cell.planned else ""

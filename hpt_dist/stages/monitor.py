@@ -62,8 +62,8 @@ def evaluation_of(
     if monitor is None:
         return None
     if monitor.data is None:
-        watched = _chosen(pool_of(context, spec.data[:1]), monitor, spec.seed)
-        run = partial(_look_at_spread, context, backbone, accelerator, watched, replacements)
+        pool = watched_pool(context, spec, monitor)
+        run = partial(_look_at_spread, context, backbone, accelerator, pool, replacements)
     else:
         bank, val = (
             _chosen(pool_of(context, (f"{monitor.data}/{split}",)), monitor, spec.seed)
@@ -80,6 +80,12 @@ def evaluation_of(
         before_training=True,
         ties="earlier",
     )
+
+
+def watched_pool(context: Context, spec: Pretrain, monitor: Monitor) -> Pool:
+    """Return the images that are looked at: of val where there are labels, else of training."""
+    data = f"{monitor.data}/val" if monitor.data else spec.data[0]
+    return _chosen(pool_of(context, (data,)), monitor, spec.seed)
 
 
 def kept_metrics(selection: Selection, spec: Pretrain) -> tuple[dict[str, float], dict[str, Any]]:
@@ -150,12 +156,12 @@ def change(
     """
     if spec.monitor is None or spec.monitor.data is not None:
         return {}
-    watched = _chosen(pool_of(context, spec.data[:1]), spec.monitor, spec.seed)
+    watched = watched_pool(context, spec, spec.monitor)
     layout = torch_format(spec.numerics)
     with torch.random.fork_rng(devices=[]):  # a new network draws weights, and training goes on
         initial = backbone_of(context).to(accelerator.device).to(memory_format=layout)
     before, after = (
-        _features(context, network, accelerator, watched, replacements)
+        features_of(context, network, accelerator, watched, replacements)
         for network in (initial, backbone)
     )
     k = min(_NEIGHBOURS, len(watched) - 1)
@@ -184,7 +190,7 @@ def _look_at_spread(
     watched: Pool,
     replacements: Replacements,
 ) -> Look:
-    return Look(_spread(_features(context, backbone, accelerator, watched, replacements)))
+    return Look(_spread(features_of(context, backbone, accelerator, watched, replacements)))
 
 
 def _look_at_neighbours(
@@ -198,8 +204,8 @@ def _look_at_neighbours(
     manifest = manifest_of(context, str(monitor.data))
     several, num_classes = manifest.label == "multi", len(manifest.classes)
     true, learned = (one.members if several else one.labels for one in (val, bank))
-    train = Labelled(_features(context, backbone, accelerator, bank), torch.from_numpy(learned))
-    queries = _features(context, backbone, accelerator, val)
+    train = Labelled(features_of(context, backbone, accelerator, bank), torch.from_numpy(learned))
+    queries = features_of(context, backbone, accelerator, val)
     (votes,) = vote(train, queries, num_classes, [monitor.k], monitor.temperature)
     metric = _metric(context, monitor)
     if metric == "top1":
@@ -219,7 +225,7 @@ def _spread(features: Tensor) -> dict[str, float]:
     return {RANKME: rankme(features), SPREAD: float(feature_std(unit))}
 
 
-def _features(
+def features_of(
     context: Context,
     backbone: Backbone,
     accelerator: Accelerator,

@@ -16,7 +16,7 @@ from hpt_dist.networks import backbones
 from hpt_dist.networks.backbones import Backbone
 from hpt_dist.reading.stream import Batch, Pool, View, batch_keys, network_views
 from hpt_dist.recipe import METHOD_SETTINGS, SCALING_BATCH, Pretrain, plugins
-from hpt_dist.stages import monitor
+from hpt_dist.stages import monitor, pictures
 from hpt_dist.stages.inputs import ahead, photometric_of, pool_of, stream_of
 from hpt_dist.stages.trained import Training, begin_training
 from hpt_dist.train import optim
@@ -59,6 +59,7 @@ def run(context: Context, spec: Pretrain) -> Result:
         context, spec, backbone, training.accelerator, training.replacements
     ):
         details["change"] = change
+    shown = pictures.of_training(context, spec, pool, state, training)
     return Result(
         metrics,
         {"pool_images": len(pool), **details},
@@ -67,6 +68,7 @@ def run(context: Context, spec: Pretrain) -> Result:
         numerics=training.computed,
         curves=tuple(metrics),
         replaced=outcome.replaced,
+        pictures=shown,
     )
 
 

@@ -144,6 +144,10 @@ class Checkpoints:
         """Return the steps of the committed checkpoints, newest first, without reading them."""
         return [record.step for record in self._newest_first().values()]
 
+    def kept_bytes(self) -> int:
+        """Return the bytes of all checkpoints."""
+        return sum(info.bytes for info in self._store.list(_FOLDER))
+
     def clear(self) -> None:
         """Delete every checkpoint; call it when the trial's result is committed."""
         self._delete_all_but(frozenset(), list(self._store.list(_FOLDER)))

@@ -44,6 +44,8 @@ def of_run(
     threads: int,
     numerics: str,
     stores: Mapping[str, str],
+    device: str,
+    state_bytes: int,
 ) -> dict[str, Any]:
     """Return what run.json holds: cost, machine, versions, and where datasets lay.
 
@@ -55,6 +57,8 @@ def of_run(
         threads: CPU threads of each.
         numerics: see `trial.run.Result`.
         stores: addresses of those that its datasets lie in, by name, where it is not its own.
+        device: the kind of device that it computed on.
+        state_bytes: of the states that it kept to resume from, before they were deleted.
     """
     return {
         "seconds": round(seconds, 1),
@@ -64,6 +68,8 @@ def of_run(
         "threads": threads,
         "numerics": numerics,
         **({"stores": dict(stores)} if stores else {}),
+        "device": device,
+        "state_bytes": state_bytes,
         "host": socket.gethostname(),
         "machine": platform.machine(),
         "python": platform.python_version(),

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationError
 
-from hpt_dist.recipe import KINDS
+from hpt_dist.recipe import KINDS, figures
 from hpt_dist.recipe.metrics import METRICS
 from hpt_dist.store import Store, committed, records
 from hpt_dist.store.paths import DONE, FAILURE, stage_prefix
@@ -23,6 +23,7 @@ TrialName = Annotated[str, Field(pattern=f"^[A-Za-z0-9_]{SEEN}*$", max_length=10
 _Finite = Annotated[float, Field(gt=-1e100, lt=1e100)]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Step = Annotated[str, Field(pattern=r"^[0-9]{1,15}$")]
+_LONGEST_RECIPE = 2**23
 _SHARE = re.compile(rf"/({'|'.join(METRICS)}|accuracy)$")
 
 
@@ -32,11 +33,11 @@ def _is_time(text: str) -> str:
 
 
 def _is_report(report: Mapping[str, Any]) -> Mapping[str, Any]:
-    texts = ("table", "rows")
-    if report and not all(isinstance(report.get(name), str) for name in texts):
-        raise ValueError(f"it lacks one of {', '.join(texts)}")
-    if not all(isinstance(report.get(name), str | None) for name in ("columns", "metric")):
-        raise ValueError("its columns are no axis, or its metric is no name")
+    try:
+        figures.read(report)
+    except ValidationError as error:
+        path = ".".join(map(str, error.errors()[0]["loc"]))
+        raise ValueError(f"its report has no such {path or 'figure'}") from error
     return report
 
 
@@ -70,7 +71,7 @@ class Launch:
         file: where the recipe was read.
         created: ISO 8601, UTC.
         trials: trial names to keys, parents first.
-        report: the recipe's report settings; empty without.
+        report: the recipe's report settings, see `figures.read`; empty without.
         settings: the resolved recipe: what was hashed for each trial, by its name.
         where: what runs its trials.
         work: the local work folder.
@@ -78,6 +79,9 @@ class Launch:
         parent_run: MLflow run of the launch; empty while MLflow was out of reach.
         experiment: MLflow's; empty in records of older versions, for one of the recipe's name.
         report_set: the report's settings that options gave, not the recipe's file.
+        written: the recipe as it was written, see `recipe.written`; empty in older records.
+        options: what `--set` changed of it.
+        datasets: the recipe's names of datasets to their names in the store, or full URIs.
     """
 
     id: PathPart
@@ -95,6 +99,9 @@ class Launch:
     where: Where = "local"
     experiment: Line = ""
     report_set: tuple[Name, ...] = ()
+    written: Annotated[str, Field(max_length=_LONGEST_RECIPE)] = ""
+    options: tuple[Annotated[str, Field(max_length=_LONGEST_RECIPE)], ...] = ()
+    datasets: Mapping[Line, Line] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -181,6 +188,7 @@ class _Details:
     )
     change: Mapping[Line, _Finite] = field(default_factory=dict)
     pool_images: Count = 0
+    licence: str = ""
     n_train: Count | None = None
     n_val: Count | None = None
     n_test: Count | None = None
@@ -210,6 +218,8 @@ class RunPart:
     same_as: Sha256 = ""
     stores: Mapping[Line, Line] = field(default_factory=dict)
     inputs: Sha256 = ""
+    device: str = ""
+    state_bytes: Count | None = None
 
 
 def document(store: Store, key: str, name: str, part: type[Any]) -> dict[str, Any]:

@@ -115,6 +115,7 @@ class Result:
             which it commits as they are.
         replicates: of its metrics, shares of 1, [draws]; see `evals.bootstrap`.
         out: why it is no candidate any more; empty where it has a result.
+        pictures: what it saw and changed, WebP by file name; shown, and used for nothing.
     """
 
     metrics: dict[str, float]
@@ -131,6 +132,7 @@ class Result:
     taken: Mapping[str, bytes] = field(default_factory=dict)
     replicates: Mapping[str, Sequence[float]] = field(default_factory=dict)
     out: str = ""
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -393,6 +395,8 @@ def _commit(
         threads=context.order.threads,
         numerics=result.numerics,
         stores={one.name: public_address(open_store(one.store).uri) for one in elsewhere},
+        device=trial.device,
+        state_bytes=Checkpoints(root).kept_bytes(),
     )
     objects = {
         "spec.json": _json(trial.document),
@@ -410,6 +414,7 @@ def _commit(
     objects |= _predictions(result)
     if result.replicates:
         objects[REPLICATES] = replicates.encoded(result.replicates)
+    objects |= result.pictures
     # The tracker has all points before `DONE`: whoever finds it can bring them to MLflow.
     points = {
         f"kept/{name}" if name in result.curves else name: value

@@ -108,6 +108,9 @@ def key_of(judged: Path, stage: str) -> str:
 def test_three_lines_give_the_class_of_an_image(judged, tmp_path):
     folder, printed = pull(judged, "judged/line")
     assert f"how to load it: {folder}/loading.md" in printed
+    card = (folder / "model_card.md").read_text()
+    assert card.startswith("# judged/line\n")
+    assert "## Data, weights and licences" in card
     [three, *_] = blocks(folder)
     assert len([line for line in three.splitlines() if line]) == 3
     image = next((judged / "pets/test/dog").iterdir())

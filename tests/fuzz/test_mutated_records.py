@@ -25,11 +25,11 @@ def copy(tiny, tmp_path):
 
 
 def looked(folder) -> None:
-    """Read all that status and report read; the plot is left out, it takes most of the time."""
+    """Read all that status and report read, and draw it."""
     store = open_store(str(folder))
     for record in launches.launches(store):
         survey.states_of(store, record)
-        build(record, results.finished(store, record)).as_json()
+        build(record, results.finished(store, record)).files()
 
 
 def test_mutated_records(request, copy):

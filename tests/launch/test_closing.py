@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from dataclasses import asdict, replace
 from pathlib import Path
 from shutil import copy
 
 import pytest
 from mlflow import MlflowClient
 
+from hpt_dist.errors import RequestError
 from hpt_dist.launch import closing, description, launches
 from hpt_dist.store import FolderStore
 from hpt_dist.store.paths import filled_trial_folder, trial_folder
@@ -98,6 +101,10 @@ def test_a_description_holds_whole_sections_and_links() -> None:
     assert "(#/experiments/7/runs/run7/artifacts/report.html?workflowType=machine_learning)" in text
     assert "[trial 0](#/0)" in text
     assert text.endswith("and 5 more.")
+    assert "[recipe.yaml]" not in text
+    written = replace(launch, written="name: small")
+    text = description.of_launch(written, "/store", "KILLED", report, {}, "7", "run7")
+    assert "artifacts/recipe.yaml?" in text
 
 
 def test_stores_that_share_a_work_folder_keep_their_trials_apart(tmp_path: Path) -> None:
@@ -113,3 +120,13 @@ def test_stores_that_share_a_work_folder_keep_their_trials_apart(tmp_path: Path)
     assert filled_trial_folder(work, store, KEY) == before
     here.mkdir(parents=True)
     assert filled_trial_folder(work, store, KEY) == here
+
+
+def test_a_launch_is_found_by_the_name_of_its_shipped_recipe(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    launch = replace(record(tmp_path), recipe="fig2_separability")
+    store.put(f"launches/{launch.id}.json", json.dumps(asdict(launch)).encode())
+    for name in ("fig2_separability", "paper/fig2_separability", "x/fig2_separability.yaml"):
+        assert launches.find(store, name) == launch
+    with pytest.raises(RequestError, match="no launch paper/fig3"):
+        launches.find(store, "paper/fig3_semi_supervised")

@@ -17,6 +17,7 @@ from hpt_dist.errors import RequestError, StoreError
 from hpt_dist.launch import launches, parent_run, survey
 from hpt_dist.launch.launches import Launch
 from hpt_dist.recipe.settings import Mlflow
+from hpt_dist.recipe.yaml_document import Document
 from hpt_dist.slurm import jobs
 from hpt_dist.slurm.commands import Queued
 from hpt_dist.store import FolderStore, records
@@ -148,7 +149,7 @@ def test_a_launch_of_a_newer_version_is_read(store):
 )
 def test_what_could_not_be_read_again_is_not_recorded(store, name, file, ok):
     recipe = SimpleNamespace(
-        name="small", report=None, document=SimpleNamespace(file=file), mlflow=Mlflow()
+        name="small", report=(), datasets={}, document=Document(file), mlflow=Mlflow()
     )
     trial = SimpleNamespace(name=name, key=KEY, stage="probe", document={"init": ""})
     settings = launches.Settings("local", 1, (), store.root / "work", "")

@@ -31,6 +31,7 @@ from small import (
     write_recipe,
 )
 
+from hpt_dist.recipe import file as recipe_file
 from hpt_dist.store import open_store
 
 
@@ -125,6 +126,9 @@ def test_mlflow_shows_what_counts_in_one_unit(undisturbed):
     store, _, _ = undisturbed
     runs = runs_in_mlflow(store)
     (launch,) = (run for name, run in runs.items() if name.startswith("small-"))
+    client = MlflowClient(f"sqlite:///{store}/work/mlflow.db")
+    written = Path(client.download_artifacts(launch.info.run_id, "recipe.yaml"))
+    assert recipe_file.load(written, environment={"HPT_STORE": str(store)}).name == "small"
     hpt_run = runs["hpt"]
     result = json.loads((store / f"stages/{hpt_run.data.tags['hpt.key']}/result.json").read_text())
     kept = {f"kept/{name}": value for name, value in result["metrics"].items()}
@@ -203,7 +207,7 @@ def test_status_logs_pull_and_report(undisturbed, tmp_path):
     model = timm.create_model("tf_efficientnet_lite0", num_classes=0)
     model.load_state_dict(torch.load(weights, weights_only=True))
     hpt("report", "small", "--out", str(tmp_path / "report"), **where)
-    assert {path.suffix for path in (tmp_path / "report").iterdir()} >= {".md", ".html", ".png"}
+    assert {path.suffix for path in (tmp_path / "report").iterdir()} >= {".md", ".html", ".svg"}
     assert "did you mean hpt?" in hpt("pull", "small/hpz", str(tmp_path), code=2, **where)
     assert "is not what was committed" in hpt_after_damage(store, tmp_path)
 

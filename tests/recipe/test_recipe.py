@@ -188,7 +188,8 @@ def test_fields_that_do_not_change_results_are_not_in_them():
 
 def test_the_schema_describes_every_kind():
     schema = json.loads(json.dumps(recipe_file.schema()))
-    kinds = schema["properties"]["stages"]["additionalProperties"]["oneOf"]
+    *kinds, extended = schema["properties"]["stages"]["additionalProperties"]["oneOf"]
+    assert extended["not"] == {"required": ["kind"]}
     assert [kind["properties"]["kind"]["const"] for kind in kinds] == list(KINDS)
 
 

@@ -12,6 +12,7 @@ from hpt_dist.slurm import profile
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+IN_FOLDERS = sorted((ROOT / "recipes").glob("[!s]*/*.yaml"))
 PROFILES = sorted((ROOT / "slurm/profiles").glob("*.yaml"))
 
 
@@ -21,6 +22,21 @@ def test_a_recipe_is_found_by_its_name(file, monkeypatch, tmp_path):
     found = shipped.recipe(file.stem)
     assert found.samefile(file)
     assert recipe_file.load(found, environment={}).name == file.stem
+
+
+@pytest.mark.parametrize("file", IN_FOLDERS, ids=lambda file: file.stem)
+def test_a_recipe_in_a_folder_is_found_by_its_path(file, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    name = f"{file.parent.name}/{file.stem}"
+    assert name in shipped.names()
+    assert shipped.recipe(name).samefile(file)
+    (tmp_path / file.parent.name).mkdir()
+    (tmp_path / name).touch()
+    assert shipped.recipe(name) == Path(name)
+
+
+def test_what_recipes_share_has_no_name():
+    assert not [name for name in shipped.names() if "common" in name or "stand_ins" in name]
 
 
 @pytest.mark.parametrize("file", PROFILES, ids=lambda file: file.stem)

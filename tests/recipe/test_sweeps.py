@@ -93,7 +93,7 @@ def test_the_count_is_that_of_the_plan(drawn):
         assert "no trial with seed" in str(error)
         return
     starts = {
-        name: [(point.axes.get("seed"), point.spec.parent) for point in points]
+        name: [((point.axes.get("seed"),), point.spec.parent) for point in points]
         for name, points in recipe.stages.items()
     }
     for most, is_fine in ((made, True), (made - 1, False)):

@@ -48,7 +48,7 @@ def test_rows_alone_are_compared_over_seeds(columns: str | None) -> None:
     assert "- hpt: helped by +11.0 ± " in text
     assert len(report.headline()) == 2
     assert not any("//" in name or name.endswith("/") for name in report.headline())
-    assert set(report.plots()) == {"report.png"}
+    assert set(report.drawings()) == {"figure-1.svg"}
     assert json.loads(json.dumps(report.as_json()))["table"]["columns"] == [""]
 
 
@@ -81,5 +81,5 @@ def test_a_launch_is_read_again_with_and_without_columns() -> None:
     del launch.report["columns"]  # type: ignore[attr-defined]
     assert decoded(json.dumps(dataclasses.asdict(launch)).encode(), Launch, where="") == launch
     launch.report["columns"] = 5  # type: ignore[index]
-    with pytest.raises(DamagedRecordError, match="its columns are no axis"):
+    with pytest.raises(DamagedRecordError, match="its report has no such columns"):
         decoded(json.dumps(dataclasses.asdict(launch)).encode(), Launch, where="")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import io
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -17,6 +17,7 @@ import timm
 import timm.models._registry as timm_registry
 import torch
 import torchvision.models._api as torchvision_registry
+from reports import launched
 from timm.models import vision_transformer
 from torchvision import models
 
@@ -471,7 +472,7 @@ def finished_trial(store, backbone):
         for name, data in objects.items()
     }
     root.put(DONE, json.dumps({"key": "key", "objects": digests}).encode())
-    return SimpleNamespace(id="launch", trials={"hpt": "key"}), state
+    return dataclasses.replace(launched([]), id="launch", trials={"hpt": "key"}), state
 
 
 @pytest.mark.parametrize("file_format", EVERY)

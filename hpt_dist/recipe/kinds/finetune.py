@@ -19,6 +19,7 @@ from hpt_dist.recipe.kinds.frozen import (
     evaluated,
     judged_faults,
     label_doubts,
+    looks,
     metric_doubts,
     trained_on,
 )
@@ -171,6 +172,11 @@ class Finetune(Trained):
     def images_on(self, datasets: Mapping[str, DatasetFacts]) -> int:
         """Return how many image views it feeds to the network in training."""
         return self.steps_on(datasets) * self.batch
+
+    def judged_on(self, datasets: Mapping[str, DatasetFacts]) -> int:
+        """Return the images of val at each look, and of test."""
+        steps = self.steps_on(datasets)
+        return looks(self.data, datasets, steps, self.eval_every or max(1, steps // 10))
 
     def reads(self) -> list[Read]:
         """Return what is learned from, val and test, with their labels."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from hpt_dist.recipe.facts import DatasetFacts
-from hpt_dist.recipe.kinds.stage import Fault, Read
+from hpt_dist.recipe.kinds.stage import Fault, Read, images_of
 from hpt_dist.recipe.metrics import METRICS, metric_fault, metric_of
 from hpt_dist.recipe.numerics import has_tokens
 from hpt_dist.recipe.settings import LATER
@@ -53,6 +53,31 @@ def evaluated(data: str) -> list[Read]:
     judged = (f"{dataset_of(data)}/{split}" for split in _JUDGED)
     splits = (trained_on(data), *judged)
     return [Read("data", split, labelled=True, several=True) for split in splits]
+
+
+def decoded(data: str, datasets: Mapping[str, DatasetFacts], views: int = 1) -> int:
+    """Return the images that features of all three splits take, where no other trial has them.
+
+    Args:
+        data: see `SPLITS`.
+        datasets: by the recipe's names.
+        views: copies of each image that is learned from.
+    """
+    learned, *judged = (images_of(datasets, read.split) for read in evaluated(data))
+    return learned * views + sum(judged)
+
+
+def looks(data: str, datasets: Mapping[str, DatasetFacts], steps: int, every: int) -> int:
+    """Return the images of val at each of its looks, and of test once.
+
+    Args:
+        data: see `SPLITS`.
+        datasets: by the recipe's names.
+        steps: of the training.
+        every: steps between two looks.
+    """
+    val, test = (images_of(datasets, read.split) for read in evaluated(data)[1:])
+    return -(-steps // every) * val + test
 
 
 def judged_faults(

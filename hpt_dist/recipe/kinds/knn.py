@@ -15,6 +15,7 @@ from hpt_dist.recipe.kinds.frozen import (
     SPLITS,
     Features,
     dataset_of,
+    decoded,
     evaluated,
     feature_faults,
     judged_faults,
@@ -50,6 +51,10 @@ class Knn(StageSpec):
     def reads(self) -> list[Read]:
         """Return its dataset's three splits, with their labels."""
         return evaluated(self.data)
+
+    def judged_on(self, datasets: Mapping[str, DatasetFacts]) -> int:
+        """Return the images of its three splits."""
+        return decoded(self.data, datasets)
 
     def faults(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
         """Return a metric that cannot be computed, and neighbours that are more than there are.

@@ -15,6 +15,7 @@ from hpt_dist.recipe.kinds.frozen import (
     SPLITS,
     Features,
     dataset_of,
+    decoded,
     evaluated,
     feature_faults,
     judged_faults,
@@ -99,6 +100,11 @@ class Linear(StageSpec):
     def reads(self) -> list[Read]:
         """Return its dataset's three splits, with their labels."""
         return evaluated(self.data)
+
+    def judged_on(self, datasets: Mapping[str, DatasetFacts]) -> int:
+        """Return the images of its three splits, with the copies of train's."""
+        views = max(1, self.views) if self.solver == "sgd" else 1
+        return decoded(self.data, datasets, views)
 
     def faults(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
         """Return why its model cannot be judged."""

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from hpt_dist.recipe.facts import DatasetFacts
+from hpt_dist.recipe.kinds.frozen import looks
 from hpt_dist.recipe.kinds.stage import Fault, Read, Trained
 from hpt_dist.recipe.settings import Fraction, Optimizer, Positive, Rate, check_range, misfit
 
@@ -74,6 +75,10 @@ class Mme(Trained):
         splits = ("train", "val", "test")
         target = [Read("target", f"{self.target}/{split}", labelled=True) for split in splits]
         return [Read("source", self.source, labelled=True), *target]
+
+    def judged_on(self, datasets: Mapping[str, DatasetFacts]) -> int:
+        """Return the images of val at each look, as if it never stopped early, and of test."""
+        return looks(self.target, datasets, self.steps, self.eval_every)
 
     def batches(self) -> dict[str, int]:
         """Return the images of both batches of a step."""

@@ -11,7 +11,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from hpt_dist.recipe.facts import DatasetFacts
 from hpt_dist.recipe.kinds.frozen import metric_doubts, metric_faults
-from hpt_dist.recipe.kinds.stage import Fault, Read, Trained, group_faults
+from hpt_dist.recipe.kinds.stage import Fault, Read, Trained, group_faults, images_of
 from hpt_dist.recipe.metrics import METRICS, MetricName
 from hpt_dist.recipe.settings import (
     LATER,
@@ -198,6 +198,18 @@ class Pretrain(Trained):
                 for split in watched
             ]
         return read
+
+    def judged_on(self, datasets: Mapping[str, DatasetFacts]) -> int:
+        """Return the images that it watches, at each look, the one before the first step too."""
+        if self.monitor is None:
+            return 0
+        watched = [read.split for read in self.reads() if read.setting == "monitor"]
+        images = sum(
+            min(self.monitor.images, images_of(datasets, split))
+            for split in watched or self.data[:1]
+        )
+        every = self.monitor.every or max(1, self.steps // 10)
+        return (1 + -(-self.steps // every)) * images
 
     def batches(self) -> dict[str, int]:
         """Return the images of a step."""

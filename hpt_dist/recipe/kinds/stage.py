@@ -120,6 +120,10 @@ class StageSpec(Spec):
         """Return how many image views of datasets it feeds to the network in training."""
         return self.images
 
+    def judged_on(self, datasets: Mapping[str, DatasetFacts]) -> int | None:  # noqa: ARG002
+        """Return the most images that it decodes beside those of training; None if unknown."""
+        return 0 if not self.reads() else None
+
     @property
     def numerics(self) -> Numerics | None:
         """How it trains, once that is decided; None where nothing is trained step by step."""
@@ -252,6 +256,12 @@ class Trained(StageSpec):
         chosen = decide(self.precision, self.memory_format, backbone, device)
         decided = {"precision": chosen.precision, "memory_format": chosen.memory_format}
         return self.model_copy(update=decided)
+
+
+def images_of(datasets: Mapping[str, DatasetFacts], split: str) -> int:
+    """Return the images of a dataset/split, which its dataset has."""
+    alias, _, name = split.partition("/")
+    return datasets[alias].images[name]
 
 
 def group_faults(

@@ -1,0 +1,190 @@
+"""The answer of a launch in a sentence: helped, harmed or no evidence, how much, at which cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from hpt_dist.evals.evidence import Comparison, Verdict, scale_of
+from hpt_dist.page import Lead
+from hpt_dist.report.cells import Difference
+from hpt_dist.report.gates import Gate
+from hpt_dist.report.lineage import Spent
+from hpt_dist.report.shown import Panel, Shown
+
+_WORDS: dict[Verdict, tuple[str, Literal["good", "bad", "neutral"]]] = {
+    "helped": ("Helped.", "good"),
+    "harmed": ("Harmed.", "bad"),
+    "no evidence": ("No evidence of a difference.", "neutral"),
+    "none": ("No verdict.", "neutral"),
+}
+_MIXED: tuple[str, Literal["neutral"]] = ("Mixed.", "neutral")
+_RANK: dict[Verdict, int] = {"helped": 0, "no evidence": 1, "harmed": 2, "none": 3}
+_OTHERS_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a launch shows, of its first figure that compares rows, or else of its gate.
+
+    Args:
+        verdict: of the best row; "mixed" where panels disagree.
+        row: the best row; empty without one.
+        says: the rest of the sentence.
+    """
+
+    verdict: Literal["helped", "harmed", "no evidence", "none", "mixed"]
+    row: str
+    says: str
+
+    def lead(self) -> Lead:
+        """Return it as the page's opening."""
+        word, tone = _MIXED if self.verdict == "mixed" else _WORDS[self.verdict]
+        return Lead(word, self.says, tone)
+
+
+def answer(
+    figures: Sequence[Shown], gates: Sequence[Gate], *, done: int, trials: int, is_watched: bool
+) -> Answer:
+    """Return the answer of a launch.
+
+    Args:
+        figures: of its report.
+        gates: its evaluations of frozen features.
+        done: finished trials.
+        trials: all of them.
+        is_watched: whether a pretraining without labels was watched.
+    """
+    so_far = f" So far: {done} of {trials} trials are done." if done < trials else ""
+    for figure in figures:
+        panels = [panel for panel in figure.panels if figure.verdicts(panel)]
+        if len(panels) == 1:
+            return _of_panel(figure, panels[0], so_far)
+        if panels:
+            return _of_panels(figure, panels, so_far)
+    for gate in gates:
+        if any(one.comparison.mean is not None for one in gate.differences):
+            return _of_gate(gate, so_far)
+    if not done:
+        return Answer("none", "", f"Nothing is done yet, of {trials} trials.")
+    if is_watched:
+        says = "No label judged the features; what pretraining changed is below."
+        return Answer("none", "", says + so_far)
+    return Answer("none", "", f"Nothing was compared with a baseline.{so_far}")
+
+
+def _of_panel(figure: Shown, panel: Panel, so_far: str) -> Answer:
+    lower = scale_of(panel.table.metric).lower_is_better
+    found = sorted(
+        figure.verdicts(panel),
+        key=lambda one: (_RANK[one.comparison.verdict], _loss(one.comparison, lower)),
+    )
+    best, table = found[0], panel.table
+    over = f" at {table.columns_axis} {best.column}" if best.column else ""
+    if best.columns > 1:
+        over = f", mean over {best.columns} values of {table.columns_axis}"
+    where = f"{panel.name}, {table.stage}" if panel.name != table.stage else table.stage
+    says = (
+        f"{best.row} against {table.baseline} in {where if panel.name else table.stage}, "
+        f"{table.metric}{over}: {_bare(best.comparison)}{_cost(panel.spent, best)}."
+    )
+    return Answer(best.comparison.verdict, best.row, f"{says}{_others(found[1:])}{so_far}")
+
+
+def _loss(comparison: Comparison, lower_is_better: bool) -> float:
+    mean = comparison.mean or 0.0
+    return mean if lower_is_better else -mean
+
+
+def _bare(comparison: Comparison) -> str:
+    """Return a comparison in words without its verdict, which opens the sentence."""
+    says = comparison.says
+    for opening in ("helped by ", "harmed by ", "no evidence of a difference: "):
+        says = says.removeprefix(opening)
+    return says
+
+
+def _others(found: Sequence[Difference]) -> str:
+    """Return the verdicts on the other rows in a sentence: which one is best was read off these."""
+    if not found:
+        return ""
+    shown = ", ".join(f"{one.row} ({_verdict(one)})" for one in found[:_OTHERS_SHOWN])
+    more = f" and {len(found) - _OTHERS_SHOWN} more" if len(found) > _OTHERS_SHOWN else ""
+    return f" It is the best of {len(found) + 1} rows; the others: {shown}{more}."
+
+
+def _verdict(one: Difference) -> str:
+    return "no verdict" if one.comparison.verdict == "none" else one.comparison.verdict
+
+
+def _cost(spent: Sequence[Spent], best: Difference) -> str:
+    """Return what the training behind a row took, at its column where the difference is of one."""
+    ours = [
+        one
+        for one in spent
+        if one.row == best.row and (best.columns > 1 or one.column == best.column)
+    ]
+    if not ours or not any(one.images for one in ours):
+        return ""
+    most = max(ours, key=lambda one: one.images)
+    return f"; its training took {most.images:,.0f} image views and {most.hours:.3g} {most.unit}"
+
+
+def _of_panels(figure: Shown, panels: Sequence[Panel], so_far: str) -> Answer:
+    """Return on how many panels the best row helped, and on how many it harmed."""
+    rows = [row for row in figure.rows if row != figure.baseline]
+    counts = {row: _counted(figure, row) for row in rows}
+    best = max(
+        rows,
+        key=lambda row: (counts[row]["helped"], -counts[row]["harmed"], _gain(figure, row)),
+    )
+    count = counts[best]
+    verdict: Literal["helped", "harmed", "no evidence", "none", "mixed"] = "none"
+    if count["helped"] and count["harmed"]:
+        verdict = "mixed"
+    else:
+        verdicts: tuple[Verdict, ...] = ("helped", "harmed", "no evidence")
+        verdict = next((one for one in verdicts if count[one]), "none")
+    words = ", ".join(
+        f"{'no verdict' if name == 'none' else name} on {number}"
+        for name, number in count.items()
+        if number
+    )
+    best_of = f" It is the best of {len(rows)} rows." if len(rows) > 1 else ""
+    table = panels[0].table
+    what = f"{table.metric} on {len(figure.panels)} values of {figure.panels_axis}"
+    if figure.panels_axis == "stage":
+        what = f"{table.metric} in {len(figure.panels)} stages"
+    if figure.kind == "curve":
+        what += f", at the last {table.columns_axis} of each"
+    says = f"{best} against {figure.baseline}, {what}: {words}.{best_of}{so_far}"
+    return Answer(verdict, best, says)
+
+
+def _gain(figure: Shown, row: str) -> float:
+    """Return the sum of a row's differences, more where it is better."""
+    lower = scale_of(figure.panels[0].table.metric).lower_is_better
+    every = [one for panel in figure.panels for one in figure.verdicts(panel) if one.row == row]
+    return -sum(_loss(one.comparison, lower) for one in every)
+
+
+def _counted(figure: Shown, row: str) -> dict[Verdict, int]:
+    """Return on how many panels a row has each verdict."""
+    count: dict[Verdict, int] = {"helped": 0, "harmed": 0, "no evidence": 0, "none": 0}
+    for panel in figure.panels:
+        for one in figure.verdicts(panel):
+            if one.row == row:
+                count[one.comparison.verdict] += 1
+    return count
+
+
+def _of_gate(gate: Gate, so_far: str) -> Answer:
+    found = [one for one in gate.differences if one.comparison.mean is not None]
+    best = min(found, key=lambda d: (_RANK[d.comparison.verdict], -(d.comparison.mean or 0.0)))
+    others = [one for one in found if one is not best]
+    says = (
+        f"{best.row} against {gate.baseline}, frozen features judged by {gate.kind} on validation "
+        f"in {gate.stage}: {_bare(best.comparison)}."
+    )
+    return Answer(best.comparison.verdict, best.row, f"{says}{_others(others)}{so_far}")

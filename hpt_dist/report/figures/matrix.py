@@ -1,0 +1,52 @@
+"""A field of numbers in rows and columns, coloured by their value; what is not done is empty."""
+
+from __future__ import annotations
+
+from hpt_dist.evals.evidence import scale_of
+from hpt_dist.report.figures import svg
+from hpt_dist.report.figures.rows import Rows, cells_of, hint, values_in_words
+from hpt_dist.report.shown import Panel
+
+_LEFT, _TOP = 120.0, 34.0
+_LEAST, _HEIGHT = 46.0, 30.0  # pixels of a field
+_COLOUR = svg.COLOURS[0]
+_PENDING = ' stroke="currentColor" stroke-opacity=".35" stroke-dasharray="3 3"'
+
+
+def draw(panel: Panel, rows: Rows, title: str) -> str:  # noqa: ARG001 - rows have no colours here
+    """Return a panel as SVG.
+
+    Args:
+        panel: what to draw.
+        rows: the figure's.
+        title: for screen readers.
+    """
+    table, cells, scale = panel.table, cells_of(panel), scale_of(panel.table.metric)
+    wide = max(_LEAST, (svg.WIDTH - _LEFT) / len(table.columns))
+    width, height = _LEFT + wide * len(table.columns), _TOP + _HEIGHT * len(table.rows) + 8
+    means = [cell.mean for cell in table.cells if cell.mean is not None]
+    low, high = (min(means), max(means)) if means else (0.0, 1.0)
+    axes = svg.shortened(f"{table.rows_axis} \u2193   {table.columns_axis} \u2192", _LEFT)
+    parts = [svg.text((0, 12), axes, anchor="start", more=' opacity=".75"')]
+    for at, column in enumerate(table.columns):
+        parts.append(
+            svg.text((_LEFT + wide * (at + 0.5), _TOP - 8), svg.shortened(column, wide - 4))
+        )
+    for down, row in enumerate(table.rows):
+        y = _TOP + _HEIGHT * down
+        name = svg.shortened(row, _LEFT - 10)
+        parts.append(svg.text((_LEFT - 8, y + _HEIGHT / 2 + 4), name, anchor="end"))
+        for at, column in enumerate(table.columns):
+            cell, corner = cells[row, column], (_LEFT + wide * at + 1, y + 1)
+            size, centre = (wide - 2, _HEIGHT - 2), (_LEFT + wide * (at + 0.5), y + _HEIGHT / 2 + 4)
+            if cell.mean is None:
+                hinted = "not done" if cell.planned else "not planned"
+                dashes = _PENDING if cell.planned else ""
+                parts.append(svg.rectangle(corner, size, "none", hinted, dashes))
+                continue
+            share = (cell.mean - low) / (high - low) if high > low else 0.5
+            # From nearly the paper's colour to half of ours: the ink stays legible on all of it.
+            tint = f' fill-opacity="{0.04 + 0.46 * share:.2f}"'
+            parts.append(svg.rectangle(corner, size, _COLOUR, hint(panel, cell), tint))
+            parts.append(svg.text(centre, scale.text(cell.mean), more=' pointer-events="none"'))
+    return svg.drawing(width, height, parts, title=title, desc=values_in_words(panel))
