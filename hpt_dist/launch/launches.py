@@ -25,8 +25,8 @@ from hpt_dist.store.paths import LAUNCHES, LEASE, filled_trial_folder, stage_pre
 from hpt_dist.store.records import DamagedRecordError
 from hpt_dist.tracking.address import EXPERIMENT_VARIABLE
 from hpt_dist.tracking.tracker import FinalStatus
+from hpt_dist.trial.context import TrialOrder
 from hpt_dist.trial.records import Launch, Where
-from hpt_dist.trial.run import TrialOrder
 
 _LONGEST_STATUS = 20  # bytes
 

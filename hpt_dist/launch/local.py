@@ -24,8 +24,8 @@ from hpt_dist.store.committed import is_done
 from hpt_dist.store.paths import LEASE, stage_prefix
 from hpt_dist.train.interrupt import handled
 from hpt_dist.trial import ranks
+from hpt_dist.trial.context import TrialOrder
 from hpt_dist.trial.records import Launch
-from hpt_dist.trial.run import TrialOrder
 
 POLL_S = 0.2
 # How often the store is asked about what no process of ours reports: a cancel; trials of others.

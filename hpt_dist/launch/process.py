@@ -18,8 +18,9 @@ from hpt_dist.processes import output
 from hpt_dist.store.lease import LeaseTakenError
 from hpt_dist.train.interrupt import Interrupt, listening
 from hpt_dist.trial import ranks
+from hpt_dist.trial.context import TrialOrder
 from hpt_dist.trial.memory import keep_freed_memory
-from hpt_dist.trial.run import Together, TrialOrder
+from hpt_dist.trial.run import Together
 
 log = logging.getLogger(__name__)
 

@@ -33,7 +33,8 @@ from hpt_dist.store import lease, marker, open_store
 from hpt_dist.store.paths import LEASE, stage_prefix
 from hpt_dist.train.interrupt import Interrupt
 from hpt_dist.trial import ranks
-from hpt_dist.trial.run import Together, TrialOrder
+from hpt_dist.trial.context import TrialOrder
+from hpt_dist.trial.run import Together
 
 _POLL_S = 5.0
 # Far from the ids of jobs that run at the same time, whose places these are.

@@ -29,7 +29,8 @@ from hpt_dist.stages.frozen import Frozen, judged, metric_for
 from hpt_dist.stages.inputs import accelerator_of, backbone_of, manifest_of, mean_std, pool_of
 from hpt_dist.train.interrupt import BY_PEOPLE
 from hpt_dist.train.loop import Accelerator
-from hpt_dist.trial.run import Context, Result
+from hpt_dist.trial.context import Context
+from hpt_dist.trial.result import Result
 from hpt_dist.weights import values
 
 log = logging.getLogger(__name__)

@@ -11,10 +11,11 @@ from hpt_dist.page import markdown
 from hpt_dist.recipe.kinds.stage import StageSpec
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.trial import alike
+from hpt_dist.trial.context import Context
 from hpt_dist.trial.records import ResultPart, document
-from hpt_dist.trial.run import Context, Result
+from hpt_dist.trial.result import Result
 
-Left = alike.Alike
+Left = Result
 # How what a candidate left reads test; the context is that candidate's, which may now do so.
 ReadTest = Callable[[Context, Any, Left], Result]
 
@@ -38,16 +39,16 @@ def run(context: Context, spec: StageSpec, *, read_test: ReadTest | None) -> Res
         its_own = replace(context, order=its)
         tested = read_test(its_own, winner.spec, left)
     return Result(
-        {**left.result["metrics"], **tested.metrics},
-        _together(left.result["details"], tested.details) | {"choice": chosen.as_json()},
+        {**left.metrics, **tested.metrics},
+        _together(left.details, tested.details) | {"choice": chosen.as_json()},
         weights=left.weights,
         model=left.model if spec.LEAVES == "model" else None,
         head=left.head,
         numerics=left.numerics,
-        replaced=left.result.get("replaced", ()),
+        replaced=left.replaced,
         chose=chosen.chosen,
         predictions=tested.predictions,
-        taken=left.predictions,
+        taken=left.taken,
         replicates={**left.replicates, **tested.replicates},
     )
 

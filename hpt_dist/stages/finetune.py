@@ -37,7 +37,8 @@ from hpt_dist.stages.trained import Training, begin_training
 from hpt_dist.train import optim
 from hpt_dist.train.loop import Feed, Inputs
 from hpt_dist.train.selection import Evaluation, Look, Selection
-from hpt_dist.trial.run import Context, Result
+from hpt_dist.trial.context import Context
+from hpt_dist.trial.result import Result
 
 log = logging.getLogger(__name__)
 

@@ -39,7 +39,8 @@ from hpt_dist.store import committed
 from hpt_dist.store import features as shared
 from hpt_dist.train.interrupt import BY_PEOPLE
 from hpt_dist.train.loop import Accelerator
-from hpt_dist.trial.run import Context, Result
+from hpt_dist.trial.context import Context
+from hpt_dist.trial.result import Result
 from hpt_dist.weights import files
 from hpt_dist.weights.head import Head
 

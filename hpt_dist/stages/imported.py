@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from hpt_dist.recipe import Import
-from hpt_dist.trial.run import Context, Result
+from hpt_dist.trial.context import Context
+from hpt_dist.trial.result import Result
 from hpt_dist.weights import match as weights
 from hpt_dist.weights import source as weights_source
 

@@ -30,7 +30,7 @@ from hpt_dist.recipe import Augment, fractions
 from hpt_dist.store import committed, open_store
 from hpt_dist.store.paths import stage_prefix
 from hpt_dist.train.loop import Accelerator, make_accelerator
-from hpt_dist.trial.run import Context
+from hpt_dist.trial.context import Context
 from hpt_dist.weights import match as weights
 from hpt_dist.weights import values
 

@@ -9,7 +9,8 @@ from hpt_dist.recipe.kinds.frozen import trained_on
 from hpt_dist.stages.choice import Left
 from hpt_dist.stages.frozen import Frozen, features_of, judged, metric_for, test_of
 from hpt_dist.stages.inputs import manifest_of
-from hpt_dist.trial.run import Context, Result
+from hpt_dist.trial.context import Context
+from hpt_dist.trial.result import Result
 
 
 def run(context: Context, spec: Knn) -> Result:
@@ -39,7 +40,7 @@ def read_test(context: Context, spec: Knn, left: Left) -> Result:
     test = test_of(frozen, spec.data)
     scores = knn.answer(
         *(train, test, len(manifest_of(context, spec.data).classes)),
-        k=left.result["details"]["selected"]["k"],
+        k=left.details["selected"]["k"],
         temperature=spec.temperature,
     )
     metric = metric_for(context, spec.data, spec.metric)

@@ -14,7 +14,8 @@ from hpt_dist.stages.choice import Left
 from hpt_dist.stages.frozen import Frozen, features_of, head_of, judged, metric_for, test_of
 from hpt_dist.stages.inputs import manifest_of
 from hpt_dist.train.interrupt import BY_PEOPLE
-from hpt_dist.trial.run import Context, Result
+from hpt_dist.trial.context import Context
+from hpt_dist.trial.result import Result
 
 _NEIGHBOURS, _TEMPERATURE = 20, 0.07  # Wu et al., arXiv 1805.01978
 

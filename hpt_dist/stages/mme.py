@@ -32,7 +32,8 @@ from hpt_dist.stages.trained import Training, begin_training
 from hpt_dist.train import optim
 from hpt_dist.train.loop import Accelerator, Feed, Inputs
 from hpt_dist.train.selection import Evaluation, Look
-from hpt_dist.trial.run import Context, Result
+from hpt_dist.trial.context import Context
+from hpt_dist.trial.result import Result
 
 
 def run(context: Context, spec: Mme) -> Result:

@@ -37,7 +37,7 @@ from hpt_dist.recipe.metrics import METRICS, metric_of
 from hpt_dist.stages.inputs import EVAL_BATCH, backbone_of, manifest_of, mean_std, pool_of
 from hpt_dist.train.loop import Accelerator
 from hpt_dist.train.selection import Evaluation, Look, Selection
-from hpt_dist.trial.run import Context
+from hpt_dist.trial.context import Context
 
 log = logging.getLogger(__name__)
 

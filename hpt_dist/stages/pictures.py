@@ -27,7 +27,7 @@ from hpt_dist.recipe import Pretrain
 from hpt_dist.stages import monitor
 from hpt_dist.stages.inputs import backbone_of, mean_std, photometric_of
 from hpt_dist.stages.trained import Training
-from hpt_dist.trial.run import Context
+from hpt_dist.trial.context import Context
 
 VIEWS, NEIGHBOURS = "views.webp", "neighbours.webp"
 IMAGES = 8  # of which views are shown

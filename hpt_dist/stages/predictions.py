@@ -21,8 +21,8 @@ from hpt_dist.reading.stream import Pool, center_batches
 from hpt_dist.stages import monitor
 from hpt_dist.stages.inputs import EVAL_BATCH, manifest_of, mean_std
 from hpt_dist.train.loop import Accelerator
+from hpt_dist.trial.context import Context
 from hpt_dist.trial.predictions import Predictions
-from hpt_dist.trial.run import Context
 
 log = logging.getLogger(__name__)
 

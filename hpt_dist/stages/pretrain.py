@@ -21,7 +21,8 @@ from hpt_dist.stages.inputs import ahead, photometric_of, pool_of, stream_of
 from hpt_dist.stages.trained import Training, begin_training
 from hpt_dist.train import optim
 from hpt_dist.train.loop import Feed, Inputs
-from hpt_dist.trial.run import Context, Result
+from hpt_dist.trial.context import Context
+from hpt_dist.trial.result import Result
 from hpt_dist.weights import values
 
 log = logging.getLogger(__name__)

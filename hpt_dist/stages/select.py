@@ -16,7 +16,8 @@ from hpt_dist.stages import choice
 from hpt_dist.stages.frozen import Frozen
 from hpt_dist.stages.inputs import pool_of
 from hpt_dist.store import committed
-from hpt_dist.trial.run import Context, Result
+from hpt_dist.trial.context import Context
+from hpt_dist.trial.result import Result
 from hpt_dist.weights import match as weights
 
 DISTANCE = "Fréchet distance"

@@ -24,8 +24,9 @@ from hpt_dist.stages.frozen import Frozen, test_of
 from hpt_dist.stages.inputs import EVAL_BATCH, manifest_of, pool_of
 from hpt_dist.store import committed
 from hpt_dist.store.committed import HEAD
+from hpt_dist.trial.context import Context
 from hpt_dist.trial.records import SpecPart, document
-from hpt_dist.trial.run import Context, Result
+from hpt_dist.trial.result import Result
 from hpt_dist.weights import head
 
 _AT_ONCE = 8 * EVAL_BATCH  # images whose flattened features are in memory

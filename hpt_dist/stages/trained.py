@@ -20,7 +20,7 @@ from hpt_dist.train import optim
 from hpt_dist.train.checkpoint import Checkpoints
 from hpt_dist.train.loop import Accelerator, Feed, Loop, TrainOutcome, fit
 from hpt_dist.train.selection import Evaluation
-from hpt_dist.trial.run import Context
+from hpt_dist.trial.context import Context
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from hpt_dist.errors import DataError, HptError
 from hpt_dist.recipe.plan import Trial, key_of
@@ -20,45 +19,14 @@ from hpt_dist.store.committed import HEAD, MODEL, WEIGHTS
 from hpt_dist.trial import replicates
 from hpt_dist.trial.predictions import split_of
 from hpt_dist.trial.records import ResultPart, RunPart, SpecPart, document
-from hpt_dist.trial.replicates import Replicates
+from hpt_dist.trial.result import Result
 from hpt_dist.weights import head
-from hpt_dist.weights.head import Head
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
 INPUTS = "inputs"
 _KEY = re.compile("[0-9a-f]{64}")
 _KEY_BYTES = 64
-
-
-@dataclass(frozen=True)
-class Alike:
-    """A finished trial of the same settings that read the same.
-
-    Args:
-        key: of the trial.
-        result: its result.json.
-        numerics: how it computed, in words.
-        weights: the backbone that it left; None where it left none.
-        model: the whole model that it left; None where it left none.
-        head: the classifier that it left; None where it left none.
-        chose: what validation chose in it, in words; empty where it chose nothing.
-        predictions: the files of what its model answered, by name.
-        replicates: of its metrics.
-    """
-
-    key: str
-    result: dict[str, Any]
-    numerics: str
-    weights: dict[str, Tensor] | None
-    model: dict[str, Tensor] | None
-    head: Head | None = None
-    chose: str = ""
-    predictions: Mapping[str, bytes] = field(default_factory=dict)
-    replicates: Replicates = field(default_factory=dict)
 
 
 def inputs_of(store: Store, trial: Trial) -> str:
@@ -77,8 +45,10 @@ def inputs_of(store: Store, trial: Trial) -> str:
     return key_of({**trial.document, "init": weights} | ({"candidates": read} if read else {}))
 
 
-def find(store: Store, trial: Trial, inputs: str) -> Alike | None:
-    """Return the finished trial that read the same; None if there is none, or it is damaged.
+def find(store: Store, trial: Trial, inputs: str) -> tuple[str, Result] | None:
+    """Return the key of a finished trial that read the same, and what it left.
+
+    None if there is none, or it is damaged.
 
     Args:
         store: where both are.
@@ -96,7 +66,7 @@ def find(store: Store, trial: Trial, inputs: str) -> Alike | None:
         settings = document(store, key, "spec.json", SpecPart)
         if _settings(settings) != _settings(trial.document):
             raise DataError(f"trial {key[:12]} has other settings", where=f"{store.uri}/{place}")
-        return left_by(store, key)
+        return key, left_by(store, key)
     except HptError as error:
         log.warning("another trial has read the same, but cannot be used: %s", error)
         return None
@@ -122,7 +92,7 @@ def _settings(document: Mapping[str, Any]) -> dict[str, Any]:
     return {name: one for name, one in document.items() if name not in ("init", "candidates")}
 
 
-def left_by(store: Store, key: str) -> Alike:
+def left_by(store: Store, key: str) -> Result:
     """Return what a finished trial left.
 
     Raises:
@@ -134,16 +104,23 @@ def left_by(store: Store, key: str) -> Alike:
     done = committed.done(store, key)
     result = document(store, key, "result.json", ResultPart)
     run = document(store, key, "run.json", RunPart)
-    tensors = {
-        name: files.read(committed.read(store, key, name))[0] if name in there else None
-        for name in (WEIGHTS, MODEL)
-    }
-    left = head.read(committed.read(store, key, HEAD), HEAD)[0] if HEAD in there else None
-    predictions = {name: committed.read(store, key, name) for name in there if split_of(name)}
-    numerics = str(run.get("numerics", ""))
-    return Alike(
-        *(key, result, numerics, tensors[WEIGHTS], tensors[MODEL], left),
+
+    def files_that(fit: Callable[[str], object]) -> dict[str, bytes]:
+        return {name: committed.read(store, key, name) for name in there if fit(name)}
+
+    weights = files_that(lambda name: name in (WEIGHTS, MODEL))
+    tensors = {name: files.read(data)[0] for name, data in weights.items()}
+    return Result(
+        result["metrics"],
+        result["details"],
+        weights=tensors.get(WEIGHTS),
+        model=tensors.get(MODEL),
+        head=head.read(committed.read(store, key, HEAD), HEAD)[0] if HEAD in there else None,
+        numerics=str(run.get("numerics", "")),
+        replaced=result.get("replaced", ()),
         chose=done.chose if done else "",
-        predictions=predictions,
+        taken=files_that(split_of),
         replicates=replicates.read(store, key),
+        out=str(result["details"].get("out", "")),
+        pictures=files_that(lambda name: name.endswith(".webp")),
     )

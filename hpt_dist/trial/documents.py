@@ -55,7 +55,7 @@ def of_run(
         job: the scheduler's name for its job.
         ranks: processes that shared its training.
         threads: CPU threads of each.
-        numerics: see `trial.run.Result`.
+        numerics: see `trial.result.Result`.
         stores: addresses of those that its datasets lie in, by name, where it is not its own.
         device: the kind of device that it computed on.
         state_bytes: of the states that it kept to resume from, before they were deleted.

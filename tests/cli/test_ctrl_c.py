@@ -23,7 +23,7 @@ from hpt_dist.processes import children
 from hpt_dist.recipe import Knn
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import FolderStore, open_store
-from hpt_dist.trial.run import TrialOrder
+from hpt_dist.trial.context import TrialOrder
 
 TRIAL = Trial(
     "probe", "probe", {}, frozenset(), Knn(kind="knn", init="base", data="line"),

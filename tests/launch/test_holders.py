@@ -31,8 +31,8 @@ from hpt_dist.store.lease import TTL_S, LeaseTakenError, LeaseWatch
 from hpt_dist.store.paths import DONE, LAUNCHES, LEASE, stage_prefix
 from hpt_dist.train.interrupt import Interrupt
 from hpt_dist.trial import run as stage
+from hpt_dist.trial.context import TrialOrder
 from hpt_dist.trial.records import Launch
-from hpt_dist.trial.run import TrialOrder
 
 KEY = "5" * 64
 CREATED = "2026-01-01T12:00:00+00:00"

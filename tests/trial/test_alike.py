@@ -11,6 +11,7 @@ import pytest
 
 from hpt_dist.store import FolderStore
 from hpt_dist.trial import alike
+from hpt_dist.trial.result import Result
 
 KEY = "7" * 64
 DOCUMENT = {"backbone": "timm/x", "init": "1" * 64, "spec": {"kind": "knn"}}
@@ -39,7 +40,7 @@ def test_a_trial_that_read_the_same_is_found(store: FolderStore) -> None:
     leave(store, DOCUMENT, RESULT, RUN)
     alike.note(store, "x", KEY)
     found = alike.find(store, TRIAL, "x")
-    assert found == alike.Alike(KEY, RESULT, "float32", None, None)
+    assert found == (KEY, Result(RESULT["metrics"], RESULT["details"], numerics="float32"))
     assert alike.find(store, TRIAL, "y") is None
     assert alike.find(store, TRIAL, "") is None
 

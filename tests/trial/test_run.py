@@ -24,7 +24,9 @@ from hpt_dist.tracking import tracker
 from hpt_dist.tracking.metrics_file import Line
 from hpt_dist.train.checkpoint import Checkpoints
 from hpt_dist.train.interrupt import Interrupt
-from hpt_dist.trial.run import Result, TrialOrder, run
+from hpt_dist.trial.context import TrialOrder
+from hpt_dist.trial.result import Result
+from hpt_dist.trial.run import run
 
 RECIPE = """\
 name: one
