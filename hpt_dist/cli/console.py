@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hpt_dist.launch.survey import State
     from hpt_dist.recipe.facts import Facts
     from hpt_dist.recipe.numerics import Device, Numerics
-    from hpt_dist.recipe.plan import Trial
+    from hpt_dist.recipe.trial import Trial
 
 PLAIN_EVERY_S = 10.0
 

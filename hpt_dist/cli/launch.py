@@ -52,7 +52,7 @@ from hpt_dist.launch.local import NotDone
 from hpt_dist.launch.on_slurm import Site
 from hpt_dist.launch.survey import Planned
 from hpt_dist.processes import environment
-from hpt_dist.recipe.plan import Trial
+from hpt_dist.recipe.trial import Trial
 from hpt_dist.report.report import build
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.store import Store

@@ -12,7 +12,7 @@ from hpt_dist.cli.status import states_of
 from hpt_dist.launch import on_slurm, report_settings
 from hpt_dist.launch.on_slurm import Site
 from hpt_dist.launch.survey import Planned
-from hpt_dist.recipe.plan import Trial
+from hpt_dist.recipe.trial import Trial
 from hpt_dist.store import Store
 from hpt_dist.trial.records import Launch
 

@@ -16,7 +16,7 @@ from rich.table import Column
 from hpt_dist.cli import console
 from hpt_dist.cli.console import print_error, print_line
 from hpt_dist.processes.output import safe
-from hpt_dist.recipe.plan import Trial
+from hpt_dist.recipe.trial import Trial
 from hpt_dist.trial.progress import in_words
 
 _STOPPING = "stopping: each running trial saves its state and ends (Ctrl-C again: at once)"

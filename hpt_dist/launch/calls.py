@@ -14,7 +14,7 @@ from hpt_dist.launch import here, launches, pasted, results
 from hpt_dist.launch.local import Watcher
 from hpt_dist.launch.survey import Planned, StateName, plan_against_store
 from hpt_dist.processes import environment
-from hpt_dist.recipe.plan import Trial
+from hpt_dist.recipe.trial import Trial
 from hpt_dist.store import marker, open_store
 from hpt_dist.trial.records import Finished
 

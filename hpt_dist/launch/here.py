@@ -14,7 +14,7 @@ from hpt_dist.launch.local import NotDone, Watcher
 from hpt_dist.launch.survey import Planned
 from hpt_dist.recipe import plan
 from hpt_dist.recipe.numerics import Device
-from hpt_dist.recipe.plan import Trial
+from hpt_dist.recipe.trial import Trial
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.store.paths import default_tracking_uri, work_folder
 from hpt_dist.tracking.address import given

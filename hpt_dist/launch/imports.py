@@ -20,7 +20,7 @@ from hpt_dist.errors import HptError, Problem, RecipeError
 from hpt_dist.processes import environment, workers
 from hpt_dist.recipe import catalogue, plugins
 from hpt_dist.recipe.file import Recipe
-from hpt_dist.recipe.plan import Trial
+from hpt_dist.recipe.trial import Trial
 from hpt_dist.store import Store
 from hpt_dist.weights import public
 from hpt_dist.weights import source as weights_source

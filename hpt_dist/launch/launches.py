@@ -19,7 +19,7 @@ from hpt_dist.errors.secrets import public_address, without_secrets
 from hpt_dist.launch import parent_run, pasted, report_settings
 from hpt_dist.recipe import shipped, written
 from hpt_dist.recipe.file import Recipe
-from hpt_dist.recipe.plan import Trial
+from hpt_dist.recipe.trial import Trial
 from hpt_dist.store import Store, absent, lease, records
 from hpt_dist.store.paths import LAUNCHES, LEASE, filled_trial_folder, stage_prefix
 from hpt_dist.store.records import DamagedRecordError

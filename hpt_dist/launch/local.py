@@ -18,7 +18,7 @@ from hpt_dist.launch.survey import Planned
 from hpt_dist.processes import children, environment, output
 from hpt_dist.processes.children import Child
 from hpt_dist.recipe import plan
-from hpt_dist.recipe.plan import Trial
+from hpt_dist.recipe.trial import Trial
 from hpt_dist.store import files, lease
 from hpt_dist.store.committed import is_done
 from hpt_dist.store.paths import LEASE, stage_prefix

@@ -23,7 +23,7 @@ from hpt_dist.launch import launches, survey
 from hpt_dist.launch.launches import Settings
 from hpt_dist.launch.survey import Planned
 from hpt_dist.recipe import plan
-from hpt_dist.recipe.plan import Trial
+from hpt_dist.recipe.trial import Trial
 from hpt_dist.slurm import commands as slurm
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.slurm import profile

@@ -20,7 +20,7 @@ from hpt_dist.recipe.differences import difference
 from hpt_dist.recipe.facts import Facts
 from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.numerics import THIS_CPU, Device
-from hpt_dist.recipe.plan import Trial
+from hpt_dist.recipe.trial import Trial
 from hpt_dist.report import foreseen, published
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.slurm.commands import Queued

@@ -15,7 +15,7 @@ from hpt_dist.errors import HptError
 from hpt_dist.launch.launches import launches
 from hpt_dist.launch.survey import Planned, State, looked_up
 from hpt_dist.recipe import plan
-from hpt_dist.recipe.plan import Trial
+from hpt_dist.recipe.trial import Trial
 from hpt_dist.store import Store, committed
 from hpt_dist.trial.records import ResultPart, RunPart, document
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hpt_dist.recipe.plan import Trial
+from hpt_dist.recipe.trial import Trial
 from hpt_dist.slurm.profile import Profile
 
 # An import reads a file of weights, and trains nothing.

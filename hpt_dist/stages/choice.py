@@ -9,7 +9,7 @@ from typing import Any
 from hpt_dist.evals import choice
 from hpt_dist.page import markdown
 from hpt_dist.recipe.kinds.stage import StageSpec
-from hpt_dist.recipe.plan import Trial
+from hpt_dist.recipe.trial import Trial
 from hpt_dist.trial import alike
 from hpt_dist.trial.context import Context
 from hpt_dist.trial.records import ResultPart, document

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from hpt_dist.recipe.plan import Trial
+from hpt_dist.recipe.trial import Trial
 from hpt_dist.stages import (
     bn_refresh,
     choice,

@@ -11,7 +11,7 @@ from hpt_dist.evals.frechet import Moments
 from hpt_dist.reading.damage import Replacements
 from hpt_dist.recipe import Select
 from hpt_dist.recipe.kinds.frozen import trained_on
-from hpt_dist.recipe.plan import Trial
+from hpt_dist.recipe.trial import Trial
 from hpt_dist.stages import choice
 from hpt_dist.stages.frozen import Frozen
 from hpt_dist.stages.inputs import pool_of

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hpt_dist.errors import DataError, HptError
-from hpt_dist.recipe.plan import Trial, key_of
+from hpt_dist.recipe.trial import Trial, key_of
 from hpt_dist.store import Store, committed
 from hpt_dist.store.committed import HEAD, MODEL, WEIGHTS
 from hpt_dist.trial import replicates

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hpt_dist import __version__
-from hpt_dist.recipe.plan import Trial
+from hpt_dist.recipe.trial import Trial
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "pyarrow")
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from hpt_dist import __version__
 from hpt_dist.errors.secrets import public_address
-from hpt_dist.recipe.plan import Trial
 from hpt_dist.recipe.settings import counting_settings
+from hpt_dist.recipe.trial import Trial
 from hpt_dist.store.paths import stage_prefix
 from hpt_dist.tracking.tracker import LAUNCH_TAG, STORE_TAG, DatasetInput, RunIdentity
 

@@ -19,7 +19,7 @@ from hpt_dist.errors import (
 )
 from hpt_dist.errors.secrets import without_secrets
 from hpt_dist.recipe import plugins
-from hpt_dist.recipe.plan import Trial
+from hpt_dist.recipe.trial import Trial
 from hpt_dist.store import Store, committed, files, lease, marker, open_store
 from hpt_dist.store.paths import FAILURE, LEASE, stage_prefix
 from hpt_dist.tracking.tracker import RunIdentity, Tracker

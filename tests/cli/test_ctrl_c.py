@@ -21,7 +21,7 @@ from hpt_dist.launch import closing, launches, local
 from hpt_dist.launch.launches import Settings
 from hpt_dist.processes import children
 from hpt_dist.recipe import Knn
-from hpt_dist.recipe.plan import Trial
+from hpt_dist.recipe.trial import Trial
 from hpt_dist.store import FolderStore, open_store
 from hpt_dist.trial.context import TrialOrder
 
@@ -142,7 +142,7 @@ def test_a_stopped_launch_draws_no_report(tiny, tmp_path, monkeypatch):
     [launch] = launches.launches(store)
     closing.finish_launch(store, launch, done=False, stopped=True)
     closing.finish_launch(store, launch, done=True)
-    assert sent[0] == {"resolved.json"}
+    assert sent[0] == {"resolved.json", "recipe.yaml"}
     assert sent[1] > {"report.html"}
 
 

@@ -23,7 +23,7 @@ from hpt_dist.launch import (
 )
 from hpt_dist.launch.launches import Settings
 from hpt_dist.recipe import Knn
-from hpt_dist.recipe.plan import Trial
+from hpt_dist.recipe.trial import Trial
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.slurm.commands import Queued
 from hpt_dist.store import FolderStore, Store, lease

@@ -16,7 +16,7 @@ from small import hpt
 from hpt_dist.launch.slurm_process import name_ranks
 from hpt_dist.reading.order import Order
 from hpt_dist.recipe import Pretrain
-from hpt_dist.recipe.plan import Trial
+from hpt_dist.recipe.trial import Trial
 from hpt_dist.slurm.placement import Placement, place
 from hpt_dist.slurm.profile import Profile
 
