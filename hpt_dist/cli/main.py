@@ -28,6 +28,7 @@ class _AllVerbs(Verbs):
         "logs": "Print the logs of a launch's trials.",
         "cancel": "Ask running trials of a launch to save and stop.",
         "pull": "Copy the weights and results of finished trials, and check their digests.",
+        "errors": "Show the most confident mistakes of an evaluation, and what it confuses.",
         "report": "Print a launch's results with verdicts in words.",
         "du": "Show how much space a store takes, by launch and by dataset.",
         "prune": "List what no launch needs, and with --yes delete it.",

@@ -92,8 +92,13 @@ def files_of(folder: Store, manifest: Manifest, keys: Collection[str]) -> dict[s
     if not keys:
         return {}
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    return {key: file for key, file in files_in(folder, shards).items() if key in keys}
+
+
+def files_in(folder: Store, shards: Sequence[Shard]) -> dict[str, str]:
+    """Return the files of the images of some shards by their keys; raises as `files_of`."""
     notes = _threaded(lambda shard: read(folder, shard), shards)
-    return {key: file for note in notes for key, file in note.items() if key in keys}
+    return {key: file for note in notes for key, file in note.items()}
 
 
 def trace(folder: Store, manifest: Manifest, names: Sequence[str]) -> list[Image]:

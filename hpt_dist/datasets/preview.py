@@ -6,7 +6,7 @@ import io
 import json
 import math
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -64,6 +64,10 @@ class Thumbnail:
     caption: str
     picture: Image.Image
 
+    def png(self) -> bytes:
+        """Return the picture alone."""
+        return _png(self.picture)
+
 
 @dataclass(frozen=True)
 class Preview:
@@ -80,7 +84,7 @@ class Preview:
     def html(self) -> bytes:
         """Return a page that needs no other file."""
         pictures = [
-            Picture(_png(one.picture), one.caption or _NO_LABEL, one.key) for one in self.thumbnails
+            Picture(one.png(), one.caption or _NO_LABEL, one.key) for one in self.thumbnails
         ]
         sheet = Sheet(pictures, THUMBNAIL_PX)
         return as_html(
@@ -116,14 +120,33 @@ def preview(
         )
     rows = fewshot.spread(labels, len(manifest.classes), count, seed).tolist()
     rows.sort(key=lambda row: (_sortable(labels[row]), places[row].key))
-    with ThreadPoolExecutor(_READERS) as threads:
-        thumbnails = threads.map(
-            lambda row: _thumbnail(dataset, manifest, places[row], labels[row]), rows
-        )
-        shown = tuple(thumbnails)
+    shown = _thumbnails(dataset, manifest, [(places[row], labels[row]) for row in rows])
     of_class = f" of class {class_name}" if class_name else ""
     subtitle = f"{len(shown):,} of {len(labels) if class_name else images:,} images{of_class}"
     return Preview(f"{manifest.name} / {split}", f"{subtitle}, seed {seed}", shown)
+
+
+def thumbnails_of(
+    store: Store, manifest: Manifest, split: str, keys: Collection[str]
+) -> dict[str, Thumbnail]:
+    """Return some images of a split by their keys.
+
+    Args:
+        store: the root of the store.
+        manifest: of the dataset.
+        split: its name, such as `train`.
+        keys: of the images; those that the split does not hold are left out.
+
+    Raises:
+        RequestError: there is no such split.
+        DataError: an index or an image is damaged.
+        StoreError: a shard or an index is not there.
+    """
+    manifest.images(split)
+    dataset = manifest.shards_in(store.at(f"datasets/{manifest.name}"))
+    places = zip(*_places_and_labels(dataset, manifest, split, None), strict=True)
+    wanted = [(place, label) for place, label in places if place.key in keys]
+    return {one.key: one for one in _thumbnails(dataset, manifest, wanted)}
 
 
 def _class_id(manifest: Manifest, name: str) -> int:
@@ -177,6 +200,13 @@ def _ids(label: Label) -> tuple[int, ...]:
 def _sortable(label: Label) -> tuple[bool, tuple[int, ...]]:
     ids = _ids(label)
     return not ids, ids
+
+
+def _thumbnails(
+    dataset: Store, manifest: Manifest, wanted: Sequence[tuple[_ImagePlace, Label]]
+) -> tuple[Thumbnail, ...]:
+    with ThreadPoolExecutor(_READERS) as threads:
+        return tuple(threads.map(lambda one: _thumbnail(dataset, manifest, *one), wanted))
 
 
 def _thumbnail(dataset: Store, manifest: Manifest, place: _ImagePlace, label: Label) -> Thumbnail:

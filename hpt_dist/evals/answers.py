@@ -7,9 +7,9 @@ from typing import TypeVar
 
 from torch import nn
 
-from hpt_dist.evals import metrics
+from hpt_dist.evals import bootstrap, metrics
 from hpt_dist.evals.features import Labelled, Result, require_finite
-from hpt_dist.evals.metrics import Floats, log_odds
+from hpt_dist.evals.metrics import Floats, Labels, log_odds
 from hpt_dist.recipe.metrics import METRICS
 
 C = TypeVar("C")
@@ -50,20 +50,45 @@ def results(
     Returns:
         Each metric that the labels allow as "val/NAME" and "test/NAME", shares of 1; "metric";
         "excluded", for each split and metric the ids of the classes that it leaves out;
-        "n_train", "n_val" and "n_test"; and "scores". Those of one that is not read are left out.
+        "n_train", "n_val" and "n_test"; "scores"; "replicates" [draws] by the same names; and
+        "intervals", [low, high] of those that vary. Those of one that is not read are left out.
 
     Raises:
         DataError: the metric cannot be computed.
     """
-    found: Result = {}
+    found: Result = {"replicates": {}, "intervals": {}}
     excluded: dict[str, dict[str, list[int]]] = {}
     read = {name: split for name, split in splits.items() if split}
     for name, given in scores.items():
         labels, num_classes = read[name].labels.numpy(), given.shape[1]
         others = metrics.computable(labels, num_classes)
+        values = {}
         for one in dict.fromkeys([metric, *others]):
-            found[f"{name}/{one}"] = metrics.compute(one, given, labels)
+            values[one] = metrics.compute(one, given, labels)
             if left_out := metrics.excluded(one, labels, num_classes):
                 excluded.setdefault(name, {})[one] = left_out
+        found |= {f"{name}/{one}": value for one, value in values.items()}
+        replicates, intervals = over_images(name, values, given, labels)
+        found["replicates"] |= replicates
+        found["intervals"] |= intervals
     sizes = {f"n_{name}": len(split.labels) for name, split in read.items()}
     return {**found, "metric": metric, "excluded": excluded, **sizes, "scores": dict(scores)}
+
+
+def over_images(
+    split: str, values: Mapping[str, float], scores: Floats, labels: Labels
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Return the replicates of a split's metrics, and the intervals of those that vary.
+
+    Args:
+        split: its name; all names of metrics start with it: `test/auroc`.
+        values: of all of its images, by metric.
+        scores: log-odds [n, num_classes].
+        labels: see `metrics.compute`.
+    """
+    drawn = bootstrap.replicates(list(values), scores, labels)
+    intervals = {}
+    for name, value in values.items():
+        if ends := bootstrap.interval(value, drawn[name], len(labels)):
+            intervals[f"{split}/{name}"] = list(ends)
+    return {f"{split}/{name}": one.tolist() for name, one in drawn.items()}, intervals

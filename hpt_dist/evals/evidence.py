@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from hpt_dist.recipe.metrics import METRICS
 
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     Bools = npt.NDArray[np.bool_]
 
 Axes = Mapping[str, str]
+V = TypeVar("V", bound=Any)  # a number, or an array of replicates
 Verdict = Literal["helped", "harmed", "no evidence", "none"]
 _Key = frozenset[tuple[str, str]]  # some axes with their values
 
-_CONFIDENCE = 0.95
+CONFIDENCE = 0.95
 _POWER = 0.8
 _NORMAL_QUANTILE = 1.959964  # of 0.975
 _SAME = 1e-9  # differences closer than this are equal up to rounding
@@ -88,6 +89,8 @@ class Comparison:
         detectable: the true difference that this many seeds show four times in five; None if the
             interval is not over seeds.
         says: all of this in words.
+        images_half_width: half of the 95 % interval over images, of a paired bootstrap; None
+            without one. Where the seeds give none, `half_width` is the same.
     """
 
     verdict: Verdict
@@ -96,6 +99,7 @@ class Comparison:
     half_width: float | None
     detectable: float | None
     says: str
+    images_half_width: float | None = None
 
 
 def is_seed(axis: str) -> bool:
@@ -104,11 +108,12 @@ def is_seed(axis: str) -> bool:
 
 
 def seed_differences(
-    row: Iterable[tuple[Axes, float]],
-    base: Iterable[tuple[Axes, float]],
+    row: Iterable[tuple[Axes, V]],
+    base: Iterable[tuple[Axes, V]],
     *,
     fixed_base: bool = False,
-) -> list[float]:
+    mean: Callable[[Iterable[Any]], Any] = fmean,
+) -> list[V]:
     """Return one difference for each seed, averaged over everything else that both sides share.
 
     Settings that only one side sweeps are averaged first. A seed that lacks a setting of another
@@ -119,6 +124,7 @@ def seed_differences(
         base: the same of the baseline.
         fixed_base: the baseline's value has no randomness, so seeds that only the row has count
             too.
+        mean: of values, where these are no numbers, but arrays of replicates.
     """
     row, base = list(row), list(base)
     if not row or not base:
@@ -126,20 +132,20 @@ def seed_differences(
     named = set.intersection(*(set(axes) for axes, _ in row))
     shared = named.intersection(*(axes for axes, _ in base))
     kept = shared | set(filter(is_seed, named)) if fixed_base else shared
-    base_means = _means(base, shared)
-    by_seed: dict[_Key, dict[_Key, float]] = defaultdict(dict)
-    for key, mean in _means(row, kept).items():
+    base_means = _means(base, shared, mean)
+    by_seed: dict[_Key, dict[_Key, V]] = defaultdict(dict)
+    for key, value in _means(row, kept, mean).items():
         seed = frozenset(item for item in key if is_seed(item[0]))
-        base_mean = base_means.get(frozenset(item for item in key if item[0] in shared))
-        if base_mean is not None:
-            by_seed[seed][key - seed] = mean - base_mean
+        base_value = base_means.get(frozenset(item for item in key if item[0] in shared))
+        if base_value is not None:
+            by_seed[seed][key - seed] = value - base_value
     every_setting = {setting for settings in by_seed.values() for setting in settings}
-    complete = (
-        (sorted(seed), fmean(settings.values()))
+    complete = {
+        tuple(sorted(seed)): mean(settings.values())
         for seed, settings in by_seed.items()
         if settings.keys() == every_setting
-    )
-    return [difference for _, difference in sorted(complete)]
+    }
+    return [complete[seed] for seed in sorted(complete)]
 
 
 def paired(differences: Sequence[float], scale: Scale) -> Comparison:
@@ -162,10 +168,10 @@ def paired(differences: Sequence[float], scale: Scale) -> Comparison:
         says = f"{scale.signed(mean)} for each of {n} seeds: without a spread, no verdict"
         return Comparison("none", n, mean, None, None, says)
     error = stdev(differences) / math.sqrt(n)
-    reach = _t_quantile((1 + _CONFIDENCE) / 2, n - 1)
-    half_width, detectable = reach * error, (reach + _t_quantile(_POWER, n - 1)) * error
-    verdict = _verdict(mean, half_width, scale)
-    says = f"{_opening(verdict)}{scale.plus_minus(mean, half_width)} (n={n} seeds)"
+    reach = t_quantile((1 + CONFIDENCE) / 2, n - 1)
+    half_width, detectable = reach * error, (reach + t_quantile(_POWER, n - 1)) * error
+    verdict = verdict_of(mean, half_width, scale)
+    says = f"{opening_of(verdict)}{scale.plus_minus(mean, half_width)} (n={n} seeds)"
     if verdict == "no evidence":
         limit = f"{scale.text(detectable)}{scale.step}"
         says += f"; this many seeds can show differences above {limit}"
@@ -194,9 +200,9 @@ def on_images(row: float, base: float, num_images: int, split: str, scale: Scale
     shares = ((share * num_images + 1) / (num_images + 2) for share in (row, base))
     error = math.hypot(*(standard_error(share, num_images + 2) for share in shares))
     mean, half_width = ((row - base) * scale.factor, _NORMAL_QUANTILE * error * scale.factor)
-    verdict = _verdict(mean, half_width, scale)
+    verdict = verdict_of(mean, half_width, scale)
     says = (
-        f"{_opening(verdict)}{scale.plus_minus(mean, half_width)} "
+        f"{opening_of(verdict)}{scale.plus_minus(mean, half_width)} "
         f"(one model each; ± is that of {num_images:,} {split} images)"
     )
     return Comparison(verdict, 1, mean, half_width, None, says)
@@ -211,7 +217,7 @@ class StageVerdict:
             or of the last step if the initial weights were kept.
         kept_step: the step of the weights that the stage keeps; 0 is the initial weights.
         judged_step: the step of the weights that the difference is measured on.
-        mean: difference in accuracy, per cent of the images.
+        mean: difference in the metric, on its printed scale.
         half_width: of its interval, at 95 % for all looks at once.
         num_images: on which both were measured.
         looks: after training; the interval allows for a choice among them.
@@ -247,21 +253,55 @@ def gate(right: Mapping[int, Bools], *, kept: int, last: int) -> StageVerdict:
     # Half an image more in each cell of the 2 x 2 table: the error is then never zero.
     difference, changed = won - lost, won + lost + 1
     variance = max(changed - difference**2 / (n + 2), 0.0)
-    quantile = NormalDist().inv_cdf(1 - (1 - _CONFIDENCE) / 2 / looks)
+    quantile = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2 / looks)
     mean, half_width = 100 * difference / n, 100 * quantile * math.sqrt(variance) / (n + 2)
-    scale = scale_of("knn/top1")
-    verdict = _verdict(mean, half_width, scale)
-    change = scale.plus_minus(mean, half_width)
     measured = f"nearest neighbours, {n:,} validation images, {looks} look{'s' * (looks > 1)}"
+    return stage_verdict(
+        mean,
+        half_width,
+        scale_of("knn/top1"),
+        n,
+        looks,
+        kept=kept,
+        judged=judged,
+        measured=measured,
+    )
+
+
+def stage_verdict(
+    mean: float,
+    half_width: float,
+    scale: Scale,
+    num_images: int,
+    looks: int,
+    *,
+    kept: int,
+    judged: int,
+    measured: str,
+) -> StageVerdict:
+    """Return the verdict of a stage with its words; see `StageVerdict`.
+
+    Args:
+        mean: as there.
+        half_width: as there.
+        scale: of the metric.
+        num_images: as there.
+        looks: as there.
+        kept: the step of the kept weights.
+        judged: the step that the difference is measured on.
+        measured: by what, and on what, in words.
+    """
+    verdict = verdict_of(mean, half_width, scale)
+    change = scale.plus_minus(mean, half_width)
     if kept:
         opening = {"helped": "this stage helped by", "harmed": "this stage harmed:"}
         says = f"{opening.get(verdict, 'no evidence that this stage helped:')} {change}"
         says += f" ({measured}); kept step {kept}"
     else:
         opening = {"harmed": "harmed:"}
-        says = f"{opening.get(verdict, 'no step was better:')} {change} at step {last} ({measured})"
-        says += "; kept the base"
-    return StageVerdict(verdict, kept, judged, mean, half_width, n, looks, says)
+        says = f"{opening.get(verdict, 'no step was better:')} {change} at step {judged} "
+        says += f"({measured}); kept the base"
+    return StageVerdict(verdict, kept, judged, mean, half_width, num_images, looks, says)
 
 
 def images_to_show(difference: float, changed: float) -> int:
@@ -284,24 +324,29 @@ def standard_error(share: float, num_images: int) -> float:
     return math.sqrt(share * (1 - share) / num_images)
 
 
-def _means(trials: Iterable[tuple[Axes, float]], names: set[str]) -> dict[_Key, float]:
+def _means(
+    trials: Iterable[tuple[Axes, V]], names: set[str], mean: Callable[[Iterable[Any]], Any]
+) -> dict[_Key, V]:
     groups = defaultdict(list)
     for axes, value in trials:
         groups[frozenset((name, axes[name]) for name in names)].append(value)
-    return {key: fmean(values) for key, values in groups.items()}
+    return {key: mean(values) for key, values in groups.items()}
 
 
-def _verdict(mean: float, half_width: float, scale: Scale) -> Verdict:
+def verdict_of(mean: float, half_width: float, scale: Scale) -> Verdict:
+    """Return what a difference and half of its interval say, both on the printed scale."""
     if not abs(mean) > half_width:
         return "no evidence"
     return "harmed" if (mean > 0) == scale.lower_is_better else "helped"
 
 
-def _opening(verdict: Verdict) -> str:
+def opening_of(verdict: Verdict) -> str:
+    """Return how the words of a comparison begin."""
     return "no evidence of a difference: " if verdict == "no evidence" else f"{verdict} by "
 
 
-def _t_quantile(probability: float, degrees: int) -> float:
+def t_quantile(probability: float, degrees: int) -> float:
+    """Return a quantile of Student's t."""
     from scipy.special import stdtrit  # takes a while, and most commands do not need it
 
     return float(stdtrit(degrees, probability))

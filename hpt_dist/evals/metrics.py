@@ -35,6 +35,7 @@ def log_odds(logits: npt.ArrayLike, *, several: bool) -> Floats:
         return values
     rows, top = np.arange(len(values)), values.argmax(axis=1)
     relative = values - values[rows, top][:, None]  # at most 0
+    likeliest = relative == 0  # several where classes are equally likely
     powers = np.exp(relative)
     with np.errstate(divide="ignore"):
         scores = relative - np.log(powers.sum(axis=1, keepdims=True) - powers)
@@ -42,7 +43,8 @@ def log_odds(logits: npt.ArrayLike, *, several: bool) -> Floats:
         # The others of the likeliest class: relative to the next one, so that none is lost.
         second = relative.max(axis=1) if values.shape[1] > 1 else np.full(len(values), -MOST)
         rest = np.exp(relative - second[:, None]).sum(axis=1)
-        scores[rows, top] = -second - np.log(rest)
+        best = -second - np.log(rest)
+    scores = np.where(likeliest, best[:, None], scores)
     return np.asarray(np.clip(scores, -MOST, MOST))
 
 
@@ -107,6 +109,17 @@ def members(labels: Labels, num_classes: int) -> npt.NDArray[np.bool_]:
     return np.asarray(labels[:, None] == np.arange(num_classes))
 
 
+def hits(scores: Floats, labels: Labels, k: int) -> npt.NDArray[np.bool_]:
+    """Return whether the label [n] of each image is among its k largest scores: bool [n].
+
+    Of equal scores `top1` takes the first class, and `top5` the last, as scikit-learn does.
+    """
+    if k == 1:
+        return np.asarray(scores.argmax(axis=1) == labels)
+    last = np.argsort(scores, axis=1, kind="stable")[:, -k:]
+    return np.asarray((last == labels[:, None]).any(axis=1))
+
+
 def _top1(scores: Floats, labels: Labels) -> float:
     from sklearn.metrics import accuracy_score
 
@@ -139,6 +152,22 @@ def _map(scores: Floats, labels: Labels) -> float:
     return float(average_precision_score(*_counted("map", scores, labels), average="macro"))
 
 
+def average_precisions(scores: Floats, labels: Labels) -> tuple[float | None, ...]:
+    """Return the average precision of each class; None for one that "map" leaves out.
+
+    Args:
+        scores: see `compute`.
+        labels: of several labels, bool [n, num_classes].
+    """
+    from sklearn.metrics import average_precision_score
+
+    left_out = excluded("map", labels, scores.shape[1])
+    return tuple(
+        None if c in left_out else float(average_precision_score(labels[:, c], scores[:, c]))
+        for c in range(scores.shape[1])
+    )
+
+
 def _counted(name: str, scores: Floats, labels: Labels) -> tuple[Any, Any]:
     """Return the columns of the classes that count: of what is true, and of the scores."""
     num_classes = scores.shape[1]
@@ -147,20 +176,28 @@ def _counted(name: str, scores: Floats, labels: Labels) -> tuple[Any, Any]:
 
 
 def _ece(scores: Floats, labels: Labels) -> float:
-    """Return the mean distance of confidence and accuracy over equally wide bins of confidence.
+    """Return the mean distance of confidence and accuracy over equally wide bins of confidence."""
+    return float(np.abs(calibration(scores, labels).sum(axis=1)).sum() / labels.size)
+
+
+def calibration(scores: Floats, labels: Labels) -> Floats:
+    """Return how much more confident than right the answers to each image are, by bin: [bins, n].
 
     Of several labels each pair of an image and a class is an answer. scikit-learn has no such
     metric, and its `calibration_curve` does not say how many answers each bin holds.
     """
+    images = np.arange(len(scores))
     if labels.ndim == 2:
         confidence, right = probabilities(scores).ravel(), labels.ravel()
+        images = images.repeat(scores.shape[1])
     else:
         answers = scores.argmax(axis=1)
-        confidence = probabilities(scores[np.arange(len(scores)), answers])
+        confidence = probabilities(scores[images, answers])
         right = answers == labels
     bins = np.clip(np.ceil(confidence * _BINS).astype(np.int64) - 1, 0, _BINS - 1)
-    gaps = np.bincount(bins, weights=confidence - right, minlength=_BINS)
-    return float(np.abs(gaps).sum() / len(bins))
+    places = bins * len(scores) + images
+    gaps = np.bincount(places, weights=confidence - right, minlength=_BINS * len(scores))
+    return np.asarray(gaps.reshape(_BINS, len(scores)))
 
 
 _FUNCTIONS: dict[str, Callable[[Floats, Labels], float]] = {

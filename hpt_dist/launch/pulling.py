@@ -12,7 +12,6 @@ from hpt_dist.launch import model_cards
 from hpt_dist.report import card
 from hpt_dist.store import Store, committed, files
 from hpt_dist.store.committed import HEAD, MODEL, RESULT, WEIGHTS
-from hpt_dist.store.paths import DONE, stage_prefix
 from hpt_dist.trial.records import Launch, ResultPart, SpecPart, document
 from hpt_dist.weights import loading_note
 from hpt_dist.weights.loading_note import BACKBONE
@@ -146,12 +145,9 @@ def _missing(store: Store, one: _Left) -> list[str]:
     if inside or "test/top1" not in document(store, one.key, RESULT, ResultPart)["metrics"]:
         what = "of features inside the backbone" if inside else "of several labels an image"
         return [f"{one.name}: its classifier is {what}; such a one is not kept"]
-    done = committed.done(store, one.key)
-    keys = dict.fromkeys(filter(None, (one.key, done.same_as if done else "")))
-    places = " and ".join(f"{store.at(stage_prefix(key)).uri}/{DONE}" for key in keys)
     return [
-        f"{one.name}: an earlier version evaluated this and kept no classifier; delete {places} "
-        "and launch again to get it"
+        f"{one.name}: an earlier version evaluated this and kept no classifier; "
+        f"{committed.undone_by(store, one.key)} and launch again to get it"
     ]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from hpt_dist.errors import RequestError, nearest
+from hpt_dist.errors import RequestError, StoreAwayError, StoreError, nearest
 from hpt_dist.launch.survey import looked_up
 from hpt_dist.store import Store
 from hpt_dist.store.committed import is_done
+from hpt_dist.store.records import DamagedRecordError
+from hpt_dist.trial import replicates
 from hpt_dist.trial.records import Finished, Launch, ResultPart, RunPart, document
 
 
@@ -19,7 +21,14 @@ def _finished(store: Store, name: str, key: str) -> Finished | None:
     if not is_done(store, key):
         return None
     result = document(store, key, "result.json", ResultPart)
-    return Finished(name, key, result, document(store, key, "run.json", RunPart))
+    run = document(store, key, "run.json", RunPart)
+    # A report can do without them: its numbers have no interval over images then.
+    try:
+        return Finished(name, key, result, run, replicates.read(store, key))
+    except StoreAwayError:
+        raise
+    except (StoreError, DamagedRecordError) as error:
+        return Finished(name, key, result, run, fault=str(error).splitlines()[0])
 
 
 def has(launch: Launch, name: str) -> bool:

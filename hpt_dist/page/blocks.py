@@ -46,7 +46,10 @@ class Grid:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG or WebP, the caption below it, and a name that screen readers read; it may be empty."""
+    """A PNG or WebP, the caption below it, and a name that screen readers read; it may be empty.
+
+    A caption may have several lines.
+    """
 
     png: bytes
     caption: str
@@ -55,7 +58,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Small pictures side by side, each in a square of `px` above one line of caption."""
+    """Small pictures side by side, each in a square of `px` above its caption."""
 
     pictures: Sequence[Picture]
     px: int

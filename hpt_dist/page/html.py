@@ -106,10 +106,12 @@ def _figure(picture: Picture) -> str:
     data = base64.b64encode(picture.png).decode("ascii")
     kind = "webp" if picture.png[8:12] == b"WEBP" else "png"
     name, caption = _escaped(picture.name), _escaped(picture.caption)
-    hint = f' title="{name}&#10;{caption}"' if name else ""  # the page cuts long captions
+    # The page cuts long captions.
+    hint = f' title="{name}&#10;{caption}"'.replace("\n", "&#10;") if name else ""
+    lines = caption.replace("\n", "<br>")
     return (
         f'<figure{hint}><img src="data:image/{kind};base64,{data}" alt="{name or caption}">'
-        f"<figcaption>{caption}</figcaption></figure>"
+        f"<figcaption>{lines}</figcaption></figure>"
     )
 
 

@@ -59,6 +59,7 @@ body:has(.sheet) main { max-width: none }
 .sheet img { width: 100%; aspect-ratio: 1; object-fit: scale-down; outline: 1px solid var(--line) }
 .sheet figcaption { overflow: hidden; white-space: nowrap; text-overflow: ellipsis; font-size: 12px;
   margin: 0 }
+.sheet figcaption::first-line { color: var(--ink) }
 @media (max-width: 40rem) { h1 { font-size: 1.4rem } .lead { font-size: 1.05rem }
   th, td { padding: .3rem .5rem } }
 @media print { :root { --ink: #000; --soft: #444; --paper: #fff; --tint: #fff; --line: #999;

@@ -128,6 +128,10 @@ class ReadableSplit:
         with ThreadPoolExecutor(_INDEX_READERS) as executor:
             return list(chain.from_iterable(executor.map(self._read_keys, self._numbers)))
 
+    def files(self) -> dict[str, str]:
+        """Return the files of the source by key, as far as they were noted; see `origins`."""
+        return origins.files_in(self._store, self.shards)
+
     def key(self, i: int) -> str:
         """Return the key of sample i."""
         shard, row = self.locate(i)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Any
 
-from hpt_dist.evals import evidence
+from hpt_dist.evals import evidence, resampled
 from hpt_dist.evals.evidence import Axes, Comparison, is_accuracy
 from hpt_dist.report.points import Computed, Point
 
@@ -26,6 +27,7 @@ class Cell:
         values: the metric of each finished trial, on the printed scale.
         mean: mean of the values; None if there are none.
         std: their sample standard deviation; None if there are fewer than two.
+        over_images: the 95 % interval of the mean over images, (low, high); None if unknown.
     """
 
     row: str
@@ -34,6 +36,7 @@ class Cell:
     values: tuple[float, ...]
     mean: float | None
     std: float | None
+    over_images: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Entry:
         computed: see `Point`.
         sweeps_numerics: whether the recipe sweeps over precision or memory format.
         origin: key of the trial that computed the value; empty while it is not done.
+        replicates: of the value over resampled images; none where it has none.
     """
 
     row: str
@@ -74,6 +78,7 @@ class Entry:
     computed: Computed = frozenset()
     sweeps_numerics: bool = False
     origin: str = ""
+    replicates: Sequence[float] = ()
 
 
 def entries_of(
@@ -102,13 +107,22 @@ def entries_of(
                 point.computed if point.finished else frozenset(),
                 any(axis.rpartition(".")[2] in _NUMERICS_AXES for axis in point.axes),
                 point.finished.origin if point.finished else "",
+                point.finished.replicates.get(metric, ()) if point.finished else (),
             )
         )
     return entries
 
 
-def cells_of(entries: Sequence[Entry], metric: str) -> tuple[Cell, ...]:
-    """Return the cells of a table, row by row, with values on the metric's printed scale."""
+def cells_of(
+    entries: Sequence[Entry], metric: str, num_images: int | None = None
+) -> tuple[Cell, ...]:
+    """Return the cells of a table, row by row, with values on the metric's printed scale.
+
+    Args:
+        entries: of the table.
+        metric: of the entries.
+        num_images: that it was measured on; None gives no interval over images.
+    """
     factor = evidence.scale_of(metric).factor
     cells = []
     for row in names_of(entry.row for entry in entries):
@@ -117,8 +131,26 @@ def cells_of(entries: Sequence[Entry], metric: str) -> tuple[Cell, ...]:
             values = tuple(entry.value * factor for entry in here if entry.value is not None)
             mean = fmean(values) if values else None
             std = stdev(values) if len(values) > 1 else None
-            cells.append(Cell(row, column, len(here), values, mean, std))
+            ends = _over_images(here, num_images, factor)
+            cells.append(Cell(row, column, len(here), values, mean, std, ends))
     return tuple(cells)
+
+
+def _over_images(
+    entries: Sequence[Entry], num_images: int | None, factor: float
+) -> tuple[float, float] | None:
+    """Return the interval of a cell's mean over images; None unless all its trials have one."""
+    done = [entry for entry in entries if entry.value is not None]
+    draws = {len(entry.replicates) for entry in done}
+    if not num_images or len(draws) != 1 or 0 in draws:
+        return None
+    import numpy as np
+
+    from hpt_dist.evals.bootstrap import interval
+
+    mean = fmean(entry.value for entry in done if entry.value is not None)
+    ends = interval(mean, np.mean([entry.replicates for entry in done], axis=0), num_images)
+    return (ends[0] * factor, ends[1] * factor) if ends else None
 
 
 def values_of(entries: Sequence[Entry], row: str) -> list[tuple[Axes, float]]:
@@ -170,17 +202,23 @@ def compared(
     num_images: int | None = None,
     *,
     fixed_base: bool = False,
+    judges: bool = True,
 ) -> Comparison:
-    """Compare a row with the baseline row over seeds.
+    """Compare a row with the baseline row, over seeds and over images.
+
+    Of accuracies, the images count where the seeds give no interval and each side has one value.
+    Other metrics have no images that are right or wrong: these are resampled, for both sides alike,
+    and a verdict over seeds needs the images' too.
 
     Args:
         entries: of both rows, at least.
         row: name of the row.
         baseline: name of the row to compare with.
         metric: the metric of the entries.
-        num_images: that an accuracy was measured on. Where the seeds give no interval and each side
-            has one value, its error is that of the images; None gives no verdict then.
+        num_images: that it was measured on; None gives no verdict over images.
         fixed_base: see `evidence.seed_differences`.
+        judges: whether one value of each side can be judged by images alone: of what trains, the
+            seed counts as well.
     """
     scale = evidence.scale_of(metric)
     if why := why_not_comparable(entries, row, baseline):
@@ -188,9 +226,47 @@ def compared(
     ours, base = values_of(entries, row), values_of(entries, baseline)
     differences = evidence.seed_differences(ours, base, fixed_base=fixed_base)
     over_seeds = evidence.paired([d * scale.factor for d in differences], scale)
-    single = all(len({value for _, value in side}) == 1 for side in (ours, base))
-    if over_seeds.verdict == "none" and single and num_images and is_accuracy(metric):
-        split = metric.partition("/")[0]
-        name = _SPLITS.get(split, split)
+    single = judges and all(len({value for _, value in side}) == 1 for side in (ours, base))
+    alone = over_seeds.verdict == "none" and single
+    split = metric.partition("/")[0]
+    name = _SPLITS.get(split, split)
+    if not num_images or (is_accuracy(metric) and not alone):
+        return over_seeds
+    if is_accuracy(metric):
         return evidence.on_images(ours[0][1], base[0][1], num_images, name, scale)
-    return over_seeds
+    half = _half_width_over_images(entries, row, baseline, num_images, fixed_base=fixed_base)
+    if half is None or over_seeds.mean is None:
+        return over_seeds
+    half *= scale.factor
+    if over_seeds.verdict != "none":
+        return resampled.by_seeds_and_images(over_seeds, half, num_images, name, scale)
+    return (
+        resampled.one_model_each(over_seeds.mean, half, num_images, name, scale)
+        if alone
+        else over_seeds
+    )
+
+
+def _half_width_over_images(
+    entries: Sequence[Entry], row: str, baseline: str, num_images: int, *, fixed_base: bool
+) -> float | None:
+    """Return half of the interval over images of the seeds' mean difference, a share of 1.
+
+    None unless all trials of both rows have replicates of the same draws.
+    """
+    both = [entry for entry in entries if entry.row in (row, baseline) and entry.value is not None]
+    draws = {len(entry.replicates) for entry in both}
+    if len(draws) != 1 or 0 in draws:
+        return None
+    import numpy as np
+
+    def side(name: str) -> list[tuple[Axes, Any]]:
+        return [(e.axes, np.asarray(e.replicates)) for e in both if e.row == name]
+
+    def mean(values: Iterable[Any]) -> Any:
+        return np.mean(list(values), axis=0)
+
+    differences = evidence.seed_differences(
+        side(row), side(baseline), fixed_base=fixed_base, mean=mean
+    )
+    return resampled.half_width(mean(differences).tolist(), num_images) if differences else None

@@ -14,9 +14,7 @@ from hpt_dist.report.cells import (
     entries_of,
     names_of,
 )
-from hpt_dist.report.points import Point, images_of, kind_of
-
-GATE_METRIC = "val/top1"
+from hpt_dist.report.points import Point, images_of, kind_of, metric_of
 
 
 @dataclass(frozen=True)
@@ -26,13 +24,15 @@ class Gate:
     Args:
         stage: the stage that evaluates.
         kind: knn or linear.
+        metric: of validation, by which the stage chooses, such as `val/auroc`.
         baseline: the stage of the backbone to beat.
-        cells: validation accuracy of each backbone.
+        cells: the metric of each backbone.
         differences: the difference of each other backbone from the baseline.
     """
 
     stage: str
     kind: str
+    metric: str
     baseline: str
     cells: tuple[Cell, ...]
     differences: tuple[Difference, ...]
@@ -55,13 +55,15 @@ def gates(points: Sequence[Point], baseline: str) -> list[Gate]:
 
 
 def _gate(points: Sequence[Point], stage: str, kind: str, baseline: str) -> Gate:
-    entries = entries_of(points, stage, GATE_METRIC, "init", "")
-    num_images = images_of(points, stage, GATE_METRIC)
+    metric = metric_of(points, stage, "val")
+    entries = entries_of(points, stage, metric, "init", "")
+    num_images = images_of(points, stage, metric)
     differences = tuple(
         Difference(
-            row, "", 1, compared(entries, row, baseline, GATE_METRIC, num_images, fixed_base=True)
+            row, "", 1, compared(entries, row, baseline, metric, num_images, fixed_base=True)
         )
         for row in names_of(entry.row for entry in entries)
         if row != baseline
     )
-    return Gate(stage, kind, baseline, cells_of(entries, GATE_METRIC), differences)
+    cells = cells_of(entries, metric, num_images)
+    return Gate(stage, kind, metric, baseline, cells, differences)

@@ -177,6 +177,37 @@ def images_of(points: Sequence[Point], stage: str, metric: str) -> int | None:
     return int(counts.pop()) if len(counts) == 1 and None not in counts else None
 
 
+def metric_of(points: Sequence[Point], stage: str, split: str) -> str:
+    """Return the metric by which a stage's val chose, on a split; top1 where no result names one.
+
+    Args:
+        points: all trials of the launch.
+        stage: the stage.
+        split: val or test.
+    """
+    results = (p.finished.result for p in points if p.stage == stage and p.finished)
+    names = (result.get("details", {}).get("metric") for result in results)
+    return f"{split}/{next((name for name in names if isinstance(name, str)), 'top1')}"
+
+
+def without_replicates(points: Sequence[Point], stage: str, metric: str) -> list[str]:
+    """Return a line if numbers of a stage that its images judge have no interval over them.
+
+    Args:
+        points: all trials of the launch.
+        stage: the stage.
+        metric: such as `test/auroc`.
+    """
+    ours = [p for p in points if p.stage == stage and p.finished and p.value(metric) is not None]
+    lacking = [p for p in ours if p.finished and metric not in p.finished.replicates]
+    if not lacking or metric.partition("/")[0] not in ("val", "test"):
+        return []
+    faults = [p.finished.fault for p in lacking if p.finished and p.finished.fault]
+    why = faults[0] if faults else "those left no replicates, as earlier versions did"
+    count = f"{len(lacking)} of {len(ours)}" if len(lacking) < len(ours) else f"all {len(ours)}"
+    return [f"{metric} of {stage} has no interval over images in {count} finished trials: {why}."]
+
+
 def kind_of(points: Sequence[Point], stage: str) -> str:
     """Return the kind of a stage; empty while none of its trials is done."""
     kinds = (p.finished.result["kind"] for p in points if p.stage == stage and p.finished)

@@ -27,9 +27,11 @@ from hpt_dist.report.points import (
     Point,
     chosen_by,
     costs,
+    metric_of,
     read_points,
     replaced_images,
     same_trials,
+    without_replicates,
 )
 from hpt_dist.report.published import PublishedTable
 from hpt_dist.report.shown import Shown, show
@@ -213,7 +215,7 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         show(
             one,
             points,
-            lambda stage: _chosen_by(points, stage),
+            lambda stage: metric_of(points, stage, "test"),
             table,
             lambda name: taken_before(nodes, by_name, name),
             lambda name, axis: setting_behind(nodes, launch.settings, name, axis),
@@ -224,6 +226,8 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         notes += [note for panel in shown.panels for note in _notes(points, panel.table)]
     notes += same_trials(points) + replaced_images(points)
     found = tuple(gates(points, baseline))
+    for gate in found:
+        notes += without_replicates(points, gate.stage, gate.metric)
     watched = tuple(unjudged(points))
     return Report(
         recipe=launch.recipe,
@@ -282,18 +286,11 @@ def _published(
 
 def _notes(points: Sequence[Point], table: Table) -> list[str]:
     """Return what a table cannot show and why."""
-    notes = _metric_note(points, table)
+    notes = _metric_note(points, table) + without_replicates(points, table.stage, table.metric)
     if table.baseline not in table.rows:
         known = ", ".join(table.rows)
         notes.append(f"There is no row {table.baseline} to compare with; the rows are {known}.")
     return notes
-
-
-def _chosen_by(points: Sequence[Point], stage: str) -> str:
-    """Return the metric by which a stage's val chose, on test; results of before name none."""
-    results = (p.finished.result for p in points if p.stage == stage and p.finished)
-    names = (result.get("details", {}).get("metric") for result in results)
-    return f"test/{next((name for name in names if isinstance(name, str)), 'top1')}"
 
 
 def _metric_note(points: Sequence[Point], table: Table) -> list[str]:

@@ -8,7 +8,7 @@ from hpt_dist.evals.evidence import Scale, scale_of
 from hpt_dist.page import Block, Faint, Grid, Heading, Items, Paragraph
 from hpt_dist.recipe.metrics import METRICS
 from hpt_dist.report.cells import Cell, Difference
-from hpt_dist.report.gates import GATE_METRIC, Gate
+from hpt_dist.report.gates import Gate
 from hpt_dist.report.points import Cost
 from hpt_dist.report.published import PublishedTable
 from hpt_dist.report.tables import Table
@@ -24,20 +24,13 @@ _GATE_ADVICE = {
 def of_table(table: Table, computed: Mapping[str, str]) -> list[Block]:
     """Return the table, what its cells hold, and how its trials trained."""
     scale = scale_of(table.metric)
-    cells = {(cell.row, cell.column): _cell(cell, scale) for cell in table.cells}
     header = [table.rows_axis, *_column_heads(table)]
-    rows = [[row, *(cells[row, column] for column in table.columns)] for row in table.rows]
+    rows = [[row, *_cells_of_row(table, row, scale)] for row in table.rows]
     unit = f" in {scale.unit}" if scale.unit else ""
     over = " and ".join(table.over)
-    name = METRICS.get(table.metric.rpartition("/")[2])
-    title = f" ({name.title})" if name else ""
-    text = f"{table.metric}{title}{unit}"
+    text = f"{_with_title(table.metric)}{unit}"
     text += f", mean ± sample standard deviation over {over} (n trials)." if over else "."
-    if table.num_images and table.standard_error is not None:
-        text += (
-            f" The number of images adds an error: up to {scale.text(table.standard_error)}"
-            f"{scale.step} (standard error of one accuracy on {table.num_images:,} images)."
-        )
+    text += _about_images(table, scale)
     selection = _how_it_was_selected(table.metric)
     return [
         Grid(header, rows),
@@ -46,10 +39,62 @@ def of_table(table: Table, computed: Mapping[str, str]) -> list[Block]:
     ]
 
 
+def _with_title(metric: str) -> str:
+    """Return a metric's name, and what it is in words where it is known."""
+    known = METRICS.get(metric.rpartition("/")[2])
+    return f"{metric} ({known.title})" if known else metric
+
+
+def _about_images(table: Table, scale: Scale) -> str:
+    """Return what the number of images adds to a table's numbers."""
+    images = f"{table.num_images:,} images" if table.num_images else "images"
+    if any(cell.over_images for cell in table.cells):
+        return (
+            f" [low, high] is the 95 % interval over its {images} (bootstrap): other images of the "
+            "same kind, the same models. ± is over trials, on the same images."
+        )
+    if table.num_images and table.standard_error is not None:
+        return (
+            f" The number of images adds an error: up to {scale.text(table.standard_error)}"
+            f"{scale.step} (standard error of one accuracy on {images})."
+        )
+    return ""
+
+
 def _column_heads(table: Table) -> list[str]:
     if not table.columns_axis:
-        return [table.metric]
+        return _heads_apart(table.metric, table.cells)
     return [f"{table.columns_axis} {name}" for name in table.columns]
+
+
+def _cells_of_row(table: Table, row: str, scale: Scale) -> list[str]:
+    cells = {cell.column: cell for cell in table.cells if cell.row == row}
+    if not table.columns_axis:
+        return _apart(cells[""], table.cells, scale)
+    return [_cell(cells[column], scale) for column in table.columns]
+
+
+def _heads_apart(metric: str, cells: Sequence[Cell]) -> list[str]:
+    """Return the heads of columns that keep what images and what trials add apart."""
+    unit = scale_of(metric).unit
+    if not any(cell.over_images for cell in cells):
+        return [f"{metric}, {unit}" if unit else metric]
+    return [f"{metric}, {unit}" if unit else metric, "95 % over images", "± over trials"]
+
+
+def _apart(cell: Cell, cells: Sequence[Cell], scale: Scale) -> list[str]:
+    """Return the columns of a cell; see `_heads_apart`."""
+    if not any(one.over_images for one in cells):
+        return [_cell(cell, scale)]
+    spread = "-" if cell.std is None else f"{scale.text(cell.std)} (n={len(cell.values)})"
+    mean = _cell(cell, scale) if cell.mean is None else scale.text(cell.mean)
+    return [mean, _ends(cell, scale) or "-", spread]
+
+
+def _ends(cell: Cell, scale: Scale) -> str:
+    if cell.over_images is None:
+        return ""
+    return "[{}, {}]".format(*map(scale.text, cell.over_images))
 
 
 def _how_it_was_computed(computed: Mapping[str, str]) -> list[str]:
@@ -72,7 +117,8 @@ def _cell(cell: Cell, scale: Scale) -> str:
     done = len(cell.values)
     if cell.mean is None:
         return Faint(f"- (0 of {cell.planned} done)" if cell.planned else "-")
-    spread = f" ± {scale.text(cell.std)}" if cell.std is not None else ""
+    spread = f" {_ends(cell, scale)}".rstrip()
+    spread += f" ± {scale.text(cell.std)}" if cell.std is not None else ""
     of = f" of {cell.planned}" if done < cell.planned else ""
     return f"{scale.text(cell.mean)}{spread} (n={done}{of})"
 
@@ -91,6 +137,11 @@ def of_differences(
             place = f", {axis} {difference.column}" if axis else ""
         texts.append(f"{difference.row}{place}: {difference.comparison.says}")
     text = "Differences are paired by seed; ± is the 95 % t-interval over seeds, on these images."
+    if any(difference.comparison.images_half_width is not None for difference in differences):
+        text += (
+            " ± over images is the 95 % interval of a bootstrap of the images that both sides "
+            "answered. Where both are given, the verdict needs both."
+        )
     judged = sum(difference.comparison.half_width is not None for difference in differences)
     if judged > 1:
         text += (
@@ -124,20 +175,20 @@ def of_verdicts(verdicts: Mapping[str, str]) -> list[Block]:
 
 def of_gate(gate: Gate) -> list[Block]:
     """Return whether pretrained backbones have better features, and where to start from."""
-    scale = scale_of(GATE_METRIC)
+    scale = scale_of(gate.metric)
     texts = []
     for difference in gate.differences:
         verdict = difference.comparison.verdict
         advice = _GATE_ADVICE[verdict].format(row=difference.row, baseline=gate.baseline)
         texts.append(f"{difference.row}: {difference.comparison.says}; {advice}")
-    rows = [[cell.row, _cell(cell, scale)] for cell in gate.cells]
+    rows = [[cell.row, *_apart(cell, gate.cells, scale)] for cell in gate.cells]
     return [
         Heading(2, f"{gate.stage}: did pretraining help the features?"),
-        Grid(["init", f"{GATE_METRIC}, {scale.unit}"], rows),
+        Grid(["init", *_heads_apart(gate.metric, gate.cells)], rows),
         Items(texts),
         Paragraph(
-            f"Frozen features judged by {gate.kind} on validation, against {gate.baseline}; "
-            "± is the 95 % interval."
+            f"Frozen features judged by {gate.kind} on validation, by {_with_title(gate.metric)}, "
+            f"against {gate.baseline}; ± is the 95 % interval."
         ),
     ]
 

@@ -66,9 +66,9 @@ def tabulate(
         baseline: name of the row to compare with.
     """
     entries = entries_of(points, stage, metric, rows, columns)
-    cells = cells_of(entries, metric)
-    means = [cell.mean for cell in cells if cell.mean is not None]
     num_images = images_of(points, stage, metric)
+    cells = cells_of(entries, metric, num_images)
+    means = [cell.mean for cell in cells if cell.mean is not None]
     scale = evidence.scale_of(metric)
     error = None
     if num_images and means and evidence.is_accuracy(metric):
@@ -90,7 +90,7 @@ def tabulate(
     )
     kind = kind_of(points, stage)
     judges = bool(kind) and KINDS[kind].JUDGES
-    return table, _differences(entries, baseline, metric, num_images if judges else None)
+    return table, _differences(entries, baseline, metric, num_images, judges=judges)
 
 
 def computed_by_row(table: Table, points: Sequence[Point]) -> dict[str, str]:
@@ -109,7 +109,12 @@ def computed_by_row(table: Table, points: Sequence[Point]) -> dict[str, str]:
 
 
 def _differences(
-    entries: Sequence[Entry], baseline: str, metric: str, num_images: int | None
+    entries: Sequence[Entry],
+    baseline: str,
+    metric: str,
+    num_images: int | None,
+    *,
+    judges: bool,
 ) -> tuple[Difference, ...]:
     """Return each row's difference at each column, and over all columns where there are several.
 
@@ -119,7 +124,7 @@ def _differences(
     columns = names_of(entry.column for entry in entries)
 
     def compare(row: str, here: Sequence[Entry]) -> Comparison:
-        return compared(here, row, baseline, metric, num_images)
+        return compared(here, row, baseline, metric, num_images, judges=judges)
 
     differences = []
     for row in names_of(entry.row for entry in entries):

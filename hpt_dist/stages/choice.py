@@ -47,6 +47,8 @@ def run(context: Context, spec: StageSpec, *, read_test: ReadTest | None) -> Res
         replaced=left.result.get("replaced", ()),
         chose=chosen.chosen,
         predictions=tested.predictions,
+        taken=left.predictions,
+        replicates={**left.replicates, **tested.replicates},
     )
 
 

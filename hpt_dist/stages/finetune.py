@@ -11,33 +11,28 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from hpt_dist.datasets import fewshot
-from hpt_dist.errors import DataError, DivergedError
+from hpt_dist.errors import DataError
 from hpt_dist.evals import answers, metrics
-from hpt_dist.evals.features import Labelled, evaluating
+from hpt_dist.evals.features import Labelled
 from hpt_dist.evals.metrics import Floats, log_odds
-from hpt_dist.images.photometric import Normalize
 from hpt_dist.methods import FineTuning
-from hpt_dist.reading.order import Ints
-from hpt_dist.reading.stream import Batch, Pool, View, batch_keys, center_batches, network_views
+from hpt_dist.reading.stream import Batch, Pool, View, batch_keys, network_views
 from hpt_dist.recipe import Augment, Finetune
 from hpt_dist.recipe.kinds.frozen import dataset_of, trained_on
 from hpt_dist.recipe.metrics import METRICS
-from hpt_dist.stages import monitor
 from hpt_dist.stages.choice import Left
 from hpt_dist.stages.frozen import judged, metric_for
 from hpt_dist.stages.inputs import (
-    EVAL_BATCH,
     ahead,
     manifest_of,
-    mean_std,
     photometric_of,
     pool_of,
     stream_of,
 )
+from hpt_dist.stages.predictions import logits_of
 from hpt_dist.stages.trained import Training, begin_training
 from hpt_dist.train import optim
 from hpt_dist.train.loop import Feed, Inputs
@@ -216,30 +211,8 @@ class _Judge:
         Raises:
             DivergedError: answers are not finite, on every rank.
         """
-        context, accelerator = self._training.context, self._training.accelerator
-        normalize = Normalize(*mean_std(context), accelerator.device)
-        share: Ints = monitor.share_of(np.arange(len(pool)), accelerator)
-        batches = center_batches(
-            pool,
-            batch=EVAL_BATCH,
-            size=context.order.image_size,
-            workers=context.order.threads,
-            rows=share,
-        )
-        with torch.inference_mode(), evaluating(self._method):
-            ours = [self._method.predict(normalize(one.images[0])).cpu() for one in batches]
-        shares: list[Any] = [ours]
-        if accelerator.num_processes > 1:
-            shares = [None] * accelerator.num_processes
-            dist.all_gather_object(shares, ours)
-        logits = torch.cat([one for answered in shares for one in answered])
-        if bad := len(logits) - int(logits.isfinite().all(dim=1).sum()):
-            raise DivergedError(
-                f"the answers to {bad} of {len(logits)} images are not finite",
-                where=pool.splits[0].name,
-                fix="lower the learning rate of this training, or look at the weights it starts "
-                "from",
-            )
+        training, method = self._training, self._method
+        logits = logits_of(training.context, training.accelerator, method, method.predict, pool)
         return log_odds(logits.numpy(), several=self._several)
 
 

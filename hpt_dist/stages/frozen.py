@@ -34,11 +34,11 @@ from hpt_dist.stages.inputs import (
     photometric_of,
     pool_of,
 )
+from hpt_dist.stages.predictions import predictions_of
 from hpt_dist.store import committed
 from hpt_dist.store import features as shared
 from hpt_dist.train.interrupt import BY_PEOPLE
 from hpt_dist.train.loop import Accelerator
-from hpt_dist.trial.predictions import Predictions
 from hpt_dist.trial.run import Context, Result
 from hpt_dist.weights import files
 from hpt_dist.weights.head import Head
@@ -255,13 +255,21 @@ def judged(
     manifest = manifest_of(context, data)
     predictions = {}
     for split, scores in found.pop("scores", {}).items():
-        pool = pool_of(context, (f"{dataset_of(data)}/{split}",))
-        labels = pool.members if manifest.label == "multi" else pool.labels
-        predictions[split] = Predictions(tuple(pool.keys), labels, scores)
+        reference = f"{dataset_of(data)}/{split}"
+        pool = pool_of(context, (reference,))
+        predictions[split] = predictions_of(context, reference, pool, scores)
     if excluded := found.pop("excluded", {}):
         found["excluded"] = _named(excluded, manifest.classes)
+    replicates = found.pop("replicates", {})
     replaced = replacements.until(0) if replacements else ()
-    return Result(metrics, found, head=head, replaced=replaced, predictions=predictions)
+    return Result(
+        metrics,
+        found,
+        head=head,
+        replaced=replaced,
+        predictions=predictions,
+        replicates=replicates,
+    )
 
 
 def _named(

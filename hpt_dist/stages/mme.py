@@ -11,25 +11,23 @@ import torch
 from torch import Tensor
 
 from hpt_dist.datasets import fewshot
-from hpt_dist.errors import DataError, DivergedError
-from hpt_dist.evals.features import evaluating
-from hpt_dist.images.photometric import Normalize
+from hpt_dist.errors import DataError
+from hpt_dist.evals import answers
+from hpt_dist.evals.metrics import log_odds
 from hpt_dist.methods import MME
 from hpt_dist.networks.backbones import Backbone
 from hpt_dist.reading.order import Ints
-from hpt_dist.reading.stream import Batch, Pool, View, batch_keys, center_batches, network_views
+from hpt_dist.reading.stream import Batch, Pool, View, batch_keys, network_views
 from hpt_dist.recipe import Augment, Mme
-from hpt_dist.stages import monitor
 from hpt_dist.stages.choice import Left
 from hpt_dist.stages.inputs import (
-    EVAL_BATCH,
     ahead,
     manifest_of,
-    mean_std,
     photometric_of,
     pool_of,
     stream_of,
 )
+from hpt_dist.stages.predictions import logits_of, predictions_of
 from hpt_dist.stages.trained import Training, begin_training
 from hpt_dist.train import optim
 from hpt_dist.train.loop import Accelerator, Feed, Inputs
@@ -52,7 +50,6 @@ def run(context: Context, spec: Mme) -> Result:
     method = training.on_device(_method(spec, training.backbone, num_classes))
     batch = 2 * spec.batch_labelled
     method.group_batch_norm(batch, None, training.accelerator.num_processes)
-    accuracy = partial(_accuracy, context, training.accelerator, spec.target)
     outcome = training.fit(
         method,
         spec.optimizer,
@@ -62,7 +59,7 @@ def run(context: Context, spec: Mme) -> Result:
         images_per_step=batch + (method.phases - 1) * spec.batch_unlabelled,
         evaluation=Evaluation(
             every=spec.eval_every,
-            run=lambda: Look({"val/top1": accuracy("val", method)[0]}),
+            run=partial(_look, context, training.accelerator, spec.target, method),
             keeps=method,
             select_on="val/top1",
             patience=spec.patience,
@@ -71,25 +68,27 @@ def run(context: Context, spec: Mme) -> Result:
         steps=spec.steps,
     )
     method.load_state_dict(outcome.selection.weights)
-    on_test = None if context.order.trial.is_candidate else accuracy("test", method)
+    answered = partial(_answered, context, training.accelerator, spec.target, method)
+    on_val = answered("val")
+    on_test = Result({}) if context.order.trial.is_candidate else answered("test")
     return Result(
-        {
-            "val/top1": outcome.selection.best_value,
-            **({"test/top1": on_test[0]} if on_test else {}),
-        },
+        {"val/top1": outcome.selection.best_value, **on_test.metrics},
         {
             "selected": {"step": outcome.selection.best_step},
             "val/top1_by_step": {str(s): m["val/top1"] for s, m in outcome.selection.history},
             "n_labelled": len(labelled),
             "n_unlabelled": len(unlabelled),
-            "n_val": len(pool_of(context, (f"{spec.target}/val",))),
-            **({"n_test": on_test[1]} if on_test else {}),
+            **on_val.details,
+            **on_test.details,
+            "intervals": {**on_val.details["intervals"], **on_test.details.get("intervals", {})},
         },
         model={name: value.cpu() for name, value in method.state_dict().items()},
         seconds_before=outcome.seconds_before,
         numerics=training.computed,
         curves=("val/top1",),
         replaced=outcome.replaced,
+        predictions={**on_val.predictions, **on_test.predictions},
+        replicates={**on_val.replicates, **on_test.replicates},
     )
 
 
@@ -101,8 +100,7 @@ def read_test(context: Context, spec: Mme, left: Left) -> Result:
     num_classes = len(manifest_of(context, spec.target).classes)
     method = training.on_device(_method(spec, training.backbone, num_classes))
     method.load_state_dict(left.model)
-    top1, images = _accuracy(context, training.accelerator, spec.target, "test", method)
-    return Result({"test/top1": top1}, {"n_test": images})
+    return _answered(context, training.accelerator, spec.target, method, "test")
 
 
 def _method(spec: Mme, backbone: Backbone, num_classes: int) -> MME:
@@ -125,41 +123,45 @@ def _labelled(spec: Mme, train: Pool, num_classes: int) -> Ints:
     return fewshot.n_labels(train.labels, num_classes, spec.labels or 0, spec.seed)
 
 
-def _accuracy(
-    context: Context, accelerator: Accelerator, target: str, split: str, method: MME
-) -> tuple[float, int]:
-    """Return the share of a split's images that a method classifies rightly, and their number.
+def _look(context: Context, accelerator: Accelerator, target: str, method: MME) -> Look:
+    """Return the accuracy on val; a collective call."""
+    # Where one process looks, a state is saved; after the training there is none.
+    return Look(
+        {"val/top1": _top1(*_read(context, accelerator, target, method, "val", heeds=True))}
+    )
 
-    Each rank looks at its share of them.
 
-    Raises:
-        DivergedError: answers are not finite, on every rank.
-    """
+def _answered(
+    context: Context, accelerator: Accelerator, target: str, method: MME, split: str
+) -> Result:
+    """Return the share of a split's images that a method classifies rightly, and its answers."""
+    logits, pool = _read(context, accelerator, target, method, split)
+    scores, top1 = log_odds(logits.numpy(), several=False), _top1(logits, pool)
+    replicates, intervals = answers.over_images(split, {"top1": top1}, scores, pool.labels)
+    return Result(
+        {f"{split}/top1": top1},
+        {f"n_{split}": len(pool), "intervals": intervals},
+        predictions={split: predictions_of(context, f"{target}/{split}", pool, scores)},
+        replicates=replicates,
+    )
+
+
+def _read(
+    context: Context,
+    accelerator: Accelerator,
+    target: str,
+    method: MME,
+    split: str,
+    *,
+    heeds: bool = False,
+) -> tuple[Tensor, Pool]:
+    """Return a method's logits of a split's images, and these; see `logits_of`."""
     pool = pool_of(context, (f"{target}/{split}",))
-    share = pool.subset(monitor.share_of(np.arange(len(pool)), accelerator))
-    device = accelerator.device
-    normalize = Normalize(*mean_std(context), device)
-    size, threads = context.order.image_size, context.order.threads
-    right, finite = (torch.zeros((), dtype=torch.int64, device=device) for _ in range(2))
-    with torch.inference_mode(), evaluating(method):
-        batches = center_batches(share, batch=EVAL_BATCH, size=size, workers=threads)
-        # Where one process looks at val, a state is saved; after the training there is none.
-        heeds = split == "val" and accelerator.num_processes == 1
-        for batch in context.interrupt.heeding(batches) if heeds else batches:
-            logits = method.predict(normalize(batch.images[0]))
-            right += (logits.argmax(dim=1) == batch.labels.to(device)).sum()
-            finite += logits.isfinite().all(dim=1).sum()
-    counts = torch.stack([right, finite]).clone()
-    if accelerator.num_processes > 1:
-        counts = accelerator.reduce(counts, "sum")
-    right_count, finite_count = counts.tolist()
-    if finite_count < len(pool):
-        raise DivergedError(
-            f"the answers to {len(pool) - finite_count} of {len(pool)} images are not finite",
-            where=f"{target}/{split}",
-            fix="lower the learning rate of this training, or look at the weights it starts from",
-        )
-    return right_count / len(pool), len(pool)
+    return logits_of(context, accelerator, method, method.predict, pool, heeds=heeds), pool
+
+
+def _top1(logits: Tensor, pool: Pool) -> float:
+    return int((logits.argmax(dim=1) == torch.from_numpy(pool.labels)).sum()) / len(pool)
 
 
 def _keys(spec: Mme, pools: dict[str, Pool], step: int) -> list[str]:

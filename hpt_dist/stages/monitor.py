@@ -1,8 +1,9 @@
 """What is watched during pretraining, and the gate: did the stage do good, and what is kept.
 
 Before the first step, every so often and after the last one: nearest neighbours classify
-validation images by the backbone's features, and two numbers show collapse, the spread of the
-features and their effective rank. No label and no test image reaches the training.
+validation images by the backbone's features, of one label an image or of several, and two numbers
+show collapse, the spread of the features and their effective rank. No label and no test image
+reaches the training.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-from hpt_dist.evals import evidence
+from hpt_dist.evals import bootstrap, evidence, metrics, resampled
 from hpt_dist.evals.change import kept_neighbours, mean_cosine
+from hpt_dist.evals.evidence import StageVerdict
 from hpt_dist.evals.features import Labelled, extract
-from hpt_dist.evals.knn import vote
+from hpt_dist.evals.knn import scores_of, vote
 from hpt_dist.evals.spread import rankme
 from hpt_dist.images.photometric import Normalize
 from hpt_dist.methods.embeddings import feature_std
@@ -31,6 +33,7 @@ from hpt_dist.reading.damage import Replacements
 from hpt_dist.reading.order import Ints, Order
 from hpt_dist.reading.stream import Pool, center_batches
 from hpt_dist.recipe import Monitor, Pretrain
+from hpt_dist.recipe.metrics import METRICS, metric_of
 from hpt_dist.stages.inputs import EVAL_BATCH, backbone_of, manifest_of, mean_std, pool_of
 from hpt_dist.train.loop import Accelerator
 from hpt_dist.train.selection import Evaluation, Look, Selection
@@ -38,6 +41,7 @@ from hpt_dist.trial.run import Context
 
 log = logging.getLogger(__name__)
 
+_NEAREST = "knn/"
 TOP1, RANKME, SPREAD = "knn/top1", "monitor/rankme", "monitor/feature_std"
 _NEIGHBOURS = 10  # of each image, of which some stay its neighbours
 _COLLAPSED = 0.1  # of the incoming weights' effective rank or spread
@@ -65,15 +69,14 @@ def evaluation_of(
             _chosen(pool_of(context, (f"{monitor.data}/{split}",)), monitor, spec.seed)
             for split in ("train", "val")
         )
-        num_classes = len(manifest_of(context, monitor.data).classes)
-        run = partial(
-            _look_at_neighbours, context, backbone, accelerator, bank, val, num_classes, monitor
-        )
+        run = partial(_look_at_neighbours, context, backbone, accelerator, bank, val, monitor)
+    metric = _metric(context, monitor)
     return Evaluation(
         every=monitor.every or max(1, spec.steps // 10),
         run=run,
         keeps=backbone if spec.keeps_best else None,
-        select_on=TOP1 if monitor.data else "",
+        select_on=f"knn/{metric}" if metric else "",
+        lower_is_better=bool(metric) and METRICS[metric].lower_is_better,
         before_training=True,
         ties="earlier",
     )
@@ -105,15 +108,39 @@ def kept_metrics(selection: Selection, spec: Pretrain) -> tuple[dict[str, float]
     if collapsed:
         details["collapsed"] = collapsed
         log.warning("the features have collapsed: %s", ", ".join(collapsed))
-    if selection.right:
-        gate = evidence.gate(
-            {step: right.numpy() for step, right in selection.right.items()},
-            kept=kept,
-            last=last,
-        )
+    if gate := _gate(selection, kept, last):
         log.info("%s", gate.says)
         details["gate"] = asdict(gate)
     return by_step[kept], details
+
+
+def _gate(selection: Selection, kept: int, last: int) -> StageVerdict | None:
+    """Return the verdict of the looks: by images that are right or wrong, else by resampled ones.
+
+    None where no label judged them.
+    """
+    if selection.right:
+        right = {step: one.numpy() for step, one in selection.right.items()}
+        return evidence.gate(right, kept=kept, last=last)
+    if not selection.replicates:
+        return None
+    looks = dict(selection.history)
+    (metric,) = {name for name in looks[0] if name.startswith(_NEAREST)}
+    return resampled.gate(
+        metric,
+        {step: looks[step][metric] for step in selection.replicates},
+        {step: one.tolist() for step, one in selection.replicates.items()},
+        selection.images,
+        kept=kept,
+        last=last,
+    )
+
+
+def _metric(context: Context, monitor: Monitor) -> str:
+    """Return the metric of nearest neighbours; empty where nothing is classified."""
+    if monitor.data is None:
+        return ""
+    return metric_of(monitor.metric, context.order.trial.datasets[monitor.data])
 
 
 def change(
@@ -172,15 +199,25 @@ def _look_at_neighbours(
     accelerator: Accelerator,
     bank: Pool,
     val: Pool,
-    num_classes: int,
     monitor: Monitor,
 ) -> Look:
-    features = features_of(context, backbone, accelerator, bank)
-    train = Labelled(features, torch.from_numpy(bank.labels))
+    manifest = manifest_of(context, str(monitor.data))
+    several, num_classes = manifest.label == "multi", len(manifest.classes)
+    true, learned = (one.members if several else one.labels for one in (val, bank))
+    train = Labelled(features_of(context, backbone, accelerator, bank), torch.from_numpy(learned))
     queries = features_of(context, backbone, accelerator, val)
-    (scores,) = vote(train, queries, num_classes, [monitor.k], monitor.temperature)
-    right = scores.argmax(dim=1) == torch.from_numpy(val.labels)
-    return Look({TOP1: right.double().mean().item(), **_spread(queries)}, right)
+    (votes,) = vote(train, queries, num_classes, [monitor.k], monitor.temperature)
+    metric = _metric(context, monitor)
+    if metric == "top1":
+        right = votes.argmax(dim=1) == torch.from_numpy(true)
+        return Look(
+            {TOP1: right.double().mean().item(), **_spread(queries)}, right, images=len(val)
+        )
+    scores = scores_of(votes, several=several)
+    value = metrics.compute(metric, scores, true)
+    drawn = bootstrap.replicates([metric], scores, true)[metric]
+    found = {f"{_NEAREST}{metric}": value, **_spread(queries)}
+    return Look(found, replicates=torch.from_numpy(drawn), images=len(val))
 
 
 def _spread(features: Tensor) -> dict[str, float]:

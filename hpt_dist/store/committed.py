@@ -17,6 +17,7 @@ RESULT = "result.json"
 WEIGHTS = "weights.safetensors"
 MODEL = "model.safetensors"
 HEAD = "head.safetensors"
+REPLICATES = "replicates.json"
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +131,16 @@ def read(store: Store, key: str, name: str) -> bytes:
     if hashlib.sha256(data).hexdigest() != expected:
         raise damaged(store, key, name, "is not what was committed: its SHA-256 differs")
     return data
+
+
+def undone_by(store: Store, key: str) -> str:
+    """Return what to delete, for a message, so that a finished trial is computed anew.
+
+    It is also the `DONE` of the trial whose result it took, which it would take again.
+    """
+    found = done(store, key)
+    keys = dict.fromkeys(filter(None, (key, found.same_as if found else "")))
+    return "delete " + " and ".join(f"{store.at(stage_prefix(one)).uri}/{DONE}" for one in keys)
 
 
 class DamagedObjectError(StoreError):

@@ -16,11 +16,16 @@ class Look:
     Args:
         metrics: by name.
         right: bool [n], whether each validation image was classified correctly; None if no
-            images were.
+            images were, or the metric is another one.
+        replicates: float64 [draws], of the metric that selects over resampled validation images,
+            where none of them is right or wrong by itself; else None.
+        images: how many validation images there are; 0 if none were classified.
     """
 
     metrics: dict[str, float]
     right: Tensor | None = None
+    replicates: Tensor | None = None
+    images: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,8 @@ class Selection:
     Args:
         history: (steps, metrics) of every look.
         right: whether each validation image was classified correctly, by steps.
+        replicates: see `Look`, by steps.
+        images: see `Look`, of the last one.
         best_step: steps of the best; -1 before the first.
         best_value: its value; of an error its negative.
         weights: the kept module's state at that step.
@@ -68,6 +75,8 @@ class Selection:
 
     history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     right: dict[int, Tensor] = field(default_factory=dict)
+    replicates: dict[int, Tensor] = field(default_factory=dict)
+    images: int = 0
     best_step: int = -1
     best_value: float = float("-inf")
     weights: dict[str, Tensor] = field(default_factory=dict)
@@ -75,8 +84,11 @@ class Selection:
     def add(self, done: int, look: Look, plan: Evaluation) -> None:
         """Note a look after `done` steps."""
         self.history.append((done, look.metrics))
+        self.images = look.images
         if look.right is not None:
             self.right[done] = look.right.cpu()
+        if look.replicates is not None:
+            self.replicates[done] = look.replicates.cpu()
         if not plan.select_on:
             return
         value = look.metrics[plan.select_on] * (-1 if plan.lower_is_better else 1)

@@ -10,14 +10,17 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hpt_dist.errors import DataError, HptError
 from hpt_dist.recipe.plan import Trial, key_of
 from hpt_dist.store import Store, committed
 from hpt_dist.store.committed import HEAD, MODEL, WEIGHTS
+from hpt_dist.trial import replicates
+from hpt_dist.trial.predictions import split_of
 from hpt_dist.trial.records import ResultPart, RunPart, SpecPart, document
+from hpt_dist.trial.replicates import Replicates
 from hpt_dist.weights import head
 from hpt_dist.weights.head import Head
 
@@ -43,6 +46,8 @@ class Alike:
         model: the whole model that it left; None where it left none.
         head: the classifier that it left; None where it left none.
         chose: what validation chose in it, in words; empty where it chose nothing.
+        predictions: the files of what its model answered, by name.
+        replicates: of its metrics.
     """
 
     key: str
@@ -52,6 +57,8 @@ class Alike:
     model: dict[str, Tensor] | None
     head: Head | None = None
     chose: str = ""
+    predictions: Mapping[str, bytes] = field(default_factory=dict)
+    replicates: Replicates = field(default_factory=dict)
 
 
 def inputs_of(store: Store, trial: Trial) -> str:
@@ -132,7 +139,11 @@ def left_by(store: Store, key: str) -> Alike:
         for name in (WEIGHTS, MODEL)
     }
     left = head.read(committed.read(store, key, HEAD), HEAD)[0] if HEAD in there else None
+    predictions = {name: committed.read(store, key, name) for name in there if split_of(name)}
     numerics = str(run.get("numerics", ""))
     return Alike(
-        key, result, numerics, tensors[WEIGHTS], tensors[MODEL], left, done.chose if done else ""
+        *(key, result, numerics, tensors[WEIGHTS], tensors[MODEL], left),
+        chose=done.chose if done else "",
+        predictions=predictions,
+        replicates=replicates.read(store, key),
     )

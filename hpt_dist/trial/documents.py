@@ -11,7 +11,7 @@ from typing import Any
 from hpt_dist import __version__
 from hpt_dist.recipe.plan import Trial
 
-_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "pyarrow")
 
 
 def of_result(
@@ -36,9 +36,16 @@ def of_result(
 
 
 def of_run(
-    *, seconds: float, restarts: int, job: str, ranks: int, threads: int, numerics: str
+    *,
+    seconds: float,
+    restarts: int,
+    job: str,
+    ranks: int,
+    threads: int,
+    numerics: str,
+    stores: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return what run.json holds: cost, machine and versions.
+    """Return what run.json holds: cost, machine, versions, and where datasets lay.
 
     Args:
         seconds: of all its processes.
@@ -47,6 +54,7 @@ def of_run(
         ranks: processes that shared its training.
         threads: CPU threads of each.
         numerics: see `trial.run.Result`.
+        stores: addresses of those that its datasets lie in, by name, where it is not its own.
     """
     return {
         "seconds": round(seconds, 1),
@@ -55,6 +63,7 @@ def of_run(
         "ranks": ranks,
         "threads": threads,
         "numerics": numerics,
+        **({"stores": dict(stores)} if stores else {}),
         "host": socket.gethostname(),
         "machine": platform.machine(),
         "python": platform.python_version(),

@@ -12,11 +12,19 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from hpt_dist.recipe.metrics import METRICS
+
 if TYPE_CHECKING:
     from hpt_dist.train.selection import Selection
 
 # The metric of a look that is shown, the first that there is, and its name in words.
-_SHOWN = {"knn/top1": "kNN", "val/top1": "val top-1", "monitor/rankme": "effective rank"}
+_SHOWN = {
+    "knn/top1": "kNN",
+    "val/top1": "val top-1",
+    **{f"knn/{name}": f"kNN {name}" for name in METRICS if name != "top1"},
+    **{f"val/{name}": f"val {name}" for name in METRICS if name != "top1"},
+    "monitor/rankme": "effective rank",
+}
 
 ReportProgress = Callable[[Mapping[str, Any]], None]
 
@@ -79,7 +87,8 @@ def in_words(facts: Mapping[str, float]) -> str:
 
 def _look(name: str, facts: Mapping[str, float]) -> str:
     def value(number: float) -> str:
-        return f"{100 * number:.1f} %" if name.endswith("top1") else f"{number:.1f}"
+        is_share = name.rpartition("/")[2] in METRICS
+        return f"{100 * number:.1f} %" if is_share else f"{number:.1f}"
 
     step, best_step = int(facts.get("looked_step", 0)), int(facts.get("best_step", -1))
     text = f"{_SHOWN[name]} {value(facts[name])} at step {step:,}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -21,6 +21,7 @@ Where = Literal["local", "inline", "slurm"]
 TrialName = Annotated[str, Field(pattern=f"^[A-Za-z0-9_]{SEEN}*$", max_length=1000)]
 # Numbers whose squares can be added.
 _Finite = Annotated[float, Field(gt=-1e100, lt=1e100)]
+_Share = Annotated[float, Field(ge=0, le=1)]
 _Step = Annotated[str, Field(pattern=r"^[0-9]{1,15}$")]
 _LONGEST_RECIPE = 2**20
 _SHARE = re.compile(rf"/({'|'.join(METRICS)}|accuracy)$")
@@ -112,12 +113,16 @@ class Finished:
         key: of the trial.
         result: result.json: stage, kind, axes, seed, images, metrics, details.
         run: run.json: seconds, host, versions.
+        replicates: of its metrics over resampled images, by name; none where it left none.
+        fault: why its replicates cannot be used; empty where they can.
     """
 
     name: str
     key: str
     result: dict[str, Any]
     run: dict[str, Any]
+    replicates: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    fault: str = ""
 
     @property
     def origin(self) -> str:
@@ -162,6 +167,7 @@ class _Choice:
 class _Details:
     """What reports use of a result's details: verdicts, choices, looks, images of each split."""
 
+    intervals: Mapping[Line, tuple[_Share, _Share]] = field(default_factory=dict)
     gate: _Gate = field(default_factory=_Gate)
     collapsed: tuple[str, ...] = ()
     choice: _Choice | None = None
@@ -202,6 +208,7 @@ class RunPart:
     host: str = ""
     numerics: str = ""
     same_as: Sha256 = ""
+    stores: Mapping[Line, Line] = field(default_factory=dict)
 
 
 def document(store: Store, key: str, name: str, part: type[Any]) -> dict[str, Any]:

@@ -21,17 +21,17 @@ from hpt_dist.errors import (
     StoreError,
     TrainingError,
 )
-from hpt_dist.errors.secrets import without_secrets
+from hpt_dist.errors.secrets import public_address, without_secrets
 from hpt_dist.recipe import plugins
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.store import Store, committed, files, lease, marker, open_store
-from hpt_dist.store.committed import HEAD, MODEL, WEIGHTS
+from hpt_dist.store.committed import HEAD, MODEL, REPLICATES, WEIGHTS
 from hpt_dist.store.paths import DONE, FAILURE, LEASE, stage_prefix, trial_folder
 from hpt_dist.tracking.tracker import METRICS, RunIdentity, Tracker
 from hpt_dist.train.checkpoint import Checkpoints
 from hpt_dist.train.interrupt import Interrupt
-from hpt_dist.trial import alike, documents, identity, starts
-from hpt_dist.trial.predictions import Predictions
+from hpt_dist.trial import alike, documents, identity, replicates, starts
+from hpt_dist.trial.predictions import Predictions, file_of
 from hpt_dist.trial.progress import Progress, ReportProgress, in_words, report_nowhere
 from hpt_dist.weights.head import Head
 
@@ -112,6 +112,9 @@ class Result:
         predictions: what its model answered about each image, by split.
         chose: the settings that validation chose, in words; empty where it chose nothing.
         pictures: what it saw and changed, WebP by file name; shown, and used for nothing.
+        taken: predictions of a trial that read the same, or that validation chose: files by name,
+            which it commits as they are.
+        replicates: of its metrics, shares of 1, [draws]; see `evals.bootstrap`.
     """
 
     metrics: dict[str, float]
@@ -126,6 +129,8 @@ class Result:
     predictions: Mapping[str, Predictions] = field(default_factory=dict)
     chose: str = ""
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+    taken: Mapping[str, bytes] = field(default_factory=dict)
+    replicates: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -332,6 +337,8 @@ def _result_of(twin: alike.Alike, trains: bool) -> Result:
         curves=tuple(name for name in metrics if trains and not name.startswith("test/")),
         replaced=twin.result.get("replaced", ()),
         chose=twin.chose,
+        taken=twin.predictions,
+        replicates=twin.replicates,
     )
 
 
@@ -376,6 +383,7 @@ def _commit(
     trial, root = context.order.trial, context.root
     same = {"same_as": same_as} if same_as else {}
     replaced = {"replaced": list(result.replaced)} if result.replaced else {}
+    elsewhere = [one for one in trial.datasets.values() if one.store]
     run = documents.of_run(
         seconds=result.seconds_before + seconds,
         restarts=restarts,
@@ -383,6 +391,7 @@ def _commit(
         ranks=context.order.ranks,
         threads=context.order.threads,
         numerics=result.numerics,
+        stores={one.name: public_address(open_store(one.store).uri) for one in elsewhere},
     )
     objects = {
         "spec.json": _json(trial.document),
@@ -398,10 +407,13 @@ def _commit(
     if result.head:
         objects[HEAD] = result.head.encoded(metadata)
     objects |= result.pictures
+    objects |= _predictions(result)
+    if result.replicates:
+        objects[REPLICATES] = replicates.encoded(result.replicates)
     # The tracker has all points before `DONE`: whoever finds it can bring them to MLflow.
     points = {
         f"kept/{name}" if name in result.curves else name: value
-        for name, value in result.metrics.items()
+        for name, value in {**result.metrics, **replicates.ends(result.details)}.items()
     }
     points["active_seconds"] = result.seconds_before + seconds
     if replaced:
@@ -416,6 +428,17 @@ def _commit(
     chose = {"chose": result.chose} if result.chose else {}
     root.put(DONE, _json({"key": trial.key, "objects": manifest} | same | replaced | chose))
     _clear(root)
+
+
+def _predictions(result: Result) -> dict[str, bytes]:
+    """Return the files of what a model answered, by name."""
+    found = dict(result.taken)
+    if result.predictions:
+        from hpt_dist.trial import predictions_file  # pyarrow takes long to import
+
+        for split, one in result.predictions.items():
+            found[file_of(split)] = predictions_file.encoded(one)
+    return found
 
 
 def _put(root: Store, name: str, data: bytes) -> dict[str, Any]:

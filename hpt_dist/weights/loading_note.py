@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hpt_dist.images.normalization import NORMALIZE
-from hpt_dist.store.committed import HEAD, MODEL, WEIGHTS
+from hpt_dist.store.committed import HEAD, MODEL, REPLICATES, WEIGHTS
 
 FILE = "loading.md"
 # How the weights that an evaluation judged are called beside its classifier.
@@ -109,7 +109,10 @@ _ELSEWHERE = {
 """,
 }
 
-_NO_WEIGHTS = (HEAD, MODEL, "spec.json", "result.json", "run.json", "metrics.jsonl")
+_NO_WEIGHTS = (
+    *(HEAD, MODEL, REPLICATES),
+    *("spec.json", "result.json", "run.json", "metrics.jsonl"),
+)
 
 _MODELS = {
     "mme": """\
@@ -172,7 +175,8 @@ def _of_backbone(backbone: str, folder: Path, name: str, file_format: str) -> li
         library, _, model = backbone.rpartition("/")
         own = _OWN.format(name=_literal(backbone), file=file)
         return [own, *_plain(library, model, f"load_file({file})")]
-    if PurePosixPath(name).name in ("config.json", *_NO_WEIGHTS):
+    path = PurePosixPath(name)
+    if path.suffix == ".parquet" or path.name in ("config.json", *_NO_WEIGHTS):
         return []
     if file_format in _ELSEWHERE:
         whole = "huggingface" if file_format == "huggingface" else name

@@ -176,6 +176,7 @@ def test_the_choice_is_that_by_hand_on_val_and_candidates_read_no_test(chosen):
         best = choose(tried, key=lambda metrics: metrics[metric])
         assert result["metrics"] == pytest.approx(best)
         assert result["details"]["n_test"] > 0
+        assert {one.split("/")[0] for one in result["details"]["intervals"]} == {"val", "test"}
     for name, result in ours.items():
         stage, is_candidate, axes = name.partition(".candidates/")
         if "lr=1e+30" in axes:
@@ -294,14 +295,14 @@ def test_on_slurm_the_deciding_job_waits_for_every_candidate(chosen, tmp_path):
 
 def test_a_candidate_that_reads_test_fails(copy, chosen, monkeypatch):
     """A leak into the selection of each kind, planted where it asks for the images of val."""
-    features, pool, accuracy = Frozen.features, finetune._Judge._pool, mme._accuracy
+    features, pool, read = Frozen.features, finetune._Judge._pool, mme._read
     monkeypatch.setattr(
         Frozen,
         "features",
         lambda self, name, *more: features(self, name.replace("val", "test"), *more),
     )
     monkeypatch.setattr(finetune._Judge, "_pool", lambda self, _: pool(self, "test"))
-    monkeypatch.setattr(mme, "_accuracy", lambda *given: accuracy(*given[:3], "test", *given[4:]))
+    monkeypatch.setattr(mme, "_read", lambda *given, **how: read(*given[:4], "test", **how))
     overrides = {stage: f"stages.{stage}.seed=7" for stage in METRICS}
     overrides["probe"] = "stages.probe.sweep.seed=[7]"
     options = [word for stage, one in overrides.items() for word in ("--only", stage, "--set", one)]

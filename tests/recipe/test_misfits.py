@@ -84,7 +84,7 @@ def planned(old="", new="", images=336):
             "rows: init, metric: test/tap1",
             "recipe.yaml:15 report.metric: probe has no metric test/tap1\n  allowed: test/top1, ",
         ),
-        ("table: probe, rows: init", "table: hpt, rows: init, metric: knn/top", "knn/top1?"),
+        ("table: probe, rows: init", "table: hpt, rows: init, metric: knn/to1", "knn/top1?"),
     ],
 )
 def test_what_cannot_work_is_refused_with_what_would(old, new, says):

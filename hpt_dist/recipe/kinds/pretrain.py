@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
 from hpt_dist.recipe.facts import DatasetFacts
 from hpt_dist.recipe.kinds.stage import Fault, Read, Trained, group_faults
+from hpt_dist.recipe.metrics import METRICS, MetricName, metric_fault, metric_of
 from hpt_dist.recipe.settings import (
     LATER,
     PRESET,
@@ -84,9 +86,16 @@ class Monitor(Spec):
         2048, description="at most so many images of each split, a seeded choice"
     )
 
+    metric: MetricName | None = Field(
+        None,
+        description="of nearest neighbours, by which the best weights are kept and the stage is "
+        "judged; null is the manifest's, top1 of one label an image and auroc of several",
+        json_schema_extra=LATER,
+    )
+
     def idle(self) -> frozenset[str]:
         """Return the settings of nearest neighbours where nothing is classified."""
-        return frozenset() if self.data else frozenset({"k", "temperature"})
+        return frozenset() if self.data else frozenset({"k", "temperature", "metric"})
 
 
 class Pretrain(Trained):
@@ -94,7 +103,11 @@ class Pretrain(Trained):
 
     VERSION: ClassVar[int] = 3
     LEAVES: ClassVar = "weights"
-    METRICS: ClassVar[tuple[str, ...]] = ("knn/top1", "monitor/rankme", "monitor/feature_std")
+    METRICS: ClassVar[tuple[str, ...]] = (
+        *(f"knn/{name}" for name in METRICS),
+        "monitor/rankme",
+        "monitor/feature_std",
+    )
     DATA: ClassVar[tuple[str, ...]] = ("data", "monitor.data")
 
     kind: Literal["pretrain"]
@@ -179,7 +192,10 @@ class Pretrain(Trained):
         read = [Read("data", split) for split in self.data]
         if self.monitor and self.monitor.data:
             watched = (f"{self.monitor.data}/{split}" for split in ("train", "val"))
-            read += [Read("monitor", split, labelled=True, normalizes=False) for split in watched]
+            read += [
+                Read("monitor", split, labelled=True, normalizes=False, several=True)
+                for split in watched
+            ]
         return read
 
     def batches(self) -> dict[str, int]:
@@ -204,15 +220,19 @@ class Pretrain(Trained):
         return faults + self._monitor_faults(datasets)
 
     def _monitor_faults(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
-        """Return neighbours that are more than the images among which they are looked for."""
+        """Return a metric that does not fit, and neighbours that are more than the images."""
         monitor = self.monitor
-        if monitor is None or monitor.data is None or "k" not in monitor.model_fields_set:
+        if monitor is None or monitor.data is None:
             return []
-        images = min(monitor.images, datasets[monitor.data].images["train"])
-        if monitor.k <= images:
-            return []
-        what = f"{monitor.k} nearest neighbours among {images} images of {monitor.data}/train"
-        return [Fault("monitor.k", what, f"1 to {images}")]
+        dataset = datasets[monitor.data]
+        faults = []
+        if fault := metric_fault(metric_of(monitor.metric, dataset), dataset, ("val",)):
+            faults.append(replace(fault, setting="monitor.metric"))
+        images = min(monitor.images, dataset.images["train"])
+        if monitor.k > images and "k" in monitor.model_fields_set:
+            what = f"{monitor.k} nearest neighbours among {images} images of {monitor.data}/train"
+            faults.append(Fault("monitor.k", what, f"1 to {images}"))
+        return faults
 
     def doubts(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
         """Return a queue that holds images more than once, and images to watch that are not there.
