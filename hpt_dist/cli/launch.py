@@ -249,7 +249,7 @@ def _print_report(record: Launch, store: Store, work: Path) -> None:
     console.print_line(report.markdown())
     try:
         with files.in_work_folder(work):
-            written = report.write(folder, exhibited.exhibits(store, record, done))
+            written = report.write(folder, exhibited.exhibits(store, record, done, report.judged))
         page = next((path for path in written if path.suffix == ".html"), folder)
         console.print_line(f"report: {page}")
     except files.WorkFolderError as error:

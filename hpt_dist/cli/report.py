@@ -44,7 +44,9 @@ def report(
         console.print_note(changes)
     done = results.finished(opened, record)
     result = build(record, done)
-    for path in result.write(out, exhibited.exhibits(opened, record, done)) if out else ():
+    for path in (
+        result.write(out, exhibited.exhibits(opened, record, done, result.judged)) if out else ()
+    ):
         console.print_note(f"wrote {path}")
     if json_:
         console.print_json({"launch": record.id, "store": opened.uri} | result.as_json())

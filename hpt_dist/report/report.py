@@ -13,7 +13,7 @@ from hpt_dist.errors import RequestError, nearest
 from hpt_dist.evals import similarity_tables
 from hpt_dist.evals.choice import Choice
 from hpt_dist.evals.evidence import scale_of
-from hpt_dist.page import Block, Folded, Grid, Heading, Items, Paragraph
+from hpt_dist.page import Block, Heading, Items, Paragraph
 from hpt_dist.recipe import figures as asked
 from hpt_dist.report import appendix, figure, published, sections, unlabelled
 from hpt_dist.report.answer import Answer, answer
@@ -41,7 +41,6 @@ from hpt_dist.store import files
 from hpt_dist.trial.records import Finished, Launch
 
 _MISSING_SHOWN = 5
-_ROWS_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -101,6 +100,18 @@ class Report:
         """The differences of the table's rows from the baseline row."""
         return self.figures[0].panels[0].differences if self.figures else ()
 
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """Names of one trial of the best row and one of the baseline, whose mistakes are shown."""
+        if not (self.figures and self.answer.row):
+            return ()
+        found: dict[str, str] = {}
+        for panel in self.figures[0].panels:
+            for row, _, name in panel.trials:
+                if row in (self.answer.row, panel.table.baseline) and name not in self.missing:
+                    found.setdefault(row, name)
+        return tuple(found.values())
+
     def markdown(self) -> str:
         """Return the report in Markdown, aligned for a terminal."""
         return page.markdown([*self._blocks(), *sections.of_costs(self.costs)])
@@ -113,7 +124,7 @@ class Report:
         """
         blocks = self._blocks()
         after = appendix.blocks(exhibits, self.lineage) if exhibits else []
-        costs = _folded(sections.of_costs(self.costs))
+        costs = appendix.folded(sections.of_costs(self.costs))
         return page.as_html(f"{self.recipe}: report", [*blocks, *after, *costs])
 
     def drawings(self) -> dict[str, bytes]:
@@ -257,16 +268,6 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         lineage=tuple(nodes.values()),
         notes=tuple(dict.fromkeys(notes)),
     )
-
-
-def _folded(blocks: list[Block]) -> list[Block]:
-    """Return a section with its long tables folded."""
-    return [
-        Folded(f"{len(block.rows)} rows", [block])
-        if isinstance(block, Grid) and len(block.rows) > _ROWS_SHOWN
-        else block
-        for block in blocks
-    ]
 
 
 def _published(
