@@ -53,7 +53,7 @@ figcaption { color: var(--soft); font-size: .88rem; max-width: 46rem; margin-top
 pre { background: var(--tint); padding: .8rem 1rem; overflow-x: auto; border-radius: .3rem;
   font-size: .85rem; line-height: 1.45; overflow-wrap: normal }
 details { margin: .75rem 0 } summary { cursor: pointer; color: var(--link) }
-body:has(.sheet) main { max-width: none }
+body:has(.sheet):not(:has(.lead)) main { max-width: none }
 .sheet { display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, var(--px)) }
 .sheet figure { margin: 0; font-size: 12px; text-align: center }
 .sheet img { width: 100%; aspect-ratio: 1; object-fit: scale-down; outline: 1px solid var(--line) }
