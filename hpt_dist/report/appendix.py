@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from hpt_dist.page import (
     Block,
@@ -25,6 +26,7 @@ from hpt_dist.report.lineage import Node
 
 _TRACE_PX = 150
 _ROWS_SHOWN = 20
+_FIRST_ROWS = 8
 _OPEN = 3  # of more trainings, the pictures are folded
 _UNKNOWN = "not stated"
 
@@ -92,8 +94,14 @@ def _mistakes(exhibits: Exhibits) -> Iterator[Block]:
     if exhibits.mistakes:
         yield Heading(2, "Mistakes on validation")
     for found in exhibits.mistakes.values():
-        for block in folded(found):
-            yield Heading(block.level + 2, block.text) if isinstance(block, Heading) else block
+        for block in found:
+            if isinstance(block, Heading):
+                yield Heading(block.level + 2, block.text)
+            elif isinstance(block, Grid) and len(block.rows) > _FIRST_ROWS:
+                yield replace(block, rows=block.rows[:_FIRST_ROWS])
+                yield Folded(f"All {len(block.rows)} rows", [block])
+            else:
+                yield block
 
 
 def folded(blocks: Iterable[Block]) -> list[Block]:
