@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 from hpt_dist.recipe import shipped
-from hpt_dist.store.paths import LAUNCHES
+from hpt_dist.store.paths import LAUNCHES, usual_store
 
 _LAUNCH = re.compile(r"(.+)-\d{8}-\d{6}-[0-9a-f]{4}")
 
@@ -22,7 +21,7 @@ def runs(incomplete: str) -> list[str]:
 
     Only of a store in a folder: a shell does not wait for a server.
     """
-    folder = Path(os.environ.get("HPT_STORE") or "hpt-store") / LAUNCHES
+    folder = Path(usual_store()) / LAUNCHES
     try:
         launches = sorted(path.stem for path in folder.glob("*.json"))
     except OSError:

@@ -152,7 +152,8 @@ def _remark(trial: Trial) -> str:
         remark = trial.spec.remark_on(trial.datasets)
     else:
         remark = f"validation chooses among {'; '.join(trial.choices)}; "
-        remark += "later stages start from it" if trial.spec.tries() else "it alone reads test"
+        is_backbone = trial.spec.LEAVES == "weights"
+        remark += "later stages start from it" if is_backbone else "it alone reads test"
     return f"{trial.stage}: {remark}" if remark else ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hpt_dist.cli import console
 from hpt_dist.cli.console import size
 from hpt_dist.cli.options import DEFAULT_STORE, JsonOption, StoreOption, WorkOption
+from hpt_dist.cli.requested import note_if_new
 from hpt_dist.launch import usage
 from hpt_dist.launch.usage import Usage
 from hpt_dist.store import open_store
@@ -24,6 +25,7 @@ def du(
       hpt-dist du --store s3://bucket/hpt --json
     """
     opened = open_store(store)
+    note_if_new(opened)
     found = usage.of(opened, work_folder(opened, work))
     if json_:
         console.print_json({"store": opened.uri, **found.as_json()})
@@ -47,7 +49,7 @@ def _print_totals(found: Usage, uri: str) -> None:
         ("  saved states of trials that are not done", found.states, ""),
         ("  of no launch", found.unnamed, "hpt-dist prune"),
         ("datasets", datasets, ""),
-        ("features of backbones", found.features, "hpt-dist prune"),
+        ("features of backbones", found.features, "hpt-dist prune, those older than 24 hours"),
         ("records", found.records, ""),
         ("other files", found.other, ""),
         (f"{uri} in all", found.total, ""),
@@ -56,4 +58,5 @@ def _print_totals(found: Usage, uri: str) -> None:
         ("this node's cache of shards", found.cache, ""),
     ]
     rows = [(what, size(count), hint) for what, count, hint in lines if count]
-    console.print_table(("what", "size", ""), rows)
+    if rows:
+        console.print_table(("what", "size", ""), rows)

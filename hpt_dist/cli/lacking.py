@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from hpt_dist.cli import console
 from hpt_dist.cli.requested import command
 from hpt_dist.store import Store
 from hpt_dist.trial.records import Launch
+
+
+def lacking_here(count: int, total: int, work: Path) -> str:
+    """Return why nothing is known here of runs that are done, and whether MLflow has them.
+
+    Args:
+        count: how many.
+        total: runs of the launch.
+        work: the launch's work folder.
+    """
+    return (
+        f"{count} of {total} runs left nothing in {work}: they ran on another machine or with "
+        "another --work, which sends them to MLflow, or were deleted there"
+    )
 
 
 def print_lacking(store: Store, record: Launch, names: Sequence[str]) -> None:

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hpt_dist.cli import console
+from hpt_dist.cli import console, written
+from hpt_dist.cli.lacking import lacking_here
 from hpt_dist.cli.options import (
     CoresOption,
     FreshOption,
@@ -39,7 +40,6 @@ from hpt_dist.errors import RequestError
 from hpt_dist.errors.secrets import public_address
 from hpt_dist.launch import (
     arrivals,
-    exhibited,
     here,
     launches,
     on_slurm,
@@ -55,7 +55,7 @@ from hpt_dist.processes import environment
 from hpt_dist.recipe.plan import Trial
 from hpt_dist.report.report import build
 from hpt_dist.slurm import jobs as slurm_jobs
-from hpt_dist.store import Store, files
+from hpt_dist.store import Store
 from hpt_dist.store.committed import is_done
 from hpt_dist.store.paths import filled_trial_folder, tracking_database, work_folder
 from hpt_dist.tracking import tracker
@@ -244,17 +244,9 @@ def _print_report(record: Launch, store: Store, work: Path) -> None:
     """Print a launch's report, the path of its file, and where to see its runs."""
     done = results.finished(store, record)
     report = build(record, done)
-    folder = work / "reports" / record.recipe
     console.print_line("")
     console.print_line(report.markdown())
-    try:
-        with files.in_work_folder(work):
-            written = report.write(folder, exhibited.exhibits(store, record, done, report.judged))
-        page = next((path for path in written if path.suffix == ".html"), folder)
-        console.print_line(f"report: {page}")
-    except files.WorkFolderError as error:
-        # The results are in the store, and so is all that the report is made of.
-        console.print_note(f"the report is not written: {error}")
+    written.write(report, record, done, store, work)
     for line in _ways_to_runs(record, store):
         console.print_line(line)
 
@@ -273,7 +265,7 @@ def _ways_to_runs(record: Launch, store: Store) -> Iterator[str]:
         )
     unknown = [record.trials[name] for name in there if there[name] is None]
     if elsewhere := sum(is_done(store, key) for key in unknown):
-        yield f"{elsewhere} of {len(arrived)} runs were made on another machine, which sends them"
+        yield lacking_here(elsewhere, len(arrived), work)
     if True not in there.values():
         return
     if tracking_database(record.tracking_uri) == work / "mlflow.db":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import sys
 from typing import Annotated, ClassVar
@@ -60,7 +62,7 @@ app.add_typer(data.app, name="data")
 
 _CTRL_C = 130  # typer's exit code for it
 # Commands that a person waits for, who is to hear soon that a store is away.
-_LOOK = ("plan", "status", "cancel", "report", "runs", "du", "doctor")
+_LOOK = ("plan", "status", "cancel", "report", "errors", "runs", "du", "doctor")
 
 
 @app.callback(invoke_without_command=True)
@@ -81,6 +83,8 @@ def main() -> None:
     output.log_lines(logging.WARNING, sys.stderr, "%(levelname)s %(message)s")
     output.guard_errors()
     environment.provide_home()
+    # Whoever waits for the prompt does not wait for a search for garbage in all of MLflow.
+    atexit.register(gc.freeze)
     try:
         app()
     except HptError as error:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hpt_dist.cli import completion
-from hpt_dist.launch.pasted import DEFAULT_STORE as DEFAULT_STORE
+from hpt_dist.store.paths import DEFAULT_STORE as DEFAULT_STORE
 
 RecipeArgument = Annotated[
     Path,

@@ -11,7 +11,7 @@ from hpt_dist.cli import completion, console
 from hpt_dist.cli.options import JsonOption, RecipeStoreOption
 from hpt_dist.cli.requested import split_run, store_of
 from hpt_dist.errors import RequestError
-from hpt_dist.launch import pulling, runs
+from hpt_dist.launch import outdated, pulling, runs
 
 
 def pull(
@@ -55,10 +55,10 @@ def pull(
     run, stage = split_run(name)
     if not stage:
         raise RequestError(f"{name} names no stage", allowed="RUN/STAGE, such as quickstart/hpt")
-    opened, run = store_of(run, store)
-    found = runs.finished_trials(opened, run, stage)
-    if found.note:
-        console.print_note(found.note)
+    opened, recipe = store_of(run, store)
+    found = runs.finished_trials(opened, recipe, stage)
+    for note in filter(None, (found.note, outdated.since(opened, found.launch, run))):
+        console.print_note(f"note: {note}")
     pulled = pulling.pull(opened, found.launch, found.names, destination, format_)
     if json_:
         files = [str(path) for path in pulled.files]

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from hpt_dist.cli import console
+from hpt_dist.cli import console, written
 from hpt_dist.cli.lacking import print_lacking
 from hpt_dist.cli.options import JsonOption, RecipeStoreOption, RunArgument
 from hpt_dist.cli.requested import launch_of
-from hpt_dist.launch import arrivals, exhibited, launches, report_settings, results
+from hpt_dist.launch import arrivals, exhibited, launches, outdated, report_settings, results
 from hpt_dist.launch.description import ENDED
 from hpt_dist.report.report import build
 
@@ -30,7 +30,8 @@ def report(
 ) -> None:
     """Print a launch's results with verdicts in words.
 
-    With --out it writes them to files too, as one page with drawings.
+    It also prints where the page of a recipe's last launch is. With --out it writes
+    the files of any launch, with drawings, to another folder.
 
     \b
     Examples:
@@ -40,14 +41,16 @@ def report(
     """
     opened, record = launch_of(run, store)
     record, changes = report_settings.followed(record, run)
-    if changes:
-        console.print_note(changes)
+    for note in filter(None, (changes, outdated.since(opened, record, run))):
+        console.print_note(f"note: {note}")
     done = results.finished(opened, record)
     result = build(record, done)
     for path in (
         result.write(out, exhibited.exhibits(opened, record, done, result.judged)) if out else ()
     ):
         console.print_note(f"wrote {path}")
+    if not out and launches.find(opened, record.recipe).id == record.id:
+        written.bring_up_to_date(result, record, done, opened)
     if json_:
         console.print_json({"launch": record.id, "store": opened.uri} | result.as_json())
         return

@@ -7,18 +7,19 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hpt_dist.cli import console
 from hpt_dist.errors import RequestError
 from hpt_dist.launch import launches, pasted
-from hpt_dist.launch.pasted import DEFAULT_STORE
 from hpt_dist.launch.survey import Planned, plan_against_store
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe import shipped
 from hpt_dist.recipe.numerics import Device
 from hpt_dist.slurm.profile import located
 from hpt_dist.store import Store, marker, open_store
+from hpt_dist.store.paths import usual_store
 from hpt_dist.trial.records import Launch
 
 _YAML = (".yaml", ".yml")
@@ -44,7 +45,8 @@ def planned(
     if store:
         _announce_other_store(found.store, file)
     else:
-        _announce_store(found.store, "--set" if is_set else str(file))
+        named = found.recipe.store
+        _announce_store(found.store, "--set" if is_set else str(file) if named else "")
     for doubt in found.doubts:
         console.print_note(f"note: {doubt}")
     return found
@@ -55,11 +57,11 @@ def launch_of(run: str, store: str) -> tuple[Store, Launch]:
 
     Args:
         run: its id, or its recipe's name or file; empty for the last launch.
-        store: as the option gives it; empty for the recipe's own, if `run` is a file, or else for
-            the usual one.
+        store: as the option gives it; empty for the recipe's own, if `run` is a file that names
+            one, or else for the usual one.
 
     Raises:
-        RecipeError: the file names no store.
+        RecipeError: the file's name or store is wrong.
         RequestError: there is no such launch.
     """
     opened, name = store_of(run, store)
@@ -69,19 +71,15 @@ def launch_of(run: str, store: str) -> tuple[Store, Launch]:
 def store_of(run: str, store: str) -> tuple[Store, str]:
     """Return the store of a launch, and the name by which it is found there; see `launch_of`."""
     file, own = Path(run), ""
-    if file.suffix in _YAML and file.is_file():
+    is_file = file.suffix in _YAML and file.is_file()
+    if is_file:
         run, own = recipe_file.home(file, store)
     opened = open_store(store or own or usual_store())
-    if not own and file.suffix in _YAML:
+    if not is_file and file.suffix in _YAML:
         console.print_note(f"there is no file {file}; its launches are looked for in {opened.uri}")
-    if own and not store:
-        _announce_store(opened, str(file))
+    if is_file and not store:
+        _announce_store(opened, str(file) if own else "")
     return opened, run
-
-
-def usual_store() -> str:
-    """Return the URI of the store that is meant where nothing names one."""
-    return os.environ.get("HPT_STORE") or DEFAULT_STORE
 
 
 def split_run(text: str) -> tuple[str, str]:
@@ -104,6 +102,24 @@ def this_command() -> str:
     return f"{own_name()} {shlex.join(sys.argv[1:])}"
 
 
+@contextlib.contextmanager
+def explained(fixed: Callable[[str], str]) -> Iterator[None]:
+    """Let what is refused inside say what to do in the terms of a command.
+
+    Args:
+        fixed: what to do, in the words of whoever refused -> in those of the command.
+    """
+    try:
+        yield
+    except RequestError as error:
+        problem = error.problem
+        if (fix := fixed(problem.fix)) == problem.fix:
+            raise
+        raise RequestError(
+            problem.what, where=problem.where, allowed=problem.allowed, fix=fix
+        ) from error
+
+
 def own_name() -> str:
     """Return how this program was called, so that users can copy printed commands."""
     if shutil.which("hpt-dist"):
@@ -119,6 +135,12 @@ def begun(store: Store) -> Store:
     if marker.is_new(store):
         console.print_note(f"new store at {store.uri}")
     return marker.begin(store)
+
+
+def note_if_new(store: Store) -> None:
+    """Print that there is no store, for commands that only look: its name may be misspelt."""
+    if marker.is_new(store):
+        console.print_note(f"there is no store at {store.uri} yet")
 
 
 def profile_file(name: str, *others: str) -> str:
@@ -137,15 +159,23 @@ def _announce_other_store(store: Store, file: Path) -> None:
     """Print which store takes the place of a recipe's own, if it is another one."""
     with contextlib.suppress(RequestError):  # its own cannot be known
         _, own = recipe_file.home(file)
-        if _uri(own) != store.uri:
+        if own and _uri(own) != store.uri:
             console.print_note(f"store: {store.uri} (--store), not the recipe's own, {own}")
 
 
 def _announce_store(store: Store, origin: str) -> None:
-    """Print which store a recipe's file, or an option, leads to, if it is not the usual one."""
-    usual = usual_store()
-    if store.uri != _uri(usual):
-        named = f"HPT_STORE names {usual}" if os.environ.get("HPT_STORE") else f"not {usual}"
+    """Print which store a recipe leads to, unless it names the usual one itself.
+
+    Args:
+        store: that is used.
+        origin: what names it: the recipe's file, or an option; empty if nothing does.
+    """
+    usual, is_set = usual_store(), bool(os.environ.get("HPT_STORE"))
+    if not origin:
+        source = "from HPT_STORE" if is_set else "neither the recipe nor HPT_STORE names one"
+        console.print_note(f"store: {store.uri} ({source})")
+    elif store.uri != _uri(usual):
+        named = f"HPT_STORE names {usual}" if is_set else f"not {usual}"
         console.print_note(f"store: {store.uri}, of {origin} ({named})")
 
 

@@ -8,22 +8,22 @@ from typing import Annotated
 import typer
 
 from hpt_dist.cli import console
-from hpt_dist.cli.options import DEFAULT_STORE, JsonOption, StoreOption
+from hpt_dist.cli.options import JsonOption, RecipeStoreOption
+from hpt_dist.cli.requested import command, note_if_new, store_of
 from hpt_dist.launch import runs as of_store
 from hpt_dist.launch.launches import launches
-from hpt_dist.store import open_store
 
 _LAST = 20
 
 
 def runs(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="Only launches of this recipe, by its name.")
+        str, typer.Argument(metavar="RECIPE", help="Only launches of this recipe, a name or file.")
     ] = "",
     all_: Annotated[
         bool, typer.Option("--all", help=f"List every launch, not only the last {_LAST}.")
     ] = False,
-    store: StoreOption = DEFAULT_STORE,
+    store: RecipeStoreOption = "",
     json_: JsonOption = False,
 ) -> None:
     """List the launches of a store, the newest first, and how far each is.
@@ -37,15 +37,16 @@ def runs(
       hpt-dist runs quickstart --all
       hpt-dist runs --store s3://bucket/hpt --json
     """
-    opened = open_store(store)
-    known = [one for one in launches(opened) if recipe in ("", one.recipe)][::-1]
+    opened, name = store_of(recipe, store)
+    note_if_new(opened)
+    known = [one for one in launches(opened) if name in ("", one.recipe)][::-1]
     shown = known if all_ else known[:_LAST]
     found = of_store.of(opened, shown)
     if json_:
         console.print_json([run.as_json() for run in found])
         return
     if not known:
-        console.print_line(f"no launch{f' of {recipe}' if recipe else ''} in {opened.uri}")
+        console.print_line(f"no launch{f' of {name}' if name else ''} in {opened.uri}")
         return
     rows = [
         (run.launch.id, run.state, run.done, _time(run.launch.created), run.launch.where,
@@ -54,7 +55,8 @@ def runs(
     ]  # fmt: skip
     console.print_table(("launch", "state", "done", "started (UTC)", "where", "recipe"), rows)
     if len(shown) < len(known):
-        console.print_note(f"and {len(known) - len(shown)} earlier ones: hpt-dist runs --all")
+        every = command("runs", *([name] if name else []), "--all", store=opened)
+        console.print_note(f"and {len(known) - len(shown)} earlier ones: {every}")
     if any(run.state == "unknown" for run in found):
         console.print_note("unknown: jobs may wait in a Slurm that does not answer here")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -35,7 +36,8 @@ from hpt_dist.cli.options import (
     WorkersOption,
     WorkOption,
 )
-from hpt_dist.cli.requested import begun, profile_file
+from hpt_dist.cli.requested import begun, explained, profile_file
+from hpt_dist.datasets import shards
 from hpt_dist.datasets.manifest import Manifest, read_manifest
 from hpt_dist.datasets.shard_workers import cores
 from hpt_dist.errors import RequestError
@@ -46,8 +48,9 @@ from hpt_dist.launch.lookup import dataset_store
 from hpt_dist.launch.shard_jobs import Sharding
 from hpt_dist.launch.sharding import ShardingRequest
 from hpt_dist.slurm import profile
-from hpt_dist.sources import Source, TarOptions, tars, understood
+from hpt_dist.sources import Source, TarOptions, other_files, tars, understood
 from hpt_dist.store import open_store
+from hpt_dist.store.paths import usual_store
 
 _LEFT_OUT_SHOWN = 5
 
@@ -115,11 +118,11 @@ def shard(
         tars=options if any(vars(options).values()) else None,
         leave_out=str(leave_out) if leave_out else "",
     )
-    manifest = (
-        _write_by_jobs(request, profile_file(on), jobs, workers, work, no_wait)
-        if on
-        else _write_here(request, workers)
-    )
+    with explained(lambda fix: other_files.for_destination(fix, destination)):
+        if on:
+            manifest = _write_by_jobs(request, profile_file(on), jobs, workers, work, no_wait)
+        else:
+            manifest = _write_here(request, workers)
     if manifest:
         _print_written(manifest, destination, time.perf_counter() - began_s, json_)
 
@@ -139,7 +142,17 @@ def _requested(
         RequestError: the destination cannot hold a dataset.
     """
     where = destination if "://" in destination else str(Path(destination).absolute())
-    store, name = dataset_store(where)
+    try:
+        store, name = dataset_store(where)
+        shards.stem_of(name)
+    except RequestError as error:
+        proper = re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(destination).name).lstrip("_.-") or "NAME"
+        raise RequestError(
+            f"a dataset cannot lie at {destination}",
+            where="DEST",
+            allowed="STORE/datasets/NAME; NAME of letters, digits, '.', '_', '-' and '/'",
+            fix=f"such as {usual_store()}/datasets/{proper}",
+        ) from error
     shard_bytes = round(shard_mb * 1_000_000)
     return ShardingRequest(
         source=source,

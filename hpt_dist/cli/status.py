@@ -6,7 +6,7 @@ from hpt_dist.cli import console
 from hpt_dist.cli.lacking import print_lacking
 from hpt_dist.cli.options import JsonOption, RecipeStoreOption, RunArgument
 from hpt_dist.cli.requested import launch_of
-from hpt_dist.launch import arrivals, closing, launches, survey
+from hpt_dist.launch import arrivals, closing, launches, outdated, survey
 from hpt_dist.launch.description import ENDED
 from hpt_dist.launch.survey import State
 from hpt_dist.slurm import jobs as slurm_jobs
@@ -27,6 +27,8 @@ def status(run: RunArgument = "", store: RecipeStoreOption = "", json_: JsonOpti
       hpt-dist status my_recipe.yaml --json
     """
     opened, record = launch_of(run, store)
+    if changed := outdated.since(opened, record, run):
+        console.print_note(f"note: {changed}")
     states = states_of(opened, record)
     over = [name for name, state in states.items() if state.name not in ("running", "queued")]
     lacking = arrivals.lacking(opened, record, over)

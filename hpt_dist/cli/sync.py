@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from hpt_dist.cli import console
+from hpt_dist.cli.lacking import lacking_here
 from hpt_dist.cli.options import JsonOption, RecipeStoreOption, RunArgument, TrackingOption
 from hpt_dist.cli.requested import launch_of
 from hpt_dist.launch import closing, launches, parent_run
@@ -51,6 +52,8 @@ def sync(
         if not json_:
             sent = f", {points} points sent" if status not in (_NOT_HERE, _RUNNING) else ""
             console.print_line(f"{name}: {status}{sent}")
+    if elsewhere := sum(one["status"] == _NOT_HERE for one in trials.values()):
+        console.print_note(lacking_here(elsewhere, len(trials), Path(record.work)))
     if json_:
         console.print_json({"launch": record.id, "store": opened.uri, "trials": trials})
 

@@ -289,7 +289,7 @@ def read_manifest(store: Store, name: str) -> Manifest:
         raise RequestError(
             f"no dataset {name} in {store.uri}",
             allowed=", ".join(known) or "none yet",
-            fix=nearest(name, known) or "hpt-dist shard SOURCE DEST",
+            fix=nearest(name, known) or f"hpt-dist shard SOURCE {store.uri}/datasets/{name}",
         )
     return parse_manifest(store.get(path), f"{store.uri}/{path}")
 

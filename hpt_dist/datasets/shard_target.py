@@ -107,8 +107,19 @@ class ShardingPlan:
         Raises:
             RequestError: it differs.
         """
-        if target.old and target.old.digest != manifest.digest:
-            raise self._refusal(target.old)
+        old = target.old
+        if old is None or old.digest == manifest.digest:
+            return
+        renamed = replaced(manifest, source=replaced(manifest.source, name=old.source.name))
+        if renamed.digest != old.digest:
+            raise self._refusal(old)
+        raise RequestError(
+            f"a dataset of {_images(old)} is there, of the same images and classes; only the "
+            f"name of its source was another, {old.source.name} and not {manifest.source.name}",
+            where=self.dataset.uri,
+            fix="use it as it is; --replace takes the new name, and with it another digest: "
+            "trials of this dataset then run again",
+        )
 
     def stale(self, folder: str, there: Iterable[str]) -> list[str]:
         """Return the files of shards that are not those of this dataset in a folder.
@@ -165,10 +176,10 @@ class ShardingPlan:
         there = f"a dataset of {_images(old)}" if old else "a dataset with a damaged manifest"
         return RequestError(
             f"{there} is there, and these {images:,} images, their classes or options differ "
-            "from what it was written from",
+            "from what it was written from, by names, sizes and times of files",
             where=self.dataset.uri,
             fix="choose another name; or replace it with --replace, which keeps it until the new "
-            "one is complete",
+            "one is complete. Files that were only copied give the same dataset again",
         )
 
 

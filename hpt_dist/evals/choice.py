@@ -43,7 +43,8 @@ class Choice:
         value = scale.text(self.values[self.chosen] * scale.factor)
         count = len(self.values) + len(self.diverged)
         text = f"chose {self.chosen} of {count}: {self.metric} {value} {scale.unit}"
-        return f"{text.rstrip()}; the next one: {self.margin}" if self.margin else text.rstrip()
+        margin = f"; against the next one: {self.margin}" if self.margin else ""
+        return f"{text.rstrip()}{margin}"
 
     def blocks(self) -> list[Block]:
         """Return it as a part of a page: what was chosen, and every candidate."""
@@ -99,8 +100,8 @@ def choose(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> Choice
     names, results = [names[n] for n in places], [results[n] for n in places]
     metric = _metric(results)
     for name, result in zip(names, results, strict=True):
-        if read := [one for one in result["metrics"] if not one.startswith(_VAL)]:
-            raise DataError(f"{name} has read more than validation: {', '.join(sorted(read))}")
+        if read := [one for one in result["metrics"] if one.startswith("test/")]:
+            raise DataError(f"{name} has read test: {', '.join(sorted(read))}")
     values = [result["metrics"][metric] for result in results]
     sign = -1 if evidence.scale_of(metric).lower_is_better else 1
     ranking = sorted(range(len(values)), key=lambda n: (-sign * values[n], n))
@@ -129,5 +130,6 @@ def _margin(metric: str, best: float, second: float, details: Mapping[str, Any])
     """Return how far the best is before the second, and what the number of images adds."""
     scale, images = evidence.scale_of(metric), details.get("n_val")
     if evidence.is_accuracy(metric) and images:
-        return evidence.on_images(best, second, int(images), "validation", scale).says
+        compared = evidence.on_images(best, second, int(images), "validation", scale)
+        return compared.says.replace("helped by", "better by", 1)  # nothing was done to the next
     return f"{scale.signed((best - second) * scale.factor)}"

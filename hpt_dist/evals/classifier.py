@@ -1,4 +1,4 @@
-"""Classify images by a backbone and the head of its linear evaluation, as `pull` copies them."""
+"""Classify images by what a linear evaluation or fine-tuning left, as `pull` copies it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from hpt_dist.images.crops import center_box
 from hpt_dist.images.photometric import Normalize
 from hpt_dist.images.pixels import EncodedImage, resize_box
 from hpt_dist.networks import backbones
-from hpt_dist.store.committed import HEAD
+from hpt_dist.networks.inner_features import features_at
+from hpt_dist.store.committed import HEAD, MODEL
 from hpt_dist.weights import files
 from hpt_dist.weights import head as heads
+from hpt_dist.weights.files import StateDict
 from hpt_dist.weights.head import Head
 from hpt_dist.weights.loading_note import BACKBONE
 
@@ -24,9 +26,10 @@ class Classifier(nn.Module):
     """What `load_classifier` returns, in evaluation mode.
 
     Attributes:
-        backbone: images [b, 3, h, w] -> features [b, d].
+        backbone: images [b, 3, h, w] -> features [b, d], those that the head was trained on.
         head: features [b, d] -> a score of each class [b, classes].
         classes: class names in the order of the scores.
+        several: whether an image has several labels.
         image_size: side of the images that it was evaluated with, pixels.
     """
 
@@ -37,6 +40,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(weight.shape[1], weight.shape[0])
         self.head.load_state_dict(dict(head.state))
         self.classes = tuple(head.classes)
+        self.several = head.several
         self.image_size = head.image_size
         self._normalize = Normalize(head.mean, head.std)
         self.eval().requires_grad_(False)
@@ -59,18 +63,46 @@ class Classifier(nn.Module):
             resize_box(encoded.decode(), center_box(0, *encoded.size()), view)
         return self._normalize(views.permute(0, 3, 1, 2))
 
+    def probabilities(self, *images: str | Path) -> Tensor:
+        """Return the probability of each class [b, classes] for image files.
+
+        Of one label an image they add up to 1; of several each stands alone. Raises as `prepared`.
+        """
+        scores: Tensor = self(self.prepared(images).to(self.head.weight.device))
+        return scores.sigmoid() if self.several else scores.softmax(dim=1)
+
     def classify(self, *images: str | Path) -> list[str]:
-        """Return the class of each image file; raises as `prepared`."""
-        device = self.head.weight.device
-        scores = self(self.prepared(images).to(device))
-        return [self.classes[best] for best in scores.argmax(1).tolist()]
+        """Return the class of each image file.
+
+        Raises:
+            RequestError: an image has several labels, or a file cannot be read.
+            DataError: it is no image.
+        """
+        if self.several:
+            raise RequestError("an image has several labels here", fix="call labels()")
+        return [self.classes[best] for best in self.probabilities(*images).argmax(1).tolist()]
+
+    def labels(self, *images: str | Path, threshold: float = 0.5) -> list[list[str]]:
+        """Return the classes of each image file that are at least as probable as a threshold.
+
+        Args:
+            images: files.
+            threshold: 0 to 1. One for all classes seldom suits rare ones: choose it on val.
+
+        Raises as `prepared`.
+        """
+        return [
+            [name for name, has in zip(self.classes, row, strict=True) if has]
+            for row in (self.probabilities(*images) >= threshold).tolist()
+        ]
 
 
 def load_classifier(folder: str | Path) -> Classifier:
-    """Return the classifier that `hpt-dist pull RUN/EVALUATION FOLDER` copied.
+    """Return the classifier that `hpt-dist pull RUN/STAGE FOLDER` copied.
 
     Args:
-        folder: with backbone.safetensors and head.safetensors of a linear evaluation.
+        folder: with head.safetensors of a linear evaluation and the backbone.safetensors that it
+            judged; or of fine-tuning, with the model.safetensors that it left.
 
     Raises:
         RequestError: the folder does not hold them.
@@ -78,23 +110,40 @@ def load_classifier(folder: str | Path) -> Classifier:
     """
     place = Path(folder)
     head, name = heads.read(_content(place / HEAD), str(place / HEAD))
-    state, _ = files.read(_content(place / BACKBONE))
+    file = MODEL if (place / MODEL).exists() else BACKBONE
+    state, _ = files.read(_content(place / file))
+    if file == MODEL:
+        state = _of_model(state, head, str(place))
     backbone = backbones.create(name)
     try:
         backbone.load_state_dict(state)
     except RuntimeError as error:
-        raise WeightsError(
-            f"these are no weights of {name}", where=str(place / BACKBONE)
-        ) from error
-    if head.state["weight"].shape[1] != backbone.feature_dim:
+        raise WeightsError(f"these are no weights of {name}", where=str(place / file)) from error
+    features = features_at(backbone, head.features, head.image_size).eval()
+    with torch.inference_mode():
+        dim = features(torch.zeros(1, 3, head.image_size, head.image_size)).shape[1]
+    if head.state["weight"].shape[1] != dim:
         raise WeightsError(f"this is no head for {name}", where=str(place / HEAD))
-    return Classifier(backbone, head)
+    return Classifier(features, head)
+
+
+def _of_model(state: StateDict, head: Head, where: str) -> StateDict:
+    """Return the backbone of a fine-tuned model, whose head is the one beside it.
+
+    Raises:
+        WeightsError: they do not belong together.
+    """
+    for name, value in head.state.items():
+        if (ours := state.get(f"head.{name}")) is None or not torch.equal(ours, value):
+            raise WeightsError(f"{HEAD} is not the head of {MODEL}", where=where, fix="pull again")
+    prefix = "backbone."
+    return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
 
 
 def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        fix = "hpt-dist pull RUN/EVALUATION FOLDER, of a linear evaluation"
+        fix = "hpt-dist pull RUN/STAGE FOLDER, of a linear evaluation or fine-tuning"
         what = f"{path.name} cannot be read: {error.strerror}"
         raise RequestError(what, where=str(path.parent), fix=fix) from error

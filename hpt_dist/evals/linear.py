@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -83,6 +83,7 @@ def fit(
     batch: int,
     weight_decay: float,
     seed: int,
+    heeding: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> dict[float, nn.Linear]:
     """Return one classifier for each learning rate, trained side by side on the same batches.
 
@@ -99,6 +100,7 @@ def fit(
         batch: samples in a step.
         weight_decay: of weights and biases.
         seed: of the initial weights and of the order of the samples.
+        heeding: yields the steps, until somebody asks to stop.
     """
     views, n, dim = train.features.shape
     first, count = _head(dim, num_classes, seed), len(learning_rates)
@@ -109,7 +111,7 @@ def fit(
     parameters = (weights, biases)
     speeds = tuple(torch.zeros_like(parameter) for parameter in parameters)
     order = Order("linear", seed, [n], window=n)
-    for step in range(steps):
+    for step in heeding(range(steps)):
         indices, epochs = map(torch.from_numpy, order.batch(step, batch))
         features = train.features[epochs % views, indices]
         logits = torch.addmm(biases, features, weights.T).view(-1, count, num_classes)

@@ -10,6 +10,8 @@ from hpt_dist.page import Block, Grid, Heading, Paragraph
 _TITLES = {
     "features/rv2": "Pooled features: RV2",
     "features/cka": "Pooled features: linear CKA",
+    "flattened/rv2": "Flattened convolutions: RV2",
+    "flattened/cka": "Flattened convolutions: linear CKA",
     "outputs/rv2": "Linear outputs: RV2",
     "outputs/cka": "Linear outputs: linear CKA",
     "errors/iou": "Misclassified images: intersection over union",

@@ -1,8 +1,8 @@
 """A first recipe for somebody's own data: a recipe of the package, with their names.
 
 `one_domain`, or `unlabeled` where nothing can be evaluated, is the template, so settings and
-comments are said once. Names, splits and sizes are put in; each further domain is a stage of its
-own.
+comments are said once. Of several labels an image, pretraining is that of `unlabeled`, since it is
+watched by one label. Names, splits and sizes are put in; each further domain is a stage of its own.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from dataclasses import dataclass
 from hpt_dist.datasets.manifest import Manifest
 from hpt_dist.errors import RequestError
 from hpt_dist.recipe import shipped
+from hpt_dist.recipe.facts import DatasetFacts
+from hpt_dist.recipe.kinds.frozen import metric_faults
+from hpt_dist.recipe.metrics import METRICS, metric_of
 from hpt_dist.recipe.numerics import DeviceKind
-from hpt_dist.sources.sample import Source
+from hpt_dist.sources.sample import Sample, Source
 
 _EVALUATED = ("train", "val", "test")
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_/-]*")
@@ -35,16 +38,18 @@ class Domain:
     Args:
         reference: its name in the store, or its URI.
         images: of each split.
-        labelled: images with a label, of each split.
+        class_counts: images of each class, of each split.
         label: "single", "multi" or "none".
         classes: names.
+        metric: that the manifest names for evaluations.
     """
 
     reference: str
     images: Mapping[str, int]
-    labelled: Mapping[str, int]
+    class_counts: Mapping[str, Sequence[int]]
     label: str
     classes: Sequence[str]
+    metric: str = ""
 
     @property
     def alias(self) -> str:
@@ -57,15 +62,30 @@ class Domain:
         """The splits to pretrain on: all but those that judge."""
         return [name for name in self.images if name not in ("val", "test")]
 
+    @property
+    def facts(self) -> DatasetFacts:
+        """What a plan would know of it."""
+        of_classes = len(self.classes), self.images, self.class_counts
+        return DatasetFacts(self.alias, "", "", *of_classes, label=self.label, metric=self.metric)
+
     def lacks(self) -> str:
         """Return why nothing can be evaluated on it; empty if it can."""
-        if self.label != "single":
-            labels = {"multi": "several labels an image", "none": "no labels"}
-            return f"{self.alias} has {labels[self.label]}"
+        if self.label == "none":
+            return f"{self.alias} has no labels"
         if missing := [split for split in _EVALUATED if not self.images.get(split)]:
             return f"{self.alias} has no split {' and no '.join(missing)}"
-        bare = [split for split in _EVALUATED if self.labelled[split] < self.images[split]]
+        if faults := metric_faults(None, self.facts):
+            return faults[0].what
+        if self.label == "multi":  # an image without a label is one of none of the classes
+            return ""
+        bare = [one for one in _EVALUATED if sum(self.class_counts[one]) < self.images[one]]
         return f"{self.alias}/{bare[0]} has images without a label" if bare else ""
+
+    def judged_by(self) -> str:
+        """Return what an evaluation reads of it, in words; of one for which `lacks` is empty."""
+        if self.label == "single":
+            return "with labels"
+        return f"several labels an image, judged by {METRICS[metric_of(None, self.facts)].title}"
 
     def in_words(self) -> str:
         """Return its splits and classes in a line."""
@@ -79,17 +99,25 @@ class Domain:
 def of_manifest(manifest: Manifest, reference: str) -> Domain:
     """Return a dataset that is there as a domain."""
     splits = manifest.splits.items()
-    labelled = {name: min(split.images, sum(split.class_counts)) for name, split in splits}
+    counts = {name: split.class_counts for name, split in splits}
     images = {name: split.images for name, split in splits}
-    return Domain(reference, images, labelled, manifest.label, manifest.classes)
+    label = manifest.label
+    return Domain(reference, images, counts, label, manifest.classes, manifest.metric)
 
 
 def of_source(source: Source, reference: str) -> Domain:
     """Return the dataset that a source will become as a domain."""
     samples = list(source.samples())
     images = Counter(sample.split for sample in samples)
-    labelled = Counter(sample.split for sample in samples if sample.label is not None)
-    return Domain(reference, dict(sorted(images.items())), labelled, source.label, source.classes)
+    labels = Counter((one.split, label) for one in samples for label in _labels(one))
+    counts = {split: [labels[split, c] for c in range(len(source.classes))] for split in images}
+    return Domain(reference, dict(sorted(images.items())), counts, source.label, source.classes)
+
+
+def _labels(sample: Sample) -> tuple[int, ...]:
+    if isinstance(sample.label, int):
+        return (sample.label,)
+    return sample.label or ()
 
 
 def text(
@@ -110,8 +138,7 @@ def text(
     _check(domains)
     target = domains[-1]
     lacks = target.lacks()
-    template = shipped.recipe("unlabeled" if lacks else "one_domain").read_text(encoding="utf-8")
-    _, _, body = template.partition("\nname: ")
+    body = _template(target, lacks)
     body = re.sub(r"\A.*", f"name: {_word(name)}", body)
     place = f"${{HPT_STORE:-{store}}}"
     place = place if _PLAIN_STORE.fullmatch(store) else json.dumps(place, ensure_ascii=False)
@@ -121,8 +148,23 @@ def text(
     body = _with_stages(body, domains)
     judged = r"(?m)^(    data:|.*monitor: \{data:) photos\b"
     body = re.sub(judged, rf"\1 {_word(target.alias)}", body)
-    body = _sized(body, domains, device, bool(lacks))
+    body = _sized(body, domains, device)
     return _head(domains, lacks, device, commands) + body
+
+
+def _template(target: Domain, lacks: str) -> str:
+    """Return a recipe of the package from its name on."""
+    one, bare = (
+        shipped.recipe(name).read_text(encoding="utf-8").partition("\nname: ")[2]
+        for name in ("one_domain", "unlabeled")
+    )
+    if lacks:
+        return bare
+    if target.label == "single":
+        return one
+    evaluation = one[_stage(one, "features")[0] :]
+    asked = f"    data: photos\n    metric: {metric_of(None, target.facts)}\n"
+    return bare + evaluation.replace("    data: photos\n", asked, 1)
 
 
 def _check(domains: Sequence[Domain]) -> None:
@@ -169,7 +211,7 @@ def _with_stages(body: str, domains: Sequence[Domain]) -> str:
     return body.replace("init: [base, hpt]", f"init: [{', '.join(['base', *names])}]")
 
 
-def _sized(body: str, domains: Sequence[Domain], device: DeviceKind, alone: bool) -> str:
+def _sized(body: str, domains: Sequence[Domain], device: DeviceKind) -> str:
     """Fit batches, queue, neighbours and, on a GPU, sizes of images and steps."""
     fewest = min(sum(one.images[split] for split in one.pool) for one in domains)
     batch = _at_most(fewest, _BATCH if device == "cpu" else 4 * _BATCH)
@@ -185,13 +227,11 @@ def _sized(body: str, domains: Sequence[Domain], device: DeviceKind, alone: bool
             ("checkpoint_every: 50\n", "checkpoint_every: 500\n"),
         ):
             body = body.replace(old, new)
-    if alone:
-        return body
-    labelled = domains[-1].images["train"]
+    labelled = domains[-1].images.get("train") or _LINEAR_BATCH  # without any, nothing is evaluated
     if labelled < _NEIGHBOURS:
-        body = re.sub(r"monitor: \{(.*?)\}", rf"monitor: {{\1, k: {labelled}}}", body)
-    linear = _at_most(labelled, _LINEAR_BATCH)
-    return body.replace("    batch: 256\n    views", f"    batch: {linear}\n    views")
+        body = re.sub(r"monitor: \{(data: .*?)\}", rf"monitor: {{\1, k: {labelled}}}", body)
+    linear = f"    batch: {_LINEAR_BATCH}\n    views"
+    return body.replace(linear, linear.replace("256", str(_at_most(labelled, _LINEAR_BATCH))))
 
 
 def _at_most(images: int, batch: int) -> int:

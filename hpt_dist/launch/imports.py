@@ -38,7 +38,7 @@ class _Question:
         backbone: its name.
     """
 
-    SETTING: ClassVar = "weights"
+    setting: ClassVar = "weights"
 
     path: Path | None
     source: str
@@ -50,13 +50,13 @@ class _Part:
     """A part of a backbone that features are taken from.
 
     Args:
+        setting: that names it.
         name: of the part; see `inner_features.features_at`.
         backbone: its name.
         size: of the images, pixels.
     """
 
-    SETTING: ClassVar = "features"
-
+    setting: str
     name: str
     backbone: str
     size: int
@@ -75,8 +75,10 @@ def check(recipe: Recipe, store: Store, trials: Sequence[Trial]) -> None:
     """
     asked: dict[_Question | _Part, Trial] = {}
     for trial in trials:
-        if (features := getattr(trial.spec, "features", _POOL)) != _POOL:
-            asked.setdefault(_Part(features, trial.backbone, recipe.image.size), trial)
+        for setting in ("features", "flattened"):
+            if (name := getattr(trial.spec, setting, None)) not in (None, _POOL):
+                part = _Part(setting, str(name), trial.backbone, recipe.image.size)
+                asked.setdefault(part, trial)
         source = trial.spec.imported
         forced = getattr(trial.spec, "force", False)
         if source and (question := _question(source, trial.backbone, store, forced)):
@@ -87,7 +89,7 @@ def check(recipe: Recipe, store: Store, trials: Sequence[Trial]) -> None:
     with contextlib.closing(workers.fed(_answer, list(asked), 1, variables)) as answers:
         found = {answer.task: answer.value for answer in answers if answer.is_last}
     problems = [
-        replace(problem, where=recipe.where("stages", trial.recipe_stage, question.SETTING))
+        replace(problem, where=recipe.where("stages", trial.recipe_stage, question.setting))
         for number, (question, trial) in enumerate(asked.items())
         if (problem := found[number])
     ]

@@ -15,13 +15,13 @@ from typing import Any, Protocol
 from hpt_dist.launch.launches import Settings, is_cancelled, job_of
 from hpt_dist.launch.process import Outcome, follow, run, work
 from hpt_dist.launch.survey import Planned
-from hpt_dist.processes import children, environment
+from hpt_dist.processes import children, environment, output
 from hpt_dist.processes.children import Child
-from hpt_dist.recipe.file import Recipe
 from hpt_dist.recipe.plan import Trial
-from hpt_dist.store import Store, files, lease
+from hpt_dist.store import files, lease
 from hpt_dist.store.committed import is_done
 from hpt_dist.store.paths import LEASE, stage_prefix
+from hpt_dist.train.interrupt import handled
 from hpt_dist.trial import ranks
 from hpt_dist.trial.records import Launch
 from hpt_dist.trial.run import TrialOrder
@@ -96,9 +96,7 @@ class _Work:
     """What is left to do, what runs, and what is free.
 
     Args:
-        recipe: the recipe that is launched.
-        trials: all trials of the plan, done or not, chosen or not.
-        store: where results go.
+        prepared: the whole plan.
         settings: how this machine is used.
         launch: the record.
         watcher: receives the progress.
@@ -116,9 +114,7 @@ class _Work:
         leases: those of trials that wait, watched.
     """
 
-    recipe: Recipe
-    trials: Sequence[Trial]
-    store: Store
+    prepared: Planned
     settings: Settings
     launch: Launch
     watcher: Watcher
@@ -136,7 +132,7 @@ class _Work:
     leases: lease.LeaseWatch = field(default_factory=lease.LeaseWatch)
 
     def is_done(self, key: str) -> bool:
-        if key not in self.done and is_done(self.store, key):
+        if key not in self.done and is_done(self.prepared.store, key):
             self.done.add(key)
         return key in self.done
 
@@ -175,16 +171,17 @@ def work_through(
         KeyboardInterrupt: at a second Ctrl-C, when no process of a trial is left.
     """
     gpus = list(settings.gpus)
-    recipe, store, every = prepared.recipe, prepared.store, prepared.trials
-    left = _Work(recipe, every, store, settings, launch, watcher, [], settings.cores, gpus)
+    left = _Work(prepared, settings, launch, watcher, [], settings.cores, gpus)
     left.pending = [trial for trial in trials if not left.is_done(trial.key)]
-    if left.pending and settings.is_warm:
-        children.warm_up(_variables(1))
+    ready = children.warm_up(_variables(1)) if left.pending and settings.is_warm else None
     with _gentle_stop(left):
+        # Starting a trial would wait as long, deaf to whoever asks to stop.
+        while ready and not (left.stopping or ready.wait(POLL_S)):
+            pass
         while left.running or (left.pending and not left.stopping):
             if time.monotonic() >= left.look_s:
                 left.look_s = time.monotonic() + _LOOK_S
-                left.stopping = left.stopping or is_cancelled(store, launch.id)
+                left.stopping = left.stopping or is_cancelled(prepared.store, launch.id)
                 _start_what_can(left)
             if left.stopping:  # said before those that have ended by the same Ctrl-C are
                 _ask_to_stop(left)
@@ -229,11 +226,11 @@ def _start_what_can(left: _Work) -> None:
 
 def _start(left: _Work, trial: Trial) -> None:
     """Give a trial a process if there is room for it and nobody else is at it."""
-    threads = threads_of(trial, left.trials, left.settings.cores)
-    count = ranks_of(trial, left.settings)
+    threads = threads_of(trial, left.prepared.trials, left.settings.cores)
+    count, store = ranks_of(trial, left.settings), left.prepared.store
     if threads > left.free_cores or (left.settings.gpus and count > len(left.free_gpus)):
         return
-    holder, silent = left.leases.look(left.store.at(stage_prefix(trial.key)), LEASE)
+    holder, silent = left.leases.look(store.at(stage_prefix(trial.key)), LEASE)
     if holder:
         left.watcher.moved(trial, holder.facts)
         return
@@ -242,9 +239,8 @@ def _start(left: _Work, trial: Trial) -> None:
     left.pending.remove(trial)
     left.watcher.started(trial)
     each = max(1, threads // count)
-    job = job_of(
-        left.recipe, trial, left.store, left.launch, left.settings, threads=each, ranks=count
-    )
+    where = left.launch, left.settings
+    job = job_of(left.prepared.recipe, trial, store, *where, threads=each, ranks=count)
     job = replace(job, silent=silent)
     running = _Running(trial, [], threads, gpus)
     left.running[trial.key] = running
@@ -376,7 +372,7 @@ def _ask_to_stop(left: _Work) -> None:
 
 @contextlib.contextmanager
 def _gentle_stop(left: _Work) -> Iterator[None]:
-    """On Ctrl-C or SIGTERM, which the main thread alone gets, ask every trial to save and stop.
+    """On Ctrl-C, SIGTERM or SIGHUP, which the main thread gets, ask every trial to save and stop.
 
     A Ctrl-C after that ends them at once; one that comes twice is one.
     """
@@ -387,14 +383,11 @@ def _gentle_stop(left: _Work) -> Iterator[None]:
     def stop(number: int, _frame: Any) -> None:
         if left.at_once and number == signal.SIGINT:
             raise KeyboardInterrupt  # a killed process does not end: its disk is away
+        if number == signal.SIGHUP:
+            output.leave_terminal()
         patient = not left.asked_s or time.monotonic() - left.asked_s < _TWICE_S
         left.at_once = left.at_once or (number == signal.SIGINT and not patient)
         left.stopping = True
 
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, stop) for number in signals}
-    try:
+    with handled(stop, signal.SIGINT, signal.SIGTERM):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 
 from hpt_dist.store import Store
-
-DEFAULT_STORE = "./hpt-store"
+from hpt_dist.store.paths import DEFAULT_STORE, usual_store
 
 
 def command(*words: str, store: Store, program: str = "hpt-dist") -> str:
@@ -19,7 +17,7 @@ def command(*words: str, store: Store, program: str = "hpt-dist") -> str:
         store: named by `--store`, unless the command would look there anyway.
         program: how hpt-dist is called.
     """
-    usual = os.environ.get("HPT_STORE") or DEFAULT_STORE
+    usual = usual_store()
     # A folder's path is given from the root, for the shell may be elsewhere.
     is_usual = store.uri == str(Path(DEFAULT_STORE).absolute()) == str(Path(usual).absolute())
     return f"{program} {shlex.join(words if is_usual else [*words, '--store', store.uri])}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,8 @@ class _Left:
         """The (trial, object, name of the copy) of a backbone that is copied with it."""
         if WEIGHTS in self.objects:
             return self.key, WEIGHTS, WEIGHTS
-        return (self.spec["init"], WEIGHTS, BACKBONE) if HEAD in self.objects else None
+        judged = HEAD in self.objects and MODEL not in self.objects
+        return (self.spec["init"], WEIGHTS, BACKBONE) if judged else None
 
 
 def pull(
@@ -65,7 +67,7 @@ def pull(
 ) -> Pulled:
     """Copy weights and results of finished trials into a folder, digests checked.
 
-    Of an evaluation that left a classifier, the backbone that it judged is copied too. A model card
+    Of an evaluation that left only a head, the backbone that it judged is copied too. A model card
     lies beside weights.
 
     Args:
@@ -76,21 +78,26 @@ def pull(
         file_format: one of FORMATS: safetensors is as stored; see `exports` for the others.
 
     Raises:
-        RequestError: a trial is not done yet, or its backbone cannot be written in the format;
-            nothing was written.
+        RequestError: a trial is not done yet, its backbone cannot be written in the format, or
+            its folder holds another trial; nothing was written.
         StoreError: an object is not what `DONE` says, or that is damaged.
     """
     found = [_left(store, launch, name) for name in names]
     if file_format != "safetensors":
         for backbone in {one.spec["backbone"] for one in found if one.backbone}:
             _require(backbone, file_format)
+    folders = [
+        destination / one.name.replace("/", "-") if len(names) > 1 else destination for one in found
+    ]
+    for one, folder in zip(found, folders, strict=True):
+        _refuse_another(folder, one)
     pulled = Pulled([], [])
     cards = _cards(store, launch, names, pulled)
-    for one in found:
-        folder = destination / one.name.replace("/", "-") if len(names) > 1 else destination
+    for one, folder in zip(found, folders, strict=True):
         contents = _contents(store, one, file_format)
         where = (one.name, launch.id, one.spec, folder)
-        note = loading_note.text(*where, tuple(contents), file_format)
+        several = HEAD in contents and _judges_several(store, one)
+        note = loading_note.text(*where, tuple(contents), file_format, several=several)
         if note:
             contents[loading_note.FILE] = note.encode()
             pulled.notes.append(f"how to load it: {folder / loading_note.FILE}")
@@ -110,6 +117,25 @@ def _cards(store: Store, launch: Launch, names: Sequence[str], pulled: Pulled) -
     except HptError as error:
         pulled.notes.append(f"no {card.FILE}: {error.problem.what}")
         return {}
+
+
+def _refuse_another(folder: Path, one: _Left) -> None:
+    """Raise RequestError if a folder holds another trial: its files would be taken for this one's.
+
+    A classifier of before, for example, beside other weights.
+    """
+    path = folder / RESULT
+    try:
+        there = json.loads(path.read_bytes())
+        key, name = there["key"], there["trial"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if key != one.key:
+        raise RequestError(
+            f"it holds {name} of key {str(key)[:12]}, and {one.name} is {one.key[:12]}",
+            where=str(folder),
+            fix="name another folder, or delete this one",
+        )
 
 
 def _left(store: Store, launch: Launch, name: str) -> _Left:
@@ -135,16 +161,18 @@ def _contents(store: Store, one: _Left, file_format: str) -> dict[str, bytes]:
     return contents
 
 
+def _judges_several(store: Store, one: _Left) -> bool:
+    """Return whether an evaluation is of several labels an image; of one, it has a top-1."""
+    metrics = document(store, one.key, RESULT, ResultPart)["metrics"]
+    return not any(name.endswith("/top1") for name in metrics)
+
+
 def _missing(store: Store, one: _Left) -> list[str]:
     """Return why an evaluation brings no classifier."""
     if one.kind == "knn":
         return [f"{one.name}: neighbours have no classifier to load; a linear stage leaves one"]
-    if one.kind != "linear" or {HEAD, MODEL}.intersection(one.objects):
+    if one.kind not in ("linear", "finetune") or HEAD in one.objects:
         return []
-    inside = one.spec.get("spec", {}).get("features", "pool") != "pool"
-    if inside or "test/top1" not in document(store, one.key, RESULT, ResultPart)["metrics"]:
-        what = "of features inside the backbone" if inside else "of several labels an image"
-        return [f"{one.name}: its classifier is {what}; such a one is not kept"]
     return [
         f"{one.name}: an earlier version evaluated this and kept no classifier; "
         f"{committed.undone_by(store, one.key)} and launch again to get it"

@@ -45,7 +45,8 @@ def trials_of(launch: Launch, name: str) -> list[str]:
     names = [trial for trial in launch.trials if name in (trial, trial.split("/")[0])]
     if names:
         return names
-    known = [*dict.fromkeys(trial.split("/")[0] for trial in launch.trials), *launch.trials]
+    stages = [trial.split("/")[0] for trial in launch.trials]
+    known = list(dict.fromkeys([*stages, *launch.trials]))
     raise RequestError(
         f"{launch.id} has no stage or trial {name}",
         allowed=", ".join(known[:20]),

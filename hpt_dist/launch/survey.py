@@ -25,7 +25,7 @@ from hpt_dist.report import foreseen, published
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.slurm.commands import Queued
 from hpt_dist.store import Store, committed, lease, open_store, records
-from hpt_dist.store.paths import DONE, FAILURE, LEASE, stage_prefix
+from hpt_dist.store.paths import DONE, FAILURE, LEASE, stage_prefix, usual_store
 from hpt_dist.store.records import DamagedRecordError
 from hpt_dist.train.checkpoint import Checkpoints
 from hpt_dist.trial import progress
@@ -95,7 +95,8 @@ def plan_against_store(
         overrides: `key.path=value` strings.
         stand_ins: a YAML file that describes datasets that are not there yet.
         device: where the trials will compute.
-        store_uri: of a store that takes the place of the recipe's own and of HPT_STORE.
+        store_uri: of a store that takes the place of the recipe's own and of HPT_STORE. Without
+            any of the three it is ./hpt-store.
 
     Raises:
         RecipeError: with every problem of the recipe, or every dataset or file that is missing or
@@ -157,7 +158,7 @@ def _check_published(recipe: Recipe) -> None:
 
 def _own_store(recipe: Recipe) -> Store:
     try:
-        return open_store(recipe.store)
+        return open_store(recipe.store or usual_store())
     except RequestError as error:
         problem = error.problem
         what = f"{problem.what} ({problem.where})"
@@ -274,7 +275,7 @@ def _done_state(store: Store, key: str) -> State | None:
         return None
     count = len(found.replaced)
     replaced = f", {count} image{'s' if count > 1 else ''} replaced" if count else ""
-    chose = f", chose {found.chose}" if found.chose else ""
+    chose = f", chose {found.chose}" if found.chose else f", out: {found.out}" if found.out else ""
     return State("cached", f"done under key {key[:12]}{chose}{replaced}")
 
 

@@ -18,7 +18,7 @@ from timm.models import _registry
 from torchvision import models
 
 from hpt_dist.errors import HptError
-from hpt_dist.networks import backbones
+from hpt_dist.networks import backbones, refresh
 from hpt_dist.networks.backbones import Backbone
 from hpt_dist.recipe import catalogue
 from hpt_dist.recipe.catalogue import Network
@@ -61,7 +61,8 @@ def described(name: str) -> Network:
         steps = (one for one in (*_STEPS, usual) if _reads(backbone, _odd_multiple(one, usual)))
         step = next(steps, 0)
         least = _least(backbone, step, usual) if step else usual
-    return Network(weights_of(name), shapes_digest(backbone), step, least)
+    statistics = bool(refresh.layers_of(backbone))
+    return Network(weights_of(name), shapes_digest(backbone), step, least, statistics)
 
 
 def weights_of(name: str) -> tuple[str, ...]:
@@ -121,7 +122,8 @@ def main() -> None:
         except HptError as error:
             log.warning("%s is left out: %s", name, error)
             continue
-        networks[name] = [found.shapes, found.step, found.least, *found.weights]
+        facts = (found.shapes, found.step, found.least, found.batch_norm)
+        networks[name] = [*facts, *found.weights]
         backbones.blank.cache_clear()
     installed = {library: importlib.metadata.version(library) for library in catalogue.LIBRARIES}
     versions = {library: version.partition("+")[0] for library, version in installed.items()}

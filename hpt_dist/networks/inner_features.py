@@ -32,6 +32,25 @@ def features_at(backbone: Backbone, where: str, size: int) -> nn.Module:
     if where == POOL:
         return backbone
     inner = _Tokens(backbone, where) if where in _TOKENS else _Part(backbone, where)
+    return _tried(inner, backbone, where, size)
+
+
+def flattened_at(backbone: Backbone, name: str, size: int) -> nn.Module:
+    """Return a module that maps images to all that a part of a backbone gives: [b, values].
+
+    Args:
+        backbone: images [b, 3, h, w] -> features [b, feature_dim].
+        name: of the part; its output is flattened over channels and positions.
+        size: of the images that it must read, pixels.
+
+    Raises:
+        RequestError: as `features_at`.
+    """
+    return _tried(_Part(backbone, name, flat=True), backbone, name, size)
+
+
+def _tried(inner: nn.Module, backbone: Backbone, where: str, size: int) -> nn.Module:
+    """Return a module that reads images of a size, and leaves the backbone in its modes."""
     modes = [(module, module.training) for module in backbone.modules()]
     try:
         with torch.no_grad():
@@ -49,9 +68,9 @@ def features_at(backbone: Backbone, where: str, size: int) -> nn.Module:
 
 
 class _Part(nn.Module):
-    """The output of a part of a backbone, averaged over positions."""
+    """The output of a part of a backbone, averaged over positions or flattened."""
 
-    def __init__(self, backbone: Backbone, name: str) -> None:
+    def __init__(self, backbone: Backbone, name: str, *, flat: bool = False) -> None:
         super().__init__()
         parts = dict(backbone.named_modules())
         if name not in parts or not name:
@@ -62,7 +81,7 @@ class _Part(nn.Module):
                 allowed=", ".join(child for child, _ in backbone.named_children()),
                 fix=nearest(name, near),
             )
-        self.backbone, self._name = backbone, name
+        self.backbone, self._name, self._flat = backbone, name, flat
         self._prefix = _prefix_tokens(backbone)
         self._channels_last = getattr(backbone, "output_fmt", "") == "NHWC" or isinstance(
             backbone, models.SwinTransformer
@@ -85,6 +104,9 @@ class _Part(nn.Module):
                 where="features",
                 fix="name a part that gives a tensor of channels, such as a whole stage",
             )
+        if self._flat:
+            tokens = output[:, self._prefix :] if output.ndim == 3 else output
+            return tokens.flatten(1)
         if output.ndim == 4:
             return output.mean(dim=(1, 2) if self._channels_last else (2, 3))
         return output[:, self._prefix :].mean(dim=1) if output.ndim == 3 else output

@@ -13,7 +13,9 @@ What is computed does not depend on the way.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import importlib
 import multiprocessing
 import os
@@ -45,6 +47,7 @@ _GRACE_S = 2.0
 _STDOUT, _STDERR = 1, 2
 _MODULE = "hpt_dist.processes.children"
 _WARM = "hpt_dist.processes.warm"
+_MAIN_MODULE = threading.Lock()  # held by the thread that has put another in its place
 
 
 class NotSentError(RequestError):
@@ -162,7 +165,7 @@ def _start_fresh(task: bytes, variables: dict[str, str], log: Path | None, morta
 
 
 def _start_warm(task: bytes, variables: dict[str, str], log: Path | None, mortal: bool) -> Child:
-    warm_up(variables)  # again, for somebody may have killed the server
+    _ensure_server(variables)  # again, for somebody may have killed it
     ours, theirs = multiprocessing.Pipe()
     context = multiprocessing.get_context("forkserver")
     process = context.Process(target=_be_warm, args=(theirs, task, variables, log, mortal))
@@ -174,23 +177,51 @@ def _start_warm(task: bytes, variables: dict[str, str], log: Path | None, mortal
 @contextlib.contextmanager
 def _no_main_module() -> Iterator[None]:
     """Let a warm child not run the caller's main module: a script would call us once more."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+    with _MAIN_MODULE:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
-def warm_up(variables: Mapping[str, str]) -> None:
+def warm_up(variables: Mapping[str, str]) -> threading.Event:
     """Start the server of warm children, unless it runs; it imports in the background.
 
     Args:
         variables: all of the server's environment: what libraries read when they are loaded.
+
+    Returns:
+        What is set once it has imported: who starts a child before that waits as long.
     """
+    _ensure_server(variables)
+    ready = threading.Event()
+    threading.Thread(target=_try_one, args=[ready], daemon=True).start()
+    return ready
+
+
+def _ensure_server(variables: Mapping[str, str]) -> None:
     multiprocessing.get_context("forkserver").set_forkserver_preload([_WARM])
     with _born_deaf(), _born_silent(), environment.replaced(variables):
         forkserver.ensure_running()
+
+
+def _try_one(ready: threading.Event) -> None:
+    """Have the server fork a child: it does so when it has imported."""
+    try:
+        child = multiprocessing.get_context("forkserver").Process(target=_do_nothing)
+        with _no_main_module():
+            child.start()
+        child.join()
+    except (OSError, EOFError):  # somebody killed the server; the next start makes another
+        pass
+    finally:
+        ready.set()
+
+
+def _do_nothing() -> None:
+    """Be a child that shows that its server forks."""
 
 
 @contextlib.contextmanager
@@ -271,6 +302,7 @@ def _be_warm(
 
 def _be_fresh() -> None:
     """Be a child that has an interpreter of its own."""
+    atexit.register(gc.freeze)  # its parent waits for its end
     descriptor, mortal = int(sys.argv[1]), bool(int(sys.argv[2]))
     os.set_inheritable(descriptor, False)
     pipe = Connection(descriptor)

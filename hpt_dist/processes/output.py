@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import stat
 import sys
 import traceback
 from types import TracebackType
@@ -31,6 +33,15 @@ def encode_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # tests have others
             stream.reconfigure(errors="backslashreplace")
+
+
+def leave_terminal() -> None:
+    """Print to nowhere what went to a terminal that has been closed: writing there is an error."""
+    for number in (1, 2):
+        if stat.S_ISCHR(os.fstat(number).st_mode):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, number)
+            os.close(nowhere)
 
 
 def log_lines(

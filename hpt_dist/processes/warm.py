@@ -9,7 +9,7 @@ import signal
 
 # A signal to the whole process group is for the trials, which listen; the server outlives them,
 # and a child that does not listen yet is asked again.
-for _number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+for _number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
     signal.signal(_number, signal.SIG_IGN)
 
 # What every trial needs; MLflow's store is loaded when it is first used, and takes as long again.

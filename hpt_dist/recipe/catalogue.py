@@ -30,12 +30,14 @@ class Network:
         shapes: a digest of the names and shapes of what it learns, without its classifier.
         step: it reads images whose side is a multiple of so many pixels; 0 is one size only.
         least: the smallest side that it reads, pixels; the only one where `step` is 0.
+        batch_norm: whether it has batch-norm statistics.
     """
 
     weights: tuple[str, ...]
     shapes: str
     step: int
     least: int
+    batch_norm: bool
 
     def reads(self, size: int) -> bool:
         """Return whether it reads images of a size, pixels."""
@@ -70,8 +72,8 @@ def load() -> Catalogue:
     """Return the catalogue that comes with this package."""
     content = json.loads(FILE.read_text())
     networks = {
-        name: Network(tuple(weights), shapes, step, least)
-        for name, (shapes, step, least, *weights) in content["networks"].items()
+        name: Network(tuple(weights), shapes, step, least, batch_norm)
+        for name, (shapes, step, least, batch_norm, *weights) in content["networks"].items()
     }
     return Catalogue(content["versions"], networks, content["renamed"])
 
@@ -125,6 +127,12 @@ def check_size(name: str, size: int) -> None:
         raise RequestError(
             f"{name} does not read images of {size} x {size} pixels", allowed=network.sizes
         )
+
+
+def has_batch_norm(name: str) -> bool:
+    """Return whether a network may have batch-norm statistics: it is not known to have none."""
+    known = _known(name)
+    return not known or load().networks[known].batch_norm
 
 
 def are_alike(one: str, other: str) -> bool:

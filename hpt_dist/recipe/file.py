@@ -62,7 +62,7 @@ class Recipe:
 
     Args:
         name: also the name of the MLflow experiment, unless `mlflow` names another.
-        store: URI of the store.
+        store: URI of the store; empty for the usual one, see `store.paths.usual_store`.
         datasets: the recipe's short names to dataset names in the store, or full URIs.
         backbone: a torchvision or timm model name, or what an installed package offers.
         image: how images enter the network.
@@ -98,7 +98,12 @@ class _Home(Spec):
     """What leads to the launches of a recipe."""
 
     name: str
-    store: str = "./hpt-store"
+    store: str = Field(
+        "",
+        min_length=1,
+        description="folder or s3://BUCKET/PREFIX; without it that of --store, of HPT_STORE, or "
+        "./hpt-store",
+    )
 
 
 class _Head(_Home):
@@ -137,6 +142,8 @@ def load(
 
 def home(path: Path | str, store: str = "") -> tuple[str, str]:
     """Return the name and the store's URI of a recipe, whatever else is wrong with it.
+
+    The URI is empty where it names none.
 
     Args:
         path: the YAML file.

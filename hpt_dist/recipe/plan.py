@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hpt_dist.errors import Problem, RecipeError, RequestError
@@ -46,6 +46,9 @@ class Trial:
         candidates: those that it chooses from, in the order that breaks ties; its spec is that of
             the first. Empty where it computes its own result.
         compared: keys by name of the finished trials that it looks at; see `StageSpec.compared`.
+        starts: those whose backbones its candidates judge, in their order; empty where all of them
+            start from the same one, as it does itself.
+        base: key of the trial that all of `starts` go back to; empty where there is none.
     """
 
     name: str
@@ -62,6 +65,8 @@ class Trial:
     is_candidate: bool = False
     candidates: tuple[Trial, ...] = ()
     compared: Mapping[str, str] = field(default_factory=dict)
+    starts: tuple[Trial, ...] = ()
+    base: str = ""
 
     @property
     def recipe_stage(self) -> str:
@@ -129,10 +134,15 @@ def make(recipe: Recipe, facts: Facts) -> tuple[Trial, ...]:
                 if not parents and trials[parent]:
                     problems.append(_no_such_seed(recipe, stage, found.spec))
             starts = {s: _starts(its, found.axes) for s, its in trials.items()}
-            compared = [one.name for name in found.spec.compared for one in starts[name]]
+            compared = {
+                one.name: [it.spec for it in one.candidates or (one,)]
+                for name in found.spec.compared
+                for one in starts[name]
+            }
             faults = found.spec.compared_faults(compared)
             problems += [_located(recipe, stage, fault) for fault in faults]
-            trials[stage] += [_at(recipe, facts, stage, found, one, starts) for one in parents]
+            made = (_at(recipe, facts, stage, found, one, starts) for one in parents)
+            trials[stage] += [_with_base(trial, trials) for trial in made]
     every = [t for stage in trials.values() for one in stage for t in (*one.candidates, one)]
     unique = _without_shared(every)
     problems += _twins(recipe, unique)
@@ -159,7 +169,7 @@ def _decided(
     candidates = []
     for one in point.candidates or (point,):
         faults = feeding.faults_of(one.spec, facts, recipe.backbone)
-        faults += one.spec.leaks() if point.candidates else []
+        faults += one.spec.choice_faults() if point.candidates else []
         unfit = [_located(recipe, stage, fault) for fault in faults]
         problems += [problem for problem in unfit if problem not in problems]
         try:
@@ -186,20 +196,36 @@ def _at(
     These start from that parent; where there is none, from those of their own stage in `starts`,
     which also has the trials that it compares.
     """
+    pairs = [
+        (one, start)
+        for one in point.candidates
+        for start in ([parent] if parent else starts[one.spec.parent])
+    ]
     candidates = tuple(
         _trial(
             *(recipe, facts, f"{stage}{CANDIDATES}"),
             *({**point.axes, **one.axes}, one.spec, start),
             is_candidate=True,
         )
-        for one in point.candidates
-        for start in ([parent] if parent else starts[one.spec.parent])
+        for one, start in pairs
     )
-    return _trial(
+    trial = _trial(
         *(recipe, facts, stage, point.axes, point.spec, parent),
         candidates=candidates,
         compared=[trial for name in point.spec.compared for trial in starts[name]],
     )
+    return trial if parent else replace(trial, starts=tuple(start for _, start in pairs))
+
+
+def _with_base(trial: Trial, known: Mapping[str, Sequence[Trial]]) -> Trial:
+    """Return a trial with the base of those whose backbones compete in it."""
+    by_key = {one.key: one for stage in known.values() for one in stage}
+    bases = set()
+    for start in trial.starts:
+        while start.init:
+            start = by_key[start.init]  # noqa: PLW2901
+        bases.add(start.key)
+    return replace(trial, base=bases.pop()) if len(bases) == 1 else trial
 
 
 def _untrainable(recipe: Recipe, stage: str, error: RequestError) -> Problem:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 Positive = Annotated[int, Field(gt=0)]
@@ -193,21 +193,23 @@ class Resources(Spec):
     )
 
 
+def _readable(name: str) -> str:
+    if not name.isprintable() or name != name.strip():
+        raise ValueError("an experiment's name must be one line of visible characters")
+    return name
+
+
+Experiment = Annotated[str, Field(max_length=500), AfterValidator(_readable)]
+
+
 class Mlflow(Spec):
     """Where MLflow shows the runs; in no trial's key."""
 
-    experiment: str = Field(
+    experiment: Experiment = Field(
         "",
-        max_length=500,
         description="MLflow's experiment; without it, the one that MLFLOW_EXPERIMENT_NAME names, "
-        "or else one of the recipe's name",
+        "or that of the cluster's profile, or else one of the recipe's name",
     )
-
-    @model_validator(mode="after")
-    def _readable(self) -> Mlflow:
-        if not self.experiment.isprintable() or self.experiment != self.experiment.strip():
-            raise ValueError("experiment must be one line of visible characters")
-        return self
 
 
 def counting_settings(spec: Spec, prefix: str = "") -> dict[str, str]:

@@ -67,7 +67,8 @@ class Entry:
         value: the table's metric; None while the trial is not done.
         computed: see `Point`.
         sweeps_numerics: whether the recipe sweeps over precision or memory format.
-        origin: key of the trial that computed the value; empty while it is not done.
+        read: what tells computations apart, its origin and its inputs; see `Finished`. Nothing
+            while it is not done.
         replicates: of the value over resampled images; none where it has none.
     """
 
@@ -77,7 +78,7 @@ class Entry:
     value: float | None
     computed: Computed = frozenset()
     sweeps_numerics: bool = False
-    origin: str = ""
+    read: frozenset[str] = frozenset()
     replicates: Sequence[float] = ()
 
 
@@ -106,7 +107,7 @@ def entries_of(
                 point.value(metric),
                 point.computed if point.finished else frozenset(),
                 any(axis.rpartition(".")[2] in _NUMERICS_AXES for axis in point.axes),
-                point.finished.origin if point.finished else "",
+                frozenset({one.origin, one.inputs}) if (one := point.finished) else frozenset(),
                 point.finished.replicates.get(metric, ()) if point.finished else (),
             )
         )
@@ -181,11 +182,9 @@ def _mixed(entries: Iterable[Entry]) -> str:
 
 def _are_the_same(entries: Sequence[Entry], row: str, baseline: str) -> bool:
     """Return whether each finished trial of a row is a trial of the baseline by another name."""
-    ours, base = (
-        {entry.origin for entry in entries if entry.row == name and entry.origin}
-        for name in (row, baseline)
-    )
-    return bool(ours) and ours <= base
+    ours = [entry.read for entry in entries if entry.row == row and entry.read]
+    base = {one for entry in entries if entry.row == baseline for one in entry.read}
+    return bool(ours) and all(read & base for read in ours)
 
 
 def why_not_comparable(entries: Sequence[Entry], row: str, baseline: str) -> str:

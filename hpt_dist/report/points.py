@@ -138,14 +138,17 @@ def costs(done: Sequence[Finished]) -> list[Cost]:
 
 
 def same_trials(points: Sequence[Point]) -> list[str]:
-    """Return a line for each trial that reuses the result of another trial of this launch."""
-    names = {point.finished.key: point.name for point in points if point.finished}
-    return [
-        f"{point.name} starts from the same weights as {names.get(origin, origin[:12])}, "
-        "so its result is the same."
-        for point in points
-        if point.finished and (origin := point.finished.origin) != point.finished.key
-    ]
+    """Return a line for each trial whose result is that of another one, which read the same."""
+    done = [point.finished for point in points if point.finished]
+    names = {one.key: one.name for one in done}
+    first = {one.inputs: one.key for one in reversed(done) if one.origin == one.key}
+    lines = []
+    for one in done:
+        other = first.get(one.inputs, one.origin)
+        if other != one.key:
+            what = f"{one.name} starts from the same weights as {names.get(other, other[:12])}"
+            lines.append(f"{what}, so its result is the same.")
+    return lines
 
 
 def replaced_images(points: Sequence[Point]) -> list[str]:

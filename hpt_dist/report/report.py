@@ -19,6 +19,7 @@ from hpt_dist.report import appendix, figure, published, sections, unlabelled
 from hpt_dist.report.answer import Answer, answer
 from hpt_dist.report.cells import Difference
 from hpt_dist.report.claims import Checked, check
+from hpt_dist.report.evaluations import Evaluated, evaluated
 from hpt_dist.report.exhibits import Exhibits
 from hpt_dist.report.gates import Gate, gates
 from hpt_dist.report.lineage import Node, nodes_of, setting_behind, taken_before
@@ -57,6 +58,7 @@ class Report:
         figures: what the recipe asks for.
         claims: of each figure, what was checked.
         published: of each figure, a paper's values; None if it names no paper's table.
+        evaluated: evaluations that neither a figure nor, beside one, a gate shows.
         gates: comparisons of pretrained backbones with the baseline on validation.
         verdicts: for each pretraining trial, its own verdict on validation.
         unjudged: the pretraining trials that were watched without labels.
@@ -76,6 +78,7 @@ class Report:
     figures: tuple[Shown, ...]
     claims: tuple[tuple[Checked, ...], ...]
     published: tuple[PublishedTable | None, ...]
+    evaluated: tuple[Evaluated, ...]
     gates: tuple[Gate, ...]
     verdicts: Mapping[str, str]
     unjudged: tuple[Unjudged, ...]
@@ -195,6 +198,7 @@ class Report:
         parts = zip(self.figures, self.claims, self.published, strict=True)
         for shown, checked, paper in parts:
             blocks += figure.blocks(shown, checked, paper)
+        blocks += sections.of_evaluations(self.evaluated, has_table=bool(self.table))
         blocks += sections.of_verdicts(self.verdicts)
         is_judged = bool(self.gates or self.differences or self.verdicts)
         blocks += unlabelled.section(self.unjudged, self.recipe, is_judged=is_judged)
@@ -240,6 +244,8 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
     for gate in found:
         notes += without_replicates(points, gate.stage, gate.metric)
     watched = tuple(unjudged(points))
+    in_figures = {panel.table.stage for shown in figures for panel in shown.panels}
+    elsewhere = in_figures | {gate.stage for gate in found} if figures else set[str]()
     return Report(
         recipe=launch.recipe,
         launch=launch.id,
@@ -256,6 +262,7 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         ),
         published=tables,
         gates=found,
+        evaluated=tuple(evaluated(points, elsewhere)),
         verdicts={p.name: text for p in points if p.finished and (text := _verdict(p.finished))},
         choices={p.name: one for p in points if p.finished and (one := chosen_by(p.finished))},
         similarities={

@@ -8,6 +8,7 @@ from hpt_dist.evals.evidence import Scale, scale_of
 from hpt_dist.page import Block, Faint, Grid, Heading, Items, Paragraph
 from hpt_dist.recipe.metrics import METRICS
 from hpt_dist.report.cells import Cell, Difference
+from hpt_dist.report.evaluations import Evaluated
 from hpt_dist.report.gates import Gate
 from hpt_dist.report.points import Cost
 from hpt_dist.report.published import PublishedTable
@@ -158,6 +159,28 @@ def of_differences(
             "variance between pretraining runs."
         )
     return [Heading(3, f"Against {table.baseline}"), Items(texts), Paragraph(text)]
+
+
+def of_evaluations(evaluated: Sequence[Evaluated], *, has_table: bool) -> list[Block]:
+    """Return what validation and test say of the evaluations that no table shows."""
+    if not evaluated:
+        return []
+    rows = []
+    for one in evaluated:
+        scale = scale_of(f"test/{one.metric}")
+        unit = f", {scale.unit}" if scale.unit else ""
+        rows.append(
+            [one.name, f"{one.metric}{unit}", _cell(one.val, scale), _cell(one.test, scale)]
+        )
+    text = (
+        "Mean ± sample standard deviation over seeds. Every choice was made on validation; each "
+        "trial read the test split once."
+    )
+    if not has_table:
+        text += " `report: {table: STAGE, rows: SETTING}` in the recipe compares with a baseline."
+    title = "Other evaluations" if has_table else "Evaluations"
+    header = ["trials", "metric", "val", "test"]
+    return [Heading(2, title), Grid(header, rows, num_left=2), Paragraph(text)]
 
 
 def of_verdicts(verdicts: Mapping[str, str]) -> list[Block]:

@@ -18,6 +18,7 @@ from pydantic import Field
 from hpt_dist.errors import RequestError
 from hpt_dist.recipe import Positive, Rate, Spec, shipped
 from hpt_dist.recipe.numerics import Device
+from hpt_dist.recipe.settings import Experiment
 from hpt_dist.recipe.validation import validated
 from hpt_dist.recipe.yaml_document import KeyPath, read, refuse_variables
 from hpt_dist.slurm.container import PYTHON, Container, matching
@@ -29,6 +30,7 @@ _ALWAYS = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TZ"),
     "MLFLOW_TRACKING_URI",
 )
+_EXPERIMENT = "MLFLOW_EXPERIMENT_NAME"
 
 _Name = Annotated[str, matching(r"[A-Za-z0-9_][\w.,@+-]*", "a name of letters, digits and _.,@+-")]
 _Constraint = Annotated[
@@ -118,6 +120,11 @@ class Profile(Spec):
     mlflow: _OneVariable | None = Field(
         None, description="the variable that holds the address of this cluster's MLflow server"
     )
+    mlflow_experiment: Experiment = Field(
+        "",
+        description="MLflow's experiment for recipes that name none, where MLFLOW_EXPERIMENT_NAME "
+        "is not set",
+    )
 
     @property
     def ranks_per_node(self) -> int:
@@ -141,6 +148,8 @@ class Profile(Spec):
     def endpoints(self, environment: Mapping[str, str]) -> dict[str, str]:
         """Return the variables that name this cluster's servers, as the clients know them.
 
+        And MLflow's experiment, unless the environment names one: that is the user's own.
+
         Raises:
             RequestError: a variable that the profile names is not set.
         """
@@ -151,7 +160,10 @@ class Profile(Spec):
                 f"the profile names {' and '.join(missing)}, and nothing is set",
                 fix=f"export {missing[0]}=http://...",
             )
-        return {known: environment[name] for known, name in named.items() if name}
+        found = {known: environment[name] for known, name in named.items() if name}
+        if self.mlflow_experiment and not environment.get(_EXPERIMENT):
+            found[_EXPERIMENT] = self.mlflow_experiment
+        return found
 
     def exported(self, environment: Mapping[str, str]) -> list[str]:
         """Return the names of an environment's variables that jobs get, sorted."""

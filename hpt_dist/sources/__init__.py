@@ -18,6 +18,7 @@ from hpt_dist.sources import (
     openmoji,
     other_files,
     tars,
+    val_annotations,
     voc,
 )
 from hpt_dist.sources.class_names import checked
@@ -36,6 +37,7 @@ _FILES: dict[str, Callable[[Path, Path | None, Mapping[str, str]], FileSource]] 
 }
 # How a user's folder is read: the first entry that recognises the layout opens it.
 _FOLDERS: list[tuple[Callable[[Path], bool], Callable[[Path], FileSource]]] = [
+    (val_annotations.has_table, val_annotations.open_folder),
     (voc.is_voc, voc.open_folder),
     (coco.has_splits, coco.open_splits),
 ]
@@ -195,8 +197,9 @@ def _way(path: Path) -> str:
 
 def _what_is_at(path: Path) -> str:
     if path.is_file():
-        kind = "an archive, and no list" if other_files.is_archive(path.name) else "no list"
-        return f"{path} is {kind} of a known kind"
+        if other_files.is_archive(path.name):
+            return f"{path} is an archive, from which no images are read"
+        return f"{path} is no list of a known kind"
     if path.exists():
         return f"{path} is neither a file nor a folder, but a pipe or a device"
     return f"nothing is at {path}"

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import lzma
 import shlex
+import tarfile
+import zlib
 from pathlib import Path
 
 from hpt_dist.sources.sample import printable
 
-_TAR = "mkdir {folder} && tar -xf {archive} -C {folder}"
+# What stands for the dataset to write in the commands here; see `for_destination`.
+DESTINATION = "DEST"
+_SHARD = "hpt-dist shard"
+_TAR = "mkdir -p {folder} && tar -xf {archive} -C {folder}"
 _UNPACKERS = {
     ".zip": "unzip -q {archive} -d {folder}",
     ".tgz": _TAR,
@@ -16,8 +23,19 @@ _UNPACKERS = {
     ".tar.xz": _TAR,
     ".tar.zst": _TAR,
     ".7z": "7z x {archive} -o{folder}",
-    ".rar": "mkdir {folder} && unrar x {archive} {folder}/",
+    ".rar": "mkdir -p {folder} && unrar x {archive} {folder}/",
 }
+# Of a compressed tar of samples: the plain tar is read as it is.
+_DECOMPRESSORS = {
+    ".tgz": "gunzip -k",
+    ".tar.gz": "gunzip -k",
+    ".tar.bz2": "bunzip2 -k",
+    ".tar.xz": "unxz -k",
+}
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp")
+_LABELS = (".cls", ".json", ".txt")  # of a sample, beside its image
+_MEMBERS_READ = 64
+_UNREADABLE = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
 _ARROW = ".arrow"
 _TABLE = "save the sheet as .csv"
 _YOLO = "name the folder; labels of YOLO are converted to COCO first, as FiftyOne and CVAT do"
@@ -50,14 +68,43 @@ def way(file: Path) -> str:
     return _WAYS.get(file.suffix.casefold(), "")
 
 
+def for_destination(fix: str, destination: str) -> str:
+    """Return what to do with the dataset to write in its command, so that it can be pasted."""
+    return fix.replace(f" {DESTINATION}", f" {shlex.quote(destination)}")
+
+
+def for_init(fix: str) -> str:
+    """Return what to do where a first recipe is asked for, which writes no dataset."""
+    return fix.replace(_SHARD, "hpt-dist init").replace(f" {DESTINATION}", "")
+
+
 def _unpack(archive: Path, suffix: str) -> str:
     folder = archive.with_name(archive.name[: -len(suffix)] or "images")
-    quoted = {
-        "archive": shlex.quote(printable(str(archive))),
-        "folder": shlex.quote(printable(str(folder))),
-    }
-    unpack = _UNPACKERS[suffix].format(**quoted)
-    return f"unpack it, and name the folder: {unpack} && hpt-dist shard {quoted['folder']} DEST"
+    packed, unpacked = (shlex.quote(printable(str(path))) for path in (archive, folder))
+    if suffix in _DECOMPRESSORS and _holds_samples(archive):
+        plain = shlex.quote(printable(f"{folder}.tar"))
+        way = f"{_DECOMPRESSORS[suffix]} {packed} && {_SHARD} {plain} {DESTINATION}"
+        return f"it holds samples, which are read from a plain tar: {way}"
+    way = _UNPACKERS[suffix].format(archive=packed, folder=unpacked)
+    return f"unpack it, and name the folder: {way} && {_SHARD} {unpacked} {DESTINATION}"
+
+
+def _holds_samples(archive: Path) -> bool:
+    """Return whether a compressed tar begins as one of webdataset: a label beside an image."""
+    try:
+        with tarfile.open(archive, "r|*") as members:
+            names = [one.name for one in itertools.islice(members, _MEMBERS_READ) if one.isfile()]
+    except _UNREADABLE:
+        return False
+    suffixes: dict[str, set[str]] = {}
+    for name in names:
+        parent, slash, base = name.rpartition("/")
+        stem, _, field = base.partition(".")
+        suffixes.setdefault(parent + slash + stem, set()).add(f".{field.casefold()}")
+    return any(
+        any(one.endswith(_IMAGES) for one in found) and any(one.endswith(_LABELS) for one in found)
+        for found in suffixes.values()
+    )
 
 
 def _archive_suffix(name: str) -> str:

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from hpt_dist.errors import RequestError
+from hpt_dist.evals import knn, logistic
 from hpt_dist.images.photometric import Normalize
 from hpt_dist.networks import refresh
 from hpt_dist.networks.backbones import Backbone
@@ -20,8 +22,11 @@ from hpt_dist.networks.refresh import AMPLIFIED, Change, Moments
 from hpt_dist.reading.damage import Replacements
 from hpt_dist.reading.order import Ints, Order, streams_for
 from hpt_dist.reading.stream import Pool, center_batches
+from hpt_dist.recipe import Knn, Linear
 from hpt_dist.recipe.kinds.bn_refresh import BnRefresh
-from hpt_dist.stages.inputs import accelerator_of, backbone_of, mean_std, pool_of
+from hpt_dist.recipe.kinds.frozen import dataset_of, trained_on
+from hpt_dist.stages.frozen import Frozen, judged, metric_for
+from hpt_dist.stages.inputs import accelerator_of, backbone_of, manifest_of, mean_std, pool_of
 from hpt_dist.train.interrupt import BY_PEOPLE
 from hpt_dist.train.loop import Accelerator
 from hpt_dist.trial.run import Context, Result
@@ -55,9 +60,15 @@ def run(context: Context, spec: BnRefresh) -> Result:
     _warn(context, changes)
     near_zero = sum(len(change.near_zero) for change in changes.values())
     amplified = sum(len(change.amplified) for change in changes.values())
+    on_val = _judged(context, spec, state) if accelerator.is_main_process else Result({})
     return Result(
-        {"refresh/near_zero_channels": near_zero, "refresh/amplified_channels": amplified},
         {
+            **on_val.metrics,
+            "refresh/near_zero_channels": near_zero,
+            "refresh/amplified_channels": amplified,
+        },
+        {
+            **on_val.details,
             "images": len(rows),
             "batches": len(of_batches),
             "channels": sum(len(found.mean) for found in moments.values()),
@@ -66,6 +77,31 @@ def run(context: Context, spec: BnRefresh) -> Result:
         weights=state,
         replaced=replacements.until(0),
     )
+
+
+def _judged(context: Context, spec: BnRefresh, state: Mapping[str, Tensor]) -> Result:
+    """Return what an evaluation of the features says on val; nothing without one."""
+    if not spec.judge:
+        return Result({})
+    data, frozen = spec.judge.data, Frozen(context, state=state)
+    train, val = (frozen.features(one) for one in (trained_on(data), f"{dataset_of(data)}/val"))
+    num_classes = len(manifest_of(context, data).classes)
+    metric = metric_for(context, data, spec.judge.metric)
+    if spec.judge.kind == "knn":
+        defaults = Knn(kind="knn", init=spec.init, data=data)
+        found = knn.evaluate(
+            *(train, val, None),
+            num_classes=num_classes,
+            k=defaults.k,
+            temperature=defaults.temperature,
+            metric=metric,
+        )
+    else:
+        l2 = Linear(kind="linear", init=spec.init, data=data, solver="lbfgs").l2
+        found, _ = logistic.choose(
+            *(train, val, None), num_classes=num_classes, l2=l2, metric=metric
+        )
+    return judged(context, data, found)
 
 
 def _order(pool: Pool, spec: BnRefresh) -> Ints:

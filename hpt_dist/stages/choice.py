@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -62,8 +62,14 @@ def _together(on_val: Mapping[str, Any], on_test: Mapping[str, Any]) -> dict[str
     return {**on_val, **on_test, **both}
 
 
-def chosen_by(context: Context) -> tuple[choice.Choice, Trial]:
+def chosen_by(
+    context: Context, beside: Sequence[Mapping[str, float]] = ()
+) -> tuple[choice.Choice, Trial]:
     """Return what validation chooses for a trial, and the candidate; MLflow gets it as a page.
+
+    Args:
+        context: of the trial.
+        beside: what else is known of each candidate, in their order; nothing is chosen by it.
 
     Raises:
         StoreError: a candidate is not what it committed.
@@ -72,9 +78,10 @@ def chosen_by(context: Context) -> tuple[choice.Choice, Trial]:
     trial, store = context.order.trial, context.store
     results = [document(store, one.key, "result.json", ResultPart) for one in trial.candidates]
     chosen = choice.choose(trial.choices, results)
-    if trial.spec.tries():
+    if beside:
         looks = [one["details"].get("untrained", {}) for one in results]
-        chosen = replace(chosen, beside=dict(zip(trial.choices, looks, strict=True)))
+        both = [{**look, **more} for look, more in zip(looks, beside, strict=True)]
+        chosen = replace(chosen, beside=dict(zip(trial.choices, both, strict=True)))
     context.note([chosen.says])
     if context.tracker:
         context.tracker.artifact("choice.md", markdown(chosen.blocks()).encode())

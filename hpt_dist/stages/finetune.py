@@ -24,7 +24,7 @@ from hpt_dist.recipe import Augment, Finetune
 from hpt_dist.recipe.kinds.frozen import dataset_of, trained_on
 from hpt_dist.recipe.metrics import METRICS
 from hpt_dist.stages.choice import Left
-from hpt_dist.stages.frozen import judged, metric_for
+from hpt_dist.stages.frozen import head_of, judged, metric_for
 from hpt_dist.stages.inputs import (
     ahead,
     manifest_of,
@@ -85,7 +85,7 @@ def run(context: Context, spec: Finetune) -> Result:
     found = answers.results(metric, scores, {"train": judge.labels(pool), **splits})
     found |= _details(outcome.selection, spec, steps, metric, pool, manifest.classes)
     return replace(
-        judged(context, spec.data, found),
+        judged(context, spec.data, found, head=head_of(context, spec.data, method.head)),
         model={name: value.cpu() for name, value in method.state_dict().items()},
         seconds_before=outcome.seconds_before,
         numerics=training.computed,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hpt_dist.errors import HptError
 from hpt_dist.evals.features import Labelled, extract
 from hpt_dist.images.photometric import Normalize
-from hpt_dist.networks.inner_features import POOL, features_at
+from hpt_dist.networks.inner_features import POOL, features_at, flattened_at
 from hpt_dist.reading.damage import Replacements
 from hpt_dist.reading.order import Ints
 from hpt_dist.reading.stream import Batch, Pool, View, center_batches, crop_batches, network_views
@@ -104,11 +104,22 @@ class Frozen:
     Args:
         context: of the trial.
         where: in the backbone; see `inner_features.features_at`.
+        flat: whether the part `where` is flattened; see `inner_features.flattened_at`.
+        state: of the backbone; None is that of the trial that this one starts from.
     """
 
-    def __init__(self, context: Context, where: str = POOL) -> None:
+    def __init__(
+        self,
+        context: Context,
+        where: str = POOL,
+        *,
+        flat: bool = False,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self._context = context
         self._where = where
+        self._flat = flat
+        self._state = state
 
     @cached_property
     def accelerator(self) -> Accelerator:
@@ -118,12 +129,18 @@ class Frozen:
     @cached_property
     def backbone(self) -> nn.Module:
         """Images -> features, on its device."""
-        inner = features_at(backbone_of(self._context), self._where, self._context.order.image_size)
+        backbone = backbone_of(self._context)
+        if self._state is not None:
+            backbone.load_state_dict(self._state)
+        place = flattened_at if self._flat else features_at
+        inner = place(backbone, self._where, self._context.order.image_size)
         return inner.to(self.accelerator.device).to(memory_format=torch.channels_last)
 
     @cached_property
     def _weights(self) -> str:
         """The digest of the backbone's weights."""
+        if self._state is not None:
+            return files.content_digest(files.save(self._state, {}))
         trial = self._context.order.trial
         data = committed.read(self._context.store, trial.init, committed.WEIGHTS)
         return files.content_digest(data)
@@ -231,6 +248,26 @@ class Frozen:
 def metric_for(context: Context, data: str, asked: str | None) -> str:
     """Return the metric by which val chooses on a dataset: the recipe's, else the manifest's."""
     return metric_of(asked, context.order.trial.datasets[dataset_of(data)])
+
+
+def head_of(context: Context, data: str, classifier: nn.Linear, where: str = POOL) -> Head:
+    """Return a classifier with all that `load_classifier` needs to put it on its backbone.
+
+    Args:
+        context: of the trial.
+        data: the dataset or what is learned from, as the recipe names it.
+        classifier: features [b, d] -> scores [b, num_classes].
+        where: in the backbone the features are; see `inner_features.features_at`.
+    """
+    manifest = manifest_of(context, data)
+    return Head(
+        {name: value.cpu() for name, value in classifier.state_dict().items()},
+        manifest.classes,
+        context.order.image_size,
+        *mean_std(context),
+        features=where,
+        several=manifest.label == "multi",
+    )
 
 
 def judged(

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import nn
 
 from hpt_dist.errors import DataError
 from hpt_dist.evals import answers, knn, linear, logistic
 from hpt_dist.evals.features import Labelled
 from hpt_dist.evals.logme import logme
-from hpt_dist.networks.inner_features import POOL
 from hpt_dist.reading.damage import Replacements
 from hpt_dist.recipe import Linear
 from hpt_dist.stages.choice import Left
-from hpt_dist.stages.frozen import Frozen, features_of, judged, metric_for, test_of
-from hpt_dist.stages.inputs import manifest_of, mean_std
+from hpt_dist.stages.frozen import Frozen, features_of, head_of, judged, metric_for, test_of
+from hpt_dist.stages.inputs import manifest_of
+from hpt_dist.train.interrupt import BY_PEOPLE
 from hpt_dist.trial.run import Context, Result
-from hpt_dist.weights.head import Head
 
 _NEIGHBOURS, _TEMPERATURE = 20, 0.07  # Wu et al., arXiv 1805.01978
 
@@ -50,26 +47,12 @@ def run(context: Context, spec: Linear) -> Result:
             weight_decay=spec.weight_decay,
             seed=spec.seed,
             metric=metric,
+            heeding=lambda steps: context.interrupt.heeding(steps, *BY_PEOPLE),
         )
-    head, is_candidate = _head(context, spec, classifier), context.order.trial.is_candidate
-    if is_candidate:
+    if context.order.trial.is_candidate:
         found["untrained"] = _untrained(train, val, num_classes, metric)
-    result = judged(context, spec.data, found, replacements, head)
-    # It reads test, should it be chosen, also where it is no head for others.
-    own = dict(classifier.state_dict()) if is_candidate and not head else None
-    return replace(result, model=own)
-
-
-def _head(context: Context, spec: Linear, classifier: nn.Linear) -> Head | None:
-    """Return what `load_classifier` puts on the backbone: it gives pooled features, and one class.
-
-    None where the classifier is of other features, or of several labels an image.
-    """
-    manifest = manifest_of(context, spec.data)
-    if spec.features != POOL or manifest.label == "multi":
-        return None
-    state = {name: value.cpu() for name, value in classifier.state_dict().items()}
-    return Head(state, manifest.classes, context.order.image_size, *mean_std(context))
+    head = head_of(context, spec.data, classifier, spec.features)
+    return judged(context, spec.data, found, replacements, head)
 
 
 def _untrained(train: Labelled, val: Labelled, num_classes: int, metric: str) -> dict[str, float]:
@@ -88,12 +71,11 @@ def _untrained(train: Labelled, val: Labelled, num_classes: int, metric: str) ->
 
 def read_test(context: Context, spec: Linear, left: Left) -> Result:
     """Return what the classifier that a candidate left says of test."""
-    state = left.head.state if left.head else left.model
-    if state is None:
+    if left.head is None:
         raise DataError(f"{context.order.trial.name} left no classifier")
-    num_classes, dim = state["weight"].shape
+    num_classes, dim = left.head.state["weight"].shape
     classifier = nn.Linear(dim, num_classes, device="meta").requires_grad_(requires_grad=False)
-    classifier.load_state_dict(state, assign=True)
+    classifier.load_state_dict(left.head.state, assign=True)
     test = test_of(Frozen(context, spec.features), spec.data)
     scores = {"test": answers.of_head(classifier, test)}
     metric = metric_for(context, spec.data, spec.metric)

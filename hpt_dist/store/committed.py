@@ -40,6 +40,7 @@ class Done:
         same_as: the key of the trial whose result it took; empty if it computed its own.
         replaced: the names of damaged images that others stand in for.
         chose: the settings that validation chose, in words; empty where it chose nothing.
+        out: why it is no candidate any more; empty where it has a result.
     """
 
     key: Name
@@ -47,6 +48,7 @@ class Done:
     same_as: str = ""
     replaced: tuple[str, ...] = ()
     chose: str = ""
+    out: str = ""
 
 
 def done(store: Store, key: str) -> Done | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -17,6 +18,7 @@ FAILURE = "failure.json"
 LAUNCHES = "launches"
 # What trials computed of frozen backbones, for those that need the same.
 FEATURES = "features"
+DEFAULT_STORE = "./hpt-store"
 _SQLITE = "sqlite:///"
 # The lease of whoever submits jobs for a store, or takes back what was noted of them.
 SUBMITTING = f"{LAUNCHES}/submitting"
@@ -33,6 +35,11 @@ def local_path(text: Path | str) -> Path:
     except RuntimeError as error:
         what = f"~ stands for no folder: {error}"
         raise RequestError(what, where=str(text), fix="write the path in full") from error
+
+
+def usual_store() -> str:
+    """Return the URI of the store that is meant where neither an option nor a recipe names one."""
+    return os.environ.get("HPT_STORE") or DEFAULT_STORE
 
 
 def stage_prefix(key: str) -> str:
@@ -63,16 +70,27 @@ def work_folder(store: Store, chosen: str = "") -> Path:
 def trial_folder(work: Path, store: str, key: str) -> Path:
     """Return the local folder of a trial.
 
-    Outside the store's folder several stores may share a work folder, and each has its own part.
-
     Args:
         work: the work folder.
         store: URI of the store.
         key: of the trial.
     """
+    return _of_store(work, "trials", store) / key
+
+
+def report_folder(work: Path, store: str, recipe: str) -> Path:
+    """Return the local folder of the report of a recipe's last launch; see `trial_folder`."""
+    return _of_store(work, "reports", store) / recipe
+
+
+def _of_store(work: Path, part: str, store: str) -> Path:
+    """Return a part of a work folder.
+
+    Outside the store's folder several stores may share a work folder, and each has its own part.
+    """
     if work.is_relative_to(store):
-        return work / "trials" / key
-    return work / "trials" / hashlib.sha256(store.encode()).hexdigest()[:12] / key
+        return work / part
+    return work / part / hashlib.sha256(store.encode()).hexdigest()[:12]
 
 
 def filled_trial_folder(work: Path, store: str, key: str) -> Path:

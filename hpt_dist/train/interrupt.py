@@ -7,8 +7,9 @@ handlers only set the flag.
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import TypeVar
 
@@ -16,11 +17,30 @@ from hpt_dist.errors import Interrupted
 
 T = TypeVar("T")
 
-# Ctrl-C, and `hpt-dist cancel`.
-BY_PEOPLE = ("SIGINT", "SIGTERM")
+# Ctrl-C, `hpt-dist cancel`, and a terminal that was closed.
+BY_PEOPLE = ("SIGINT", "SIGTERM", "SIGHUP")
 
 # SIGTERM comes before the end of a job; the others are usual choices of `sbatch --signal`.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@contextmanager
+def handled(
+    handler: Callable[[int, FrameType | None], None], *numbers: signal.Signals
+) -> Iterator[None]:
+    """Call a handler at signals for as long as the block runs; in the main thread alone.
+
+    At SIGHUP too, by which a terminal that is closed ends its processes, unless it is ignored: so
+    nohup wants it.
+    """
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    heard = numbers if ignored else (*numbers, signal.SIGHUP)
+    before = {number: signal.signal(number, handler) for number in heard}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 class Interrupt:
@@ -73,16 +93,10 @@ class Interrupt:
 def listening(on_signal: Callable[[], None] | None = None) -> Iterator[Interrupt]:
     """Turn SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 into a flag for as long as the block runs.
 
-    `on_signal` is that of `Interrupt`. Only the main thread may set handlers; in another thread the
-    flag simply stays unset.
+    SIGHUP too, unless it is ignored. `on_signal` is that of `Interrupt`. Only the main thread may
+    set handlers; in another thread the flag simply stays unset.
     """
     interrupt = Interrupt(on_signal)
-    try:
-        before = {number: signal.signal(number, interrupt._set) for number in SIGNALS}
-    except ValueError:
-        before = {}
-    try:
+    may = threading.current_thread() is threading.main_thread()
+    with handled(interrupt._set, *SIGNALS) if may else nullcontext():
         yield interrupt
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator as Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
@@ -27,9 +27,6 @@ from hpt_dist.train.agreement import Vote, check_agreed, united
 from hpt_dist.train.checkpoint import Checkpoints, Saver
 from hpt_dist.train.interrupt import Interrupt
 from hpt_dist.train.selection import Evaluation, Selection
-
-__all__ = ["Accelerator", "Feed", "Inputs", "Loop", "Observer", "TrainOutcome", "fit"]
-__all__ += ["make_accelerator"]
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +174,7 @@ def fit(
     start, seconds_before = state.resume(observer)
     check_agreed(accelerator, start)
     vote = Vote(accelerator)
-    stale = _look(loop, start, state.selection, observer)
+    stale = state.look(start, observer, lambda _: None)
     with Saver(loop.checkpoints) as saver, loop.feed(start) as feed:
         window = _Window(loop, accelerator, observer, saver)
 
@@ -209,7 +206,7 @@ def fit(
                         f"stopped by {interrupt.cause or 'another rank'} after step {done}",
                         fix="run the same command again; it goes on from there",
                     )
-                if _look(loop, done, state.selection, observer, save) or done == loop.steps:
+                if state.look(done, observer, save) or done == loop.steps:
                     break
                 if done % loop.checkpoint_every == 0:
                     save(done)
@@ -221,29 +218,6 @@ def fit(
             raise
         window.flush()
     return TrainOutcome(state.selection, seconds_before, state.replaced(done))
-
-
-def _look(
-    loop: Loop,
-    done: int,
-    selection: Selection,
-    observer: Observer,
-    save: Callable[[int], None] = lambda _: None,
-) -> bool:
-    """Look at validation where it is due; return whether patience has run out."""
-    plan = loop.evaluation
-    noted = bool(selection.history) and selection.history[-1][0] == done
-    if plan is None or noted or not plan.is_due(done, loop.steps):
-        return False
-    try:
-        look = plan.run()
-    except Interrupted:  # a process alone stops in a look, which comes after the restart
-        save(done)
-        raise
-    observer.metrics(done, look.metrics)
-    selection.add(done, look, plan)
-    observer.looked(selection)
-    return selection.is_stale(plan.patience)
 
 
 class _TrainState:
@@ -270,6 +244,22 @@ class _TrainState:
         self._scaler.step(loop.optimizer)
         self._scaler.update()
         return loss
+
+    def look(self, done: int, observer: Observer, save: Callable[[int], None]) -> bool:
+        """Look at validation where it is due; return whether patience has run out."""
+        plan, selection = self._loop.evaluation, self.selection
+        noted = bool(selection.history) and selection.history[-1][0] == done
+        if plan is None or noted or not plan.is_due(done, self._loop.steps):
+            return False
+        try:
+            look = plan.run()
+        except Interrupted:  # a process alone stops in a look, which comes after the restart
+            save(done)
+            raise
+        observer.metrics(done, look.metrics)
+        selection.add(done, look, plan)
+        observer.looked(selection)
+        return selection.is_stale(plan.patience)
 
     def save(self, saver: Saver, step: int, seconds: float, observer: Observer) -> float:
         """Start to write the state after `step` steps; return the seconds that training waited."""

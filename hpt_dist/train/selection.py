@@ -68,6 +68,7 @@ class Selection:
         right: whether each validation image was classified correctly, by steps.
         replicates: see `Look`, by steps.
         images: see `Look`, of the last one.
+        metric: that selects; empty before the first look, and where nothing is selected.
         best_step: steps of the best; -1 before the first.
         best_value: its value; of an error its negative.
         weights: the kept module's state at that step.
@@ -77,6 +78,7 @@ class Selection:
     right: dict[int, Tensor] = field(default_factory=dict)
     replicates: dict[int, Tensor] = field(default_factory=dict)
     images: int = 0
+    metric: str = ""
     best_step: int = -1
     best_value: float = float("-inf")
     weights: dict[str, Tensor] = field(default_factory=dict)
@@ -89,6 +91,7 @@ class Selection:
             self.right[done] = look.right.cpu()
         if look.replicates is not None:
             self.replicates[done] = look.replicates.cpu()
+        self.metric = plan.select_on
         if not plan.select_on:
             return
         value = look.metrics[plan.select_on] * (-1 if plan.lower_is_better else 1)

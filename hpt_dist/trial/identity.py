@@ -61,7 +61,8 @@ def of_trial(
 def _params(trial: Trial) -> dict[str, str]:
     image = {f"image.{name}": str(value) for name, value in trial.document["image"].items()}
     settings = counting_settings(trial.spec)
-    for one in trial.candidates:  # what it chooses is in its result
+    # What it chooses is in its result; one that tries others has settings of its own.
+    for one in () if trial.spec.tries() else trial.candidates:
         settings = dict(settings.items() & counting_settings(one.spec).items())
     return {**settings, "backbone": trial.backbone, **image}
 

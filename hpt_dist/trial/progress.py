@@ -17,13 +17,14 @@ from hpt_dist.recipe.metrics import METRICS
 if TYPE_CHECKING:
     from hpt_dist.train.selection import Selection
 
-# The metric of a look that is shown, the first that there is, and its name in words.
+_RANK = "monitor/rankme"
+# The metric of a look that is shown, and its name in words: the one that selects, or the first.
 _SHOWN = {
     "knn/top1": "kNN",
     "val/top1": "val top-1",
     **{f"knn/{name}": f"kNN {name}" for name in METRICS if name != "top1"},
     **{f"val/{name}": f"val {name}" for name in METRICS if name != "top1"},
-    "monitor/rankme": "effective rank",
+    _RANK: "effective rank",
 }
 
 ReportProgress = Callable[[Mapping[str, Any]], None]
@@ -53,7 +54,8 @@ class Progress:
     def note_look(self, selection: Selection) -> None:
         """Take the last look at validation, and the best one where its weights are kept."""
         step, metrics = selection.history[-1]
-        name = next((name for name in _SHOWN if name in metrics), "")
+        shown = [name for name in _SHOWN if name in metrics]
+        name = selection.metric if selection.metric in shown else next(iter(shown), "")
         if name:
             self._facts |= {name: round(metrics[name], 4), "looked_step": step}
         if name and selection.weights:

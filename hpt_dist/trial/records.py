@@ -129,6 +129,14 @@ class Finished:
         """The key of the trial that computed its result: another one that read the same, or it."""
         return str(self.run.get("same_as", self.key))
 
+    @property
+    def inputs(self) -> str:
+        """The digest of all that it read: two that ran at the same time both computed one result.
+
+        Its origin, where it has noted none: it starts from nothing, or is of an earlier version.
+        """
+        return str(self.run.get("inputs", self.origin))
+
 
 @dataclass(frozen=True)
 class SpecPart:
@@ -209,6 +217,7 @@ class RunPart:
     numerics: str = ""
     same_as: Sha256 = ""
     stores: Mapping[Line, Line] = field(default_factory=dict)
+    inputs: Sha256 = ""
 
 
 def document(store: Store, key: str, name: str, part: type[Any]) -> dict[str, Any]:

@@ -115,6 +115,7 @@ class Result:
         taken: predictions of a trial that read the same, or that validation chose: files by name,
             which it commits as they are.
         replicates: of its metrics, shares of 1, [draws]; see `evals.bootstrap`.
+        out: why it is no candidate any more; empty where it has a result.
     """
 
     metrics: dict[str, float]
@@ -131,6 +132,7 @@ class Result:
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     taken: Mapping[str, bytes] = field(default_factory=dict)
     replicates: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    out: str = ""
 
 
 @dataclass(frozen=True)
@@ -295,12 +297,9 @@ def _perform(
     plugins.check(order.trial.document)
     inputs = alike.inputs_of(store, order.trial)
     twin = alike.find(store, order.trial, inputs)
-    if twin:
-        result = _result_of(twin, order.trial.spec.TRAINS and not order.trial.candidates)
-    else:
-        result = _computed(context, runner, together)
+    result = _result_of(twin, order.trial) if twin else _computed(context, runner, together)
     seconds = time.perf_counter() - began
-    _commit(context, tracker, result, start.count - 1, seconds, twin.key if twin else "")
+    _commit(context, tracker, result, start.count - 1, seconds, inputs, twin.key if twin else "")
     if not twin:
         alike.note(store, inputs, order.trial.key)
 
@@ -315,16 +314,18 @@ def _computed(context: Context, runner: Runner, together: Together) -> Result:
         if not trial.is_candidate:
             raise
         log.warning("this candidate is out: %s", error)
-        return Result({}, {"out": error.problem.what})
+        return Result({}, {"out": error.problem.what}, out=error.problem.what)
 
 
-def _result_of(twin: alike.Alike, trains: bool) -> Result:
+def _result_of(twin: alike.Alike, trial: Trial) -> Result:
     """Return a result as if this trial had computed it; its curves stay with the one that did.
 
     Args:
         twin: the one that did.
-        trains: whether both train, and so look at validation meanwhile.
+        trial: this one.
     """
+    # Both train, and so look at validation meanwhile.
+    trains = trial.spec.TRAINS and not trial.candidates
     log.info("reads what trial %s has read, and takes its result", twin.key[:12])
     metrics = twin.result["metrics"]
     return Result(
@@ -339,6 +340,7 @@ def _result_of(twin: alike.Alike, trains: bool) -> Result:
         chose=twin.chose,
         taken=twin.predictions,
         replicates=twin.replicates,
+        out=str(twin.result["details"].get("out", "")),
     )
 
 
@@ -377,6 +379,7 @@ def _commit(
     result: Result,
     restarts: int,
     seconds: float,
+    inputs: str,
     same_as: str,
 ) -> None:
     """Put every object, verify it, and only then name them all in `DONE`."""
@@ -396,7 +399,7 @@ def _commit(
     objects = {
         "spec.json": _json(trial.document),
         "result.json": _json(documents.of_result(trial, result.metrics, result.details) | replaced),
-        "run.json": _json(run | same),
+        "run.json": _json(run | same | ({"inputs": inputs} if inputs else {})),
     }
     metadata = {"key": trial.key, "trial": trial.name, "backbone": trial.backbone}
     for name, state in {WEIGHTS: result.weights, MODEL: result.model}.items():
@@ -425,7 +428,7 @@ def _commit(
     context.check()
     manifest = {name: _put(root, name, data) for name, data in objects.items()}
     context.check()
-    chose = {"chose": result.chose} if result.chose else {}
+    chose = {name: text for name in ("chose", "out") if (text := getattr(result, name))}
     root.put(DONE, _json({"key": trial.key, "objects": manifest} | same | replaced | chose))
     _clear(root)
 

@@ -16,16 +16,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _FACTS = ("classes", "image_size", "mean", "std")
+_LATER = {"features": "pool", "several": False}  # not written where it is this
 
 
 @dataclass(frozen=True)
 class _Facts:
-    """What the metadata of a head's file say, besides its names."""
+    """What the metadata of a head's file say, besides its names; see `Head`."""
 
     classes: tuple[str, ...]
     image_size: Count
     mean: RGB
     std: RGB
+    features: str = "pool"
+    several: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,9 @@ class Head:
         image_size: side of the network input, pixels.
         mean: of red, green and blue, 0 to 1, by which images are normalised.
         std: the same.
+        features: where in the backbone they are; see `inner_features.features_at`.
+        several: whether an image has several labels, so that a sigmoid of each score is its
+            probability; of one label it is the softmax of all.
     """
 
     state: Mapping[str, Tensor]
@@ -45,6 +51,8 @@ class Head:
     image_size: int
     mean: RGB
     std: RGB
+    features: str = "pool"
+    several: bool = False
 
     def encoded(self, names: Mapping[str, str]) -> bytes:
         """Return its file in safetensors' format.
@@ -54,7 +62,8 @@ class Head:
         """
         from hpt_dist.weights import files
 
-        facts: dict[str, Any] = {name: getattr(self, name) for name in _FACTS}
+        facts: dict[str, Any] = {name: getattr(self, name) for name in (*_FACTS, *_LATER)}
+        facts = {name: value for name, value in facts.items() if value != _LATER.get(name)}
         metadata = {name: json.dumps(value) for name, value in facts.items()}
         return files.save(self.state, {**names, **metadata})
 
@@ -73,7 +82,8 @@ def read(data: bytes, where: str) -> tuple[Head, str]:
 
     state, metadata = files.read(data)
     try:
-        text = "{" + ",".join(f'"{name}":{metadata[name]}' for name in _FACTS) + "}"
+        names = (*_FACTS, *(name for name in _LATER if name in metadata))
+        text = "{" + ",".join(f'"{name}":{metadata[name]}' for name in names) + "}"
         facts = records.decoded(text.encode(), _Facts, where=where)
         backbone = metadata["backbone"]
     except (KeyError, DamagedRecordError) as error:
@@ -82,4 +92,4 @@ def read(data: bytes, where: str) -> tuple[Head, str]:
     count = len(facts.classes)
     if shapes.keys() != {"weight", "bias"} or {shape[0] for shape in shapes.values()} != {count}:
         raise WeightsError(f"this is no head for its {count} classes", where=where)
-    return Head(state, facts.classes, facts.image_size, facts.mean, facts.std), backbone
+    return Head(state, **vars(facts)), backbone

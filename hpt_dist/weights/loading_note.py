@@ -24,17 +24,20 @@ _CLASSIFIER = """\
 import hpt_dist
 
 classifier = hpt_dist.load_classifier({folder})
-print(classifier.classify("image.jpg"))
+print(classifier.{call}("image.jpg"))
 ```
 
-It prints the name of the class. `classifier.prepared([...])` gives images as the network reads
-them, and `classifier(...)` the scores of their classes.
+It prints {prints}. `classifier.probabilities("image.jpg")` gives the probability of
+each class, `classifier.prepared([...])` images as the network reads them, and `classifier(...)` the
+scores of their classes.
 """
+_ONE_LABEL = {"call": "classify", "prints": "the name of the class"}
+_SEVERAL = {"call": "labels", "prints": "the classes of 0.5 or more (`threshold=`)"}
 
 _PLAIN_HEAD = """\
 ## The classifier without hpt-dist
 
-The features of the backbone below, [b, d], give scores of the classes, [b, classes]:
+{features}, [b, d], give scores of the classes, [b, classes]:
 
 ```python
 import json
@@ -47,11 +50,24 @@ with safe_open({head}, framework="pt") as file:
     classes = json.loads(file.metadata()["classes"])
 
 
+{function}```
+"""
+_CLASSIFY = """\
 def classify(features):
     scores = torch.nn.functional.linear(features, weight, bias)
     return [classes[best] for best in scores.argmax(1).tolist()]
-```
 """
+_LABELS = """\
+def labels(features, threshold=0.5):
+    scores = torch.nn.functional.linear(features, weight, bias)
+    return [[classes[c] for c in row.nonzero()[:, 0]] for row in scores.sigmoid() >= threshold]
+"""
+_FEATURES = {
+    "pool": "The features of the backbone below",
+    "cls": "The last class tokens of the backbone below, a ViT",
+    "mean": "The means of the last tokens of the backbone below, without those before the patches",
+    "cls+mean": "The last class tokens of the backbone below, then the means of the others",
+}
 
 _OWN = """\
 ## The backbone
@@ -90,6 +106,13 @@ backbone.set_submodule(classifier.rpartition(".")[0], torch.nn.Identity())
 It gives features: the classifier, which these weights do not have, is taken away.
 """
 
+# The entries of a fine-tuned model that are its backbone's.
+_FROM_MODEL = """{{
+    name.removeprefix("backbone."): value
+    for name, value in load_file({file}).items()
+    if name.startswith("backbone.")
+}}"""
+
 _ELSEWHERE = {
     "detectron2": """\
 ## The backbone in detectron2
@@ -122,13 +145,6 @@ _MODELS = {
 `embedding.` (a linear layer) and `prototypes.` (a linear layer without bias, on embeddings of
 length 1). The largest score is the class. `safetensors.torch.load_file` loads it.
 """,
-    "finetune": """\
-## The fine-tuned classifier
-
-`{file}` holds the whole network, by the prefix of its names: `backbone.`, then `head.` (a linear
-layer on the features). Of one label an image the largest score is the class; of several, an image
-has the classes whose scores are above 0. `safetensors.torch.load_file` loads it.
-""",
 }
 
 
@@ -139,6 +155,8 @@ def text(
     folder: Path,
     names: Sequence[str],
     file_format: str,
+    *,
+    several: bool = False,
 ) -> str:
     """Return the page for some pulled files; empty where none of them is loaded.
 
@@ -149,18 +167,29 @@ def text(
         folder: where they are.
         names: of the files, below the folder.
         file_format: of the backbone: one of `source.FORMATS`.
+        several: whether the labels that its classifier gives are several an image.
     """
     backbone = str(spec["backbone"])
+    settings = spec.get("spec", {})
     parts = []
     if HEAD in names:
+        words = _SEVERAL if several else _ONE_LABEL
+        where = str(settings.get("features", "pool"))
+        inner = f"The output of the part `{where}` of the backbone below, its mean over positions"
         parts += [
-            _CLASSIFIER.format(folder=_literal(folder)),
-            _PLAIN_HEAD.format(head=_literal(folder / HEAD)),
+            _CLASSIFIER.format(folder=_literal(folder), **words),
+            _PLAIN_HEAD.format(
+                features=_FEATURES.get(where, inner),
+                head=_literal(folder / HEAD),
+                function=_LABELS if several else _CLASSIFY,
+            ),
         ]
     for name in names:
         parts += _of_backbone(backbone, folder, name, file_format)
-    kind = str(spec.get("spec", {}).get("kind", ""))
-    if MODEL in names and kind in _MODELS:
+    kind = str(settings.get("kind", ""))
+    if MODEL in names and HEAD in names:
+        parts += _plain(*_library(backbone), _FROM_MODEL.format(file=_literal(folder / MODEL)))
+    elif MODEL in names and kind in _MODELS:
         parts.append(_MODELS[kind].format(file=folder / MODEL))
     if not parts:
         return ""
@@ -172,9 +201,8 @@ def _of_backbone(backbone: str, folder: Path, name: str, file_format: str) -> li
     """Return the parts for a file of weights; none if it is no backbone."""
     file = _literal(folder / name)
     if name in (WEIGHTS, BACKBONE):
-        library, _, model = backbone.rpartition("/")
         own = _OWN.format(name=_literal(backbone), file=file)
-        return [own, *_plain(library, model, f"load_file({file})")]
+        return [own, *_plain(*_library(backbone), f"load_file({file})")]
     path = PurePosixPath(name)
     if path.suffix == ".parquet" or path.name in ("config.json", *_NO_WEIGHTS):
         return []
@@ -183,6 +211,12 @@ def _of_backbone(backbone: str, folder: Path, name: str, file_format: str) -> li
         return [_ELSEWHERE[file_format].format(file=folder / whole)]
     load = f"torch.load({file}, weights_only=True)"
     return _plain(file_format, PurePosixPath(name).stem, load)
+
+
+def _library(backbone: str) -> tuple[str, str]:
+    """Return the library of a backbone and its name there."""
+    library, _, model = backbone.rpartition("/")
+    return library, model
 
 
 def _plain(library: str, model: str, load: str) -> list[str]:
@@ -206,8 +240,14 @@ def _images(image: Mapping[str, Any]) -> str:
     return f"""\
 ## Images
 
-RGB, the short side resized to {round(size * 256 / 224)} pixels, the central square of {size}
-pixels, values divided by 255, then normalised by mean and standard deviation: {by}.
+RGB, upright; the central square, 7/8 of the short side, resized to {size} pixels; values divided by
+255, then normalised by mean and standard deviation: {by}.
+
+    # image = PIL.ImageOps.exif_transpose(PIL.Image.open(path)).convert("RGB")
+    side = min(image.size) * 7 / 8
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = left, top, left + side, top + side
+    pixels = image.resize(({size}, {size}), PIL.Image.Resampling.BILINEAR, box=box)
 """
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -16,12 +17,12 @@ import torch
 from small import TINY, environment, fill, hpt, saved_step, wait_for, write_recipe
 from terminal import Terminal, be_stubborn
 
-from hpt_dist.launch import local
+from hpt_dist.launch import closing, launches, local
 from hpt_dist.launch.launches import Settings
 from hpt_dist.processes import children
 from hpt_dist.recipe import Knn
 from hpt_dist.recipe.plan import Trial
-from hpt_dist.store import FolderStore
+from hpt_dist.store import FolderStore, open_store
 from hpt_dist.trial.run import TrialOrder
 
 TRIAL = Trial(
@@ -72,6 +73,18 @@ def test_trials_save_and_the_command_that_goes_on_is_printed(store, recipe, tmp_
         assert not re.search(r"step \d+/", line) or re.search(r"loss \d.*kNN .* images/s", line)
 
 
+def test_a_closed_terminal_is_a_request_to_save_and_stop(store, recipe, tmp_path):
+    with Terminal([*LAUNCH, recipe.name, "--only", "hpt"], tmp_path, environment("")) as terminal:
+        terminal.wait_for(r"hpt +\S+ +\d+/3000 loss \d\.\d+, kNN")
+        assert terminal.close() == 1
+    state = hpt("status", str(recipe), store="none")
+    assert "the launch was stopped" in state
+    after = int(re.search(r"hpt +resumes +after step (\d+)", state)[1])
+    assert not (trial(store) / "failure.json").exists()
+    # Not the last one that was saved anyway, every ten steps, but where it was.
+    assert saved_step(trial(store)) == after
+
+
 class Seen:
     """A watcher who presses Ctrl-C, and again when trials were asked to stop."""
 
@@ -103,6 +116,34 @@ def test_a_second_ctrl_c_ends_a_trial_that_does_not_save(monkeypatch, tmp_path):
     assert child.exit_code == -signal.SIGKILL
     assert seen.calls == ["started", "moved", "stopping"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_while_the_server_imports_nothing_is_waited_for(monkeypatch, tmp_path):
+    """Before it forks, whoever starts a child would wait, however loaded the machine is."""
+    monkeypatch.setattr(children, "warm_up", lambda _: threading.Event())  # it never gets ready
+    started = []
+    monkeypatch.setattr(local, "_processes", lambda *_: started.append(1))
+    plan = SimpleNamespace(recipe=None, store=FolderStore(tmp_path), trials=[TRIAL])
+    settings, seen = Settings("local", 1, (), tmp_path, ""), Seen()
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    errors, stopped = local.work_through(plan, [TRIAL], settings, Mock(id="r-1"), seen)
+    assert stopped
+    assert errors == {"probe": local.NotDone("not started", stopped=True)}
+    assert not started
+    assert not seen.calls
+
+
+def test_a_stopped_launch_draws_no_report(tiny, tmp_path, monkeypatch):
+    """The report of one that ends goes to MLflow, with its plots, which take long."""
+    sent = []
+    monkeypatch.setattr(closing.tracker, "log_parent", lambda *args: sent.append(set(args[3])))
+    monkeypatch.setattr(closing.tracker, "set_status", lambda *_: None)
+    store = open_store(str(shutil.copytree(tiny[0], tmp_path / "store", symlinks=True)))
+    [launch] = launches.launches(store)
+    closing.finish_launch(store, launch, done=False, stopped=True)
+    closing.finish_launch(store, launch, done=True)
+    assert sent[0] == {"resolved.json"}
+    assert sent[1] > {"report.html"}
 
 
 def test_inline_once_saves_and_twice_ends_at_once(drawings, mlflow_tables, tmp_path):

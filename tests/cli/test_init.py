@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+import shutil
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import yaml
 from pictures import encoded, labelled, picture, sample, write
 from PIL import Image
+from shapes import SHAPES, drawn, write_shapes
 from small import hpt
 
+from hpt_dist.datasets.shards import write_dataset
 from hpt_dist.launch import first_recipe
 from hpt_dist.launch.first_recipe import Domain
+from hpt_dist.sources.sample import FileSource
 from hpt_dist.store import open_store
 
 
@@ -121,18 +127,64 @@ def test_what_cannot_be_judged_says_why(tmp_path):
     write(store, "bare", labelled(6))
     assert "bare has no split val and no test" in hpt("init", "bare", store="./hpt-store")
     data = encoded(picture(1, (9, 9)), "PNG")
-    several = [sample(f"s{n}", data, "train", (0, 1)) for n in range(4)]
-    write(store, "several", several)
-    assert "several labels an image" in hpt("init", "several", store="./hpt-store")
+    several = [
+        sample(f"s{split}{n}", data, split, (0, 1))
+        for split in ("train", "val", "test")
+        for n in range(4)
+    ]
+    write_dataset(FileSource("s", "none", ["a", "b"], several, multi_label=True), store, "several")
+    assert "auroc cannot be computed on several/val: each class has all of its images or none" in (
+        hpt("init", "several", store="./hpt-store")
+    )
     write(store, "only", labelled(4, split="test"))
     assert "nothing to pretrain on" in hpt("init", "only", store="./hpt-store", code=2)
     assert "Nothing is evaluated: bare has no" in Path("bare.yaml").read_text()
 
 
+def check_several(printed):
+    assert "several labels an image, judged by AUROC, mean over classes" in printed
+    recipe = yaml.safe_load(Path("shapes.yaml").read_text())
+    assert recipe["stages"]["features"]["metric"] == "auroc"
+    assert recipe["stages"]["hpt"]["monitor"] == {"every": 50}  # its neighbours read one label
+    assert "features/init=hpt,seed=2" in followed(printed, "./hpt-store")
+
+
+def test_a_list_of_several_labels_gets_an_evaluation_by_their_metric(tmp_path):
+    rows = ["path,labels,split"]
+    for one in drawn():
+        (tmp_path / f"{one.key}.png").write_bytes(one.read())
+        rows.append(f"{one.key}.png,{'|'.join(SHAPES[c] for c in one.label)},{one.split}")
+    Path("shapes.csv").write_text("\n".join(rows))
+    check_several(hpt("init", "shapes.csv", store="./hpt-store"))
+
+
+def test_the_recipe_for_several_labels_runs_to_a_verdict(mlflow_tables, tmp_path):
+    write_shapes(open_store(str(tmp_path / "hpt-store")))
+    Path("hpt-store/work").mkdir()
+    shutil.copy(mlflow_tables, "hpt-store/work/mlflow.db")
+    check_several(hpt("init", "shapes", store="./hpt-store"))
+    smaller = {
+        "image.size": 32,
+        "stages.hpt.steps": 4,
+        "stages.hpt.head_warmup_steps": 1,
+        "stages.features.steps": 40,
+        "stages.features.views": 1,
+        "stages.features.sweep.seed": [0, 1],
+    }
+    sets = chain.from_iterable(("--set", f"{key}={value}") for key, value in smaller.items())
+    printed = hpt("launch", "shapes.yaml", "--on", "inline", *sets, store="./hpt-store")
+    assert "test/auroc (AUROC, mean over classes)" in printed
+    assert "Against base" in printed
+    found = [json.loads(p.read_text()) for p in Path("hpt-store").glob("stages/*/result.json")]
+    judged = [one["details"] for one in found if one["kind"] == "linear"]
+    assert [(one["metric"], one["n_test"]) for one in judged] == [("auroc", 36)] * 4
+
+
 @pytest.mark.parametrize("labels", [True, False])
 def test_sizes_follow_the_device(labels):
     splits = {"train": 9000, "val": 500, "test": 500}
-    domain = Domain("on", splits, splits, "single" if labels else "none", ("a", "b"))
+    counts = {split: (images - 100, 100) for split, images in splits.items()}
+    domain = Domain("on", splits, counts, "single" if labels else "none", ("a", "b"))
     recipe = yaml.safe_load(first_recipe.text("r", [domain], "s3://b/h", "gpu", []))
     stage = recipe["stages"]["hpt"]
     assert recipe["image"]["size"] == 224
@@ -142,3 +194,17 @@ def test_sizes_follow_the_device(labels):
     assert recipe["store"] == "${HPT_STORE:-s3://b/h}"
     small = yaml.safe_load(first_recipe.text("r", [domain], "s3://b/h", "cpu", []))
     assert (small["image"]["size"], small["stages"]["hpt"]["batch"]) == (64, 64)
+
+
+def test_the_options_by_which_images_are_read_are_in_the_command_that_shards_them(tmp_path):
+    images("birds", each=24)
+    rows = [f"0-{i}.png,{'ab'[i % 2]},p{i}" for i in range(24)]
+    Path("birds/list.csv").write_text("\n".join(["file,bird species,patient", *rows]))
+    assert "--columns" in hpt("init", "birds/list.csv", store="./hpt-store", code=2)
+    how = ["--columns", "label=bird species", "--group-by", "0-([0-9]+)"]
+    printed = hpt("init", "birds/list.csv", *how, store="./hpt-store")
+    assert "--columns 'label=bird species' --group-by '0-([0-9]+)'" in printed
+    assert "list" in followed(printed, "./hpt-store")
+    assert "2 classes: a, b" in Path("birds/list.yaml").read_text()
+    dataset = ["init", str(tmp_path / "hpt-store/datasets/list"), "--layout", "flat"]
+    assert "is read as it was sharded" in hpt(*dataset, store="./hpt-store", code=2)

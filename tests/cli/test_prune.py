@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import torch
 from pictures import labelled, write
 from small import hpt
 
@@ -275,6 +276,44 @@ def test_features_that_nobody_wrote_lately_go_and_are_no_loss(store):
     hpt("prune", "--yes", store=str(store))
     assert not [path for path in old.rglob("*") if path.is_file() and path.name != "lock"]
     assert all((folder / "DONE").exists() for folder in young)
+
+
+def test_of_two_recipes_that_share_trials_each_keeps_what_it_needs(store, tiny, tmp_path):
+    """A forgotten launch takes only its own along, with the answers to images beside results."""
+    text = tiny[1].read_text().replace("name: tiny", "name: second")
+    text = text.partition("  adapt:")[0].replace("k: [5]", "k: [3]")
+    second = tmp_path / "second.yaml"
+    second.write_text(text)
+    threads = torch.get_num_threads()
+    hpt("launch", str(second), "--on", "inline", store=str(store), process=False)
+    torch.set_num_threads(threads)
+    assert pruned(store)["items"] == []
+    for folder in store.glob("features/*"):
+        aged(folder)
+    kinds = {one["kind"] for one in pruned(store)["items"]}
+    assert kinds == {"features"}
+    first, later = record_of(store), max(store.glob("launches/second-2*.json"))
+    of_second = set(json.loads(later.read_text())["trials"].values())
+    shared = of_second & set(first["trials"].values())
+    own = set(first["trials"].values()) - of_second
+    assert len(shared) == 2
+    assert len(own) == 4
+    before = {key: files(store / "stages" / key) for key in of_second}
+    listed = pruned(store, "--forget", first["id"])["items"]
+    assert {one["name"] for one in listed if one["kind"] == "trial"} == own
+    sizes = {key: sum(map(len, files(store / "stages" / key).values())) for key in own}
+    assert {one["name"]: one["bytes"] for one in listed if one["kind"] == "trial"} == sizes
+    assert pruned(store, "--forget", first["id"], "--yes")["kept"] == []
+    assert {key: files(store / "stages" / key) for key in of_second} == before
+    assert not any(files(store / "stages" / key) for key in own)
+    assert not files(store / "features")
+    assert "4 trials: 4 cached" in hpt("plan", str(second), store=str(store))
+    assert "6 trials: 2 cached, 4 runs" in hpt("plan", str(tiny[1]), store=str(store))
+    runs = json.loads(hpt("runs", "--json", store=str(store)))
+    assert [one["recipe"] for one in runs] == ["second"]
+    assert json.loads(hpt("du", "--json", store=str(store)))["unnamed"] == 0
+    names = [one["name"] for one in json.loads(hpt("data", "list", "--json", store=str(store)))]
+    assert names == ["openmoji/color", "openmoji/line"]
 
 
 def test_everything_is_counted_once(store):

@@ -9,19 +9,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from pictures import encoded, picture
 from PIL import ImageEnhance
+from shapes import SHAPES, drawn, write_shapes
 from small import environment, fill, hpt, write_recipe
 
 import hpt_dist
+from hpt_dist.evals import metrics
+from hpt_dist.store import open_store
 from hpt_dist.store.paths import DONE
 
 RECIPE = """\
 name: judged
 store: ${HPT_STORE}
-datasets: {pets: pets}
+datasets: {pets: pets, shapes: shapes}
 backbone: timm/test_efficientnet
 image: {size: 32, normalize: dataset}
 stages:
@@ -29,6 +34,24 @@ stages:
   plain: {kind: import, weights: random, seed: 1}
   line: {kind: linear, data: pets, views: 2, steps: 60, batch: 32, init: base}
   near: {kind: knn, data: pets, k: [3], init: base}
+  regression: {kind: linear, data: pets, solver: lbfgs, init: base}
+  inner: {kind: linear, data: pets, solver: lbfgs, features: blocks.2, init: base}
+  several: {kind: linear, data: shapes, solver: lbfgs, init: base}
+  within: {kind: linear, data: shapes, views: 1, steps: 40, batch: 20, features: blocks.3,
+           init: base}
+  tune: {kind: finetune, data: pets, init: base, batch: 10, schedule: 12 steps, lr: 0.02}
+  tune_several: {kind: finetune, data: shapes, init: base, batch: 10, schedule: 8 steps, lr: 0.05}
+"""
+TOKENS = """\
+name: tokens
+store: ${HPT_STORE}
+datasets: {pets: pets, shapes: shapes}
+backbone: timm/test_vit
+image: {size: 64}
+stages:
+  base: {kind: import, weights: random}
+  both: {kind: linear, data: pets, solver: lbfgs, features: cls+mean, init: base}
+  mean: {kind: linear, data: shapes, solver: lbfgs, features: mean, init: base}
 """
 CLASSES = ('a "quoted" cat', "dog", "Ünbekannt")
 
@@ -47,15 +70,21 @@ def write_images(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory, mlflow_tables):
-    """A folder with images of pets, and a store in which their evaluations went through."""
+    """A folder with images of pets and shapes, and a store with their evaluations."""
     folder = tmp_path_factory.mktemp("judged")
     (folder / "made/datasets").mkdir(parents=True)
     store = fill(folder / "store", folder / "made", mlflow_tables)
     images = write_images(folder / "pets")
     where = {"store": str(store), "process": False}
     hpt("shard", str(images), f"{store}/datasets/pets", "--workers", "1", **where)
+    write_shapes(open_store(str(store)))
+    for one in drawn():
+        if one.split == "test":
+            (folder / "shapes").mkdir(exist_ok=True)
+            (folder / "shapes" / f"{one.key}.png").write_bytes(one.read())
     threads = torch.get_num_threads()
-    hpt("launch", str(write_recipe(folder, RECIPE)), "--on", "inline", **where)
+    for recipe in (RECIPE, TOKENS):
+        hpt("launch", str(write_recipe(folder, recipe)), "--on", "inline", **where)
     torch.set_num_threads(threads)
     return folder
 
@@ -72,7 +101,7 @@ def blocks(folder: Path) -> list[str]:
 
 
 def key_of(judged: Path, stage: str) -> str:
-    (launch,) = (judged / "store/launches").glob("*.json")
+    (launch,) = (judged / "store/launches").glob("judged-*.json")
     return json.loads(launch.read_text())["trials"][stage]
 
 
@@ -113,6 +142,85 @@ def test_a_pulled_classifier_is_the_one_that_was_measured(judged):
     with torch.inference_mode():
         assert plain["classify"](plain["backbone"](classifier.prepared(files))) == found
     assert "those of the datasets" in (folder / "loading.md").read_text()
+
+
+def answers(judged: Path, folder: Path) -> tuple[hpt_dist.Classifier, list[Path], np.ndarray]:
+    """Return a pulled classifier, the test images it was measured on, and their true labels."""
+    classifier = hpt_dist.load_classifier(folder)
+    if not classifier.several:
+        files = sorted((judged / "pets/test").rglob("*.jpg"))
+        return classifier, files, np.array([CLASSES.index(one.parent.name) for one in files])
+    labels = {one.key: one.label for one in drawn()}
+    files = sorted((judged / "shapes").glob("*.png"))
+    has = [[c in labels[file.stem] for c in range(len(SHAPES))] for file in files]
+    return classifier, files, np.array(has)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["regression", "inner", "several", "within", "tune", "tune_several", "both", "mean"],
+)
+def test_what_every_kind_leaves_answers_as_it_was_measured(judged, name):
+    run = "tokens" if name in ("both", "mean") else "judged"
+    folder, printed = pull(judged, f"{run}/{name}")
+    assert "kept no classifier" not in printed
+    classifier, files, true = answers(judged, folder)
+    result = json.loads((folder / "result.json").read_text())["metrics"]
+    with torch.inference_mode():
+        scores = classifier(classifier.prepared(files))
+    odds = metrics.log_odds(scores.numpy(), several=classifier.several)
+    expected = ("auroc", "map", "ece") if classifier.several else ("top1", "auroc", "ece")
+    for metric in expected:
+        found = metrics.compute(metric, odds, true)
+        assert found == pytest.approx(result[f"test/{metric}"], abs=1e-5), metric
+    probable = metrics.probabilities(odds)
+    np.testing.assert_allclose(classifier.probabilities(*files).numpy(), probable, atol=1e-5)
+    [three, plain, *backbones] = blocks(folder)
+    if classifier.several:
+        own = classifier.labels(*files, threshold=0.4)
+        assert own == [
+            [c for c, p in zip(SHAPES, row, strict=True) if p >= 0.4] for row in probable
+        ]
+        with pytest.raises(hpt_dist.HptError, match="several labels here"):
+            classifier.classify(files[0])
+        assert "classifier.labels(" in three
+    else:
+        own = classifier.classify(*files)
+        assert "classifier.classify(" in three
+    # By the lines of the page alone, where the features are the backbone's own.
+    if name not in ("inner", "within", "both", "mean"):
+        names: dict = {}
+        exec(plain, names)
+        exec(next(block for block in backbones if "import timm" in block), names)
+        with torch.inference_mode():
+            features = names["backbone"](classifier.prepared(files))
+        if classifier.several:
+            assert names["labels"](features, 0.4) == own
+        else:
+            assert names["classify"](features) == own
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("judged/inner", "The output of the part `blocks.2` of the backbone below, its mean over"),
+        (
+            "tokens/both",
+            "The last class tokens of the backbone below, then the means of the others",
+        ),
+    ],
+)
+def test_the_page_names_features_inside_a_backbone(judged, name, says):
+    folder, _ = pull(judged, name)
+    assert says in (folder / "loading.md").read_text()
+
+
+def test_a_head_beside_another_model_is_refused(judged, tmp_path):
+    for name in ("tune", "tune_several"):
+        shutil.copytree(pull(judged, f"judged/{name}")[0], tmp_path / name)
+    shutil.copy(tmp_path / "tune/head.safetensors", tmp_path / "tune_several/head.safetensors")
+    with pytest.raises(hpt_dist.HptError, match="is not the head of model"):
+        hpt_dist.load_classifier(tmp_path / "tune_several")
 
 
 @pytest.mark.parametrize("file_format", ["safetensors", "timm"])
@@ -177,6 +285,24 @@ def test_what_is_no_classifier_is_refused(judged, tmp_path):
         shutil.copy(broken / other, broken / name)
         with pytest.raises(hpt_dist.HptError, match=r"this is no head of|these are no weights of"):
             hpt_dist.load_classifier(broken)
+
+
+@pytest.mark.parametrize("size", [(96, 80), (61, 173)])
+def test_the_page_says_how_images_are_cut(tmp_path, size):
+    from hpt_dist.images.crops import center_box
+    from hpt_dist.images.pixels import resize_box
+    from hpt_dist.weights import loading_note
+
+    spec = {"backbone": "torchvision/resnet18", "image": {"size": 32, "normalize": "imagenet"}}
+    page = loading_note.text("hpt", "l", spec, tmp_path, ("weights.safetensors",), "safetensors")
+    lines = re.findall(r"^    (.*)", page.partition("## Images")[2], re.MULTILINE)
+    image = picture(3, size)
+    names = {"PIL": PIL, "image": image}
+    exec("\n".join(lines), names)
+    cut = torch.empty((32, 32, 3), dtype=torch.uint8)
+    resize_box(torch.from_numpy(np.array(image)), center_box(0, *size), cut)
+    apart = np.abs(np.array(names["pixels"], int) - cut.numpy())
+    assert apart.max() <= 1, "a level of 255, by the order of float sums"
 
 
 def test_lines_for_torchvision_give_features(tmp_path):

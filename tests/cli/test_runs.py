@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from pictures import labelled, write
-from small import hpt
+from small import document, hpt
 
 from hpt_dist.store import open_store
 
@@ -97,14 +97,19 @@ def test_many_launches_show_the_last_ones(store):
             record = store / f"launches/{identity}.json"
             text = record.read_text().replace(identity, f"{identity}-{more}")
             (store / f"launches/{identity}-{more}.json").write_text(text)
-    assert "and 17 earlier ones: hpt-dist runs --all" in hpt("runs", store=str(store))
+    shown = hpt("runs", store=str(store))
+    assert f"and 17 earlier ones: hpt-dist runs --all --store {store}" in shown
     assert len(hpt("runs", "--all", store=str(store)).splitlines()) == 38
 
 
 def test_an_empty_store_has_no_launch_and_no_dataset(tmp_path):
     assert "no launch in" in hpt("runs", store=str(tmp_path))
     assert "no dataset in" in hpt("data", "list", store=str(tmp_path))
-    assert hpt("runs", "--json", store=str(tmp_path)) == "[]\n"
+    for words in (["runs"], ["data", "list"], ["du"]):
+        assert f"there is no store at {tmp_path} yet" in hpt(*words, store=str(tmp_path))
+    cache = str(tmp_path.parent / "no cache")  # this machine's may hold shards of others
+    assert "what" not in hpt("du", store=str(tmp_path), HPT_CACHE=cache)
+    assert document(hpt("runs", "--json", store=str(tmp_path))) == []
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -85,3 +86,13 @@ def test_a_flat_folder_is_sharded_and_says_what_follows(tmp_path):
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["images"] == 2
     assert "no labels: recipes/unlabeled.yaml trains on such images" in done.stderr.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("destination", "proper"), [("pets", "pets"), ("store/datasets/my pets", "my_pets")]
+)
+def test_a_place_for_no_dataset_is_refused_before_the_source_is_read(destination, proper):
+    error = CliRunner().invoke(app, ["shard", "nowhere", destination]).exception
+    assert isinstance(error, RequestError)
+    assert f"a dataset cannot lie at {destination}" in str(error)
+    assert f"datasets/{proper}" in str(error)

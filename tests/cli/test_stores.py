@@ -4,10 +4,12 @@ import contextlib
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -16,6 +18,7 @@ from small import REFUSED, TINY, hpt, write_recipe
 from hpt_dist.cli.main import main
 from hpt_dist.launch import pasted
 from hpt_dist.store import FolderStore
+from hpt_dist.store.paths import report_folder
 
 # Each with RUN in the place of the run, and whether its output names the launch.
 VERBS = {
@@ -61,6 +64,37 @@ def test_a_recipes_file_leads_to_its_own_store_and_store_comes_first(own, tiny, 
     assert "no launch tiny" in printed
 
 
+@pytest.mark.parametrize("given", ["HPT_STORE", "here", "--store"])
+def test_a_recipe_without_a_store_means_the_usual_one_for_every_verb(
+    given, tiny, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    text = TINY.replace("store: ${HPT_STORE}\n", "")
+    recipe = write_recipe(tmp_path, text)
+    store = tmp_path / "hpt-store"
+    if given == "here":
+        store.symlink_to(tiny[0])
+    else:
+        store = tiny[0]
+    variable = {"HPT_STORE": str(store), "here": "", "--store": "none"}[given]
+    option = ["--store", str(store)] if given == "--store" else []
+    said = {
+        "HPT_STORE": f"store: {store} (from HPT_STORE)",
+        "here": f"store: {store} (neither the recipe nor HPT_STORE names one)",
+        "--store": "",
+    }[given]
+    verbs = ["plan RUN", "launch RUN", *VERBS, "sync RUN", "cancel RUN"]
+    for verb in verbs:
+        code = REFUSED if verb.startswith("cancel") else 0  # it has ended
+        here = {"process": False} if verb.startswith(("launch", "sync")) else {}
+        printed = hpt(*words(verb, recipe, tmp_path), *option, store=variable, code=code, **here)
+        assert said in printed, verb
+        assert printed.count("store: ") == bool(said), verb
+        assert not (tmp_path / "none").exists()
+        assert (tmp_path / "hpt-store").exists() is (given == "here"), verb
+    assert "store" in hpt("plan", str(recipe), "--set", "store=''", store="", code=REFUSED)
+
+
 def test_a_recipe_that_is_wrong_elsewhere_still_leads_to_its_store(own, tmp_path):
     recipe, _ = own
     recipe.write_text(recipe.read_text().replace("kind: mme", "kind: none of these"))
@@ -100,6 +134,39 @@ def test_plan_and_launch_take_another_store_and_say_so(own, tiny, tmp_path):
     assert said in printed
     assert "all 6 trials are cached" in printed
     assert "6 cached" in hpt("plan", str(recipe), store="none")
+
+
+def test_stores_that_share_a_work_folder_have_reports_of_their_own(own, tiny, tmp_path):
+    """`report` prints where the page is, and brings one that is older up to date."""
+    recipe, store = own
+    shared = tmp_path / "work"
+    shared.mkdir()
+    pages = {}
+    for one in (store, shutil.copytree(store, tmp_path / "other", symlinks=True)):
+        [path] = one.glob("launches/*.json")
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"work": str(shared)}))
+        where = ("--store", str(one))
+        launched = hpt(
+            "launch", str(recipe), *where, "--work", str(shared), store="", process=False
+        )
+        [pages[one]] = re.findall(r"^report: (.*/report\.html)$", launched, re.MULTILINE)
+        data = Path(pages[one]).with_name("report.json")
+        whole = data.read_bytes()
+        printed = hpt("report", "tiny", *where, store="")
+        assert f"report: {pages[one]}" in printed
+        assert data.read_bytes() == whole
+        Path(pages[one]).write_text("of before")
+        hpt("report", "tiny", *where, store="")
+        assert Path(pages[one]).read_text() == "of before"  # it says the same
+        data.write_text('{"missing": ["hpt"]}')
+        hpt("report", "tiny", *where, store="")
+        assert data.read_bytes() == whole
+        assert "<html" in Path(pages[one]).read_text()
+        printed = hpt("report", "tiny", *where, "--out", str(tmp_path / "out"), store="")
+        assert "report: " not in printed
+    assert len({str(Path(page).parent) for page in pages.values()}) == 2
+    # The work folder in a store is its own.
+    assert report_folder(store / "work", str(store), "tiny") == store / "work/reports/tiny"
 
 
 def test_a_plan_counts_what_is_run(tiny, tmp_path):
@@ -180,6 +247,8 @@ def test_sync_reads_the_recipes_store_too(own, mlflow_tables, tmp_path):
     record.write_text(json.dumps(json.loads(record.read_text()) | changes))
     document = json.loads(stdout_of("sync", str(recipe), "--json"))
     assert document["store"] == str(store)
+    printed = hpt("sync", str(recipe), store="none")
+    assert f"left nothing in {tmp_path / 'none'}: they ran on another machine" in printed
     assert document["trials"]["hpt"] == {"status": "no metrics here", "points": 0}
 
 
@@ -196,3 +265,31 @@ def stdout_of(*words):
         main()
     assert not ended.value.code, words
     return out.getvalue()
+
+
+def test_a_file_that_asks_for_other_trials_than_its_launch_ran_is_said(own, tmp_path):
+    """Or the results of before the change would be taken for those of after it."""
+    recipe, _ = own
+    for command in VERBS:
+        assert "other settings" not in hpt(*words(command, recipe, tmp_path), store="none")
+    written = recipe.read_text()
+    recipe.write_text(written.replace("size: 32", "size: 48"))
+    says = f"note: {recipe} asks for other settings now in 6 of 6 trials, such as base ("
+    for command in ("status RUN", "report RUN", "pull RUN/base OUT"):
+        printed = hpt(*words(command, recipe, tmp_path), store="none")
+        assert says in printed, command
+        assert "image.size: 32 -> 48" in printed
+    # The launch's own name asks for nothing else.
+    assert "other settings" not in hpt("status", "tiny", "--store", str(own[1]), store="none")
+    recipe.write_text(written + "# A remark.\n")
+    assert "other settings" not in hpt("status", str(recipe), store="none")
+
+
+def test_a_folder_that_holds_another_trial_is_not_mixed_with_this_one(own, tmp_path):
+    recipe, _ = own
+    for _twice in range(2):
+        hpt("pull", f"{recipe}/base", str(tmp_path / "out"), store="none")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    printed = hpt("pull", f"{recipe}/hpt", str(tmp_path / "out"), store="none", code=REFUSED)
+    assert "it holds base of key" in printed
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before

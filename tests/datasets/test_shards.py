@@ -548,6 +548,28 @@ def test_other_names_of_classes_are_another_dataset(store):
     ]
 
 
+def test_a_source_of_another_name_is_said_to_hold_the_same_images(store):
+    """Its folder was renamed, and the dataset is whole."""
+    old = shard(store)
+    before = files(store)
+    moved = replace(source(SAMPLES), name="moved")
+    with pytest.raises(RequestError, match="of the same images and classes; only the name") as said:
+        write_dataset(moved, store, NAME, shard_bytes=SHARD_BYTES)
+    assert "birds and not moved" in str(said.value)
+    assert files(store) == before
+    new = write_dataset(moved, store, NAME, shard_bytes=SHARD_BYTES, replace=True)
+    assert new.source.name == "moved"
+    assert new.digest != old.digest
+
+
+def test_files_that_were_only_copied_give_the_same_dataset_with_replace(store):
+    old = shard(store)
+    copied = [replace(one, version=f"{one.version} later") for one in SAMPLES]
+    with pytest.raises(RequestError, match="by names, sizes and times of files"):
+        shard(store, copied)
+    assert shard(store, copied, replace=True).digest == old.digest
+
+
 def test_a_repair_writes_no_other_bytes_into_a_dataset(store):
     """Its images changed though they say that they did not."""
     shard(store)

@@ -206,6 +206,9 @@ def test_the_command_and_its_mistakes(tmp_path):
     assert len(chosen.keys) == 15
     reported = json.loads(hpt("data", "subset", uri, "five", "--shots", "5", "--json", store=""))
     assert reported == [{"name": "five", "images": 15, "digest": chosen.digest}]
+    printed = hpt("data", "subset", uri, "many", "--shots", "14", store="")
+    assert "2 of 3 classes of train have fewer than 14 images and give all; b has 13" in printed
+    assert "have fewer" not in hpt("data", "subset", uri, "some", "--shots", "13", store="")
     for arguments, words in [
         (["x"], "a subset needs exactly one"),
         (["x", "--labels", "5", "--percent", "5"], "a subset needs exactly one"),

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hpt_dist.errors import DataError, TrainingError
+from hpt_dist.errors import DataError, Interrupted, TrainingError
 from hpt_dist.evals import knn, linear, logistic
 from hpt_dist.evals.features import Labelled, evaluating, extract, top1
 from hpt_dist.evals.spread import rankme
 from hpt_dist.networks import batch_norm
+from hpt_dist.train.interrupt import BY_PEOPLE, Interrupt
 
 CLASSES = 4
 SETTINGS = {
@@ -129,6 +130,22 @@ def test_learning_rates_trained_together_equal_each_alone():
         torch.testing.assert_close(
             alone.state_dict(), together[lr].state_dict(), rtol=1e-5, atol=1e-6
         )
+
+
+def test_linear_stops_at_its_next_step_when_it_is_asked_to():
+    """With many steps it would keep who pressed Ctrl-C waiting for minutes."""
+    interrupt, begun = Interrupt(), []
+
+    def heeding(steps):
+        for step in interrupt.heeding(steps, *BY_PEOPLE):
+            begun.append(step)
+            if step == 3:
+                interrupt.ask("SIGTERM")
+            yield step
+
+    with pytest.raises(Interrupted):
+        linear.choose(*splits(2), **SETTINGS, heeding=heeding)
+    assert begun == [0, 1, 2, 3]
 
 
 def test_linear_is_the_same_for_the_same_seed_whatever_the_global_generator():

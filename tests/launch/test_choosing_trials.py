@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pictures import picture
@@ -19,9 +20,12 @@ from shapes import write_shapes
 from shared import made_once
 from small import environment, hpt, outcome, write_recipe
 
+from hpt_dist.recipe import plan
 from hpt_dist.stages import finetune, mme
 from hpt_dist.stages.frozen import Frozen
+from hpt_dist.stages.select import DISTANCE
 from hpt_dist.store import open_store
+from hpt_dist.weights.files import content_digest
 
 RECIPE = """\
 name: choosing
@@ -32,7 +36,7 @@ image: {size: 32}
 stages:
   base: {kind: import, weights: random}
   hpt:
-    {kind: pretrain, init: base, data: [pets/train], steps: 2, batch: 4, moco: {queue: 8},
+    {kind: pretrain, init: base, data: [shapes/train], steps: 2, batch: 4, moco: {queue: 8},
     keep: last, optimizer: {lr: 0.3}}
   probe:
     kind: linear
@@ -207,10 +211,12 @@ def test_status_report_and_plan_show_candidates_and_choice(chosen):
     details = results(chosen / "store", chosen / "choosing.yaml")["near"]["details"]["choice"]
     status = hpt("status", last_launch(chosen), store=store)
     assert f"chose {details['chosen']}" in status
+    assert re.search(r"tune.candidates/lr=1e\+30 +cached .*, out: the .* not finite", status)
     assert "probe.candidates/seed=1,weight_decay=0.5" in status
     report = hpt("report", last_launch(chosen), store=store)
     assert "probe/seed=1: what validation chose" in report
     assert "temperature=0.07" in report
+    assert "Fréchet distance" in report
 
 
 def test_mlflow_tells_candidates_apart_and_has_each_choice(chosen):
@@ -224,7 +230,7 @@ def test_mlflow_tells_candidates_apart_and_has_each_choice(chosen):
     assert tagged["search", "hpt.candidates"] == "init=base, init=hpt"
     pages = [page.read_text() for page in (chosen / "store/work/mlartifacts").rglob("choice.md")]
     assert len(pages) == 8
-    assert sum("LogME" in page for page in pages) == 1
+    assert sum("LogME" in page and "Fréchet distance" in page for page in pages) == 1
     assert sum("not finite" in page for page in pages) == 2
 
 
@@ -236,10 +242,7 @@ def test_a_deciding_trial_that_is_killed_decides_alike(copy, chosen):
     before = outcome(copy)
     trials = planned(copy, chosen / "choosing.yaml")
     key = next(one["key"] for one in trials if one["trial"] == "adapt")
-    shutil.rmtree(copy / "stages" / key)
-    for note in (copy / "inputs").iterdir():
-        if note.is_file() and note.read_text() == key:
-            note.unlink()
+    forget(copy, key)
     killed = patched(
         "import os; from hpt_dist.stages import choice; "
         "choice.alike.left_by = lambda *_: os.kill(os.getpid(), 9)",
@@ -260,7 +263,14 @@ def test_a_search_leaves_the_winner_and_what_follows_it_reads_the_same(chosen):
         if name.startswith("search.candidates/")
     }
     assert choice["values"] == tried
+    distances = {name: beside.pop(DISTANCE, None) for name, beside in choice["beside"].items()}
     assert {len(beside) for beside in choice["beside"].values()} == {2}
+    assert distances == {"init=base": None, "init=hpt": pytest.approx(distance_by_hand(chosen))}
+    assert search["details"]["distance"] == {
+        "on": found["base"]["key"],
+        "target_images": 42,
+        "images": {"init=hpt": 60},
+    }
     assert choice["chosen"] == max(tried, key=lambda name: tried[name])
     winner = choice["chosen"].removeprefix("init=")
     stages = chosen / "store/stages"
@@ -271,6 +281,47 @@ def test_a_search_leaves_the_winner_and_what_follows_it_reads_the_same(chosen):
         for name in ("after", f"beside/init={winner}")
     )
     assert after.get("same_as") == beside["key"] or beside.get("same_as") == after["key"]
+
+
+def distance_by_hand(folder: Path) -> float:
+    """Return the Fréchet distance of pets and shapes on base, from the features of both stages."""
+    stages = folder / "store/stages"
+    base = results(folder / "store", folder / "choosing.yaml")["base"]["key"]
+    digest = content_digest((stages / base / "weights.safetensors").read_bytes())
+    found = {}
+    for done in (folder / "store/features").glob("*/DONE"):
+        of = json.loads(done.read_text())["of"]
+        wanted = (digest, "train", "pool", {"crop": "center"})
+        if tuple(of[name] for name in ("weights", "split", "features", "view")) == wanted:
+            (data,) = done.parent.glob("*.safetensors")
+            found[of["dataset"]] = load(data.read_bytes())["features"].double().numpy()
+    one, other = found.values()
+    x, y = ((f - f.mean(0)) / np.sqrt(len(f) - 1) for f in (one, other))
+    shared = np.linalg.svd(x @ y.T, compute_uv=False).sum()
+    apart = one.mean(0) - other.mean(0)
+    return float(apart @ apart + (x * x).sum() + (y * y).sum() - 2 * shared)
+
+
+def test_a_search_launched_again_decides_alike_and_what_follows_names_its_winner(copy, chosen):
+    before, found = outcome(copy), results(copy, chosen / "choosing.yaml")
+    for name in ("search", "after"):
+        forget(copy, found[name]["key"])
+    launch(chosen / "choosing.yaml", copy)
+    assert outcome(copy) == before
+    search, after = (copy / "stages" / found[name]["key"] for name in ("search", "after"))
+    winner = copy / "stages" / json.loads((search / "result.json").read_text())["details"]["winner"]
+    weights = content_digest((winner / "weights.safetensors").read_bytes())
+    document = json.loads((after / "spec.json").read_text())
+    read = plan.key_of({**document, "init": {"weights": weights}})
+    assert (copy / "inputs" / read).is_file()
+
+
+def forget(store: Path, key: str) -> None:
+    """Delete a trial, and that others may take its result."""
+    shutil.rmtree(store / "stages" / key)
+    for note in (store / "inputs").iterdir():
+        if note.is_file() and note.read_text() == key:
+            note.unlink()
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from slurm_site import DEV, LONG, ONE_RANK_A_NODE, ROOT, Site, based, here, made
 from small import environment, outcome
 from submitit.slurm.slurm import SlurmJobEnvironment
@@ -67,6 +68,7 @@ STRAY = """\
 setup:
   - export ACCELERATE_MIXED_PRECISION=bf16 ACCELERATE_USE_DEEPSPEED=true TIMM_FUSED_ATTN=0
   - export OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=1 PMI_SIZE=2 WORLD_SIZE=2 RANK=1
+mlflow_experiment: a site's own
 """
 
 
@@ -84,8 +86,14 @@ def test_the_quickstart_on_one_node_leaves_what_it_leaves_here(site, drawings, t
     # The last trial has closed the launch: nobody waited for it.
     [end] = site.store.glob("launches/*.end")
     assert end.read_text() == "FINISHED"
+    [record] = map(json.loads, map(Path.read_text, site.store.glob("launches/*.json")))
+    client = MlflowClient(record["tracking_uri"])
+    [place] = [one for one in client.search_experiments() if one.name == record["experiment"]]
+    assert place.name == "a site's own"
+    assert len(client.search_runs([place.experiment_id])) == 5  # the launch, and its trials
     assert set(site.states().values()) == {"cached"}
-    assert "all 4 trials are cached" in site.launch(*QUICK, text=QUICKSTART)
+    cached = site.launch(*QUICK, text=QUICKSTART, profile=DEV + STRAY)
+    assert "all 4 trials are cached" in cached
     logs = site.hpt("logs", "quickstart", "--trial", "hpt")
     assert "== hpt" in logs
     assert re.search(r"step 12/12  loss \d.*, kNN [\d.]+ % at step 6, .*images/s", logs)

@@ -5,7 +5,7 @@ import torch
 
 from hpt_dist.errors import RequestError
 from hpt_dist.networks import backbones
-from hpt_dist.networks.inner_features import features_at
+from hpt_dist.networks.inner_features import features_at, flattened_at
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -41,6 +41,23 @@ def test_parts_by_their_names(name, part, dim):
     size = 160 if "vit" in name else 32
     inner = features_at(made(name), part, size)
     assert inner(torch.randn(2, 3, size, size)).shape == (2, dim)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "part", "positions"),
+    [("timm/test_convnext", "stages.2", (2, 3)), ("timm/test_vit", "blocks.1", (1,))],
+)
+def test_a_flattened_part_holds_what_is_averaged_over_positions(name, part, positions):
+    size = 160 if "vit" in name else 64
+    images, backbone = torch.randn(2, 3, size, size), made(name)
+    flat, averaged = flattened_at(backbone, part, size), features_at(backbone, part, size)
+    dim = averaged(images).shape[1]
+    # A map holds each channel's positions, tokens hold each position's channels.
+    shape = (2, dim, -1) if len(positions) == 2 else (2, -1, dim)
+    found = flat(images).view(shape)
+    assert found.shape[1:].numel() > dim
+    torch.testing.assert_close(found.mean(dim=3 - found.shape.index(dim)), averaged(images))
 
 
 @torch.no_grad()

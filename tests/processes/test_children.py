@@ -155,6 +155,32 @@ def test_ctrl_c_is_the_parents_affair():
     over(child)
 
 
+def test_a_server_is_ready_when_it_forks_or_is_killed(tmp_path):
+    """Not before: whoever starts a child would wait as long."""
+    code = (
+        "import os, signal, sys, time\n"
+        "from multiprocessing import forkserver\n"
+        "from hpt_dist.processes import children\n"
+        "children._WARM = sys.argv[1]\n"
+        "if __name__ == '__main__':\n"
+        "    ready = children.warm_up(dict(os.environ))\n"
+        "    if sys.argv[2] == 'kill':\n"
+        "        assert not ready.wait(0.2)\n"
+        "        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)\n"
+        "    assert ready.wait(60)\n"
+        "    print('ready')\n"
+    )
+    (tmp_path / "slow_to_import.py").write_text("import time; time.sleep(600)")
+    folders = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    for preload, then in (("json", "wait"), ("slow_to_import", "kill")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, preload, then],
+            env=os.environ | {"PYTHONPATH": folders},
+            capture_output=True, text=True, timeout=100, check=False,
+        )  # fmt: skip
+        assert (done.stdout, done.returncode) == ("ready\n", 0), done.stderr
+
+
 def test_without_its_server_a_warm_one_is_still_seen_to_live_and_to_end():
     program = (
         "import json, os, psutil, sys, time\n"

@@ -154,7 +154,7 @@ def test_one_that_diverged_is_out():
 
 
 def test_a_candidate_that_has_read_test_is_refused():
-    with pytest.raises(DataError, match="b has read more than validation: test/top1"):
+    with pytest.raises(DataError, match="b has read test: test/top1"):
         choice.choose("ab", [result(0.5), result(0.4, **{"test/top1": 0.9})])
 
 

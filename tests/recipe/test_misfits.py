@@ -1,5 +1,7 @@
 """Settings that do not fit each other, or the number of images, and what is hardly meant."""
 
+from dataclasses import replace
+
 import pytest
 
 from hpt_dist.errors import RecipeError
@@ -148,3 +150,29 @@ def test_more_images_to_watch_than_there_are_are_doubted(monitor, says):
     found = hpt.spec.doubts(dict(hpt.datasets))
     assert [doubt.setting for doubt in found] == ["monitor.images"] * bool(says)
     assert all(says in doubt.what for doubt in found)
+
+
+@pytest.mark.parametrize(
+    ("settings", "setting"),
+    [
+        ("{kind: knn, data: photos/train@1%, k: [1], init: base}", "data"),
+        ("{kind: linear, data: photos/train@1%, init: base}", "data"),
+        ("{kind: finetune, data: photos, labels: 1%, batch: 2, init: base}", "labels"),
+        ("{kind: linear, data: photos/train@2%, init: base}", ""),
+        ("{kind: linear, data: photos, init: base}", ""),
+    ],
+)
+def test_fewer_labelled_images_than_classes_are_doubted(settings, setting):
+    written = RECIPE.replace("{kind: knn, data: photos, sweep: {init: [base, hpt]}}", settings)
+    recipe = recipe_file.parse(written.partition("report:")[0], environment={})
+    shares = {"train@1%": 3, "train@2%": 7}
+    photos = replace(PHOTOS, images={**COUNTS, **shares})
+    [probe] = [
+        trial
+        for trial in plan.make(recipe, Facts({"photos": photos}, {"random": "random"}))
+        if trial.stage == "probe"
+    ]
+    found = probe.spec.doubts(dict(probe.datasets))
+    assert [doubt.setting for doubt in found] == [setting] * bool(setting)
+    for doubt in found:
+        assert doubt.what == "3 labelled images cannot show the 4 classes of photos"

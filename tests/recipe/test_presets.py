@@ -271,7 +271,7 @@ def test_the_pages_rows_have_as_many_cells_as_their_tables():
 @pytest.mark.parametrize(
     ("settings", "rate", "reported"),
     [
-        ({}, 0.03, "sgd, peak learning rate 0.03 (as written)"),
+        ({}, 0.03, "sgd, peak learning rate 0.03 (lr_scaling: none)"),
         (
             {"lr_scaling": "linear"},
             0.12,

@@ -42,6 +42,7 @@ def test_a_good_recipe_is_read_with_parents_before_children():
     recipe = recipe_file.parse(GOOD, environment={})
     assert list(recipe.stages) == ["base", "hpt", "adapt"]
     assert recipe.store == "./hpt-store"
+    assert not recipe_file.parse(GOOD.replace("store: ", "# "), environment={}).store
     assert [dict(point.axes) for point in recipe.stages["adapt"]] == [
         {"init": init, "shots": shots} for init in ("base", "hpt") for shots in (1, 3)
     ]

@@ -17,8 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from small import RECIPE
 
 from hpt_dist.errors import HptError, RequestError
+from hpt_dist.launch import launches, on_slurm
+from hpt_dist.recipe import file as recipe_file
 from hpt_dist.slurm import commands as slurm
 from hpt_dist.slurm import container, script
 from hpt_dist.slurm import profile as profiles
@@ -452,3 +455,36 @@ def test_apptainer_stands_before_the_interpreter(gpus):
 def test_containers_that_could_not_start_are_refused(values, says):
     with pytest.raises(ValidationError, match=says):
         Container.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("written", "variable", "expected"),
+    [
+        ("", "", "small"),
+        ("", "mine", "mine"),
+        ("recipe", "mine", "recipe"),
+    ],
+)
+def test_a_profile_names_the_experiment_of_recipes_that_name_none(
+    written, variable, expected, tmp_path, monkeypatch
+):
+    """The recipe's own comes first, then the user's variable, and without all its own name."""
+    monkeypatch.setenv("USER", "ada")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", variable)
+    recipe = recipe_file.parse(
+        RECIPE + (f"mlflow: {{experiment: {written}}}\n" if written else ""),
+        environment={"HPT_STORE": "s"},
+    )
+    assert launches.experiment_of(recipe) == expected
+    path = tmp_path / "site.yaml"
+    path.write_text("mlflow_experiment: ${USER}/hpt\n")
+    on_slurm.load(str(path))
+    wanted = "ada/hpt" if expected == "small" else expected
+    assert launches.experiment_of(recipe) == wanted
+
+
+def test_an_experiment_that_cannot_be_seen_is_refused_at_its_line(tmp_path):
+    path = tmp_path / "site.yaml"
+    path.write_text('partition: gpu\nmlflow_experiment: "a\\nb"\n')
+    with pytest.raises(RequestError, match=r"site\.yaml:2 mlflow_experiment: .*one line"):
+        profiles.load(path)

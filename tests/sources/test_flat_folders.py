@@ -182,7 +182,7 @@ def test_heic_images_are_refused_at_once_where_pillow_heif_is_missing(tmp_path, 
     ("name", "command"),
     [
         ("photos.zip", "unzip -q {path} -d {folder}"),
-        ("my photos.tar.gz", "mkdir '{folder}' && tar -xf '{path}' -C '{folder}'"),
+        ("my photos.tar.gz", "mkdir -p '{folder}' && tar -xf '{path}' -C '{folder}'"),
         ("photos.7z", "7z x {path} -o{folder}"),
     ],
 )

@@ -16,6 +16,7 @@ from hpt_dist.images.normalization import NORMALIZE
 from hpt_dist.images.photometric import Normalize
 from hpt_dist.networks import backbones, refresh
 from hpt_dist.reading.stream import Pool, center_batches, open_split
+from hpt_dist.recipe import catalogue
 from hpt_dist.store import open_store
 from hpt_dist.store.committed import WEIGHTS
 
@@ -27,7 +28,8 @@ backbone: timm/test_efficientnet
 image: {size: 32}
 stages:
   base: {kind: import, weights: random}
-  fresh: {kind: bn_refresh, init: base, data: [photos/train, photos/val], batch: 32, mix: 1.0}
+  fresh: {kind: bn_refresh, init: base, data: [photos/train, photos/val], batch: 32, mix: 1.0,
+          judge: {data: photos}}
   probe: {kind: knn, init: fresh, data: photos, k: [5]}
 """
 IMAGES = {"train": 120, "val": 25, "test": 25}
@@ -131,8 +133,79 @@ def test_killed_it_ends_with_the_same_bits(inline, undisturbed, new_store, tmp_p
     assert outcome(killed) == outcome(undisturbed)
 
 
-def test_a_network_without_batch_norm_is_refused(inline, new_store, tmp_path):
+JUDGED = """\
+  chosen: {kind: bn_refresh, init: base, data: [photos/train], judge: JUDGE,
+           choose: {mix: [0, 0.1, 0.3, 1]}}
+  by_hand: {kind: bn_refresh, init: base, data: [photos/train], judge: JUDGE,
+            sweep: {mix: [0, 0.1, 0.3, 1]}}
+  after: {kind: KIND, init: by_hand, data: photosMORE}
+  probe: {kind: knn, init: chosen, data: photos, k: [5]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("judge", "kind", "more"),
+    [
+        ("{kind: knn, data: photos}", "knn", ""),
+        ("{kind: linear, data: photos, metric: ece}", "linear", ", solver: lbfgs, metric: ece"),
+    ],
+    ids=["knn", "linear"],
+)
+def test_val_chooses_how_much_is_replaced(inline, new_store, tmp_path, judge, kind, more):
+    head = RECIPE.partition("  fresh:")[0]
+    text = JUDGED.replace("JUDGE", judge).replace("KIND", kind).replace("MORE", more)
+    store = new_store("store")
+    printed = inline(write_recipe(tmp_path, head + text), store)
+    assert "chosen: validation chooses among mix=0; mix=0.1; mix=0.3; mix=1; later" in printed
+    found = results(store)
+    metric = "val/ece" if more else "val/top1"
+    mixes = ("0", "0.1", "0.3", "1")
+    on_val = {mix: found[f"by_hand/mix={mix}"]["metrics"][metric] for mix in mixes}
+    for mix, value in on_val.items():  # the evaluation is that of its kind
+        assert found[f"after/by_hand.mix={mix}"]["metrics"][metric] == pytest.approx(value)
+        assert found[f"chosen.candidates/mix={mix}"]["metrics"][metric] == value
+    best = (min if more else max)(on_val, key=lambda mix: on_val[mix])
+    chosen = found["chosen"]
+    assert chosen["details"]["choice"]["chosen"] == f"mix={best}"
+    assert chosen["metrics"][metric] == on_val[best]
+    for name, one in found.items():
+        if not name.startswith(("after", "probe")):
+            assert not any(metric.startswith("test/") for metric in one["metrics"])
+    by_hand = weights(store, f"by_hand/mix={best}")
+    torch.testing.assert_close(weights(store, "chosen"), by_hand, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("stage", "printed"),
+    [
+        ("choose: {mix: [0, 1]}", "bn_refresh has no result on val for choose to go by"),
+        ("judge: {data: photo}", "no dataset photo"),
+        ("judge: {data: photos/val}", "photos/val cannot be learned from"),
+        ("judge: {data: photos, metric: map}", "map cannot be computed on photos"),
+        (
+            "judge: {data: photos}, data: [photos/test], choose: {mix: [0, 1]}",
+            "photos/test is what the chosen is judged by in the end",
+        ),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_by_plan(new_store, tmp_path, stage, printed):
+    data = "" if "data: [" in stage else ", data: [photos/train]"
+    text = RECIPE.partition("  fresh:")[0]
+    text += f"  fresh: {{kind: bn_refresh, init: base{data}, {stage}}}\n"
+    output = hpt("plan", str(write_recipe(tmp_path, text)), store=str(new_store("store")), code=2)
+    assert printed in output
+    assert "fresh.yaml:8 stages.fresh" in output
+
+
+def test_a_network_without_batch_norm_is_refused_by_plan(new_store, tmp_path):
     store = new_store("store")
     path = write_recipe(tmp_path, RECIPE.replace("test_efficientnet", "test_vit"))
-    output = inline(path, store, *FRESH, code=1)
+    output = hpt("plan", str(path), store=str(store), code=2)
+    assert "timm/test_vit has no batch-norm statistics to take anew" in output
+
+
+def test_so_is_one_that_no_plan_knows(inline, new_store, tmp_path, monkeypatch):
+    monkeypatch.setattr(catalogue, "has_batch_norm", lambda _: True)
+    path = write_recipe(tmp_path, RECIPE.replace("test_efficientnet", "test_vit"))
+    output = inline(path, new_store("store"), *FRESH, code=1)
     assert "timm/test_vit has no batch-norm statistics to take anew" in output

@@ -199,14 +199,6 @@ def test_of_several_labels_the_metric_is_the_datasets(several):
     assert metrics["test/auroc"] == pytest.approx(np.mean(each), abs=1e-8)
 
 
-def test_pull_says_what_the_model_is(several, tmp_path):
-    store, _ = several
-    hpt("pull", "tuned/tune", str(tmp_path), store=str(store))
-    page = (tmp_path / "loading.md").read_text()
-    assert "The fine-tuned classifier" in page
-    assert "Minimax" not in page
-
-
 def test_killed_by_kill_9_it_goes_on_to_the_same_bits(several, made, inline, tmp_path):
     done, recipe = several
     store = shutil.copytree(made, tmp_path / "store", symlinks=True)

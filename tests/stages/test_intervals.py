@@ -211,6 +211,12 @@ def test_a_metric_that_does_not_fit_is_refused_by_plan(launched, tmp_path, writt
     assert says in hpt("plan", str(path), store=str(launched[0]), code=2)
 
 
+def test_classes_that_the_monitor_leaves_out_are_foreseen(launched):
+    output = " ".join(hpt("plan", str(launched[1]), store=str(launched[0])).split())
+    assert "monitor.metric" in output
+    assert "1 of 5 classes have all or none of the images of shapes/val" in output
+
+
 def test_keys_of_before_stay():
     watched = Pretrain(kind="pretrain", init="base", data=["a/b"], monitor={"data": "a"})
     assert plan.key_of(result_fields(watched)).startswith("cfe806cc1e95")

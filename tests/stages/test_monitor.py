@@ -105,9 +105,12 @@ def judged_once(inline, recipe, store):
     # Computed for itself, it leaves the same bytes.
     shutil.rmtree(store / "inputs")
     (store / "stages" / ours / "DONE").unlink()
-    inline(str(recipe), "--only", "probe", store=str(store))
+    printed = " ".join(inline(str(recipe), "--only", "probe", store=str(store)).split())
     assert "same_as" not in json.loads((store / "stages" / ours / "DONE").read_text())
     assert files[0].read_bytes() == before
+    # Two that ran at the same time have both computed it: they are one result all the same.
+    assert "probe/init=hpt starts from the same weights as probe/init=base" in printed
+    assert "no difference: it kept the weights of base" in printed
 
 
 def test_a_stage_without_labels_is_watched_for_collapse(inline, store, tmp_path):

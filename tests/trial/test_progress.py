@@ -48,6 +48,7 @@ def test_the_numbers_of_a_training_in_words():
     [
         ("val/top1", "val top-1 50.0 % at step 3"),
         ("monitor/rankme", "effective rank 0.5 at step 3"),
+        ("val/auroc", "val auroc 50.0 % at step 3"),
     ],
 )
 def test_other_looks_and_no_best_where_the_last_weights_are_kept(metric, words):
@@ -56,6 +57,18 @@ def test_other_looks_and_no_best_where_the_last_weights_are_kept(metric, words):
     facts = progress.after(3, 9, 1.0)
     assert in_words(facts).startswith(f"{words}, ")
     assert "best" not in facts
+
+
+def test_the_metric_that_selects_is_shown():
+    selection, keeps = Selection(), torch.nn.Linear(1, 1)
+    plan = Evaluation(1, lambda: Look({}), keeps, "val/balanced_accuracy", ties="earlier")
+    for step, top1, balanced in ((1, 0.3, 0.6), (2, 0.4, 0.5)):
+        looked = {"val/top1": top1, "val/balanced_accuracy": balanced}
+        selection.add(step, Look(looked), plan)
+    progress = Progress()
+    progress.note_look(selection)
+    words = in_words(progress.after(2, 9, 1.0))
+    assert words == "val balanced_accuracy 50.0 % at step 2 (best 60.0 % at 1), 1 images/s"
 
 
 @pytest.mark.parametrize("facts", [{}, {"step": 3}, {"knn/top1": 0.5}, {"best": 1, "x": 2}])

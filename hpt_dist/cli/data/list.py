@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hpt_dist.cli import console
 from hpt_dist.cli.options import DEFAULT_STORE, JsonOption, StoreOption
+from hpt_dist.cli.requested import note_if_new
 from hpt_dist.datasets import overview
 from hpt_dist.datasets.overview import Listed
 from hpt_dist.store import open_store
@@ -18,6 +19,7 @@ def list_(store: StoreOption = DEFAULT_STORE, json_: JsonOption = False) -> None
       hpt-dist data list --store s3://bucket/hpt --json
     """
     opened = open_store(store)
+    note_if_new(opened)
     found = overview.datasets(opened)
     if json_:
         console.print_json([one.as_json() for one in found])

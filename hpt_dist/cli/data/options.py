@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from hpt_dist.cli.requested import usual_store
 from hpt_dist.launch.lookup import dataset_store
 from hpt_dist.store import Store, open_store
-from hpt_dist.store.paths import local_path
+from hpt_dist.store.paths import local_path, usual_store
 
 UriArgument = Annotated[
     str,

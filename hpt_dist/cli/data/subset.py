@@ -10,7 +10,7 @@ import typer
 from hpt_dist.cli import console
 from hpt_dist.cli.data.options import SplitOption, UriArgument, located
 from hpt_dist.cli.options import DEFAULT_STORE, JsonOption, StoreOption
-from hpt_dist.datasets.manifest import read_manifest
+from hpt_dist.datasets.manifest import Manifest, read_manifest
 from hpt_dist.datasets.subset import (
     Chooser,
     Kind,
@@ -82,12 +82,25 @@ def subset(
         if out:
             files.replace(out, "".join(f"{key}\n" for key in chosen.keys).encode())
         written.append({"name": subset_name, "images": len(chosen.keys), "digest": chosen.digest})
+        if few := _short(rule, manifest, split):
+            console.print_note(f"note: {few}")
         if not json_:
             console.print_line(
                 f"{subset_name}: {describe(chosen)}, digest {chosen.digest[:12]}, in {path}"
             )
     if json_:
         console.print_json(written)
+
+
+def _short(rule: SubsetRule, manifest: Manifest, split: str) -> str:
+    """Return how many classes have fewer images than a rule asks for, in words; empty if none."""
+    counts = manifest.splits[split].class_counts if rule.kind == "shots" else ()
+    few = {manifest.classes[c]: count for c, count in enumerate(counts) if count < rule.amount}
+    if not few:
+        return ""
+    least = min(few, key=lambda name: few[name])
+    classes = f"{len(few)} of {len(counts)} classes of {split}"
+    return f"{classes} have fewer than {rule.amount} images and give all; {least} has {few[least]}"
 
 
 def _rules(name: str, amounts: dict[Kind, float | None], paper: bool) -> dict[str, SubsetRule]:

@@ -18,6 +18,7 @@ from hpt_dist.recipe.kinds.frozen import (
     dataset_of,
     evaluated,
     judged_faults,
+    label_doubts,
     metric_doubts,
     trained_on,
 )
@@ -190,12 +191,16 @@ class Finetune(Trained):
         return self._label_faults(datasets[dataset_of(self.data)])
 
     def doubts(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
-        """Return classes that its metric leaves out, and a batch of more images than there are."""
-        doubts = metric_doubts(self.metric, datasets[dataset_of(self.data)])
+        """Return classes that its metric or its labels leave out, and a batch that is too large."""
+        dataset = datasets[dataset_of(self.data)]
+        doubts = metric_doubts(self.metric, dataset)
         count = self.labelled(datasets)
+        setting = "data" if self.labels == "all" else "labels"
+        doubts += label_doubts(setting, count, dataset)
         if 0 < count < self.batch:
             what = f"a batch of {self.batch} holds {count} labelled images several times each"
-            doubts.append(Fault("batch", what, fix=f"a batch of up to {count} does not"))
+            fix = f"a batch of up to {count} does not" if count > 1 else ""
+            doubts.append(Fault("batch", what, fix=fix))
         return doubts
 
     def _label_faults(self, dataset: DatasetFacts) -> list[Fault]:

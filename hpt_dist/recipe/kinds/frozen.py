@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -20,6 +20,7 @@ METRIC: Any = Field(
     json_schema_extra=LATER,
 )
 _MODULE = r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*"
+MODULE = rf"^{_MODULE}$"
 Features = Annotated[str, Field(pattern=rf"^(cls\+mean|{_MODULE})$")]
 FEATURES: Any = Field(
     "pool",
@@ -55,7 +56,10 @@ def evaluated(data: str) -> list[Read]:
 
 
 def judged_faults(
-    data: str, asked: str | None, datasets: Mapping[str, DatasetFacts]
+    data: str,
+    asked: str | None,
+    datasets: Mapping[str, DatasetFacts],
+    judged: Sequence[str] = _JUDGED,
 ) -> list[Fault]:
     """Return why nothing could be judged: what judges is learned from, or a metric does not fit.
 
@@ -63,33 +67,39 @@ def judged_faults(
         data: see `SPLITS`.
         asked: the metric that the recipe names; None is the manifest's.
         datasets: by the recipe's names.
+        judged: the splits that judge.
     """
     split = trained_on(data).partition("/")[2].partition("@")[0]
     if split in _JUDGED:
         use = "chooses" if split == "val" else "is read once, at the end"
         what = f"{data} cannot be learned from: {split} {use}"
         return [Fault("data", what, f"{dataset_of(data)}, or {dataset_of(data)}/train@10%")]
-    return metric_faults(asked, datasets[dataset_of(data)])
+    return metric_faults(asked, datasets[dataset_of(data)], judged)
 
 
-def metric_faults(asked: str | None, dataset: DatasetFacts) -> list[Fault]:
-    """Return why val or test cannot be judged by a metric.
+def metric_faults(
+    asked: str | None, dataset: DatasetFacts, splits: Sequence[str] = _JUDGED
+) -> list[Fault]:
+    """Return why splits cannot be judged by a metric.
 
     Args:
         asked: the metric that the recipe names; None is the manifest's.
         dataset: that is judged on.
+        splits: of it.
     """
-    fault = metric_fault(metric_of(asked, dataset), dataset, _JUDGED)
+    fault = metric_fault(metric_of(asked, dataset), dataset, splits)
     return [fault] if fault else []
 
 
-def metric_doubts(asked: str | None, dataset: DatasetFacts) -> list[Fault]:
-    """Return how many classes val or test have no value of a metric for; see `metric_faults`."""
+def metric_doubts(
+    asked: str | None, dataset: DatasetFacts, splits: Sequence[str] = _JUDGED
+) -> list[Fault]:
+    """Return how many classes have no value of a metric in splits; see `metric_faults`."""
     name = metric_of(asked, dataset)
-    if name not in METRICS or metric_faults(asked, dataset):
+    if name not in METRICS or metric_faults(asked, dataset, splits):
         return []
     doubts = []
-    for split in _JUDGED:
+    for split in splits:
         counts = dataset.class_counts.get(split, ())
         counted = METRICS[name].counted(counts, dataset.images[split])
         if left_out := len(counts) - len(counted):
@@ -97,6 +107,28 @@ def metric_doubts(asked: str | None, dataset: DatasetFacts) -> list[Fault]:
             what += f"{dataset.name}/{split}, so that {name} leaves them out there"
             doubts.append(Fault("metric", what, fix="the result names them"))
     return doubts
+
+
+def label_doubts(setting: str, images: int, dataset: DatasetFacts) -> list[Fault]:
+    """Return that fewer labelled images than classes cannot show every class.
+
+    Args:
+        setting: that says how many are learned from.
+        images: as many; 0 where only their labels tell.
+        dataset: whose classes they show.
+    """
+    if dataset.label != "single" or not 0 < images < dataset.classes:
+        return []
+    count = f"{images} labelled image{'s' * (images != 1)}"
+    what = f"{count} cannot show the {dataset.classes} classes of {dataset.name}"
+    return [Fault(setting, what, fix="classes that nothing shows are never the answer")]
+
+
+def learned_doubts(data: str, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
+    """Return that what is learned from cannot show every class; see `SPLITS`."""
+    dataset = datasets[dataset_of(data)]
+    images = dataset.images.get(trained_on(data).partition("/")[2], 0)
+    return label_doubts("data", images, dataset)
 
 
 def feature_faults(features: str, backbone: str) -> list[Fault]:

@@ -18,6 +18,7 @@ from hpt_dist.recipe.kinds.frozen import (
     evaluated,
     feature_faults,
     judged_faults,
+    learned_doubts,
     metric_doubts,
     trained_on,
 )
@@ -64,8 +65,9 @@ class Knn(StageSpec):
         return faults
 
     def doubts(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
-        """Return classes that its metric leaves out."""
-        return metric_doubts(self.metric, datasets[dataset_of(self.data)])
+        """Return classes that its metric leaves out, or that it cannot learn."""
+        doubts = metric_doubts(self.metric, datasets[dataset_of(self.data)])
+        return doubts + learned_doubts(self.data, datasets)
 
     def backbone_faults(self, backbone: str) -> list[Fault]:
         """Return why the backbone has no such features."""

@@ -10,8 +10,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from hpt_dist.recipe.facts import DatasetFacts
+from hpt_dist.recipe.kinds.frozen import metric_doubts, metric_faults
 from hpt_dist.recipe.kinds.stage import Fault, Read, Trained, group_faults
-from hpt_dist.recipe.metrics import METRICS, MetricName, metric_fault, metric_of
+from hpt_dist.recipe.metrics import METRICS, MetricName
 from hpt_dist.recipe.settings import (
     LATER,
     PRESET,
@@ -215,8 +216,11 @@ class Pretrain(Trained):
             seen[place] = reference
             images += self._images_of(datasets, reference)
         if images < self.batch and not faults:
-            what = f"a batch of {self.batch} from {images} images"
-            faults.append(Fault("batch", what, f"2 to {images}"))
+            count = f"{images} image{'s' * (images != 1)}"
+            what = f"a batch of {self.batch} from {count} of {' and '.join(self.data)}"
+            allowed = f"2 to {images}" if images > 1 else ""
+            fix = "" if allowed else "name more images in data: a batch needs two"
+            faults.append(Fault("batch", what, allowed, fix))
         return faults + self._monitor_faults(datasets)
 
     def _monitor_faults(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
@@ -225,9 +229,8 @@ class Pretrain(Trained):
         if monitor is None or monitor.data is None:
             return []
         dataset = datasets[monitor.data]
-        faults = []
-        if fault := metric_fault(metric_of(monitor.metric, dataset), dataset, ("val",)):
-            faults.append(replace(fault, setting="monitor.metric"))
+        wrong = metric_faults(monitor.metric, dataset, ("val",))
+        faults = [replace(fault, setting="monitor.metric") for fault in wrong]
         images = min(monitor.images, dataset.images["train"])
         if monitor.k > images and "k" in monitor.model_fields_set:
             what = f"{monitor.k} nearest neighbours among {images} images of {monitor.data}/train"
@@ -235,9 +238,10 @@ class Pretrain(Trained):
         return faults
 
     def doubts(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
-        """Return a queue that holds images more than once, and images to watch that are not there.
+        """Return a queue that holds images more than once, and what will not be watched.
 
-        With such a queue, images are also negatives of themselves.
+        With such a queue, images are also negatives of themselves. Not watched are images that are
+        not there, and classes that a metric leaves out.
         """
         doubts = []
         images = sum(self._images_of(datasets, reference) for reference in self.data)
@@ -255,7 +259,16 @@ class Pretrain(Trained):
                 there = " and ".join(f"{one} has {count}" for one, count in counts.items())
                 what = f"up to {self.monitor.images} images are watched, and {there}"
                 doubts.append(Fault("monitor.images", what, fix="so all are"))
-        return doubts
+        return doubts + self._left_out(datasets)
+
+    def _left_out(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
+        """Return how many classes the monitor's metric leaves out."""
+        monitor = self.monitor
+        if monitor is None or monitor.data is None:
+            return []
+        doubts = metric_doubts(monitor.metric, datasets[monitor.data], ("val",))
+        fix = "an image of each class there, and one without it, would have them judged"
+        return [replace(one, setting="monitor.metric", fix=fix) for one in doubts]
 
     @staticmethod
     def _images_of(datasets: Mapping[str, DatasetFacts], reference: str) -> int:
@@ -272,7 +285,7 @@ class Pretrain(Trained):
 
     def remark(self) -> str:
         """Return the peak learning rate in words: nothing is scaled unsaid."""
-        rule = "as written"
+        rule = "lr_scaling: none"
         if self.lr_scaling != "none":
             ratio = f"{self.batch}/{SCALING_BATCH}"
             scaled = {"linear": ratio, "sqrt": f"sqrt({ratio})"}[self.lr_scaling]

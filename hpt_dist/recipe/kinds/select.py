@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -30,6 +30,11 @@ class Select(Linear):
         description="the stages whose backbones compete: every trial of a swept one",
     )
     data: str = SPLITS
+    distance_images: Annotated[int, Field(ge=0)] = Field(
+        10_000,
+        description="images of the target's train, and of those that each candidate was trained "
+        "on, whose Fréchet distance is computed on the backbone that all go back to; 0 is none",
+    )
 
     def tries(self) -> tuple[Linear, ...]:
         """Return the evaluation of each stage's backbones."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import combinations
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from hpt_dist.recipe.kinds.frozen import MODULE
 from hpt_dist.recipe.kinds.stage import Fault, Read, StageSpec
 
 _LEAST = 2  # trials to compare, and pairs of a group, which has no variance else
@@ -29,6 +30,11 @@ class Similarity(StageSpec):
         min_length=1, description="stages of kind linear; all their trials are compared"
     )
     data: str = Field(description="the dataset with the test images, of the classifiers' classes")
+    flattened: Annotated[str, Field(pattern=MODULE)] | None = Field(
+        None,
+        description="a part of the network by its name, such as layer4: what it gives, flattened "
+        "over channels and positions, is compared too, beside pooled features",
+    )
     groups: tuple[tuple[str, str], ...] = Field(
         (),
         max_length=2,
@@ -47,8 +53,14 @@ class Similarity(StageSpec):
         """The stages whose trials are compared."""
         return self.of
 
-    def compared_faults(self, names: Sequence[str]) -> list[Fault]:
+    def compared_faults(self, trials: Mapping[str, Sequence[StageSpec]]) -> list[Fault]:
         """Return why there is nothing to compare, or no group to test."""
+        names = list(trials)
+        for name, specs in trials.items():
+            parts = {str(getattr(spec, "features", "pool")) for spec in specs} - {"pool"}
+            if parts:
+                what = f"{name} judges features of {', '.join(sorted(parts))}, not pooled ones"
+                return [Fault("of", f"{what}, whose classifiers are compared")]
         if len(names) < _LEAST:
             return [Fault("of", f"{len(names)} trial has none to be compared with", "2 trials")]
         return [

@@ -91,8 +91,15 @@ class StageSpec(Spec):
         """The stages whose finished trials it looks at, each of them; empty for none."""
         return ()
 
-    def compared_faults(self, names: Sequence[str]) -> list[Fault]:  # noqa: ARG002
-        """Return why it cannot compare what it looks at, the trials of these names."""
+    def compared_faults(
+        self,
+        trials: Mapping[str, Sequence[StageSpec]],  # noqa: ARG002
+    ) -> list[Fault]:
+        """Return why it cannot compare what it looks at.
+
+        Args:
+            trials: by name, the settings of each, or of all that it chooses from.
+        """
         return []
 
     @property
@@ -145,8 +152,8 @@ class StageSpec(Spec):
             if read.split.partition("/")[2] == "test" and not self._names(read)
         )
 
-    def leaks(self) -> list[Fault]:
-        """Return the settings by which a candidate would read what is kept back from it."""
+    def choice_faults(self) -> list[Fault]:
+        """Return why validation cannot choose it: the settings by which it would read a test."""
         return [
             Fault(read.setting, f"{read.split} is what the chosen is judged by in the end")
             for read in self.reads()
@@ -155,7 +162,8 @@ class StageSpec(Spec):
 
     def _names(self, read: Read) -> bool:
         """Return whether a setting names a split word for word."""
-        return getattr(self, read.setting, None) == read.split
+        named = getattr(self, read.setting, None)
+        return read.split in named if isinstance(named, tuple) else named == read.split
 
     def batches(self) -> dict[str, int]:
         """Return the images of each batch that its ranks share out, by the batch's setting."""
