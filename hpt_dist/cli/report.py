@@ -31,7 +31,7 @@ def report(
     """Print a launch's results with verdicts in words.
 
     It also prints where the page of a recipe's last launch is. With --out it writes the files of
-    any launch to another folder: one page with drawings, Markdown and JSON.
+    any launch, with drawings, to another folder.
 
     \b
     Examples:
@@ -45,7 +45,9 @@ def report(
         console.print_note(f"note: {note}")
     done = results.finished(opened, record)
     result = build(record, done)
-    for path in result.write(out, exhibited.exhibits(opened, record, done)) if out else ():
+    for path in (
+        result.write(out, exhibited.exhibits(opened, record, done, result.judged)) if out else ()
+    ):
         console.print_note(f"wrote {path}")
     if not out and launches.find(opened, record.recipe).id == record.id:
         written.bring_up_to_date(result, record, done, opened)

@@ -24,7 +24,7 @@ def write(
     folder = report_folder(work, store.uri, record.recipe)
     try:
         with files.in_work_folder(work):
-            report.write(folder, exhibited.exhibits(store, record, done))
+            report.write(folder, exhibited.exhibits(store, record, done, report.judged))
         console.print_line(f"report: {folder / _PAGE}")
     except files.WorkFolderError as error:
         # The results are in the store, and so is all that the report is made of.
@@ -45,7 +45,7 @@ def bring_up_to_date(
     try:
         with files.in_work_folder(work):
             if not (folder / _PAGE).is_file() or _said(folder) != report.as_json():
-                report.write(folder, exhibited.exhibits(store, record, done))
+                report.write(folder, exhibited.exhibits(store, record, done, report.judged))
         console.print_note(f"report: {folder / _PAGE}")
     except files.WorkFolderError as error:
         console.print_note(f"the report is not written: {error}")

@@ -46,8 +46,8 @@ def finish_launch(store: Store, launch: Launch, *, done: bool, stopped: bool = F
     try:
         finished = results.finished(store, launch)
         report = build(launch, finished)
-        if not stopped:  # somebody waits for the prompt
-            files |= report.files(exhibited.exhibits(store, launch, finished))
+        if not stopped:  # somebody waits for the prompt, and pictures take long
+            files |= report.files(exhibited.exhibits(store, launch, finished, report.judged))
         text = report.markdown()
         if headline := report.headline():
             # With more trials the means are other ones, and a metric's steps only go forward.

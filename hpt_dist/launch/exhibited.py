@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from hpt_dist.errors.secrets import public_address
 from hpt_dist.launch.lookup import dataset_store
 from hpt_dist.launch.pasted import command
 from hpt_dist.launch.survey import looked_up
+from hpt_dist.page import Block
 from hpt_dist.report import exhibits as shown
 from hpt_dist.report.exhibits import PICTURES, DataCard, Exhibits, TrialCard, WeightsCard
 from hpt_dist.report.lineage import Node, described, nodes_of
@@ -21,10 +23,16 @@ from hpt_dist.store.paths import filled_trial_folder, stage_prefix
 from hpt_dist.tracking import tracker
 from hpt_dist.trial.records import Finished, Launch
 
+_MISTAKES = 8  # of each kind
 _PACKAGES = ("hpt_dist", "torch", "torchvision", "timm", "python")
 
 
-def exhibits(store: Store, launch: Launch, done: Sequence[Finished]) -> Exhibits:
+log = logging.getLogger(__name__)
+
+
+def exhibits(
+    store: Store, launch: Launch, done: Sequence[Finished], judged: Sequence[str] = ()
+) -> Exhibits:
     """Return what a page shows of a launch beside its figures.
 
     What cannot be read is named on the page; it keeps no report from being written.
@@ -33,12 +41,18 @@ def exhibits(store: Store, launch: Launch, done: Sequence[Finished]) -> Exhibits
         store: where the launch is.
         launch: its record.
         done: its finished trials.
+        judged: names of the trials whose mistakes are shown.
     """
     nodes = nodes_of(launch.trials, launch.settings, done)
     finished = {one.name: one for one in done}
     chosen = shown.headline(nodes.values())
     cards = looked_up(lambda node: _trial(store, launch, node, finished[node.name]), chosen)
-    return replace(sources(store, launch, done), trials=tuple(cards), more=len(done) - len(chosen))
+    return replace(
+        sources(store, launch, done),
+        trials=tuple(cards),
+        more=len(done) - len(chosen),
+        mistakes={name: found for name in judged if (found := _mistakes(store, launch, name))},
+    )
 
 
 def sources(store: Store, launch: Launch, done: Sequence[Finished]) -> Exhibits:
@@ -84,6 +98,23 @@ def _trial(store: Store, launch: Launch, node: Node, trial: Finished) -> TrialCa
         note=note,
         pictures=pictures,
     )
+
+
+def _mistakes(store: Store, launch: Launch, name: str) -> tuple[Block, ...]:
+    """Return a trial's most confident mistakes on val; nothing where it left no predictions."""
+    from hpt_dist.launch import answered  # it imports pyarrow
+    from hpt_dist.report import mistakes, mistakes_page
+
+    key = launch.trials[name]
+    try:
+        facts, answers = answered.predictions(store, name, key, "val")
+        wrong = mistakes.of(facts, answers)
+        shown = [one for kind in wrong.kinds for one in wrong.of_kind(kind, _MISTAKES)]
+        pictures, lack = answered.thumbnails(store, key, facts, {one.key for one in shown})
+    except HptError as error:
+        log.info("%s shows no mistakes: %s", name, error)
+        return ()
+    return tuple(mistakes_page.blocks(wrong, name, pictures, lack, _MISTAKES))
 
 
 def _page(launch: Launch, store: Store, key: str) -> str:

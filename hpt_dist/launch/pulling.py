@@ -110,6 +110,15 @@ def pull(
     return pulled
 
 
+def _cards(store: Store, launch: Launch, names: Sequence[str], pulled: Pulled) -> dict[str, str]:
+    """Return the model cards; a result of another trial that is damaged keeps no weights back."""
+    try:
+        return model_cards.texts(store, launch, names)
+    except HptError as error:
+        pulled.notes.append(f"no {card.FILE}: {error.problem.what}")
+        return {}
+
+
 def _refuse_another(folder: Path, one: _Left) -> None:
     """Raise RequestError if a folder holds another trial: its files would be taken for this one's.
 
@@ -127,15 +136,6 @@ def _refuse_another(folder: Path, one: _Left) -> None:
             where=str(folder),
             fix="name another folder, or delete this one",
         )
-
-
-def _cards(store: Store, launch: Launch, names: Sequence[str], pulled: Pulled) -> dict[str, str]:
-    """Return the model cards; a result of another trial that is damaged keeps no weights back."""
-    try:
-        return model_cards.texts(store, launch, names)
-    except HptError as error:
-        pulled.notes.append(f"no {card.FILE}: {error.problem.what}")
-        return {}
 
 
 def _left(store: Store, launch: Launch, name: str) -> _Left:

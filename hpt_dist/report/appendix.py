@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from hpt_dist.page import (
     Block,
@@ -24,6 +25,8 @@ from hpt_dist.report.figures import graph, trace
 from hpt_dist.report.lineage import Node
 
 _TRACE_PX = 150
+_ROWS_SHOWN = 20
+_FIRST_ROWS = 8
 _OPEN = 3  # of more trainings, the pictures are folded
 _UNKNOWN = "not stated"
 
@@ -37,6 +40,7 @@ def blocks(exhibits: Exhibits, nodes: Sequence[Node]) -> list[Block]:
     """
     return [
         *_trials(exhibits),
+        *_mistakes(exhibits),
         *_lineage(nodes),
         *_data_and_weights(exhibits),
         *_recipe(exhibits),
@@ -84,6 +88,30 @@ def _trial(card: TrialCard, *, is_open: bool) -> Iterator[Block]:
     if card.run:
         inner.append(Links([Link("its run in MLflow", card.run)]))
     yield Folded("How it ran, and how to get its weights", inner)
+
+
+def _mistakes(exhibits: Exhibits) -> Iterator[Block]:
+    if exhibits.mistakes:
+        yield Heading(2, "Mistakes on validation")
+    for found in exhibits.mistakes.values():
+        for block in found:
+            if isinstance(block, Heading):
+                yield Heading(block.level + 2, block.text)
+            elif isinstance(block, Grid) and len(block.rows) > _FIRST_ROWS:
+                yield replace(block, rows=block.rows[:_FIRST_ROWS])
+                yield Folded(f"All {len(block.rows)} rows", [block])
+            else:
+                yield block
+
+
+def folded(blocks: Iterable[Block]) -> list[Block]:
+    """Return a section with its long tables folded."""
+    return [
+        Folded(f"{len(block.rows)} rows", [block])
+        if isinstance(block, Grid) and len(block.rows) > _ROWS_SHOWN
+        else block
+        for block in blocks
+    ]
 
 
 def _lineage(nodes: Sequence[Node]) -> Iterator[Block]:

@@ -132,6 +132,8 @@ def _row(panel: Panel, row: str, column: str) -> list[str]:
     name = "" if panel.name == table.stage else panel.name
     at = ", ".join(filter(None, (name, place))) or "-"
     number = f"{value} (n={len(cell.values)}{of})"
+    if cell.over_images:
+        number += f", over images [{', '.join(map(scale.text, cell.over_images))}]"
     return [table.stage, row, at, table.metric, number, says.get((row, column), _UNJUDGED)]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
+from hpt_dist.page import Block
 from hpt_dist.recipe import KINDS
 from hpt_dist.report.lineage import Node
 
@@ -113,6 +114,7 @@ class Exhibits:
         options: what `--set` changed of it.
         links: further pages, by what they show.
         commands: what shows more in a terminal.
+        mistakes: the most confident ones and what is confused, by the trial that made them.
     """
 
     trials: tuple[TrialCard, ...] = ()
@@ -123,6 +125,7 @@ class Exhibits:
     options: tuple[str, ...] = ()
     links: Mapping[str, str] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
+    mistakes: Mapping[str, tuple[Block, ...]] = field(default_factory=dict)
 
 
 def headline(nodes: Iterable[Node], most: int = MOST_TRIALS) -> list[Node]:

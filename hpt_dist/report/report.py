@@ -13,7 +13,7 @@ from hpt_dist.errors import RequestError, nearest
 from hpt_dist.evals import similarity_tables
 from hpt_dist.evals.choice import Choice
 from hpt_dist.evals.evidence import scale_of
-from hpt_dist.page import Block, Folded, Grid, Heading, Items, Paragraph
+from hpt_dist.page import Block, Heading, Items, Paragraph
 from hpt_dist.recipe import figures as asked
 from hpt_dist.report import appendix, figure, published, sections, unlabelled
 from hpt_dist.report.answer import Answer, answer
@@ -42,7 +42,6 @@ from hpt_dist.store import files
 from hpt_dist.trial.records import Finished, Launch
 
 _MISSING_SHOWN = 5
-_ROWS_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Report:
         figures: what the recipe asks for.
         claims: of each figure, what was checked.
         published: of each figure, a paper's values; None if it names no paper's table.
-        evaluated: evaluations that neither a figure nor, beside figures, a gate shows.
+        evaluated: evaluations that neither a figure nor, beside one, a gate shows.
         gates: comparisons of pretrained backbones with the baseline on validation.
         verdicts: for each pretraining trial, its own verdict on validation.
         unjudged: the pretraining trials that were watched without labels.
@@ -104,6 +103,18 @@ class Report:
         """The differences of the table's rows from the baseline row."""
         return self.figures[0].panels[0].differences if self.figures else ()
 
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """Names of one trial of the best row and one of the baseline, whose mistakes are shown."""
+        if not (self.figures and self.answer.row):
+            return ()
+        found: dict[str, str] = {}
+        for panel in self.figures[0].panels:
+            for row, _, name in panel.trials:
+                if row in (self.answer.row, panel.table.baseline) and name not in self.missing:
+                    found.setdefault(row, name)
+        return tuple(found.values())
+
     def markdown(self) -> str:
         """Return the report in Markdown, aligned for a terminal."""
         return page.markdown([*self._blocks(), *sections.of_costs(self.costs)])
@@ -116,7 +127,7 @@ class Report:
         """
         blocks = self._blocks()
         after = appendix.blocks(exhibits, self.lineage) if exhibits else []
-        costs = _folded(sections.of_costs(self.costs))
+        costs = appendix.folded(sections.of_costs(self.costs))
         return page.as_html(f"{self.recipe}: report", [*blocks, *after, *costs])
 
     def drawings(self) -> dict[str, bytes]:
@@ -232,9 +243,9 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
     for gate in found:
         notes += without_replicates(points, gate.stage, gate.metric)
     notes += same_trials(points) + replaced_images(points)
-    tabled = {panel.table.stage for shown in figures for panel in shown.panels}
-    elsewhere = tabled | {gate.stage for gate in found} if figures else set()
     watched = tuple(unjudged(points))
+    in_figures = {panel.table.stage for shown in figures for panel in shown.panels}
+    elsewhere = in_figures | {gate.stage for gate in found} if figures else set[str]()
     return Report(
         recipe=launch.recipe,
         launch=launch.id,
@@ -266,16 +277,6 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
     )
 
 
-def _folded(blocks: list[Block]) -> list[Block]:
-    """Return a section with its long tables folded."""
-    return [
-        Folded(f"{len(block.rows)} rows", [block])
-        if isinstance(block, Grid) and len(block.rows) > _ROWS_SHOWN
-        else block
-        for block in blocks
-    ]
-
-
 def _published(
     wanted: Sequence[asked.Figure],
 ) -> tuple[tuple[PublishedTable | None, ...], list[str]]:
@@ -293,8 +294,7 @@ def _published(
 
 def _notes(points: Sequence[Point], table: Table) -> list[str]:
     """Return what a table cannot show and why."""
-    notes = _metric_note(points, table)
-    notes += without_replicates(points, table.stage, table.metric)
+    notes = _metric_note(points, table) + without_replicates(points, table.stage, table.metric)
     if table.baseline not in table.rows:
         known = ", ".join(table.rows)
         notes.append(f"There is no row {table.baseline} to compare with; the rows are {known}.")

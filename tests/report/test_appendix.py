@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from many_figures import everything
 
+from hpt_dist.page import Grid, Heading
 from hpt_dist.report.exhibits import (
     MOST_POINTS,
     MOST_TRIALS,
@@ -153,3 +154,26 @@ def test_a_long_line_of_starts_is_drawn(depth: int) -> None:
         for n in range(depth)
     ]
     assert graph.draw(chain, "x").count("<rect") == 2 * (depth + 1)
+
+
+def test_mistakes_are_shown_with_the_first_rows_of_long_tables(report: Report) -> None:
+    rows = [[f"{NASTY}{n}", "x"] for n in range(30)]
+    found = Exhibits(
+        mistakes={"t": (Heading(1, f"Mistakes of {NASTY}"), Grid(["class", "n"], rows))}
+    )
+    html = report.html(found)
+    assert "Mistakes on validation" in html
+    assert "<h3>Mistakes of &lt;script&gt;" in html
+    assert "<summary>All 30 rows</summary>" in html
+    assert html.count("&quot;&amp;29</td>") == 1
+    assert html.count("&quot;&amp;7</td>") == 2
+    assert html.count("<script>") == 1
+
+
+def test_whose_mistakes_are_shown(report: Report) -> None:
+    best, baseline = report.answer.row, report.figures[0].baseline
+    assert len(report.judged) == 2
+    assert {name.partition("init=")[2].partition(",")[0] for name in report.judged} == {
+        best,
+        baseline,
+    }

@@ -88,7 +88,7 @@ def test_the_page_has_pictures_in_order_and_escapes_names():
     found = mistakes.of(FACTS, ONE)
     pictures = {one.key: Thumbnail(one.key, "", Image.new("RGB", (9, 9))) for one in ONE}
     html = as_html("t", mistakes_page.blocks(found, NASTY, pictures, "", 2))
-    assert "<script" not in html
+    assert html.count("<script>") == 1  # ours, which sorts tables
     assert "\x1b" not in html
     assert html.count("<img") == 2
     assert html.index("files/4") < html.index("files/3")

@@ -61,7 +61,9 @@ def hint(panel: Panel, cell: Cell) -> str:
     place = f", {panel.table.columns_axis} {cell.column}" if cell.column else ""
     done = f"n={len(cell.values)} of {cell.planned}"
     unit = f" {scale.unit}" if scale.unit else ""
-    return f"{cell.row}{place}: {scale.text(cell.mean)}{spread}{unit} ({done})"
+    ends = map(scale.text, cell.over_images or ())
+    images = f", over images [{', '.join(ends)}]" if cell.over_images else ""
+    return f"{cell.row}{place}: {scale.text(cell.mean)}{spread}{unit} ({done}){images}"
 
 
 def extent(cell: Cell) -> tuple[float, ...]:
