@@ -127,8 +127,9 @@ def test_learning_rates_trained_together_equal_each_alone():
     together = linear.fit(train, **SETTINGS)
     for lr in SETTINGS["learning_rates"]:
         alone = linear.fit(train, **{**SETTINGS, "learning_rates": (lr,)})[lr]
+        # Products of other shapes round float32 otherwise, on some processors by more.
         torch.testing.assert_close(
-            alone.state_dict(), together[lr].state_dict(), rtol=1e-5, atol=1e-6
+            alone.state_dict(), together[lr].state_dict(), rtol=1e-4, atol=1e-5
         )
 
 
