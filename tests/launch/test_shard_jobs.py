@@ -332,7 +332,7 @@ def test_a_name_or_source_that_cannot_be_used_starts_nothing(site, photos, tmp_p
     on = ("--on", str(site.profile()))
     bad = tmp_path / "store/datasets/a;b"
     printed = hpt("shard", str(photos), str(bad), *on, store="", code=2, **site.environment)
-    assert "cannot name a dataset" in printed
+    assert "a dataset cannot lie at" in printed
     printed = site.shard(tmp_path / "nowhere", code=2)
     assert "nothing is at" in printed
     assert not (tmp_path / "my work").exists()

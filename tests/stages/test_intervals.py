@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from small import fill, hpt, outcome
+from small import document, fill, hpt, outcome
 
 from hpt_dist.evals.bootstrap import interval
 from hpt_dist.recipe import Pretrain, plan, result_fields
@@ -59,8 +59,8 @@ def results(store):
 
 
 def report(store, recipe):
-    document = json.loads(hpt("report", str(recipe), "--json", store=str(store)))
-    return document, " ".join(hpt("report", str(recipe), store=str(store)).split())
+    found = document(hpt("report", str(recipe), "--json", store=str(store)))
+    return found, " ".join(hpt("report", str(recipe), store=str(store)).split())
 
 
 def test_the_metric_of_the_monitor_keeps_the_best_and_judges_the_stage(launched):
