@@ -49,7 +49,8 @@ def report(
         result.write(out, exhibited.exhibits(opened, record, done, result.judged)) if out else ()
     ):
         console.print_note(f"wrote {path}")
-    if not out and launches.find(opened, record.recipe).id == record.id:
+    # By a name it is the recipe's last launch.
+    if not out and (run != record.id or launches.find(opened, record.recipe).id == record.id):
         written.bring_up_to_date(result, record, done, opened)
     if json_:
         console.print_json({"launch": record.id, "store": opened.uri} | result.as_json())

@@ -59,6 +59,11 @@ def facts(recipe: Recipe, store: Store, stand_ins: Path | None = None) -> Facts:
             datasets[alias] = replace(found, images={**found.images, **_sizes(found, shares)})
         except HptError as error:
             problems.append(located(error, recipe.where("datasets", alias)))
+    for alias in recipe.datasets.keys() - named.keys():
+        try:
+            _home_of(recipe.datasets[alias], store)  # it need not be there; its address stays
+        except HptError as error:
+            problems.append(located(error, recipe.where("datasets", alias)))
     for stage, points in recipe.stages.items():
         for source in {p.spec.imported for p in points} - {""}:
             try:
@@ -109,9 +114,18 @@ def _sizes(dataset: DatasetFacts, shares: Iterable[str]) -> dict[str, int]:
     return sizes
 
 
-def _dataset(store: Store, reference: str, subset_names: Iterable[str]) -> DatasetFacts:
+def _home_of(reference: str, store: Store) -> tuple[Store, str, str]:
+    """Return the store of a dataset, its address where it is not the recipe's, and its name there.
+
+    Raises:
+        RequestError: it is no address of a dataset, or holds a secret.
+    """
     uri, name = dataset_store(reference)
-    store = open_store(uri) if uri else store
+    return open_store(uri) if uri else store, uri, name
+
+
+def _dataset(store: Store, reference: str, subset_names: Iterable[str]) -> DatasetFacts:
+    store, uri, name = _home_of(reference, store)
     manifest = read_manifest(store, name)
     splits = manifest.splits
     subsets = {one: _subset(store, name, one) for one in sorted(subset_names)}

@@ -70,6 +70,7 @@ class Planned:
         states: of each trial, by key.
         last_launch: of a recipe of this name.
         doubts: what will run and is hardly meant, with its place in the file, a line each.
+        launches: all of the store, oldest first.
     """
 
     recipe: Recipe
@@ -79,6 +80,7 @@ class Planned:
     states: Mapping[str, State]
     last_launch: Launch | None
     doubts: tuple[str, ...] = ()
+    launches: tuple[Launch, ...] = ()
 
 
 def plan_against_store(
@@ -118,7 +120,8 @@ def _planned(recipe: Recipe, stand_ins: Path | None, device: Device) -> Planned:
     store = _own_store(recipe)
     found = replace(facts(recipe, store, stand_ins), device=device)
     trials = plan.make(recipe, found)
-    of_recipe = [launch for launch in launches(store) if launch.recipe == recipe.name]
+    every = tuple(launches(store))
+    of_recipe = [launch for launch in every if launch.recipe == recipe.name]
     last = of_recipe[-1] if of_recipe else None
     known = {name: key for launch in of_recipe for name, key in launch.trials.items()}
     on_slurm = any(launch.where == "slurm" for launch in of_recipe)
@@ -126,7 +129,8 @@ def _planned(recipe: Recipe, stand_ins: Path | None, device: Device) -> Planned:
     where = states(store, trials, known, queued)
     idle = [trial for trial in trials if where[trial.key].name in ("runs", "failed", "resumes")]
     imports.check(recipe, store, idle)
-    return Planned(recipe, store, found, trials, where, last, tuple(_doubts(recipe, found, trials)))
+    doubts = tuple(_doubts(recipe, found, trials))
+    return Planned(recipe, store, found, trials, where, last, doubts, every)
 
 
 def _doubts(recipe: Recipe, facts: Facts, trials: Sequence[Trial]) -> Iterator[str]:

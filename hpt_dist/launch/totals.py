@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hpt_dist.errors import HptError
-from hpt_dist.launch.launches import launches
 from hpt_dist.launch.survey import Planned, State, looked_up
 from hpt_dist.recipe import plan
 from hpt_dist.recipe.trial import Trial
@@ -91,7 +90,7 @@ def of(prepared: Planned) -> Totals:
     left = [trial for trial in trials if states[trial.key].name != "cached"]
     shares = {trial.key: _share_left(trial, states[trial.key]) for trial in left}
     views = {trial.key: round(trial.images * shares[trial.key]) for trial in left}
-    like = _like_trials(prepared.store, left)
+    like = _like_trials(prepared, left)
 
     def hours(trial: Trial) -> float | None:
         return _hours(like[trial.key], views[trial.key]) if trial.spec.reads() else 0.0
@@ -171,17 +170,17 @@ def _likeness(settings: Mapping[str, Any]) -> str:
     return json.dumps(parts, sort_keys=True)
 
 
-def _like_trials(store: Store, left: Sequence[Trial]) -> dict[str, list[_Took]]:
+def _like_trials(prepared: Planned, left: Sequence[Trial]) -> dict[str, list[_Took]]:
     """Return what like trials took, by the key of each trial that is left."""
     devices = {_likeness(trial.document): trial.device for trial in left}
     keys: dict[str, dict[str, None]] = {likeness: {} for likeness in devices}
-    for launch in reversed(launches(store)):
+    for launch in reversed(prepared.launches):
         for name, settings in launch.settings.items():
             alike = keys.get(_likeness(settings))
             if alike is not None and len(alike) < _MOST_LOOKS and name in launch.trials:
                 alike[launch.trials[name]] = None
     pairs = [(likeness, key) for likeness, alike in keys.items() for key in alike]
-    looks = looked_up(lambda pair: _took(store, pair[1], devices[pair[0]]), pairs)
+    looks = looked_up(lambda pair: _took(prepared.store, pair[1], devices[pair[0]]), pairs)
     took: dict[str, list[_Took]] = {likeness: [] for likeness in devices}
     for (likeness, _), found in zip(pairs, looks, strict=True):
         took[likeness] += [found] if found else []

@@ -188,6 +188,8 @@ def _twins(recipe: Recipe, trials: Sequence[Trial]) -> list[Problem]:
 
 def _is_shared(one: Trial, other: Trial, groups: Collection[str]) -> bool:
     """Return whether several members of groups have a trial: that of a source of two targets."""
+    if one.axes == other.axes:
+        return False
     left, right = (
         {name: value for name, value in trial.axes.items() if name not in groups}
         for trial in (one, other)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 from hpt_dist.evals.evidence import Comparison, Verdict, scale_of
@@ -20,7 +21,8 @@ _WORDS: dict[Verdict, tuple[str, Literal["good", "bad", "neutral"]]] = {
     "none": ("No verdict.", "neutral"),
 }
 _MIXED: tuple[str, Literal["neutral"]] = ("Mixed.", "neutral")
-_RANK: dict[Verdict, int] = {"helped": 0, "no evidence": 1, "harmed": 2, "none": 3}
+# The value on validation, by the same metric, of a trial by its name; None where it has none.
+OnVal = Callable[[str], float | None]
 _OTHERS_SHOWN = 4
 
 
@@ -29,8 +31,8 @@ class Answer:
     """What a launch shows, of its first figure that compares rows, or else of its gate.
 
     Args:
-        verdict: of the best row; "mixed" where panels disagree.
-        row: the best row; empty without one.
+        verdict: of the row; "mixed" where panels disagree.
+        row: the one that validation prefers; empty without one.
         says: the rest of the sentence.
     """
 
@@ -45,13 +47,23 @@ class Answer:
 
 
 def answer(
-    figures: Sequence[Shown], gates: Sequence[Gate], *, done: int, trials: int, is_watched: bool
+    figures: Sequence[Shown],
+    gates: Sequence[Gate],
+    on_val: OnVal,
+    *,
+    done: int,
+    trials: int,
+    is_watched: bool,
 ) -> Answer:
     """Return the answer of a launch.
+
+    Of several rows it is about the one that validation prefers: the best on test would be better
+    than it is.
 
     Args:
         figures: of its report.
         gates: its evaluations of frozen features.
+        on_val: what each trial reached on validation.
         done: finished trials.
         trials: all of them.
         is_watched: whether a pretraining without labels was watched.
@@ -60,9 +72,9 @@ def answer(
     for figure in figures:
         panels = [panel for panel in figure.panels if figure.verdicts(panel)]
         if len(panels) == 1:
-            return _of_panel(figure, panels[0], so_far)
+            return _of_panel(figure, panels[0], on_val, so_far)
         if panels:
-            return _of_panels(figure, panels, so_far)
+            return _of_panels(figure, panels, on_val, so_far)
     for gate in gates:
         if any(one.comparison.mean is not None for one in gate.differences):
             return _of_gate(gate, so_far)
@@ -74,13 +86,10 @@ def answer(
     return Answer("none", "", f"Nothing was compared with a baseline.{so_far}")
 
 
-def _of_panel(figure: Shown, panel: Panel, so_far: str) -> Answer:
-    lower = scale_of(panel.table.metric).lower_is_better
-    found = sorted(
-        figure.verdicts(panel),
-        key=lambda one: (_RANK[one.comparison.verdict], _loss(one.comparison, lower)),
-    )
-    best, table = found[0], panel.table
+def _of_panel(figure: Shown, panel: Panel, on_val: OnVal, so_far: str) -> Answer:
+    found, table = figure.verdicts(panel), panel.table
+    row, by_val = _preferred([one.row for one in found], [panel], on_val)
+    best = next(one for one in found if one.row == row)
     over = f" at {table.columns_axis} {best.column}" if best.column else ""
     if best.columns > 1:
         over = f", mean over {best.columns} values of {table.columns_axis}"
@@ -89,12 +98,24 @@ def _of_panel(figure: Shown, panel: Panel, so_far: str) -> Answer:
         f"{best.row} against {table.baseline} in {where if panel.name else table.stage}, "
         f"{table.metric}{over}: {_bare(best.comparison)}{_cost(panel.spent, best)}."
     )
-    return Answer(best.comparison.verdict, best.row, f"{says}{_others(found[1:])}{so_far}")
+    others = _others([one for one in found if one is not best], by_val=by_val)
+    return Answer(best.comparison.verdict, best.row, f"{says}{others}{so_far}")
 
 
-def _loss(comparison: Comparison, lower_is_better: bool) -> float:
-    mean = comparison.mean or 0.0
-    return mean if lower_is_better else -mean
+def _preferred(rows: Sequence[str], panels: Sequence[Panel], on_val: OnVal) -> tuple[str, bool]:
+    """Return the row that is best on validation, and whether that is known of all rows.
+
+    Where it is not, it is the first one of the recipe.
+    """
+    lower = scale_of(panels[0].table.metric).lower_is_better
+    means = {}
+    for row in rows:
+        values = [on_val(name) for panel in panels for own, _, name in panel.trials if own == row]
+        known = [value for value in values if value is not None]
+        if not known:
+            return rows[0], False
+        means[row] = fmean(known) * (-1 if lower else 1)
+    return max(rows, key=means.__getitem__), True
 
 
 def _bare(comparison: Comparison) -> str:
@@ -105,13 +126,18 @@ def _bare(comparison: Comparison) -> str:
     return says
 
 
-def _others(found: Sequence[Difference]) -> str:
-    """Return the verdicts on the other rows in a sentence: which one is best was read off these."""
+def _others(found: Sequence[Difference], *, by_val: bool) -> str:
+    """Return why it is this row, and the verdicts on the other rows, in a sentence."""
     if not found:
         return ""
     shown = ", ".join(f"{one.row} ({_verdict(one)})" for one in found[:_OTHERS_SHOWN])
     more = f" and {len(found) - _OTHERS_SHOWN} more" if len(found) > _OTHERS_SHOWN else ""
-    return f" It is the best of {len(found) + 1} rows; the others: {shown}{more}."
+    return f"{_which(len(found) + 1, by_val=by_val)}; the others: {shown}{more}."
+
+
+def _which(rows: int, *, by_val: bool) -> str:
+    why = "validation prefers it" if by_val else "it is the recipe's first"
+    return f" Of {rows} rows {why}"
 
 
 def _verdict(one: Difference) -> str:
@@ -131,15 +157,11 @@ def _cost(spent: Sequence[Spent], best: Difference) -> str:
     return f"; its training took {most.images:,.0f} image views and {most.hours:.3g} {most.unit}"
 
 
-def _of_panels(figure: Shown, panels: Sequence[Panel], so_far: str) -> Answer:
-    """Return on how many panels the best row helped, and on how many it harmed."""
+def _of_panels(figure: Shown, panels: Sequence[Panel], on_val: OnVal, so_far: str) -> Answer:
+    """Return on how many panels a row helped, and on how many it harmed."""
     rows = [row for row in figure.rows if row != figure.baseline]
-    counts = {row: _counted(figure, row) for row in rows}
-    best = max(
-        rows,
-        key=lambda row: (counts[row]["helped"], -counts[row]["harmed"], _gain(figure, row)),
-    )
-    count = counts[best]
+    best, by_val = _preferred(rows, panels, on_val)
+    count = _counted(figure, best)
     verdict: Literal["helped", "harmed", "no evidence", "none", "mixed"] = "none"
     if count["helped"] and count["harmed"]:
         verdict = "mixed"
@@ -151,7 +173,7 @@ def _of_panels(figure: Shown, panels: Sequence[Panel], so_far: str) -> Answer:
         for name, number in count.items()
         if number
     )
-    best_of = f" It is the best of {len(rows)} rows." if len(rows) > 1 else ""
+    best_of = f"{_which(len(rows), by_val=by_val)}." if len(rows) > 1 else ""
     table = panels[0].table
     what = f"{table.metric} on {len(figure.panels)} values of {figure.panels_axis}"
     if figure.panels_axis == "stage":
@@ -160,13 +182,6 @@ def _of_panels(figure: Shown, panels: Sequence[Panel], so_far: str) -> Answer:
         what += f", at the last {table.columns_axis} of each"
     says = f"{best} against {figure.baseline}, {what}: {words}.{best_of}{so_far}"
     return Answer(verdict, best, says)
-
-
-def _gain(figure: Shown, row: str) -> float:
-    """Return the sum of a row's differences, more where it is better."""
-    lower = scale_of(figure.panels[0].table.metric).lower_is_better
-    every = [one for panel in figure.panels for one in figure.verdicts(panel) if one.row == row]
-    return -sum(_loss(one.comparison, lower) for one in every)
 
 
 def _counted(figure: Shown, row: str) -> dict[Verdict, int]:
@@ -181,10 +196,12 @@ def _counted(figure: Shown, row: str) -> dict[Verdict, int]:
 
 def _of_gate(gate: Gate, so_far: str) -> Answer:
     found = [one for one in gate.differences if one.comparison.mean is not None]
-    best = min(found, key=lambda d: (_RANK[d.comparison.verdict], -(d.comparison.mean or 0.0)))
+    sign = -1 if scale_of(gate.metric).lower_is_better else 1
+    best = max(found, key=lambda one: sign * (one.comparison.mean or 0.0))
     others = [one for one in found if one is not best]
     says = (
         f"{best.row} against {gate.baseline}, frozen features judged by {gate.kind} on validation "
         f"in {gate.stage}: {_bare(best.comparison)}."
     )
-    return Answer(best.comparison.verdict, best.row, f"{says}{_others(others)}{so_far}")
+    others_too = _others(others, by_val=True)
+    return Answer(best.comparison.verdict, best.row, f"{says}{others_too}{so_far}")

@@ -105,7 +105,7 @@ class Report:
 
     @property
     def judged(self) -> tuple[str, ...]:
-        """Names of one trial of the best row and one of the baseline, whose mistakes are shown."""
+        """Names of a trial of the answer's row and of one of the baseline: those with mistakes."""
         if not (self.figures and self.answer.row):
             return ()
         found: dict[str, str] = {}
@@ -253,7 +253,10 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         trials=len(launch.trials),
         missing=tuple(point.name for point in points if point.finished is None),
         answer=answer(
-            figures, found, done=len(done), trials=len(launch.trials), is_watched=bool(watched)
+            *(figures, found, _on_val(points).get),
+            done=len(done),
+            trials=len(launch.trials),
+            is_watched=bool(watched),
         ),
         figures=figures,
         claims=tuple(
@@ -275,6 +278,12 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         lineage=tuple(nodes.values()),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _on_val(points: Sequence[Point]) -> dict[str, float | None]:
+    """Return what trials reached on validation, by their names."""
+    metrics = {stage: metric_of(points, stage, "val") for stage in {one.stage for one in points}}
+    return {one.name: one.value(metrics[one.stage]) for one in points}
 
 
 def _published(

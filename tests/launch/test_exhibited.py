@@ -62,7 +62,8 @@ def test_a_record_has_the_recipe_without_secrets(tmp_path: Path) -> None:
     settings = launches.Settings("local", 1, (), tmp_path / "work", "")
     launch = launches.record(recipe, [], store, settings)
     assert "planted-1" not in (tmp_path / f"launches/{launch.id}.json").read_text()
-    assert launch.written.splitlines()[0] == "name: tiny"
+    assert "# --set stages.hpt.steps" in launch.written
+    assert "name: tiny" in launch.written.splitlines()
     assert "${HPT_STORE}" in launch.written
     assert launch.options == ("stages.hpt.steps=7",)
     assert launch.datasets["line"] == "openmoji/line"

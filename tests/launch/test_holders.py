@@ -7,6 +7,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from clock import ELSEWHERE, Clock
@@ -218,8 +219,9 @@ def test_a_launcher_starts_no_trial_until_its_holder_elsewhere_is_silent(store, 
     monkeypatch.setattr(local, "_processes", lambda job, *_: jobs.append(job) or [])
     monkeypatch.setattr(local, "job_of", lambda *_, **__: job_in(store))
     settings = Settings("local", 1, (), Path(store.uri), "")
+    prepared = SimpleNamespace(recipe=None, trials=[TRIAL], store=store)
     left = local._Work(
-        None, [TRIAL], store, settings, None, Watcher(), [TRIAL], 1, [], leases=LeaseWatch(clock)
+        prepared, settings, None, Watcher(), [TRIAL], 1, [], leases=LeaseWatch(clock)
     )
     for _ in range(int(TTL_S / 5)):
         local._start(left, TRIAL)

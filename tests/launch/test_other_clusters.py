@@ -81,8 +81,9 @@ def test_a_cluster_of_other_habits(tmp_path, trained_here, limited, monkeypatch)
         only = ("--only", "probe", "--set", "stages.probe.sweep.init=[hpt]")
         site.launch(*only, "--ranks", "2", *LONG, profile=OTHER)
         site.wait(lambda: any(site.store.glob(f"work/jobs/*/{site.job}.0.end")))
-        printed = " ".join(site.hpt("status", "small").split())
-        assert "ended before it began with exit code 1: srun: error: Unable to create" in printed
+        # Slurm needs some seconds to complete the job before it queues it again.
+        ended = "ended before it began with exit code 1: srun: error: Unable to create"
+        site.wait(lambda: ended in " ".join(site.hpt("status", "small").split()))
         site.wait_for_start(1)
         assert str(LIMIT_S) not in Path(f"/proc/{site.holder().pid}/limits").read_text()
         printed = site.hpt("cancel", "small")

@@ -65,11 +65,31 @@ def test_a_gate_answers_where_the_recipe_asks_for_no_figure() -> None:
     assert "frozen features judged by linear on validation in probe" in found.says
 
 
+def test_of_several_rows_validation_chooses_the_one_to_answer_about() -> None:
+    """Which row is best on test is not asked: the best of several would be better than it is."""
+    test = {"base": 0.5, "lucky": 0.9, "hpt": 0.7}
+    val = {"base": 0.5, "lucky": 0.6, "hpt": 0.8}
+    names = {f"adapt/init={i},seed={s}": (i, s) for i in test for s in range(3)}
+    done = [
+        finished(
+            name,
+            {
+                f"{split}/top1": of[i] + s * s / 100 * (1 + len(i) / 10)
+                for split, of in (("val", val), ("test", test))
+            },
+        )
+        for name, (i, s) in names.items()
+    ]
+    found = build(launched(list(names), columns=None), done).answer
+    assert found.row == "hpt"
+    assert "Of 2 rows validation prefers it; the others: lucky (helped)." in found.says
+
+
 def test_panels_are_counted_and_the_cost_is_named() -> None:
     found = build(*everything()).answer
     assert found.verdict == "helped"
     assert "on 4 values of data, at the last steps of each: helped on 3" in found.says
-    assert "It is the best of 3 rows." in found.says
+    assert "Of 3 rows validation prefers it." in found.says
     report = build(*everything([{"bars": "few", "rows": "init", "columns": "data"}]))
     assert "its training took" in report.answer.says
     assert "image views and" in report.answer.says
