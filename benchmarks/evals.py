@@ -36,8 +36,8 @@ from hpt_dist.stages.frozen import Copy, Frozen, features_of
 from hpt_dist.stages.inputs import pool_of
 from hpt_dist.store import open_store
 from hpt_dist.train.interrupt import Interrupt
-from hpt_dist.trial.memory import keep_freed_memory
 from hpt_dist.trial.context import Context, TrialOrder
+from hpt_dist.trial.memory import keep_freed_memory
 
 PARTS = ("features", "linear", "lbfgs", "finetune")
 KEPT = Path(__file__).with_name("evals.txt")
