@@ -233,7 +233,13 @@ def looked_up(look: Callable[[T], R], things: Iterable[T]) -> list[R]:
 
 def state_of(store: Store, key: str, queued: Mapping[str, Queued] | None = None) -> State:
     """Return the state of a trial by its key alone, and the jobs in Slurm's queue."""
-    return _found_state(store, key, queued) or State("runs", "no state was saved")
+    return _found_state(store, key, queued) or State("runs", _unsaved(store, key))
+
+
+def _unsaved(store: Store, key: str) -> str:
+    """Return in words how far a trial without a state came: the first that it leaves is its spec."""
+    began = store.stat(f"{stage_prefix(key)}/spec.json")
+    return "it began, but no state was saved" if began else "it has not begun"
 
 
 def _state(
@@ -298,7 +304,7 @@ def _why(store: Store, trial: Trial, last_key: str) -> str:
     if not last_key:
         return "never run"
     if last_key == trial.key:
-        return "launched before, but no state was saved"
+        return f"launched before, but {_unsaved(store, trial.key)}"
     try:
         old = records.read(store, f"{stage_prefix(last_key)}/spec.json", dict[str, Any])
     except DamagedRecordError:

@@ -106,15 +106,20 @@ def test_a_holder_here_is_seen(store):
         (queued("PENDING"), "queued", "job 12_3 is pending"),
         (queued("PENDING", "15"), "queued", "job 15 is pending"),
         (queued("RUNNING", "15"), "running", "job 15 is running"),
-        ({}, "runs", "no state was saved"),
+        ({}, "runs", "it began, but no state was saved"),
     ],
 )
 def test_of_a_job_slurm_says_whether_it_runs(store, queue, name, why):
+    store.put(f"{stage_prefix(KEY)}/spec.json", b"{}")
     leave_trial(store, **ELSEWHERE, **JOB)
     state = survey.state_of(store, KEY, queue)
     assert state.name == name
     assert state.why.startswith(why)
     assert ("died" in state.why) == (queue is None)
+
+
+def test_a_trial_that_never_began_has_lost_no_state(store):
+    assert survey.state_of(store, KEY) == survey.State("runs", "it has not begun")
 
 
 def test_slurm_says_nothing_of_a_process_that_is_no_job(store):
