@@ -237,7 +237,7 @@ def state_of(store: Store, key: str, queued: Mapping[str, Queued] | None = None)
 
 
 def _unsaved(store: Store, key: str) -> str:
-    """Return in words how far a trial without a state came: the first that it leaves is its spec."""
+    """Return in words how far a trial without a state came: its spec is the first it leaves."""
     began = store.stat(f"{stage_prefix(key)}/spec.json")
     return "it began, but no state was saved" if began else "it has not begun"
 
