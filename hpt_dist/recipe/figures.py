@@ -15,6 +15,8 @@ from hpt_dist.recipe.claims import ALLOWED, Claim, parse
 from hpt_dist.recipe.settings import Spec, misfit
 
 MOST_FIGURES = 50
+# What the rows and columns of a similarity stage's matrix are: no name of an axis.
+COMPARED = "compared trials"
 _Name = Annotated[str, Field(min_length=1, max_length=500)]
 # A number of a row, or one for each of its columns; with panels, the same for each panel.
 Paper = dict[str, JsonValue]
@@ -71,6 +73,11 @@ class Figure(Spec):
         return type(self).__name__.lower()
 
     @property
+    def of_compared(self) -> bool:
+        """Whether its rows and columns are the trials that a similarity stage compares."""
+        return self.rows == COMPARED
+
+    @property
     def stages(self) -> tuple[str, ...]:
         """The stages whose trials it shows."""
         return tuple(getattr(self, self.kind))
@@ -117,7 +124,8 @@ class Figure(Spec):
                 raise misfit(place, f"{value!r} is no number", "a value on the printed scale")
             if len(path) != self.depth:
                 raise misfit(place, f"{value} is at no place of this figure", self._place)
-        if self.columns == self.rows and self.kind != "table":  # tables of before named both
+        # Tables of before named both; a matrix of compared trials names none.
+        if self.columns == self.rows != COMPARED and self.kind != "table":
             raise misfit("columns", f"{self.columns} makes the rows already")
         return self
 
@@ -148,12 +156,35 @@ class Delta(Figure):
 
 
 class Matrix(Figure):
-    """A field of numbers, coloured by their value."""
+    """A field of numbers, coloured by their value.
+
+    Of a stage of kind similarity, without rows and columns: the mean over each two configurations
+    of the trials that it compares, a panel for each of its matrices.
+    """
 
     COMPARES: ClassVar[bool] = False
 
     matrix: Stages
-    columns: _Name = Field(description="the sweep axis that makes columns")
+    rows: _Name = Field(
+        COMPARED, description="the sweep axis that makes rows; leave it out for similarity"
+    )
+    columns: _Name = Field(
+        COMPARED, description="the sweep axis that makes columns; leave it out for similarity"
+    )
+
+    @model_validator(mode="after")
+    def _fits_similarity(self) -> Matrix:
+        if COMPARED not in (self.rows, self.columns):
+            return self
+        for axis, other in (("rows", "columns"), ("columns", "rows")):
+            if getattr(self, axis) != COMPARED:
+                what = f"{axis} is there, and {other} is missing"
+                raise misfit(axis, what, fix="name both, or none for a stage of kind similarity")
+        for setting in ("panels", "compare", "paper", "claims"):
+            if getattr(self, setting):
+                what = f"a matrix of compared trials takes no {setting}"
+                raise misfit(setting, what, fix=f"leave {setting} out, or name rows and columns")
+        return self
 
 
 class Cost(Figure):

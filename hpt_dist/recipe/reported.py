@@ -7,6 +7,7 @@ from typing import Any
 
 from hpt_dist.recipe.figures import FIGURES, MOST_FIGURES, Figure, kind_of
 from hpt_dist.recipe.kinds import KINDS
+from hpt_dist.recipe.kinds.similarity import MATRICES, always
 from hpt_dist.recipe.sweeps import ZIP
 from hpt_dist.recipe.validation import validated
 from hpt_dist.recipe.yaml_document import Document, KeyPath
@@ -71,6 +72,9 @@ def _check_stage(
         return
     body = stages[stage] if isinstance(stages[stage], dict) else {}
     kind, metric = KINDS.get(str(body.get("kind"))), raw.get("metric")
+    if kind_of(raw) == "matrix" and "rows" not in raw and "columns" not in raw:
+        _check_compared(document, body, raw, path)
+        return
     if kind and kind.METRICS and isinstance(metric, str) and metric not in kind.METRICS:
         what = f"{stage} has no metric {shown(metric)}"
         close = document.nearest(metric, kind.METRICS)
@@ -83,6 +87,22 @@ def _check_stage(
             what = f"{stage} has no sweep over {shown(axis)}"
             close = document.nearest(axis, known)
             document.problem((*path, key), what, listed([*own, *inherited]), close)
+
+
+def _check_compared(
+    document: Document, body: Mapping[str, Any], raw: Mapping[str, Any], path: KeyPath
+) -> None:
+    """Check a matrix without rows and columns: it is of a stage that compares trials."""
+    if body.get("kind") != "similarity":
+        fix = "name rows and columns; a stage of kind similarity alone has its own"
+        document.problem((*path, "rows"), "rows is missing", fix=fix)
+        return
+    known = [one for one in MATRICES if always(one) or body.get("flattened")]
+    metric = raw.get("metric")
+    if isinstance(metric, str) and metric not in known:
+        what = f"there is no matrix {shown(metric)}"
+        close = document.nearest(metric, known)
+        document.problem((*path, "metric"), what, ", ".join(known), close)
 
 
 def axes_of(stage: str, stages: Mapping[str, Any]) -> tuple[list[str], list[str]]:

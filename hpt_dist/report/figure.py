@@ -35,7 +35,8 @@ _CAPTIONS = {
     "done yet.",
     "delta": "The 95 % interval over seeds, paired; a filled mark is evidence, a hollow one is "
     "none.",
-    "matrix": "The stronger the colour, the larger; a dashed field is not done yet.",
+    "matrix": "The stronger the colour, the larger; a dashed field is not done yet, and "
+    "of a gray one there is nothing to measure.",
     "cost": "Cost of the training before this evaluation, from the base on, without the "
     "evaluation; a line joins what starts from the same base. Mean and sample standard deviation.",
 }

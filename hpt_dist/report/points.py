@@ -79,15 +79,20 @@ def read_points(
     names = {key: name for name, key in trials.items()}
     points = []
     for name in trials:
-        stage, _, text = name.partition("/")
-        pairs = (axis.partition("=") for axis in _NEXT_AXIS.split(text) if axis)
-        axes = {axis: value for axis, _, value in pairs}
+        stage, axes = stage_and_axes(name)
         chain = _chain(name, names, parents)
         computed = (_computed(by_name[one]) for one in chain if one in by_name)
         is_candidate = (documents or {}).get(name, {}).get("role") == "candidate"
         found, how = by_name.get(name), frozenset().union(*computed)
         points.append(Point(name, stage, axes, found, how, is_candidate))
     return points
+
+
+def stage_and_axes(name: str) -> tuple[str, dict[str, str]]:
+    """Return a trial's stage, and its settings as text, from its name `stage/axis=value,...`."""
+    stage, _, text = name.partition("/")
+    pairs = (axis.partition("=") for axis in _NEXT_AXIS.split(text) if axis)
+    return stage, {axis: value for axis, _, value in pairs}
 
 
 def chosen_by(trial: Finished) -> Choice | None:

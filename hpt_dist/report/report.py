@@ -234,11 +234,13 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
             table,
             lambda name: taken_before(nodes, by_name, name),
             lambda name, axis: setting_behind(nodes, launch.settings, name, axis),
+            lambda name: _compared(launch, by_name, name),
         )
         for one, table in zip(wanted, tables, strict=True)
     )
-    for shown in figures:
-        notes += [note for panel in shown.panels for note in _notes(points, panel.table)]
+    for figure_asked, shown in zip(wanted, figures, strict=True):
+        if not figure_asked.of_compared:  # those values are in details, and have no baseline
+            notes += [note for panel in shown.panels for note in _notes(points, panel.table)]
     found = tuple(gates(points, baseline))
     for gate in found:
         notes += without_replicates(points, gate.stage, gate.metric)
@@ -278,6 +280,14 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         lineage=tuple(nodes.values()),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _compared(launch: Launch, by_name: Mapping[str, Finished], name: str) -> list[str]:
+    """Return the names of the trials that a trial compares; its key tells them apart by name."""
+    details = by_name[name].result["details"] if name in by_name else {}
+    if similarity_tables.is_whole(details):
+        return [str(one) for one in details["trials"]]
+    return [str(one) for one in launch.settings.get(name, {}).get("compared", {})]
 
 
 def _on_val(points: Sequence[Point]) -> dict[str, float | None]:

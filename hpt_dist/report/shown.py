@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from hpt_dist.recipe.figures import Figure, paper_values
+from hpt_dist.report import alike
 from hpt_dist.report.axes import Part, numbers_of, parts_of
 from hpt_dist.report.cells import Difference, entries_of, names_of
 from hpt_dist.report.lineage import Spent, Taken, unit_of
@@ -102,6 +103,7 @@ def show(
     published: PublishedTable | None,
     taken: Callable[[str], Taken | None],
     setting: Callable[[str, str], str],
+    compared: Callable[[str], Sequence[str]],
 ) -> Shown:
     """Return a figure with its numbers.
 
@@ -112,7 +114,12 @@ def show(
         published: the table that it is compared with.
         taken: what the training behind a trial took, by the trial's name.
         setting: see `axes.parts_of`.
+        compared: the names of the trials that a trial compares, by its name.
     """
+    if figure.of_compared:
+        panels = [one for stage in figure.stages for one in _alike(stage, figure, points, compared)]
+        title = figure.title or f"{', '.join(figure.stages)}: how alike, mean over pairs of trials"
+        return Shown(figure.kind, title, tuple(panels), "matrix", "")
     columns = "" if figure.columns in (None, figure.rows) else str(figure.columns)
     own = paper_values(figure)
     panels = []
@@ -153,6 +160,23 @@ def _panel(
         paper=(),
         trials=tuple(places),
     )
+
+
+def _alike(
+    stage: str,
+    figure: Figure,
+    points: Sequence[Point],
+    compared: Callable[[str], Sequence[str]],
+) -> list[Panel]:
+    """Return a panel of each matrix of each trial of a similarity stage."""
+    ours = [point for point in points if point.stage == stage]
+    several = len(ours) > 1 or len(figure.stages) > 1
+    panels = []
+    for point in ours:
+        for table in alike.tables_of(point, compared(point.name), figure.metric or ""):
+            name = f"{point.name}: {table.metric}" if several else table.metric
+            panels.append(Panel(name, table, {}, (), (), (), (), (), ()))
+    return panels
 
 
 def _ordered(

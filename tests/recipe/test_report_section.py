@@ -25,6 +25,7 @@ stages:
     data: photos
     sweep: {init: [base, hpt], seed: [0, 1]}
   other: {kind: knn, data: photos, sweep: {init: [base, hpt]}}
+  alike: {kind: similarity, of: [probe], data: photos}
 report:
 """
 FIRST_LINE = HEAD.count("\n") + 1
@@ -59,9 +60,26 @@ def test_every_kind_is_read():
     assert {one.kind for one in found} == set(figures.FIGURES)
 
 
+@pytest.mark.parametrize("more", ["", ", metric: errors/iou", ", title: alike"])
+def test_a_matrix_of_what_is_compared_names_no_axes(more):
+    [figure] = parse(HEAD + f"  {{matrix: alike{more}}}\n").report
+    assert figure.of_compared
+    [again] = figures.read(figures.recorded(figure, figure.stages))
+    assert again == figure
+
+
 @pytest.mark.parametrize(
     ("figure", "path", "says"),
     [
+        ("{matrix: probe}", ".rows", "a stage of kind similarity alone has its own"),
+        ("{matrix: [alike, probe]}", ".rows", "rows is missing"),
+        ("{matrix: probe, rows: init}", ".rows", "columns is missing"),
+        ("{matrix: probe, columns: init}", ".columns", "rows is missing"),
+        ("{matrix: alike, metric: errors/iuo}", ".metric", "did you mean errors/iou?"),
+        ("{matrix: alike, metric: flattened/rv2}", ".metric", "allowed: features/rv2"),
+        ("{matrix: alike, panels: seed}", ".panels", "takes no panels"),
+        ("{matrix: alike, claims: [a above b]}", ".claims", "takes no claims"),
+        ("{matrix: alike, paper: {a: 1}}", ".paper", "takes no paper"),
         ("{bar: probe, rows: init}", "", "did you mean bars?"),
         ("{curve: probe, bars: probe, rows: init}", "", "it is curve and bars at once"),
         ("probe", "", "a figure is a mapping of settings"),

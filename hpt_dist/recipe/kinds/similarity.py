@@ -12,6 +12,16 @@ from pydantic import Field, model_validator
 from hpt_dist.recipe.kinds.frozen import MODULE
 from hpt_dist.recipe.kinds.stage import Fault, Read, StageSpec
 
+# The matrices of a result, of what by which measure; those of `flattened` are there if it is set.
+MATRICES = (
+    "features/rv2",
+    "features/cka",
+    "flattened/rv2",
+    "flattened/cka",
+    "outputs/rv2",
+    "outputs/cka",
+    "errors/iou",
+)
 _LEAST = 2  # trials to compare, and pairs of a group, which has no variance else
 
 
@@ -80,6 +90,11 @@ class Similarity(StageSpec):
     def reads(self) -> list[Read]:
         """Return its dataset's test split, with its labels."""
         return [Read("data", f"{self.data}/test", labelled=True)]
+
+
+def always(matrix: str) -> bool:
+    """Return whether every result has a matrix."""
+    return not matrix.startswith("flattened/")
 
 
 def pairs(names: Sequence[str], one: str, other: str) -> list[tuple[int, int]]:

@@ -9,7 +9,9 @@ from hpt_dist.report.shown import Panel
 
 _LEFT, _TOP = 120.0, 34.0
 _LEAST, _HEIGHT = 46.0, 30.0  # pixels of a field
+_LINE = 14.0  # between lines of text
 _COLOUR = svg.COLOURS[0]
+_EMPTY = ("currentColor", "nothing to measure", ' fill-opacity=".06"')
 _PENDING = ' stroke="currentColor" stroke-opacity=".35" stroke-dasharray="3 3"'
 
 
@@ -22,27 +24,31 @@ def draw(panel: Panel, rows: Rows, title: str) -> str:  # noqa: ARG001 - rows ha
         title: for screen readers.
     """
     table, cells, scale = panel.table, cells_of(panel), scale_of(panel.table.metric)
-    wide = max(_LEAST, (svg.WIDTH - _LEFT) / len(table.columns))
-    width, height = _LEFT + wide * len(table.columns), _TOP + _HEIGHT * len(table.rows) + 8
+    wide = max(_LEAST, (svg.WIDTH - _LEFT) / max(1, len(table.columns)))
+    # Fields are narrow: a column of several axes has a line for the value of each.
+    heads = [column.split(", ") for column in table.columns]
+    top = _TOP + _LINE * (max(map(len, heads), default=1) - 1)
+    width, height = _LEFT + wide * len(table.columns), top + _HEIGHT * len(table.rows) + 8
     means = [cell.mean for cell in table.cells if cell.mean is not None]
     low, high = (min(means), max(means)) if means else (0.0, 1.0)
-    axes = svg.shortened(f"{table.rows_axis} \u2193   {table.columns_axis} \u2192", _LEFT)
-    parts = [svg.text((0, 12), axes, anchor="start", more=' opacity=".75"')]
-    for at, column in enumerate(table.columns):
-        parts.append(
-            svg.text((_LEFT + wide * (at + 0.5), _TOP - 8), svg.shortened(column, wide - 4))
-        )
+    axes = table.rows_axis
+    if axes != table.columns_axis:
+        axes = f"{axes} \u2193   {table.columns_axis} \u2192"
+    parts = [svg.text((0, 12), svg.shortened(axes, _LEFT), anchor="start", more=' opacity=".75"')]
+    for at, lines in enumerate(heads):
+        for up, line in enumerate(reversed(lines)):
+            place = (_LEFT + wide * (at + 0.5), top - 8 - _LINE * up)
+            parts.append(svg.text(place, svg.shortened(line, wide - 4)))
     for down, row in enumerate(table.rows):
-        y = _TOP + _HEIGHT * down
+        y = top + _HEIGHT * down
         name = svg.shortened(row, _LEFT - 10)
         parts.append(svg.text((_LEFT - 8, y + _HEIGHT / 2 + 4), name, anchor="end"))
         for at, column in enumerate(table.columns):
             cell, corner = cells[row, column], (_LEFT + wide * at + 1, y + 1)
             size, centre = (wide - 2, _HEIGHT - 2), (_LEFT + wide * (at + 0.5), y + _HEIGHT / 2 + 4)
             if cell.mean is None:
-                hinted = "not done" if cell.planned else "not planned"
-                dashes = _PENDING if cell.planned else ""
-                parts.append(svg.rectangle(corner, size, "none", hinted, dashes))
+                look = ("none", "not done", _PENDING) if cell.planned else _EMPTY
+                parts.append(svg.rectangle(corner, size, *look))
                 continue
             share = (cell.mean - low) / (high - low) if high > low else 0.5
             # From nearly the paper's colour to half of ours: the ink stays legible on all of it.
