@@ -192,7 +192,7 @@ def described(node: Node, documents: Mapping[str, Any]) -> str:
     """Return a trial in words: its kind, its start, what it reads."""
     spec = documents.get(node.name, {}).get("spec", {})
     method = str(spec.get("method", "") or spec.get("objective", "") or "")
-    kind = f"{node.kind} ({method})" if method else node.kind
+    kind = f"{node.kind} ({method})" if method not in ("", node.kind) else node.kind
     start = f" from {node.parent}" if node.parent else ""
     reads = f", reads {', '.join(node.datasets)}" if node.datasets else ""
     return f"{kind}{start}{reads}"
