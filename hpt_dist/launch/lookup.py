@@ -59,7 +59,7 @@ def facts(recipe: Recipe, store: Store, stand_ins: Path | None = None) -> Facts:
             datasets[alias] = replace(found, images={**found.images, **_sizes(found, shares)})
         except HptError as error:
             problems.append(located(error, recipe.where("datasets", alias)))
-    for alias in recipe.datasets.keys() - named.keys():
+    for alias in (one for one in recipe.datasets if one not in named):
         try:
             _home_of(recipe.datasets[alias], store)  # it need not be there; its address stays
         except HptError as error:

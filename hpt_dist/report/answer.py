@@ -88,7 +88,7 @@ def answer(
 
 def _of_panel(figure: Shown, panel: Panel, on_val: OnVal, so_far: str) -> Answer:
     found, table = figure.verdicts(panel), panel.table
-    row, by_val = _preferred([one.row for one in found], [panel], on_val)
+    row, by_val = _preferred(figure, [one.row for one in found], [panel], on_val)
     best = next(one for one in found if one.row == row)
     over = f" at {table.columns_axis} {best.column}" if best.column else ""
     if best.columns > 1:
@@ -102,17 +102,28 @@ def _of_panel(figure: Shown, panel: Panel, on_val: OnVal, so_far: str) -> Answer
     return Answer(best.comparison.verdict, best.row, f"{says}{others}{so_far}")
 
 
-def _preferred(rows: Sequence[str], panels: Sequence[Panel], on_val: OnVal) -> tuple[str, bool]:
-    """Return the row that is best on validation, and whether that is known of all rows.
+def _preferred(
+    figure: Shown, rows: Sequence[str], panels: Sequence[Panel], on_val: OnVal
+) -> tuple[str, bool]:
+    """Return the row that is best on validation, and whether that is known.
 
-    Where it is not, it is the first one of the recipe.
+    Rows are compared where they are judged, and only if all of them are judged in every panel and
+    all their trials are done: means over other trials say nothing of which row is better. Else it
+    is the first one of the recipe.
     """
     lower = scale_of(panels[0].table.metric).lower_is_better
     means = {}
     for row in rows:
-        values = [on_val(name) for panel in panels for own, _, name in panel.trials if own == row]
+        places = [(panel, one) for panel in panels for one in figure.verdicts(panel)]
+        judged = [(panel, one) for panel, one in places if one.row == row]
+        values = [
+            on_val(name)
+            for panel, one in judged
+            for own, column, name in panel.trials
+            if own == row and (one.columns > 1 or column == one.column or row in panel.constant)
+        ]
         known = [value for value in values if value is not None]
-        if not known:
+        if not known or len(known) < len(values) or len(judged) < len(panels):
             return rows[0], False
         means[row] = fmean(known) * (-1 if lower else 1)
     return max(rows, key=means.__getitem__), True
@@ -160,7 +171,7 @@ def _cost(spent: Sequence[Spent], best: Difference) -> str:
 def _of_panels(figure: Shown, panels: Sequence[Panel], on_val: OnVal, so_far: str) -> Answer:
     """Return on how many panels a row helped, and on how many it harmed."""
     rows = [row for row in figure.rows if row != figure.baseline]
-    best, by_val = _preferred(rows, panels, on_val)
+    best, by_val = _preferred(figure, rows, panels, on_val)
     count = _counted(figure, best)
     verdict: Literal["helped", "harmed", "no evidence", "none", "mixed"] = "none"
     if count["helped"] and count["harmed"]:
