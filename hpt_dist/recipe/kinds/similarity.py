@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from hpt_dist.recipe.kinds.frozen import MODULE
 from hpt_dist.recipe.kinds.stage import Fault, Read, StageSpec
+from hpt_dist.recipe.yaml_values import listed
 
 # The matrices of a result, of what by which measure; those of `flattened` are there if it is set.
 MATRICES = (
@@ -77,7 +78,7 @@ class Similarity(StageSpec):
             Fault(
                 "groups",
                 f"{one} and {other} make {count} pair{'' if count == 1 else 's'} of trials",
-                f"patterns of at least 2 pairs of: {', '.join(names)}",
+                f"patterns of at least 2 pairs of: {listed(names)}",
             )
             for one, other in self.groups
             if (count := len(pairs(names, one, other))) < _LEAST
