@@ -3,7 +3,7 @@
 ```
 <folder>/<sha256>          a finished shard, verified; its modification time is its last use
 <folder>/<sha256>.part     a download in its final length, locked by the process that downloads
-<folder>/lock              held while files are evicted
+<folder>/lock              held while files are evicted, and while a part gets its final name
 ```
 The locks are flocks, which the kernel releases when their holder dies. A file is named by its
 content, so no two processes can disagree about it.
@@ -164,7 +164,9 @@ class NodeCache:
                 copy()
             except DataError:  # damaged in transfer, or in the store
                 copy()
-            part.rename(finished)
+            # Who counts the files lists them first: one that changed its name then would be missed.
+            with self._locked():
+                part.rename(finished)
         except BaseException:
             part.unlink(missing_ok=True)
             raise

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import logging
 import mmap
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -177,19 +179,45 @@ def test_processes_hold_the_bound_together(shards: Shards, tmp_path: Path) -> No
     cache = NodeCache(tmp_path / "cache", 2 * SHARD_BYTES + 1000)
     processes = [fetch_all(shards, cache, seed) for seed in range(3)]
     most_bytes = 0
-    while any(process.poll() is None for process in processes):
-        sizes = {}
-        for entry in os.scandir(cache.folder):
-            with contextlib.suppress(FileNotFoundError):
-                sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
-        # A folder that changed during the scan may show files that never were there together.
-        if set(sizes) == {file.name for file in cache.folder.iterdir()}:
-            most_bytes = max(most_bytes, sum(sizes.values()))
+    with (cache.folder / "lock").open() as lock:
+        while any(process.poll() is None for process in processes):
+            # Under the lock no file grows or changes its name, so all were there at one time.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            sizes = []
+            for entry in os.scandir(cache.folder):
+                with contextlib.suppress(FileNotFoundError):
+                    sizes.append(entry.stat().st_size)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            most_bytes = max(most_bytes, sum(sizes))
+            time.sleep(0.001)
     kept = [int(process.communicate()[0]) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert sum(kept) > 0
     assert SHARD_BYTES < most_bytes <= cache.limit_bytes
     assert not [name for name in files_of(cache) if name.endswith(".part")]
+
+
+def test_a_part_keeps_its_name_while_files_are_counted(shards: Shards, cache: NodeCache) -> None:
+    """Who counts lists the folder first: a file renamed meanwhile would be missed."""
+    content = shards.contents["s0.tar"]
+    digest = sha(content)
+    counting = threading.Event()
+    with (cache.folder / "lock").open() as lock, ThreadPoolExecutor(1) as thread:
+
+        def counted(_: mmap.mmap) -> bool:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            counting.set()
+            return True
+
+        fetched = thread.submit(
+            cache.fetch, shards.store, "s0.tar", len(content), digest, intact=counted
+        )
+        counting.wait()
+        with pytest.raises(TimeoutError):
+            fetched.result(timeout=0.3)
+        assert files_of(cache) == [f"{digest}.part"]
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        assert fetched.result() == cache.folder / digest
 
 
 # ------------------------------------------------------------------ making room
