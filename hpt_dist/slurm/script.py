@@ -82,14 +82,10 @@ if [ "$next" = again ]; then
     scontrol requeue "$job" && break
     sleep 5
   done
-  # Only to a later time: Slurm's own wait is for what the nodes know of this start.
-  for attempt in $(seq 5); do
-    [ "$delay" = 0 ] && break
-    begins=$(squeue --noheader --format=%S --jobs="$job")
-    if begins=$(date +%s --date="$begins"); then
-      [ "$begins" -ge $(( $(date +%s) + delay )) ] && break
-      scontrol update JobId="$job" StartTime="now+$delay" && break
-    fi
+  # Slurm's own wait is for what the nodes know of this start; only a longer one may replace it.
+  expire=$(scontrol show config | sed -n 's/.*cred_expire=\\([0-9]*\\).*/\\1/p')
+  [ "$delay" -gt $(( ${{expire:-120}} + 1 )) ] && for attempt in $(seq 5); do
+    scontrol update JobId="$job" StartTime="now+$delay" && break
     sleep 1
   done
 fi

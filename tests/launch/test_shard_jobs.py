@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -248,7 +249,7 @@ def test_a_preempted_task_and_a_killed_one_are_queued_again_and_go_on(site, tmp_
 @pytest.mark.services
 def test_a_bucket_that_is_away_costs_a_restart_and_no_part(site, photos, tmp_path, ceph):
     go, uri = tmp_path / "go", f"s3://{ceph.http.make_bucket()}/hpt"
-    text = held("true", go) + "store_wait_s: 1\n"
+    text = held("true", go) + "store_wait_s: 60\n"
     on = ("--on", str(site.profile(text)), "--jobs", "1", "--no-wait")
     with FaultyProxy(ceph.http.endpoint, []) as proxy:
         # Two attempts stand for the default of six, which take about half a minute.
@@ -266,8 +267,19 @@ def test_a_bucket_that_is_away_costs_a_restart_and_no_part(site, photos, tmp_pat
         assert "S3 refused: 503 Service Unavailable" in note.read_text()
         proxy.faults.clear()
         job = note.name.partition(".")[0]
-        site.wait(lambda: site.slurm.shorten_wait(job) or not site.slurm.jobs())
-        site.wait(lambda: not site.slurm.jobs())
+        # Longer than what Slurm itself waits, which is 6 s here.
+        site.wait(lambda: site.slurm.jobs()[job] == "PENDING")
+        begins = site.slurm.call("squeue", "--noheader", f"--jobs={job}", "--format=%S").strip()
+        assert 20 < (datetime.fromisoformat(begins) - datetime.now()).total_seconds() < 61
+        site.slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now+3")
+
+        def is_over() -> bool:
+            site.slurm.shorten_wait(job)
+            return not site.slurm.jobs()
+
+        site.wait(is_over)
+        log = "\n".join(one.read_text() for one in sorted(site.jobs.glob("*.out")))
+        assert "restarts: 1" in log, log
         with pytest.MonkeyPatch.context() as patch:
             for name, value in ceph.http.environment.items():
                 patch.setenv(name, value)
@@ -276,9 +288,8 @@ def test_a_bucket_that_is_away_costs_a_restart_and_no_part(site, photos, tmp_pat
                 info.path.removeprefix("datasets/pets/"): written.get(info.path)
                 for info in written.list("datasets/pets/")
             }
+    assert "manifest.json" in there, log
     assert there == shard_here(photos, tmp_path)
-    [log] = site.jobs.glob(f"{job}_0_log.out")
-    assert "restarts: 1" in log.read_text()
 
 
 @pytest.mark.services
