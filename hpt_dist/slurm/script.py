@@ -73,9 +73,12 @@ said=$failed
 [ -e "$said" ] || said=$away
 [ -e "$said" ] || said=$again
 note=$folder/$job.${{SLURM_RESTART_COUNT:-0}}.end
-{{ echo "$rc $next $rough"; cat "$said"; }} > "$note" 2>/dev/null
+{{ echo "$rc $next $rough"; cat "$said"; }} > "$note.part" 2>/dev/null
+mv "$note.part" "$note"
 if [ "$next" = again ]; then
   rc={again}
+  # What queues it again is not ended by the signal that this sends to the job.
+  trap '' TERM
   for attempt in $(seq 120); do
     state=$(squeue --noheader --format=%T --jobs="$job") || {{ sleep 5; continue; }}
     [ "$state" = RUNNING ] || {{ delay=0; break; }}
