@@ -43,7 +43,10 @@ def by_option(recipe: Recipe) -> tuple[str, ...]:
     if not recipe.report:
         return ()
     if isinstance(recipe.document.tree["report"], list):
-        return ("figures",) if recipe.document.place(("report",)) == _OPTION else ()
+        # One of them has no name by which it could be found in a list that has changed.
+        places = recipe.document.places.items()
+        is_set = any(path[:1] == ("report",) and place == _OPTION for path, place in places)
+        return ("figures",) if is_set else ()
     names = type(recipe.report[0]).model_fields
     return tuple(n for n in names if recipe.document.place(("report", n)) == _OPTION)
 

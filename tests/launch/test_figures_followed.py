@@ -98,3 +98,12 @@ def test_a_list_that_an_option_gave_stays(file: Path) -> None:
     launch = recorded(file, None, "report=[{matrix: probe, rows: init, columns: steps}]")
     assert launch.report_set == ("figures",)
     assert report_settings.followed(launch, "quick") == (launch, "")
+
+
+def test_figures_of_which_an_option_changed_one_stay(file: Path) -> None:
+    launch = recorded(file, None, "report.1.title=Both")
+    assert launch.report_set == ("figures",)
+    file.write_text(RECIPE.replace("columns: steps", "columns: hpt.steps"))
+    found, _ = report_settings.followed(launch, "quick")
+    assert [one.get("title") for one in found.report["figures"]] == [None, "Both"]
+    assert found.report["figures"][0]["columns"] == "steps"
