@@ -23,7 +23,7 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="KEY.PATH=VALUE",
-        help="Change a setting; may be repeated. In a list, a number names a place: report.0.title.",
+        help="Change a setting; may be repeated. A number is a place in a list: report.0.title.",
     ),
 ]
 RunArgument = Annotated[

@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpt_dist.errors import RecipeError, RequestError
-from hpt_dist.recipe import KINDS, Mme, Pretrain, result_fields
+from hpt_dist.recipe import KINDS, Mme, Pretrain, result_fields, written
 from hpt_dist.recipe import file as recipe_file
-from hpt_dist.recipe import written
 
 GOOD = """\
 name: small
@@ -165,7 +164,7 @@ def test_an_option_changes_one_place_of_a_list(tmp_path):
     for option, says in (
         (
             "report.2.title=x",
-            r"a list, whose places are numbers\n  allowed: report\.0 to report\.1",
+            r"places are numbers\n  allowed: report\.0 to report\.1",
         ),
         ("report.last.title=x", r"--set report\.last\.title: report is a list"),
         ("report.-1.title=x", "report is a list"),
