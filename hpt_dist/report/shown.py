@@ -187,13 +187,16 @@ def _panel(
         table, differences = _ordered(table, differences)
     compares = table.baseline in table.rows
     places = _places(part, table)
+    # A row's name may have more than its value: `base (basis=moco)`.
+    pairs = zip(places, part.points, strict=True)
+    values = {row: point.axes.get(figure.rows, "") for (row, _, _), point in pairs}
     return Panel(
         name=part.name,
         table=table,
         computed=computed_by_row(table, part.points),
         differences=differences if compares and figure.has_verdicts else (),
         single_runs=single_runs(part.points, table.rows),
-        constant=tuple(row for row in table.rows if row in part.constant),
+        constant=tuple(row for row in table.rows if values[row] in part.constant),
         spent=tuple(_spent(places, taken)),
         paper=(),
         trials=tuple(places),
