@@ -41,8 +41,9 @@ _CAPTIONS = {
     "evaluation; a line joins what starts from the same base. Mean and sample standard deviation.",
 }
 _OF_REFERENCE = (
-    "1: the same features up to rotation and scale, or the same errors. A trial is compared with "
-    "each trial of the reference but itself, so a reference of one trial has no mark."
+    "Mean and sample standard deviation over pairs of a trial and one of the reference, of which "
+    "each is a small dot; the reference's own trials are paired with each other, so one alone has "
+    "no mark. 1: the same features up to rotation and scale, or the same errors."
 )
 
 
@@ -88,9 +89,8 @@ def drawings(figure: Shown) -> list[Block]:
 
 def _caption(figure: Shown, kind: str) -> str:
     """Return how to read a figure's drawings."""
-    found = [_CAPTIONS[kind]]
-    if any(panel.reference for panel in figure.panels):
-        found.append(_OF_REFERENCE)
+    is_likeness = any(panel.reference for panel in figure.panels)
+    found = [_OF_REFERENCE if is_likeness else _CAPTIONS[kind]]
     if kind == "matrix" and any(panel.paper for panel in figure.panels):
         found.append(f"In brackets: {figure.paper_source}.")
     return " ".join(found)

@@ -1,8 +1,8 @@
 """How alike compared trials are to a reference among them, as points of a figure. Pure.
 
-The value of a trial is its mean similarity to the trials of the reference, itself left out. So a
-reference of one trial has no point of its own, and the mean over seeds is that of the matrix of
-`alike` in the reference's row.
+A point is a pair: a trial, and a trial of the reference. So a cell of the figure is that of the
+reference's row in the matrix of `alike`: pairs of the reference's own trials count once, no trial
+is compared with itself, and a reference of one trial has no point.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from hpt_dist.recipe.figures import BEST, Curve
 from hpt_dist.report.alike import configurations_of
 from hpt_dist.report.cells import names_of
 from hpt_dist.report.points import Point, metric_of, stage_and_axes
+
+# The axis that tells pairs of a trial apart: figures average over seeds, and over nothing else.
+_PAIRED = "reference.of.seed"
 
 Names = Callable[[str], Sequence[str]]
 
@@ -37,6 +40,12 @@ class Reference:
     places: tuple[int, ...]
     says: str
     is_possible: bool = True
+
+    def others(self, at: int) -> list[int | None]:
+        """Return the trials of the reference that make a pair with a trial; None while unknown."""
+        if not self.places:
+            return [None]
+        return [other for other in self.places if other < at or at not in self.places]
 
 
 def references_of(
@@ -61,10 +70,10 @@ def points_to(
     points: Sequence[Point],
     references: Mapping[str, Reference],
 ) -> Iterator[Point]:
-    """Yield a point for each trial that a stage compares, with its similarity to the reference.
+    """Yield the pairs of a trial that a stage compares and one of the reference; one while unknown.
 
-    It has the trial's axes; what tells comparisons apart beside them, and the stage where several
-    are compared, is added as an axis of the similarity stage.
+    A pair has the trial's axes; what tells comparisons apart beside them, and the stage where
+    several are compared, is added as an axis of the similarity stage.
 
     Args:
         figure: with a reference and a metric.
@@ -79,19 +88,16 @@ def points_to(
         matrix = details["matrices"].get(figure.metric) if is_whole(details) else None
         several = len({stage_and_axes(name)[0] for name in its.compared}) > 1
         for at, name in enumerate(its.compared):
-            others = [place for place in its.places if place != at]
-            if its.places and not others:
-                continue
             axes = _axes(own, name, several=several)
-            if own.finished is None or matrix is None or not others:
-                yield Point(name, stage, axes, None)
-                continue
-            values = [value for place in others if (value := matrix[at][place]) is not None]
-            if values:  # errors of two that make none have no similarity
-                metrics = {str(figure.metric): fmean(values)}
-                result = own.finished.result | {"metrics": metrics, "details": {}}
-                computed = by_name[name].computed if name in by_name else frozenset()
-                yield Point(name, stage, axes, replace(own.finished, result=result), computed)
+            computed = by_name[name].computed if name in by_name else frozenset()
+            for other in its.others(at):
+                pair = Point(name, stage, axes | {_PAIRED: str(other)}, None, computed)
+                if own.finished is None or matrix is None or other is None:
+                    yield pair
+                elif (value := matrix[at][other]) is not None:  # as of errors, where none are made
+                    metrics = {str(figure.metric): value}
+                    result = own.finished.result | {"metrics": metrics, "details": {}}
+                    yield replace(pair, finished=replace(own.finished, result=result))
 
 
 def said_of(part: Sequence[Point], references: Mapping[str, Reference]) -> str:
@@ -114,6 +120,10 @@ def _reference(wanted: str, names: tuple[str, ...], points: Sequence[Point]) -> 
     places = tuple(at for at, name in enumerate(names) if fnmatchcase(name, wanted))
     if not places:
         return Reference(names, (), f"no trial that is compared fits {wanted}", is_possible=False)
+    _, configurations = configurations_of(names)
+    if len({configurations[at] for at in places}) > 1:
+        what = f"the trials that fit {wanted} differ in more than their seeds"
+        return Reference(names, (), what, is_possible=False)
     return Reference(names, places, f"likeness to {wanted}")
 
 

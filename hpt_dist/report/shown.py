@@ -139,7 +139,10 @@ def show(
         for part in parts_of(ours, stage, figure, columns, setting):
             metric = figure.metric or metric_of(stage)
             panel = _panel(part, figure, metric, columns, taken)
-            panels.append(replace(panel, reference=said(part.points)))
+            if reference := said(part.points):  # its cells are means over pairs, not over trials
+                table = replace(panel.table, over=())
+                panel = replace(panel, reference=reference, table=table)
+            panels.append(panel)
     panels = [
         replace(panel, paper=(*panel.paper, *_of_table(published, panel.table)))
         for panel in _with_paper(figure, panels)

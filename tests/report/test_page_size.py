@@ -27,6 +27,7 @@ from hpt_dist.store import open_store
 
 _MOST_BYTES = 5_000_000
 _PHOTOS, _SIDE = 40, 224
+_VIEW = 96  # pixels of a view on the page: a larger network's views are shrunk to it
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Pool:
 
 def seen(pool: Pool, seed: int) -> Mapping[str, bytes]:
     """The pictures of a training, as it leaves them."""
-    order = SimpleNamespace(image_size=_SIDE, normalize="imagenet")
+    order = SimpleNamespace(image_size=_VIEW, normalize="imagenet")
     context: Any = SimpleNamespace(order=order)
     settings: dict[str, Any] = {"init": "base", "data": ["photos/train"], "moco": {"queue": 8}}
     spec = Pretrain(kind="pretrain", batch=8, seed=seed, **settings)
@@ -55,7 +56,7 @@ def seen(pool: Pool, seed: int) -> Mapping[str, bytes]:
     before, after = (torch.randn(len(pool), 8, generator=numbers) for _ in range(2))
     return {
         pictures.VIEWS: pictures.views(context, spec, pool),
-        pictures.NEIGHBOURS: pictures.neighbours(pool, before, after, _SIDE),
+        pictures.NEIGHBOURS: pictures.neighbours(pool, before, after, _VIEW),
     }
 
 
