@@ -34,7 +34,7 @@ th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align
   vertical-align: top; overflow-wrap: normal }
 th { font-weight: 600; vertical-align: bottom; border-bottom: 2px solid var(--line) }
 td:first-child, th:first-child { position: sticky; left: 0; background: var(--paper);
-  padding-left: 0; min-width: 8.5rem; max-width: 45vw; overflow-wrap: anywhere }
+  padding-left: 0; min-width: 8.5rem; max-width: 45vw; overflow-wrap: break-word }
 tbody tr:hover td { background: var(--tint) }
 .number { text-align: right; white-space: nowrap }
 th.number { white-space: normal }
