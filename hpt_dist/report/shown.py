@@ -139,9 +139,9 @@ def show(
         for part in parts_of(ours, stage, figure, columns, setting):
             metric = figure.metric or metric_of(stage)
             panel = _panel(part, figure, metric, columns, taken)
-            if reference := said(part.points):  # its cells are means over pairs, not over trials
+            if reference := said(part.points):  # its cells are of pairs, and no trial's result
                 table = replace(panel.table, over=())
-                panel = replace(panel, reference=reference, table=table)
+                panel = replace(panel, reference=reference, table=table, trials=())
             panels.append(panel)
     panels = [
         replace(panel, paper=(*panel.paper, *_of_table(published, panel.table)))
