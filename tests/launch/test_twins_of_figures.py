@@ -412,7 +412,9 @@ def test_figures_15_to_17_have_lines_of_likeness_to_the_best_on_validation(launc
         for name, value in zip(names, to_best, strict=True):
             basis = next((f" (basis={one})" for one in ("moco", "supervised") if one in name), "")
             place = (f"{'hpt' if basis else 'target'}{basis}", name.partition("steps=")[2][:1])
-            assert cells[place] == (None if value == to_best[best] else pytest.approx(value))
+            # The best itself has no place, or an empty one beside other steps of its base.
+            expected = None if value == to_best[best] else pytest.approx(value)
+            assert cells.get(place) == expected
 
 
 def test_every_kind_of_figure_has_been_drawn_of_trials_that_ran(launched):
