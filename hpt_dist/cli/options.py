@@ -20,7 +20,11 @@ RecipeArgument = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a setting; may be repeated."),
+    typer.Option(
+        "--set",
+        metavar="KEY.PATH=VALUE",
+        help="Change a setting; may be repeated. A number is a place in a list: report.0.title.",
+    ),
 ]
 RunArgument = Annotated[
     str,

@@ -29,6 +29,7 @@ _Key = frozenset[tuple[str, str]]  # some axes with their values
 CONFIDENCE = 0.95
 _POWER = 0.8
 _NORMAL_QUANTILE = 1.959964  # of 0.975
+_LIKENESSES = ("rv2", "cka", "iou")
 _SAME = 1e-9  # differences closer than this are equal up to rounding
 
 
@@ -64,12 +65,13 @@ class Scale:
 
 
 def scale_of(metric: str) -> Scale:
-    """Return the scale of a metric: per cent for shares of 1, else as it is."""
+    """Return the scale of a metric: per cent for results that are shares of 1, else as it is."""
     last = metric.rpartition("/")[2]
     if last in METRICS or last == "accuracy":
         lower_is_better = last in METRICS and METRICS[last].lower_is_better
         return Scale(100.0, "%", " points", 1, lower_is_better)
-    return Scale(1.0, "", "", 4, lower_is_better="loss" in last)
+    decimals = 3 if last in _LIKENESSES else 4
+    return Scale(1.0, "", "", decimals, lower_is_better="loss" in last)
 
 
 def is_accuracy(metric: str) -> bool:

@@ -6,7 +6,7 @@ recipe is followed, and nothing runs again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from hpt_dist.errors import HptError
 from hpt_dist.recipe import figures
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe.differences import difference
-from hpt_dist.recipe.figures import Figure
+from hpt_dist.recipe.figures import COMPARED, Figure
 from hpt_dist.recipe.file import Recipe
+from hpt_dist.report.alike import compared_by
 from hpt_dist.report.axes import axis_of
 from hpt_dist.report.points import Point, read_points
 from hpt_dist.trial.records import Launch
@@ -43,7 +44,10 @@ def by_option(recipe: Recipe) -> tuple[str, ...]:
     if not recipe.report:
         return ()
     if isinstance(recipe.document.tree["report"], list):
-        return ("figures",) if recipe.document.place(("report",)) == _OPTION else ()
+        # One of them has no name by which it could be found in a list that has changed.
+        places = recipe.document.places.items()
+        is_set = any(path[:1] == ("report",) and place == _OPTION for path, place in places)
+        return ("figures",) if is_set else ()
     names = type(recipe.report[0]).model_fields
     return tuple(n for n in names if recipe.document.place(("report", n)) == _OPTION)
 
@@ -82,7 +86,7 @@ def followed(launch: Launch, name: str) -> tuple[Launch, str]:
     if "figures" in launch.report_set:
         wanted = dict(launch.report)
     changes = difference(launch.report, wanted)
-    unknown = sorted(_unknown_axes(figures.read(wanted), points))
+    unknown = sorted(_unknown_axes(figures.read(wanted), points, launch.settings))
     if changes and unknown:
         what = f"{file} asks for {' and '.join(unknown)}, which {launch.id} did not sweep"
         return launch, f"{_AS_RECORDED}: {what}; to have it, launch again"
@@ -91,11 +95,16 @@ def followed(launch: Launch, name: str) -> tuple[Launch, str]:
     return replace(launch, report=wanted), f"report as in {file} now: {'; '.join(changes)}"
 
 
-def _unknown_axes(wanted: Sequence[Figure], points: Sequence[Point]) -> set[str]:
-    """Return the axes of figures that no trial of their stages has."""
-    return {
-        axis
-        for figure in wanted
-        for axis in filter(None, (figure.rows, figure.columns, figure.panels))
-        if not any(axis_of(point, axis) for point in points if point.stage in figure.stages)
-    }
+def _unknown_axes(
+    wanted: Sequence[Figure], points: Sequence[Point], documents: Mapping[str, Any]
+) -> set[str]:
+    """Return the axes of figures that no trial of their stages, or none compared, has."""
+    found = set()
+    for figure in wanted:
+        ours = [point for point in points if point.stage in figure.stages]
+        if figure.of_compared:
+            names = [name for point in ours for name in compared_by(documents, point.name)]
+            ours += read_points(dict.fromkeys(names, ""), [])
+        named = {figure.rows, figure.columns, figure.panels} - {None, COMPARED}
+        found |= {str(axis) for axis in named if not any(axis_of(p, str(axis)) for p in ours)}
+    return found

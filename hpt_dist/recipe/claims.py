@@ -58,6 +58,11 @@ class Claim:
     of: int | None = None
 
     @property
+    def is_verdict(self) -> bool:
+        """Whether it is of a verdict against the baseline."""
+        return self.relation in get_args(Judged)
+
+    @property
     def rows(self) -> tuple[str, ...]:
         """The rows that it names."""
         return (self.row, self.other) if self.other else (self.row,)

@@ -7,7 +7,7 @@ stages, whose trials it shows: `{curve: features, rows: init, columns: steps}`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, JsonValue, field_validator, model_validator
 
@@ -17,6 +17,8 @@ from hpt_dist.recipe.settings import Spec, misfit
 MOST_FIGURES = 50
 # What the rows and columns of a similarity stage's matrix are: no name of an axis.
 COMPARED = "compared trials"
+# A reference that validation decides; no trial's name begins so, as that of a stage has no space.
+BEST = "best on validation"
 _Name = Annotated[str, Field(min_length=1, max_length=500)]
 # A number of a row, or one for each of its columns; with panels, the same for each panel.
 Paper = dict[str, JsonValue]
@@ -38,9 +40,6 @@ Stages = Annotated[
 
 class Figure(Spec):
     """What every figure has."""
-
-    # Whether it compares rows with a baseline row.
-    COMPARES: ClassVar[bool] = True
 
     rows: _Name = Field(description="the sweep axis that makes rows")
     columns: _Name | None = Field(
@@ -74,8 +73,13 @@ class Figure(Spec):
 
     @property
     def of_compared(self) -> bool:
-        """Whether its rows and columns are the trials that a similarity stage compares."""
-        return self.rows == COMPARED
+        """Whether it is of the trials that a similarity stage compares, not of the stage's own."""
+        return False
+
+    @property
+    def has_verdicts(self) -> bool:
+        """Whether it compares rows with a baseline row: a similarity is neither good nor bad."""
+        return not self.of_compared
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -83,10 +87,14 @@ class Figure(Spec):
         return tuple(getattr(self, self.kind))
 
     @property
+    def has_panels(self) -> bool:
+        """Whether its panels have names."""
+        return bool(self.panels) or len(self.stages) > 1
+
+    @property
     def depth(self) -> int:
         """How many names lead to one value of `paper`."""
-        has_panels = bool(self.panels) or len(self.stages) > 1
-        return has_panels + 1 + bool(self.columns and self.columns != self.rows)
+        return self.has_panels + 1 + bool(self.columns and self.columns != self.rows)
 
     @property
     def checked(self) -> tuple[Claim, ...]:
@@ -137,10 +145,41 @@ class Table(Figure):
 
 
 class Curve(Figure):
-    """A line for each row over the columns, such as steps, on a logarithmic axis."""
+    """A line for each row over the columns, such as steps, on a logarithmic axis.
+
+    Of a stage of kind similarity, with a reference: how alike to it each compared trial is, by the
+    axes of these trials.
+    """
 
     curve: Stages
     columns: _Name = Field(description="the sweep axis along which the lines go")
+    reference: _Name | None = Field(
+        None,
+        description=f"of a stage of kind similarity: what the trials that it compares are shown "
+        f"against: {BEST}, or the trials whose names fit a text, in which * and ? stand for any",
+    )
+
+    @property
+    def of_compared(self) -> bool:
+        """See `Figure`."""
+        return self.reference is not None
+
+    @model_validator(mode="after")
+    def _fits_reference(self) -> Curve:
+        if self.reference is None:
+            return self
+        if self.reference != BEST and self.reference.split()[:1] == ["best"]:
+            what = f"there is no reference {self.reference!r}"
+            raise misfit("reference", what, f"{BEST}, or a trial's name with * and ?")
+        if self.metric is None:
+            raise misfit("metric", "metric is missing", "one of a similarity stage's matrices")
+        if self.compare:
+            raise misfit("compare", "no published table has similarities", fix="use paper")
+        for number, claim in enumerate(self.checked):
+            if claim.is_verdict:
+                what = "no verdict judges a similarity"
+                raise misfit(f"claims.{number}", what, "at least, above, at most, below, within")
+        return self
 
 
 class Bars(Figure):
@@ -162,8 +201,6 @@ class Matrix(Figure):
     of the trials that it compares, a panel for each of its matrices.
     """
 
-    COMPARES: ClassVar[bool] = False
-
     matrix: Stages
     rows: _Name = Field(
         COMPARED, description="the sweep axis that makes rows; leave it out for similarity"
@@ -171,6 +208,26 @@ class Matrix(Figure):
     columns: _Name = Field(
         COMPARED, description="the sweep axis that makes columns; leave it out for similarity"
     )
+
+    @property
+    def of_compared(self) -> bool:
+        """See `Figure`."""
+        return self.rows == COMPARED
+
+    @property
+    def has_verdicts(self) -> bool:
+        """See `Figure`."""
+        return False
+
+    @property
+    def has_panels(self) -> bool:
+        """See `Figure`; of compared trials, each matrix is one."""
+        return self.of_compared or super().has_panels
+
+    @property
+    def depth(self) -> int:
+        """See `Figure`."""
+        return 3 if self.of_compared else super().depth
 
     @model_validator(mode="after")
     def _fits_similarity(self) -> Matrix:
@@ -180,7 +237,7 @@ class Matrix(Figure):
             if getattr(self, axis) != COMPARED:
                 what = f"{axis} is there, and {other} is missing"
                 raise misfit(axis, what, fix="name both, or none for a stage of kind similarity")
-        for setting in ("panels", "compare", "paper", "claims"):
+        for setting in ("panels", "compare", "claims"):
             if getattr(self, setting):
                 what = f"a matrix of compared trials takes no {setting}"
                 raise misfit(setting, what, fix=f"leave {setting} out, or name rows and columns")
@@ -213,7 +270,7 @@ def recorded(figure: Figure, stages: Sequence[str]) -> dict[str, Any]:
         stages: those of its stages that were launched.
     """
     plain = figure.model_dump(mode="json")
-    newer = ("panels", "title", "paper", "paper_source", "claims")
+    newer = ("panels", "title", "paper", "paper_source", "claims", "reference")
     kept = {key: value for key, value in plain.items() if value or key not in newer}
     return kept | {figure.kind: stages[0] if len(stages) == 1 else list(stages)}
 
@@ -249,10 +306,10 @@ def _leaves(values: Mapping[str, Any]) -> list[tuple[tuple[str, ...], Any]]:
 
 def paper_values(figure: Figure) -> dict[tuple[str, str, str], float]:
     """Return the figure's own values of a paper by (panel, row, column); empty for one of them."""
-    has_panels = bool(figure.panels) or len(figure.stages) > 1
-    return {_placed(path, has_panels): value for path, value in _leaves(figure.paper or {})}
+    values = _leaves(figure.paper or {})
+    return {_placed(path, has_panels=figure.has_panels): value for path, value in values}
 
 
-def _placed(path: tuple[str, ...], has_panels: bool) -> tuple[str, str, str]:
+def _placed(path: tuple[str, ...], *, has_panels: bool) -> tuple[str, str, str]:
     panel, rest = (path[0], path[1:]) if has_panels else ("", path)
     return panel, rest[0], rest[1] if len(rest) > 1 else ""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hpt_dist.recipe.figures import FIGURES, MOST_FIGURES, Figure, kind_of
+from hpt_dist.recipe.figures import BEST, FIGURES, MOST_FIGURES, Figure, kind_of
 from hpt_dist.recipe.kinds import KINDS
 from hpt_dist.recipe.kinds.similarity import MATRICES, always
 from hpt_dist.recipe.sweeps import ZIP
@@ -73,36 +73,74 @@ def _check_stage(
     body = stages[stage] if isinstance(stages[stage], dict) else {}
     kind, metric = KINDS.get(str(body.get("kind"))), raw.get("metric")
     if kind_of(raw) == "matrix" and "rows" not in raw and "columns" not in raw:
-        _check_compared(document, body, raw, path)
+        fix = "name rows and columns; a stage of kind similarity alone has its own"
+        if _compares(document, body, (*path, "rows"), "rows is missing", fix):
+            _check_matrix(document, body, raw, path)
+        return
+    is_given = raw.get("reference") is not None or (*path, "reference") in document.unread
+    if kind_of(raw) == "curve" and is_given:
+        what = f"{shown(stage)} compares no trials"
+        fix = "leave reference out, or name a stage of kind similarity"
+        if _compares(document, body, (*path, "reference"), what, fix):
+            _check_matrix(document, body, raw, path)
+            _check_axes(document, [stage, *_names(body.get("of"))], raw, path, stages)
         return
     if kind and kind.METRICS and isinstance(metric, str) and metric not in kind.METRICS:
         what = f"{stage} has no metric {shown(metric)}"
         close = document.nearest(metric, kind.METRICS)
         document.problem((*path, "metric"), what, ", ".join(kind.METRICS), close)
-    own, inherited = axes_of(stage, stages)
+    _check_axes(document, [stage], raw, path, stages)
+
+
+def _check_axes(
+    document: Document,
+    sources: Sequence[str],
+    raw: Mapping[str, Any],
+    path: KeyPath,
+    stages: Mapping[str, Any],
+) -> None:
+    """Check that the trials of some stages have the axes that a figure names."""
+    axes = [axes_of(source, stages) for source in sources]
+    own = dict.fromkeys(axis for ours, _ in axes for axis in ours)
+    inherited = dict.fromkeys(axis for _, theirs in axes for axis in theirs)
     known = {*own, *inherited, *(one.partition(".")[2] for one in inherited)}
+    body = stages.get(sources[0])
+    is_similarity = isinstance(body, dict) and body.get("kind") == "similarity"
     for key in ("rows", "columns", "panels"):
         axis = raw.get(key)
         if isinstance(axis, str) and axis not in known:
-            what = f"{stage} has no sweep over {shown(axis)}"
+            what = f"{' and '.join(sources)} have" if len(sources) > 1 else f"{sources[0]} has"
             close = document.nearest(axis, known)
+            if is_similarity and kind_of(raw) == "curve" and "reference" not in raw:
+                close = f"give a reference, such as {BEST}, to draw what it compares"
+            what += f" no sweep over {shown(axis)}"
             document.problem((*path, key), what, listed([*own, *inherited]), close)
 
 
-def _check_compared(
+def _compares(
+    document: Document, body: Mapping[str, Any], place: KeyPath, what: str, fix: str
+) -> bool:
+    """Return whether a stage compares trials, as a figure takes it to; note it if not."""
+    if body.get("kind") == "similarity":
+        return True
+    document.problem(place, what, fix=fix)
+    return False
+
+
+def _check_matrix(
     document: Document, body: Mapping[str, Any], raw: Mapping[str, Any], path: KeyPath
 ) -> None:
-    """Check a matrix without rows and columns: it is of a stage that compares trials."""
-    if body.get("kind") != "similarity":
-        fix = "name rows and columns; a stage of kind similarity alone has its own"
-        document.problem((*path, "rows"), "rows is missing", fix=fix)
-        return
+    """Check that a similarity stage has the matrix that a figure names."""
     known = [one for one in MATRICES if always(one) or body.get("flattened")]
     metric = raw.get("metric")
     if isinstance(metric, str) and metric not in known:
         what = f"there is no matrix {shown(metric)}"
         close = document.nearest(metric, known)
         document.problem((*path, "metric"), what, ", ".join(known), close)
+
+
+def _names(value: Any) -> list[str]:
+    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
 
 
 def axes_of(stage: str, stages: Mapping[str, Any]) -> tuple[list[str], list[str]]:

@@ -279,24 +279,24 @@ class _Reading:
 
 
 def apply(document: Document, override: str, environment: Mapping[str, str]) -> None:
-    """Put one `key.path=value` into the tree."""
+    """Put one `key.path=value` into the tree; a number in the path is a place in a list."""
     path, equals, text = override.partition("=")
-    keys = tuple(path.split("."))
-    is_path = all(map(yaml_values.is_key, keys)) and len(keys) <= _DEEPEST_OVERRIDE
+    names = tuple(path.split("."))
+    is_path = all(map(yaml_values.is_key, names)) and len(names) <= _DEEPEST_OVERRIDE
     if not equals or not is_path:
         allowed = "key.path=value, such as stages.hpt.steps=100"
         document.note(Problem(f"{_OPTION} {shown(override)}", allowed=allowed))
         return
+    holder, keys = _holder_of(document, names)
     inner = Document(_OPTION, kind=document.kind)
     fill(inner, text or "''", environment, keys)
     if inner.tree is None and inner.problems:
         inner.unread.add(keys)
     for problem in inner.problems:
         document.note(problem)
-    mapping = _mapping_at(document, keys)
-    if mapping is None:
+    if holder is None:
         return
-    mapping[keys[-1]] = inner.tree
+    holder[keys[-1]] = inner.tree
     document.options.append(override)
     for places in (document.places, document.used):
         for old in [one for one in places if one[: len(keys)] == keys]:
@@ -307,23 +307,47 @@ def apply(document: Document, override: str, environment: Mapping[str, str]) -> 
     document.unread |= inner.unread
 
 
-def _mapping_at(document: Document, keys: tuple[str, ...]) -> dict[str, Any] | None:
-    """Return the mapping that a key is put into, made where it is missing; None if none can be."""
-    tree, where = document.tree, f"{_OPTION} {_dotted(keys)}"
-    for depth, key in enumerate(keys[:-1]):
-        if not isinstance(tree, dict):
-            break
-        if depth == 1 and keys[0] == "stages" and key not in tree:
-            hint = document.nearest(key, tree)
-            document.note(Problem(f"no stage {shown(key)}", where, listed(tree), hint))
+def _holder_of(document: Document, names: tuple[str, ...]) -> tuple[Any, KeyPath]:
+    """Return the mapping or list that a value is put into, and the value's key path.
+
+    Mappings are made where they are missing. Where nothing can hold the value, which is noted, it
+    is None.
+    """
+    holder: Any = document.tree
+    keys: KeyPath = ()
+    for name in names:
+        if fault := _misplaced(document, holder, keys, names):
+            document.note(fault)
+            return None, names
+        key = int(name) if isinstance(holder, list) else name
+        keys = (*keys, key)
+        if len(keys) < len(names):
+            if isinstance(holder, dict) and key not in holder:
+                document.places[keys] = _OPTION
+                holder[key] = {}
+            holder = holder[key]
+    return holder, keys
+
+
+def _misplaced(
+    document: Document, holder: Any, keys: KeyPath, names: tuple[str, ...]
+) -> Problem | None:
+    """Return why the next name of an option's path leads nowhere in what the others lead to."""
+    name, where, above = names[len(keys)], f"{_OPTION} {_dotted(names)}", _dotted(keys)
+    if isinstance(holder, dict):
+        if keys != ("stages",) or len(names) == len(keys) + 1 or name in holder:
             return None
-        if key not in tree:
-            document.places[keys[: depth + 1]] = _OPTION
-        tree = tree.setdefault(key, {})
-    if isinstance(tree, dict):
-        return tree
-    document.note(Problem("a part of the path is no mapping", where))
-    return None
+        return Problem(
+            f"no stage {shown(name)}", where, listed(holder), document.nearest(name, holder)
+        )
+    if not isinstance(holder, list):
+        return Problem(f"{above or 'the file'} holds no other settings", where)
+    places = [str(place) for place in range(len(holder))]
+    if name in places:
+        return None
+    allowed = f"{above}.0 to {above}.{places[-1]}" if places else ""
+    fix = f"name a place, or give all of it: {_OPTION} '{above}=[...]'"
+    return Problem(f"{above} is a list, whose places are numbers", where, allowed, fix)
 
 
 def refuse_variables(

@@ -7,20 +7,40 @@ seed alone; no trial is compared with itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from statistics import fmean, stdev
 from typing import Any
 
 from hpt_dist.evals.evidence import is_seed
 from hpt_dist.evals.similarity_tables import is_whole
-from hpt_dist.recipe.figures import COMPARED
+from hpt_dist.recipe.figures import COMPARED, Figure
 from hpt_dist.recipe.kinds.similarity import MATRICES, always
 from hpt_dist.report.cells import Cell, names_of
 from hpt_dist.report.points import Point, stage_and_axes
 from hpt_dist.report.tables import Table
 
 _Matrix = Sequence[Sequence[float | None]]
+
+
+def panels_of(
+    figure: Figure, stage: str, points: Sequence[Point], compared: Callable[[str], Sequence[str]]
+) -> list[tuple[str, Table]]:
+    """Return the name and the table of each panel of a figure of a similarity stage.
+
+    Args:
+        figure: of compared trials.
+        stage: one of its stages.
+        points: all trials of the launch.
+        compared: the names of the trials that a trial compares, by its name.
+    """
+    ours = [point for point in points if point.stage == stage]
+    several = len(ours) > 1 or len(figure.stages) > 1
+    return [
+        (f"{point.name}: {table.metric}" if several else table.metric, table)
+        for point in ours
+        for table in tables_of(point, compared(point.name), figure.metric or "")
+    ]
 
 
 def tables_of(point: Point, names: Sequence[str], metric: str) -> list[Table]:
@@ -36,6 +56,11 @@ def tables_of(point: Point, names: Sequence[str], metric: str) -> list[Table]:
     wanted = [metric] if metric else [m for m in MATRICES if m in matrices or always(m)]
     axes, configurations = configurations_of(names)
     return [_table(point.stage, one, axes, configurations, matrices.get(one)) for one in wanted]
+
+
+def compared_by(documents: Mapping[str, Any], name: str) -> list[str]:
+    """Return the names of the trials that a trial compares, by the document behind its key."""
+    return [str(one) for one in documents.get(name, {}).get("compared", {})]
 
 
 def configurations_of(names: Sequence[str]) -> tuple[str, list[str]]:

@@ -58,34 +58,38 @@ class Part:
 
 def parts_of(
     points: Sequence[Point],
+    stage: str,
     figure: Figure,
     columns: str,
     setting: Callable[[str, str], str],
 ) -> list[Part]:
-    """Return the panels of a figure.
+    """Return the panels of a stage in a figure.
 
     Args:
         points: all trials of the launch.
+        stage: one that the figure names.
         figure: what is asked for.
         columns: the axis of its columns; empty for one column.
         setting: the value of a setting in what a trial starts from, by the trial's name and the
             setting's; empty without one. It stands for an axis that only other rows sweep.
     """
-    parts = []
-    for stage in figure.stages:
-        ours = [_renamed(_renamed(p, figure.rows), columns) for p in points if p.stage == stage]
-        ours = _filled(ours, columns, setting)
-        if not figure.panels:
-            name = stage if len(figure.stages) > 1 else ""
-            parts.append(_part(name, stage, ours, figure.rows, columns))
-            continue
-        named = [_renamed(point, figure.panels) for point in ours]
-        for value in names_of(point.axes.get(figure.panels, "") for point in named):
-            those = [
-                _without(p, figure.panels) for p in named if p.axes.get(figure.panels, "") == value
-            ]
-            parts.append(_part(value, stage, those, figure.rows, columns))
-    return parts
+    ours = [_renamed(_renamed(p, figure.rows), columns) for p in points if p.stage == stage]
+    ours = _filled(ours, columns, setting)
+    if not figure.panels:
+        name = stage if len(figure.stages) > 1 else ""
+        return [_part(name, stage, ours, figure.rows, columns)]
+    axis = figure.panels
+    named = [_renamed(point, axis) for point in ours]
+    return [
+        _part(
+            value,
+            stage,
+            [_without(p, axis) for p in named if p.axes.get(axis, "") == value],
+            figure.rows,
+            columns,
+        )
+        for value in names_of(point.axes.get(axis, "") for point in named) or ("",)
+    ]
 
 
 def _filled(points: Sequence[Point], axis: str, setting: Callable[[str, str], str]) -> list[Point]:

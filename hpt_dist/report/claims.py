@@ -87,7 +87,7 @@ def _place(figure: Shown, panel: Panel, column: str) -> str:
 def _holds(claim: Claim, panel: Panel, column: str) -> bool | None:
     """Return whether a claim holds at a place; None while that is not decided."""
     ours = _mean(panel, claim.row, column)
-    if claim.relation in ("helped", "harmed", "not helped", "not harmed"):
+    if claim.is_verdict:
         return _judged(claim, panel, column)
     if claim.relation == "within":
         paper = {(one.row, one.column): one.value for one in panel.paper}

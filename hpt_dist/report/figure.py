@@ -40,6 +40,11 @@ _CAPTIONS = {
     "cost": "Cost of the training before this evaluation, from the base on, without the "
     "evaluation; a line joins what starts from the same base. Mean and sample standard deviation.",
 }
+_OF_REFERENCE = (
+    "Mean and sample standard deviation over pairs of a trial and one of the reference, of which "
+    "each is a small dot; the reference's own trials are paired with each other, so one alone has "
+    "no mark. 1: the same features up to rotation and scale, or the same errors."
+)
 
 
 def blocks(
@@ -71,15 +76,24 @@ def blocks(
 
 def drawings(figure: Shown) -> list[Block]:
     """Return a figure's drawings; none of a table while none of its cells has a value."""
-    is_empty = all(cell.mean is None for panel in figure.panels for cell in panel.table.cells)
-    if is_empty and figure.kind == "table":
+    cells = [cell for panel in figure.panels for cell in panel.table.cells]
+    if not cells or (figure.kind == "table" and all(cell.mean is None for cell in cells)):
         return []
     kind = drawn_as(figure)
     rows = Rows.of(figure)
     paper = figure.paper_source if any(p.paper for p in figure.panels) else ""
     keys: list[Key] = [] if kind in ("matrix", "delta") else rows.keys(figure.rows, paper)
     pictures = [Drawing(one, heading) for _, heading, one in svgs(figure)]
-    return [Drawings(pictures, keys, _CAPTIONS[kind], _PANEL_PX)]
+    return [Drawings(pictures, keys, _caption(figure, kind), _PANEL_PX)]
+
+
+def _caption(figure: Shown, kind: str) -> str:
+    """Return how to read a figure's drawings."""
+    is_likeness = any(panel.reference for panel in figure.panels)
+    found = [_OF_REFERENCE if is_likeness else _CAPTIONS[kind]]
+    if kind == "matrix" and any(panel.paper for panel in figure.panels):
+        found.append(f"In brackets: {figure.paper_source}.")
+    return " ".join(found)
 
 
 def drawn_as(figure: Shown) -> str:
@@ -95,7 +109,7 @@ def svgs(figure: Shown) -> Iterator[tuple[str, str, str]]:
     rows, kind = Rows.of(figure), drawn_as(figure)
     several = len(figure.panels) > 1
     for number, panel in enumerate(figure.panels, 1):
-        title = f"{figure.title}: {panel.name}" if panel.name else figure.title
+        title = ": ".join(filter(None, (figure.title, panel.heading)))
         end = f"-{number}" if several else ""
         if kind == "cost":
             for of in ("images", "hours"):
@@ -103,12 +117,12 @@ def svgs(figure: Shown) -> Iterator[tuple[str, str, str]]:
                 yield f"{end}-{of}", name, cost.draw(panel, rows, title, of)
         else:
             draw = {"curve": curve.draw, "bars": bars.draw, "delta": delta.draw}
-            yield end, panel.name, draw.get(kind, matrix.draw)(panel, rows, title)
+            yield end, panel.heading, draw.get(kind, matrix.draw)(panel, rows, title)
 
 
 def _numbers(panel: Panel) -> list[Block]:
     """Return a panel's table, and its rows against the baseline."""
-    found: list[Block] = [Heading(3, panel.name)] if panel.name else []
+    found: list[Block] = [Heading(3, panel.heading)] if panel.heading else []
     found += sections.of_table(panel.table, panel.computed)
     return found + sections.of_differences(panel.table, panel.differences, panel.single_runs)
 
@@ -137,7 +151,7 @@ def _paper(figure: Shown, panel: Panel) -> list[Block]:
         ours = means.get((one.row, one.column))
         rest = ["-", "-"] if ours is None else [scale.text(ours), scale.signed(ours - one.value)]
         place = [one.row, *([one.column] if panel.table.columns_axis else [])]
-        cells = [*place, f"{one.value:.{scale.decimals + 1}f}", *rest]
+        cells = [*place, str(one.value), *rest]
         rows.append([Faint(cell) for cell in cells] if ours is None else cells)
     axes = [*filter(None, (panel.table.rows_axis, panel.table.columns_axis))]
     title = "Published values beside ours" + (f": {panel.name}" if panel.name else "")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from hpt_dist.evals.evidence import is_seed
-from hpt_dist.recipe.figures import Figure, paper_values
+from hpt_dist.recipe.figures import Curve, Figure, Matrix, paper_values
+from hpt_dist.report.alike import compared_by, panels_of
 from hpt_dist.report.axes import parts_of
 from hpt_dist.report.cells import Entry, entries_of, names_of
 from hpt_dist.report.lineage import nodes_of, setting_behind
-from hpt_dist.report.points import read_points
+from hpt_dist.report.points import Point, read_points
+from hpt_dist.report.references import points_to, references_of
 
 
 def doubts(
@@ -27,28 +30,57 @@ def doubts(
         judges: the stages that judge frozen features, which need no seeds.
         documents: what each trial's key is made of, by its name.
     """
+    known = documents or {}
+    points = read_points(trials, [])
+    if isinstance(figure, Matrix) and figure.of_compared:
+        return list(_unknown_pairs(figure, points, known))
     found = []
     columns = figure.columns or ""
     if columns == figure.rows:
         what = f"{columns} makes the rows already, so there is one column; leave columns out"
         found.append(("columns", what))
         columns = ""
-    points = read_points(trials, [])
     places: dict[str, set[tuple[str, str]]] = {}  # of each row
-    known = documents or {}
     nodes = nodes_of(trials, known, [])
 
     def setting(name: str, axis: str) -> str:
         return setting_behind(nodes, known, name, axis)
 
-    for part in parts_of(points, figure, columns, setting):
-        entries = entries_of(part.points, part.stage, figure.metric or "", figure.rows, columns)
-        for entry in entries:
-            places.setdefault(entry.row, set()).add((part.name, entry.column))
-        if figure.COMPARES:
-            found += _without_verdict(figure, entries, part.stage, part.stage in judges)
+    for stage in figure.stages:
+        ours = points
+        if isinstance(figure, Curve) and figure.of_compared:
+            them = references_of(figure, stage, points, partial(compared_by, known))
+            found += [("reference", one.says) for one in them.values() if not one.is_possible]
+            ours = list(points_to(figure, stage, points, them))
+        for part in parts_of(ours, stage, figure, columns, setting):
+            entries = entries_of(part.points, stage, figure.metric or "", figure.rows, columns)
+            for entry in entries:
+                places.setdefault(entry.row, set()).add((part.name, entry.column))
+            if figure.has_verdicts:
+                found += _without_verdict(figure, entries, stage, stage in judges)
     found += _unknown_names(figure, places)
     return list(dict.fromkeys(found))
+
+
+def _unknown_pairs(
+    figure: Matrix, points: Sequence[Point], documents: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """Yield the published values of pairs of which a matrix will have none."""
+    tables = [
+        (panel, table)
+        for stage in figure.stages
+        for panel, table in panels_of(figure, stage, points, partial(compared_by, documents))
+    ]
+    panels = {
+        panel: {(c.row, c.column) for c in table.cells if c.planned} for panel, table in tables
+    }
+    for panel, row, column in paper_values(figure):
+        if panel not in panels:
+            yield "paper", f"it has values of {panel}, and the matrices will be {', '.join(panels)}"
+        elif (row, column) not in panels[panel]:
+            known = ", ".join(dict.fromkeys(f'"{one}"' for one, _ in sorted(panels[panel])))
+            what = f'it has a value of "{row}" and "{column}", of which there will be no pair'
+            yield "paper", f"{what}; what is compared is {known}"
 
 
 def _without_verdict(

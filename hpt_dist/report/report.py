@@ -16,6 +16,7 @@ from hpt_dist.evals.evidence import scale_of
 from hpt_dist.page import Block, Heading, Items, Paragraph
 from hpt_dist.recipe import figures as asked
 from hpt_dist.report import appendix, figure, published, sections, unlabelled
+from hpt_dist.report.alike import compared_by
 from hpt_dist.report.answer import Answer, answer
 from hpt_dist.report.cells import Difference
 from hpt_dist.report.claims import Checked, check
@@ -287,7 +288,7 @@ def _compared(launch: Launch, by_name: Mapping[str, Finished], name: str) -> lis
     details = by_name[name].result["details"] if name in by_name else {}
     if similarity_tables.is_whole(details):
         return [str(one) for one in details["trials"]]
-    return [str(one) for one in launch.settings.get(name, {}).get("compared", {})]
+    return compared_by(launch.settings, name)
 
 
 def _on_val(points: Sequence[Point]) -> dict[str, float | None]:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from hpt_dist.recipe.figures import Figure, paper_values
-from hpt_dist.report import alike
+from hpt_dist.recipe.figures import Curve, Figure, Matrix, paper_values
+from hpt_dist.report import alike, references
 from hpt_dist.report.axes import Part, numbers_of, parts_of
 from hpt_dist.report.cells import Difference, entries_of, names_of
 from hpt_dist.report.lineage import Spent, Taken, unit_of
@@ -39,6 +39,7 @@ class Panel:
         spent: what the training behind each cell took; cells of which it is not known are left out.
         paper: published values at its places.
         trials: (row, column, name) of each trial; one of a constant row is in each column.
+        reference: in words, what its trials are shown to be alike to; empty where they are not.
     """
 
     name: str
@@ -50,6 +51,12 @@ class Panel:
     spent: tuple[Spent, ...]
     paper: tuple[PaperValue, ...]
     trials: tuple[tuple[str, str, str], ...]
+    reference: str = ""
+
+    @property
+    def heading(self) -> str:
+        """What stands above it; empty where it needs nothing."""
+        return ": ".join(filter(None, (self.name, self.reference)))
 
 
 @dataclass(frozen=True)
@@ -116,27 +123,61 @@ def show(
         setting: see `axes.parts_of`.
         compared: the names of the trials that a trial compares, by its name.
     """
-    if figure.of_compared:
-        panels = [one for stage in figure.stages for one in _alike(stage, figure, points, compared)]
-        title = figure.title or f"{', '.join(figure.stages)}: how alike, mean over pairs of trials"
-        return Shown(figure.kind, title, tuple(panels), "matrix", "")
-    columns = "" if figure.columns in (None, figure.rows) else str(figure.columns)
-    own = paper_values(figure)
-    panels = []
-    for part in parts_of(points, figure, columns, setting):
-        metric = figure.metric or metric_of(part.stage)
-        paper = [
-            PaperValue(row, column, v)
-            for (name, row, column), v in own.items()
-            if name == part.name
-        ]
-        panel = _panel(part, figure, metric, columns, taken)
-        panels.append(replace(panel, paper=(*paper, *_of_table(published, panel.table))))
     source = figure.paper_source or ("the recipe" if figure.paper else "")
+    if isinstance(figure, Matrix) and figure.of_compared:
+        panels = [
+            Panel(name, table, {}, (), (), (), (), (), ())
+            for stage in figure.stages
+            for name, table in alike.panels_of(figure, stage, points, compared)
+        ]
+        title = figure.title or f"{', '.join(figure.stages)}: how alike, mean over pairs of trials"
+        return Shown(figure.kind, title, _with_paper(figure, panels), "matrix", source)
+    columns = "" if figure.columns in (None, figure.rows) else str(figure.columns)
+    panels = []
+    for stage in figure.stages:
+        ours, said = _points_of(stage, figure, points, compared)
+        for part in parts_of(ours, stage, figure, columns, setting):
+            metric = figure.metric or metric_of(stage)
+            panel = _panel(part, figure, metric, columns, taken)
+            if reference := said(part.points):  # its cells are of pairs, and no trial's result
+                table = replace(panel.table, over=())
+                panel = replace(panel, reference=reference, table=table, trials=())
+            panels.append(panel)
+    panels = [
+        replace(panel, paper=(*panel.paper, *_of_table(published, panel.table)))
+        for panel in _with_paper(figure, panels)
+    ]
     title = figure.title or _title(figure, panels[0].table)
     source = source or (published.source if published else "")
     axis = figure.panels or ("stage" if len(panels) > 1 else "")
     return Shown(figure.kind, title, tuple(panels), axis, source)
+
+
+def _points_of(
+    stage: str, figure: Figure, points: Sequence[Point], compared: references.Names
+) -> tuple[list[Point], Callable[[Sequence[Point]], str]]:
+    """Return the points that a figure shows of a stage, and what some of them are shown against."""
+    if not (isinstance(figure, Curve) and figure.of_compared):
+        return list(points), lambda _: ""
+    known = references.references_of(figure, stage, points, compared)
+    found = references.points_to(figure, stage, points, known)
+    return list(found), lambda part: references.said_of(part, known)
+
+
+def _with_paper(figure: Figure, panels: Sequence[Panel]) -> tuple[Panel, ...]:
+    """Return panels with the figure's own published values at their places."""
+    own = paper_values(figure)
+    return tuple(
+        replace(
+            panel,
+            paper=tuple(
+                PaperValue(row, column, value)
+                for (name, row, column), value in own.items()
+                if name == panel.name
+            ),
+        )
+        for panel in panels
+    )
 
 
 def _panel(
@@ -149,34 +190,20 @@ def _panel(
         table, differences = _ordered(table, differences)
     compares = table.baseline in table.rows
     places = _places(part, table)
+    # A row's name may have more than its value: `base (basis=moco)`.
+    pairs = zip(places, part.points, strict=True)
+    values = {row: point.axes.get(figure.rows, "") for (row, _, _), point in pairs}
     return Panel(
         name=part.name,
         table=table,
         computed=computed_by_row(table, part.points),
-        differences=differences if compares and figure.COMPARES else (),
+        differences=differences if compares and figure.has_verdicts else (),
         single_runs=single_runs(part.points, table.rows),
-        constant=tuple(row for row in table.rows if row in part.constant),
+        constant=tuple(row for row in table.rows if values[row] in part.constant),
         spent=tuple(_spent(places, taken)),
         paper=(),
         trials=tuple(places),
     )
-
-
-def _alike(
-    stage: str,
-    figure: Figure,
-    points: Sequence[Point],
-    compared: Callable[[str], Sequence[str]],
-) -> list[Panel]:
-    """Return a panel of each matrix of each trial of a similarity stage."""
-    ours = [point for point in points if point.stage == stage]
-    several = len(ours) > 1 or len(figure.stages) > 1
-    panels = []
-    for point in ours:
-        for table in alike.tables_of(point, compared(point.name), figure.metric or ""):
-            name = f"{point.name}: {table.metric}" if several else table.metric
-            panels.append(Panel(name, table, {}, (), (), (), (), (), ()))
-    return panels
 
 
 def _ordered(
@@ -241,8 +268,10 @@ def _title(figure: Figure, table: Table) -> str:
     """Return what a figure shows in words."""
     axes = " and ".join(filter(None, (table.rows_axis, table.columns_axis)))
     stages = ", ".join(figure.stages)
+    to = f" to {figure.reference}" if isinstance(figure, Curve) and figure.reference else ""
     by = {
-        "curve": f"{table.metric} against {table.columns_axis}, a line for each {table.rows_axis}",
+        "curve": f"{table.metric}{to} against {table.columns_axis}, "
+        f"a line for each {table.rows_axis}",
         "delta": f"{table.metric} against {table.baseline}",
         "cost": f"{table.metric} against the cost of training",
     }

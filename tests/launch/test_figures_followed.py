@@ -12,6 +12,7 @@ from hpt_dist.launch import report_settings
 from hpt_dist.recipe.file import load
 from hpt_dist.trial.records import Launch
 
+ALONG = "{curve: alike, metric: errors/iou, reference: best on validation, rows: init, columns: "
 RECIPE = """\
 name: quick
 store: ./store
@@ -94,7 +95,37 @@ def test_an_axis_that_no_trial_has_needs_another_launch(file: Path) -> None:
     assert "asks for views, which" in says
 
 
+def test_figures_of_what_is_compared_are_followed(file: Path) -> None:
+    text = RECIPE.replace(
+        "report:", "  alike: {kind: similarity, of: [probe], data: photos}\nreport:"
+    )
+    file.write_text(text)
+    names = [*NAMES, "alike"]
+    compared = {name: "0" * 64 for name in NAMES if name.startswith("probe/")}
+    launch = dataclasses.replace(
+        recorded(file), trials=launched(names).trials, settings={"alike": {"compared": compared}}
+    )
+    for figure in (ALONG + "steps}", "{matrix: alike}"):
+        file.write_text(text + f"  - {figure}\n")
+        found, says = report_settings.followed(launch, "quick")
+        assert len(found.report["figures"]) == 3, says
+    launch = dataclasses.replace(launch, settings={"alike": {"compared": {"probe/init=base": ""}}})
+    file.write_text(text + f"  - {ALONG}steps}}\n")
+    found, says = report_settings.followed(launch, "quick")
+    assert found is launch
+    assert "asks for steps, which" in says
+
+
 def test_a_list_that_an_option_gave_stays(file: Path) -> None:
     launch = recorded(file, None, "report=[{matrix: probe, rows: init, columns: steps}]")
     assert launch.report_set == ("figures",)
     assert report_settings.followed(launch, "quick") == (launch, "")
+
+
+def test_figures_of_which_an_option_changed_one_stay(file: Path) -> None:
+    launch = recorded(file, None, "report.1.title=Both")
+    assert launch.report_set == ("figures",)
+    file.write_text(RECIPE.replace("columns: steps", "columns: hpt.steps"))
+    found, _ = report_settings.followed(launch, "quick")
+    assert [one.get("title") for one in found.report["figures"]] == [None, "Both"]
+    assert found.report["figures"][0]["columns"] == "steps"

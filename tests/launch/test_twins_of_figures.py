@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from shared import made_once
 from small import document, fill, hpt
 
+from hpt_dist.recipe.figures import FIGURES
 from hpt_dist.recipe.kinds.similarity import MATRICES, always
 
 ALL_OTHERS_NULL = ", ".join(
@@ -155,7 +156,23 @@ stages:
       - ["*hpt.steps=4,basis=moco", "*hpt.steps=4,basis=moco"]
 report:
   - {table: features, rows: basis, baseline: moco (hpt.steps=4)}
-  - {matrix: alike}
+  - matrix: alike
+    paper: {outputs/rv2: {moco: {moco: 0.98, supervised: 0.78}}}
+    paper_source: HPT (arXiv 2103.12718), appendix C.7
+"""
+)
+FIGURES_15_TO_17 = (
+    f"name: figures_15_to_17\nextends: paper/fig15_17_similarity_by_steps\n{SMALL}"
+    + """\
+groups:
+  dataset: [color]
+  basis: {moco: {weights: random, seed: 1}, supervised: {weights: random, seed: 2}}
+stages:
+  base: {seed: <basis.seed>}
+  random: {seed: 3}
+  target: {batch: 8, moco: {queue: 16}, sweep: {steps: [4]}}
+  hpt: {batch: 8, moco: {queue: 16}, sweep: {steps: [2, 4]}}
+  features: {steps: 300, batch: 16, views: 1}
 """
 )
 SELECTION = (
@@ -178,6 +195,7 @@ TWINS = {
     "figure_6": FIGURE_6,
     "table_6": TABLE_6,
     "figure_14": FIGURE_14,
+    "figures_15_to_17": FIGURES_15_TO_17,
     "selection": SELECTION,
 }
 
@@ -364,6 +382,52 @@ def test_figure_14_has_pairs_of_networks_by_their_base_and_welchs_test(launched)
         assert alike["welch"][name]["means"] == pytest.approx([apart, within])
         assert 0 <= alike["welch"][name]["p"] <= 1
     assert len(list((launched / "figure_14").glob("figure-2-*.svg"))) == len(panels)
+    beside = {(one["column"], one["value"]) for one in panels["outputs/rv2"]["paper"]}
+    assert beside == {("moco", 0.98), ("supervised", 0.78)}
+
+
+def test_figures_15_to_17_have_lines_of_likeness_to_the_best_on_validation(launched):
+    trials, report = done(launched, "figures_15_to_17"), report_of(launched, "figures_15_to_17")
+    [alike] = report["similarities"].values()
+    names = alike["trials"]
+    assert len(names) == 1 + 2 * 2
+    results = [read(launched, trials[name]["key"], "result") for name in names]
+    on_val = [result["metrics"]["val/top1"] for result in results]
+    best = on_val.index(max(on_val))
+    features, *figures = report["figures"]
+    assert features["kind"] == "curve"
+    for figure, metric in zip(figures, ("outputs/rv2", "features/rv2", "errors/iou"), strict=True):
+        [panel] = figure["panels"]
+        assert (figure["kind"], panel["name"], panel["table"]["metric"]) == (
+            "curve",
+            "color",
+            metric,
+        )
+        assert "the best on validation" in panel["reference"]
+        to_best = alike["matrices"][metric][best]
+        drawn = [value for cell in panel["table"]["cells"] for value in cell["values"]]
+        others = [value for at, value in enumerate(to_best) if at != best]
+        assert sorted(drawn) == pytest.approx(sorted(others))
+        cells = {(one["row"], one["column"]): one["mean"] for one in panel["table"]["cells"]}
+        for name, value in zip(names, to_best, strict=True):
+            basis = next((f" (basis={one})" for one in ("moco", "supervised") if one in name), "")
+            place = (f"{'hpt' if basis else 'target'}{basis}", name.partition("steps=")[2][:1])
+            # The best itself has no place, or an empty one beside other steps of its base.
+            expected = None if value == to_best[best] else pytest.approx(value)
+            assert cells.get(place) == expected
+
+
+def test_every_kind_of_figure_has_been_drawn_of_trials_that_ran(launched):
+    drawn = set()
+    for name in TWINS:
+        figures = report_of(launched, name)["figures"]
+        for number, figure in enumerate(figures, 1):
+            values = [c["mean"] for p in figure["panels"] for c in p["table"]["cells"]]
+            if list((launched / name).glob(f"figure-{number}*.svg")) and any(values):
+                drawn.add(figure["kind"])
+            if figure["kind"] == "cost":
+                assert all(panel["spent"] for panel in figure["panels"])
+    assert drawn == FIGURES.keys()
 
 
 def test_the_source_that_validation_chooses_is_what_hpt_goes_on_from(launched):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpt_dist.errors import RecipeError, RequestError
-from hpt_dist.recipe import KINDS, Mme, Pretrain, result_fields
+from hpt_dist.recipe import KINDS, Mme, Pretrain, result_fields, written
 from hpt_dist.recipe import file as recipe_file
 
 GOOD = """\
@@ -144,6 +144,36 @@ def test_overrides_change_settings_and_are_checked_like_the_file(tmp_path):
         recipe_file.load(path, ["nonsense"])
     with pytest.raises(RequestError, match="cannot read the recipe"):
         recipe_file.load(tmp_path / "none.yaml")
+
+
+def test_an_option_changes_one_place_of_a_list(tmp_path):
+    path = tmp_path / "r.yaml"
+    head = GOOD.partition("report:")[0]
+    path.write_text(f"{head}report:\n  - {{table: adapt, rows: init}}\n  - {{cost: adapt}}\n")
+    [data] = recipe_file.load(path).stages["hpt"]
+    option = f"stages.hpt.data.0={data.spec.data[-1]}"
+    recipe = recipe_file.load(path, ["report.1.title=Hours", option, "report.1.rows=shots"])
+    assert [figure.title for figure in recipe.report] == [None, "Hours"]
+    assert recipe.report[1].rows == "shots"
+    assert recipe.where("report", 1, "title") == "--set report.1.title"
+    assert recipe.where("report", 1, "cost").startswith(f"{path}:")
+    assert recipe.stages["hpt"][0].spec.data[0] == data.spec.data[-1]
+    (tmp_path / "again.yaml").write_text(written.text(recipe.document))
+    again = recipe_file.load(tmp_path / "again.yaml")
+    assert (again.report, again.stages) == (recipe.report, recipe.stages)
+    for option, says in (
+        (
+            "report.2.title=x",
+            r"places are numbers\n  allowed: report\.0 to report\.1",
+        ),
+        ("report.last.title=x", r"--set report\.last\.title: report is a list"),
+        ("report.-1.title=x", "report is a list"),
+        ("report.0.titel=x", r"--set report\.0\.titel: unknown setting"),
+        ("report.0.title.x=1", r"--set report\.0\.title: input should be a valid string"),
+        ("name.x=1", r"--set name\.x: name holds no other settings"),
+    ):
+        with pytest.raises(RecipeError, match=says):
+            recipe_file.load(path, [option])
 
 
 def test_a_recipe_written_in_any_order_is_the_same_recipe():

@@ -28,6 +28,7 @@ stages:
   alike: {kind: similarity, of: [probe], data: photos}
 report:
 """
+ALONG = "{curve: alike, rows: init, columns: steps, reference: best on validation"
 FIRST_LINE = HEAD.count("\n") + 1
 
 
@@ -68,6 +69,16 @@ def test_a_matrix_of_what_is_compared_names_no_axes(more):
     assert again == figure
 
 
+@pytest.mark.parametrize("reference", ["best on validation", "probe/init=hpt*steps=500"])
+def test_a_curve_of_what_is_compared_has_its_axes(reference):
+    line = f'  {{curve: alike, metric: outputs/rv2, reference: "{reference}", rows: init, '
+    [figure] = parse(f"{HEAD}{line}columns: steps, panels: seed}}\n").report
+    assert figure.of_compared
+    assert not figure.has_verdicts
+    [again] = figures.read(figures.recorded(figure, figure.stages))
+    assert again == figure
+
+
 @pytest.mark.parametrize(
     ("figure", "path", "says"),
     [
@@ -79,7 +90,20 @@ def test_a_matrix_of_what_is_compared_names_no_axes(more):
         ("{matrix: alike, metric: flattened/rv2}", ".metric", "allowed: features/rv2"),
         ("{matrix: alike, panels: seed}", ".panels", "takes no panels"),
         ("{matrix: alike, claims: [a above b]}", ".claims", "takes no claims"),
-        ("{matrix: alike, paper: {a: 1}}", ".paper", "takes no paper"),
+        ("{matrix: alike, paper: {a: 1}}", ".paper.a", "PANEL: {ROW: {COLUMN: NUMBER}}"),
+        (ALONG + "}", ".metric", "metric is missing"),
+        (ALONG + ", metric: test/top1}", ".metric", "allowed: features/rv2, features/cka"),
+        (
+            ALONG + ", metric: outputs/rv2, panels: step}",
+            ".panels",
+            "alike and probe have no sweep",
+        ),
+        (ALONG.replace("alike", "probe") + "}", ".reference", "probe compares no trials"),
+        (ALONG + ", metric: errors/iou, claims: [hpt helped]}", ".claims.0", "no verdict judges"),
+        (ALONG + ", metric: errors/iou, compare: paper/x}", ".compare", "use paper"),
+        (ALONG.replace("validation", "val") + ", metric: errors/iou}", ".reference", "best on val"),
+        ("{curve: alike, rows: init, columns: steps}", ".rows", "give a reference"),
+        ("{bars: alike, rows: init, reference: x}", ".reference", "unknown setting reference"),
         ("{bar: probe, rows: init}", "", "did you mean bars?"),
         ("{curve: probe, bars: probe, rows: init}", "", "it is curve and bars at once"),
         ("probe", "", "a figure is a mapping of settings"),

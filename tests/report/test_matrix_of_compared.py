@@ -10,8 +10,9 @@ from statistics import fmean, stdev
 import pytest
 from reports import finished, launched
 
-from hpt_dist.recipe.figures import COMPARED
+from hpt_dist.recipe.figures import COMPARED, Matrix
 from hpt_dist.report.alike import configurations_of
+from hpt_dist.report.foreseen import doubts
 from hpt_dist.report.report import Report, build
 
 NAMES = [
@@ -30,7 +31,7 @@ IOU = [[None if 3 in (i, j) else 0.5 for i in range(4)] for j in range(4)]
 MATRICES = {"features/rv2": RV2, "errors/iou": IOU}
 
 
-def made(*, is_done: bool = True, **figure: str) -> Report:
+def made(*, is_done: bool = True, **figure: object) -> Report:
     launch = launched([*NAMES, "alike"])
     compared = {name: launch.trials[name] for name in NAMES}
     settings = {"alike": {"compared": compared, "spec": {"kind": "similarity"}}}
@@ -70,8 +71,34 @@ def test_each_matrix_has_a_panel_and_what_cannot_be_computed_no_value() -> None:
     drawn = report.drawings()
     assert len(drawn) == len(expected)
     drawing = [one.text for one in ET.fromstring(drawn["figure-1-1.svg"]).iter()]
-    assert "0.8000" in drawing
+    assert "0.800" in drawing
     assert drawing.count("nothing to measure") == 1
+
+
+def test_published_values_stand_in_their_cells_and_beside_ours() -> None:
+    paper = {"features/rv2": {"moco": {"moco": 0.98, "supervised": 0.78}}}
+    report = made(paper=paper, paper_source="a paper, page 3")
+    drawn = report.drawings()
+    texts = [one.text for one in ET.fromstring(drawn["figure-1-1.svg"]).iter()]
+    assert texts.count("[0.98]") == texts.count("[0.78]") == 1
+    assert b"[" not in drawn["figure-1-5.svg"]
+    page = " ".join(report.markdown().split())
+    assert "| moco | moco | 0.98 | 0.800 | -0.180 |" in page
+    assert "| moco | supervised | 0.78 | 0.200 | -0.580 |" in page
+    assert "In brackets: a paper, page 3." in report.html()
+    figure = Matrix(matrix="alike", paper=paper)
+    launch = launched([*NAMES, "alike"])
+    documents = {"alike": {"compared": dict.fromkeys(NAMES, "")}}
+    assert doubts(figure, launch.trials, (), documents) == []
+    for wrong, says in (
+        ({"features/rv3": {"moco": {"moco": 1}}}, "values of features/rv3, and the matrices will"),
+        ({"errors/iou": {"moco": {"sup": 1}}}, '"moco" and "sup", of which there will be no pair'),
+    ):
+        [(setting, what)] = doubts(
+            Matrix(matrix="alike", paper=wrong), launch.trials, (), documents
+        )
+        assert setting == "paper"
+        assert says in what
 
 
 def test_a_metric_is_one_panel() -> None:
