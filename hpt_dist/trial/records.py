@@ -147,7 +147,7 @@ class SpecPart:
 
 
 @dataclass(frozen=True)
-class _Gate:
+class _Verdict:
     says: str = ""
 
 
@@ -176,7 +176,10 @@ class _Details:
     """What reports use of a result's details: verdicts, choices, looks, images of each split."""
 
     intervals: Mapping[Line, tuple[_Share, _Share]] = field(default_factory=dict)
-    gate: _Gate = field(default_factory=_Gate)
+    gate: _Verdict = field(default_factory=_Verdict)
+    forgetting: _Verdict = field(default_factory=_Verdict)
+    kept_step: Count | None = None
+    kept_average: _Share | None = None
     collapsed: tuple[str, ...] = ()
     choice: _Choice | None = None
     untrained: Mapping[Line, _Finite] = field(default_factory=dict)
