@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hpt_dist.evals.evidence import scale_of
+from hpt_dist.page import Block, Grid
 from hpt_dist.recipe import KINDS
 from hpt_dist.report.cells import (
     Cell,
@@ -16,7 +18,7 @@ from hpt_dist.report.cells import (
     names_of,
 )
 from hpt_dist.report.points import Point, images_of, kind_of, metric_of
-from hpt_dist.train.averages import of_details
+from hpt_dist.train.averages import Average, Place, in_words, of_details
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,36 @@ def left_average(details: Mapping[str, Any]) -> str:
     """Return in words that a trial left an average, which is neither its start nor a step."""
     average = of_details(details)
     return f"it left an average, {average}" if average else ""
+
+
+def of_averages(details: Mapping[str, Any]) -> list[Block]:
+    """Return the metric along the way from the start to the last step; nothing without averages.
+
+    Args:
+        details: of a pretraining's result.
+    """
+    shares: Mapping[str, Mapping[str, float]] = details.get("averages", {})
+    looks: Mapping[str, Mapping[str, float]] = details.get("monitor", {})
+    last = max(map(int, looks), default=0)
+    if not shares or not last:
+        return []
+    way = {Average(float(share), last): found for share, found in shares.items()}
+    ordered: dict[Place, Mapping[str, float]] = {0: looks.get("0", {})}
+    ordered |= {one: way[one] for one in sorted(way, key=lambda one: one.share)}
+    ordered[last] = looks[str(last)]
+    metrics = [name for name in ordered[last] if not name.startswith("monitor/")]
+    if not metrics:
+        return []
+    metric, kept = metrics[0], of_details(details) or details.get("kept_step", last)
+    if kept not in ordered:
+        ordered[kept] = looks.get(str(kept), {})
+    scale = scale_of(metric)
+    rows = [
+        [in_words(place), scale.text(scale.factor * found[metric]), "kept" * (place == kept)]
+        for place, found in ordered.items()
+        if metric in found
+    ]
+    return [Grid(["weights", f"{metric}, {scale.unit}", ""], rows)]
 
 
 def _averages(points: Sequence[Point], stages: Sequence[str]) -> list[str]:
