@@ -16,7 +16,7 @@ class Forgetting:
         data: the dataset, by the recipe's name.
         says: all of it in words.
         verdict: "harmed" where it is forgotten; "none" where nothing was measured.
-        metric: that was measured.
+        metric: that was measured; this and what follows is None where nothing was.
         before: the metric of the weights that training started from.
         after: the metric of the weights that it leaves.
         mean: the difference, on the metric's printed scale.
@@ -27,12 +27,12 @@ class Forgetting:
     data: str
     says: str
     verdict: Verdict = "none"
-    metric: str = ""
+    metric: str | None = None
     before: float | None = None
     after: float | None = None
     mean: float | None = None
     half_width: float | None = None
-    num_images: int = 0
+    num_images: int | None = None
 
 
 def of_kept_base(data: str) -> Forgetting:

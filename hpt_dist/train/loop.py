@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -218,9 +219,8 @@ def fit(
                 with suppress(StoreError):
                     save(done)
             raise
-        window.flush()
-        if loop.saves_last and done > start:
-            save(done)
+        end = partial(save, done) if loop.saves_last and done > start else window.flush
+        end()
     return TrainOutcome(state.selection, seconds_before, state.replaced(done))
 
 

@@ -100,7 +100,7 @@ class Context:
             self.tracker.log(step, values)
 
     def looked(self, selection: Selection) -> None:
-        """Note the looks at validation, for who watches: at averages no step follows to show them."""
+        """Note the looks at validation, for who watches; after those at averages no step comes."""
         self._progress.note_look(selection)
         if self.lease and isinstance(selection.history[-1][0], Average):
             self.lease.beat(**self._progress.facts)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from hpt_dist.evals import evidence
-from hpt_dist.train.averages import Average
 from hpt_dist.evals.evidence import on_images, paired, scale_of, seed_differences
+from hpt_dist.train.averages import Average
 
 Bools = npt.NDArray[np.bool_]
 

@@ -112,9 +112,7 @@ def test_verdicts_on_a_stage_in_words():
 def test_an_average_is_one_more_look():
     steps = looks(np.random.default_rng(3), {0: 0.5, 5: 2.0, 10: 0.5})
     average = Average(0.5, 10)
-    values, drawn = (
-        {0: steps[0][at], 10: steps[10][at], average: steps[5][at]} for at in (0, 1)
-    )
+    values, drawn = ({0: steps[0][at], 10: steps[10][at], average: steps[5][at]} for at in (0, 1))
     found = resampled.gate("knn/auroc", values, drawn, N, kept=average, last=10)
     as_step = judged(steps, kept=5)
     assert (found.mean, found.half_width) == (as_step.mean, as_step.half_width)

@@ -28,7 +28,7 @@ stages:
 def facts_of(name, train, label="single"):
     counts = {"train": train, "val": 80}
     if label == "none":
-        return DatasetFacts(name, "", name, 0, counts, dict.fromkeys(counts, []), label="none")
+        return DatasetFacts(name, "", name, 0, counts, {s: [] for s in counts}, label="none")
     return DatasetFacts(name, "", name, 4, counts, {s: [n // 4] * 4 for s, n in counts.items()})
 
 

@@ -4,19 +4,18 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 
 import psutil
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from small import document, environment, fill, hpt, outcome, wait_for
+from small import environment, fill, hpt, outcome, wait_for
 
-from hpt_dist.methods import METHODS, MoCoV2
+from hpt_dist.methods import METHODS, Loss, MoCoV2
 from hpt_dist.train.averages import averaged
 
-# The same training, of two seeds whose averages are looked at, and one that leaves the last step.
+# The same training twice: one whose averages are looked at, and one that leaves the last step.
 RECIPE = """\
 name: averaged
 store: ${HPT_STORE}
@@ -35,7 +34,6 @@ stages:
     optimizer: {name: adamw, lr: 3e-3}
     averages: [0.1, 0.4, 0.8]
     monitor: {data: line, every: 6, images: 155, forgetting: color}
-    sweep: {seed: [0, 1]}
   last:
     kind: pretrain
     init: base
@@ -46,12 +44,11 @@ stages:
     optimizer: {name: adamw, lr: 3e-3}
     monitor: {data: line, every: 6, images: 155}
     keep: last
-    sweep: {seed: [0, 1]}
   probe: {kind: knn, data: line, k: [5], sweep: {init: [base, hpt]}}
 report: {table: probe, rows: init}
 """
 SHARES = (0.1, 0.4, 0.8)
-DAMAGED = "the averages of no seed were better than the base and the last step"
+UNLUCKY = "no average was better than the base and the last step: choose another seed"
 
 
 def launch(recipe, store, *options):
@@ -83,89 +80,68 @@ def weights_of(store, result):
     return load_file(store / "stages" / result["key"] / "weights.safetensors")
 
 
-def averages_kept(store):
-    return [
-        one
-        for name, one in results(store).items()
-        if name.startswith("hpt/") and "kept_average" in one["details"]
-    ]
-
-
 def test_the_best_of_base_last_step_and_averages_is_kept(launched):
     store, _ = launched
     found = results(store)
-    base = weights_of(store, found["base"])
-    for seed in (0, 1):
-        details = found[f"hpt/seed={seed}"]["details"]
-        last = weights_of(store, found[f"last/seed={seed}"])
-        # In the order of ties: the base, the step, the averages.
-        places = {"base": (details["monitor"]["0"], base), "6": (details["monitor"]["6"], last)}
-        assert list(map(float, details["averages"])) == list(SHARES)
-        for share, metrics in details["averages"].items():
-            places[share] = metrics, averaged(base, last, float(share))
-        best = max(places, key=lambda place: places[place][0]["knn/top1"])
-        metrics, expected = places[best]
-        assert found[f"hpt/seed={seed}"]["metrics"] == metrics
-        kept = weights_of(store, found[f"hpt/seed={seed}"])
-        assert all(torch.equal(kept[name], value) for name, value in expected.items()), best
-        assert details["kept_step"] == (0 if best == "base" else 6)
-        assert details.get("kept_average") == (float(best) if best in details["averages"] else None)
-        gate = details["gate"]
-        assert (gate["looks"], gate.get("kept_average")) == (4, details.get("kept_average"))
-        assert "155 validation images, 4 looks, 3 of them at averages" in gate["says"]
+    details, gate = found["hpt"]["details"], found["hpt"]["details"]["gate"]
+    base, last = (weights_of(store, found[name]) for name in ("base", "last"))
+    # In the order of ties: the base, the step, the averages.
+    places = {"0": (details["monitor"]["0"], base), "6": (details["monitor"]["6"], last)}
+    assert tuple(map(float, details["averages"])) == SHARES
+    for share, metrics in details["averages"].items():
+        places[share] = metrics, averaged(base, last, float(share))
+    best = max(places, key=lambda place: places[place][0]["knn/top1"])
+    metrics, expected = places[best]
+    assert found["hpt"]["metrics"] == metrics
+    kept = weights_of(store, found["hpt"])
+    assert all(torch.equal(kept[name], value) for name, value in expected.items())
+    assert best in details["averages"], UNLUCKY
+    assert (details["kept_step"], details["kept_average"]) == (6, float(best))
+    assert (gate["looks"], gate["kept_average"]) == (4, float(best))
+    assert gate["mean"] == pytest.approx(
+        100 * (metrics["knn/top1"] - details["monitor"]["0"]["knn/top1"])
+    )
+    assert "155 validation images, 4 looks, 3 of them at averages" in gate["says"]
 
 
 def test_whatever_shows_the_weights_says_that_they_are_an_average(launched, tmp_path):
     store, recipe = launched
-    for one in averages_kept(store):
-        share = one["details"]["kept_average"]
-        words = f"{share} of the way from the base to step 6"
-        folder = store / "stages" / one["key"]
-        with safe_open(folder / "weights.safetensors", "pt") as file:
-            assert file.metadata()["average"] == words
-        assert f"chose {words}" in hpt("status", str(recipe), store=str(store))
-        pulled = tmp_path / one["trial"].replace("/", "-")
-        printed = hpt(
-            *("pull", f"averaged/{one['trial']}", str(pulled), "--format", "timm"), store=str(store)
-        )
-        assert f"its weights are an average, {words}" in printed
-        assert f"an average, {words}: no step" in (pulled / "loading.md").read_text()
-        card = " ".join((pulled / "model_card.md").read_text().split())
-        assert f"it left an average, {words}" in card
-        assert f"kept {words}" in card
-        exported = torch.load(pulled / "test_efficientnet.pth", weights_only=True)
-        kept = weights_of(store, one)
-        assert all(torch.equal(exported[name], value) for name, value in kept.items())
-        lines = (folder / "metrics.jsonl").read_text()
-        assert f'"kept/average": {share}' in lines
-        assert all(f'"averages/{share}/knn/top1"' in lines for share in SHARES)
-        text = " ".join(hpt("report", str(recipe), store=str(store)).split())
-        assert f"{one['trial']}: it left an average, {words}" in text
-        hpt("report", str(recipe), "--out", str(tmp_path / "page"), store=str(store))
-        page = (tmp_path / "page/report.html").read_text()
-        assert f"<td>{words}</td>" in page
-    assert averages_kept(store), DAMAGED
+    one = results(store)["hpt"]
+    words = f"{one['details']['kept_average']} of the way from the base to step 6"
+    folder = store / "stages" / one["key"]
+    with safe_open(folder / "weights.safetensors", "pt") as file:
+        assert file.metadata()["average"] == words
+    assert f"chose {words}" in hpt("status", str(recipe), store=str(store))
+    to = tmp_path / "pulled"
+    printed = hpt("pull", "averaged/hpt", str(to), "--format", "timm", store=str(store))
+    assert f"hpt: its weights are an average, {words}" in printed
+    assert f"an average, {words}: no step" in (to / "loading.md").read_text()
+    card = " ".join((to / "model_card.md").read_text().split())
+    assert f"it left an average, {words}" in card
+    assert f"kept {words}" in card
+    exported = torch.load(to / "test_efficientnet.pth", weights_only=True)
+    kept = weights_of(store, one)
+    assert all(torch.equal(exported[name], value) for name, value in kept.items())
+    lines = (folder / "metrics.jsonl").read_text()
+    assert f'"kept/average": {one["details"]["kept_average"]}' in lines
+    assert all(f'"averages/{share}/knn/top1"' in lines for share in SHARES)
+    hpt("report", str(recipe), "--out", str(tmp_path / "page"), store=str(store))
+    text = " ".join((tmp_path / "page/report.md").read_text().split())
+    assert f"hpt: it left an average, {words}" in text
+    assert f"<td>{words}</td>" in (tmp_path / "page/report.html").read_text()
 
 
 def test_what_is_forgotten_is_measured_on_the_kept_weights(launched):
     store, recipe = launched
+    one = results(store)["hpt"]
+    found = one["details"]["forgetting"]
+    assert found["num_images"] == 155
+    assert found["mean"] == pytest.approx(100 * (found["after"] - found["before"]))
+    lines = (store / "stages" / one["key"] / "metrics.jsonl").read_text()
+    assert f'"forgetting/kept/knn/top1": {found["after"]}' in lines
+    assert f'"forgetting/start/knn/top1": {found["before"]}' in lines
     text = " ".join(hpt("report", str(recipe), store=str(store)).split())
-    for name, one in results(store).items():
-        if not name.startswith("hpt/"):
-            continue
-        found = one["details"]["forgetting"]
-        assert found["says"] in text
-        lines = (store / "stages" / one["key"] / "metrics.jsonl").read_text()
-        if one["details"]["kept_step"]:
-            assert found["num_images"] == 155
-            assert found["mean"] == pytest.approx(100 * (found["after"] - found["before"]))
-            assert f'"forgetting/kept/knn/top1": {found["after"]}' in lines
-        else:
-            assert found["says"] == "kept the base: nothing of color is forgotten"
-            assert "before" not in found
-            assert "forgetting" not in lines
-    measured = [one for one in results(store).values() if "before" in str(one["details"])]
-    assert measured, DAMAGED
+    assert found["says"] in text
 
 
 def without(store, other, trial):
@@ -189,12 +165,12 @@ class Boasting(MoCoV2):
         Boasting.steps += 1
         less = 1000.0 * Boasting.steps
         metrics = {name: value - less for name, value in loss.metrics.items()}
-        return replace(loss, total=loss.total - less, metrics=metrics)
+        return Loss(loss.total - less, metrics)
 
 
 def test_what_a_loss_says_chooses_nothing(launched, tmp_path, monkeypatch):
     store, recipe = launched
-    key, work = without(store, tmp_path / "store", "hpt/seed=0")
+    key, work = without(store, tmp_path / "store", "hpt")
     monkeypatch.setitem(METHODS, "moco_v2", Boasting)
     launch(recipe, tmp_path / "store", "--only", "hpt")
     lines = map(json.loads, (work / "metrics.jsonl").read_text().splitlines())
@@ -206,7 +182,7 @@ def test_what_a_loss_says_chooses_nothing(launched, tmp_path, monkeypatch):
 def test_killed_between_two_averages_it_ends_with_the_same_bytes(launched, tmp_path):
     store, recipe = launched
     other = tmp_path / "store"
-    key, work = without(store, other, "hpt/seed=0")
+    key, work = without(store, other, "hpt")
     command = [sys.executable, "-m", "hpt_dist", "launch", str(recipe), "--only", "hpt"]
     process = subprocess.Popen(
         command, env=environment(str(other)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -225,14 +201,10 @@ def test_killed_between_two_averages_it_ends_with_the_same_bytes(launched, tmp_p
 
 
 def test_what_follows_an_average_has_other_inputs_than_the_base(launched):
-    store, recipe = launched
-    for one in averages_kept(store):
-        probes = results(store)
-        ours = probes[f"probe/init=hpt,hpt.seed={one['seed']}"]
-        runs = [
-            json.loads((store / "stages" / probe["key"] / "run.json").read_text())
-            for probe in (ours, probes["probe/init=base"])
-        ]
-        assert "same_as" not in runs[0]
-        assert runs[0]["inputs"] != runs[1]["inputs"]
-    assert "done" in str(document(hpt("status", str(recipe), "--json", store=str(store))))
+    store, _ = launched
+    ours, theirs = (
+        json.loads((store / "stages" / results(store)[name]["key"] / "run.json").read_text())
+        for name in ("probe/init=hpt", "probe/init=base")
+    )
+    assert "same_as" not in ours
+    assert ours["inputs"] != theirs["inputs"]

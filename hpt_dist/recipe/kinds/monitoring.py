@@ -1,4 +1,4 @@
-"""What a pretraining stage may keep beside its steps, and what it is not to forget: settings, faults.
+"""What a pretraining stage may keep beside its steps, and what it forgets: settings, faults.
 
 Both need labelled validation images: averages of weights are chosen on those of `monitor.data`, and
 forgetting is measured on a dataset of its own.
@@ -25,8 +25,8 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Averages = Annotated[tuple[Share, ...], Field(min_length=1, max_length=_MOST)]
 AVERAGES: Any = Field(
     None,
-    description="weights between those that the stage starts from and those of its last step, which "
-    "may be kept as well: 0.25 is (1 - 0.25) x start + 0.25 x last; ascending",
+    description="weights between those that the stage starts from and those of its last step, "
+    "which may be kept as well: 0.25 is (1 - 0.25) x start + 0.25 x last; ascending",
     json_schema_extra=LATER,
 )
 FORGETTING: Any = Field(
