@@ -86,20 +86,20 @@ def of_averages(details: Mapping[str, Any]) -> list[Block]:
         details: of a pretraining's result.
     """
     shares: Mapping[str, Mapping[str, float]] = details.get("averages", {})
-    looks: Mapping[str, Mapping[str, float]] = details.get("monitor", {})
-    last = max(map(int, looks), default=0)
+    looks = {int(step): found for step, found in details.get("monitor", {}).items()}
+    last = max(looks, default=0)
     if not shares or not last:
         return []
     way = {Average(float(share), last): found for share, found in shares.items()}
-    ordered: dict[Place, Mapping[str, float]] = {0: looks.get("0", {})}
+    ordered: dict[Place, Mapping[str, float]] = {0: looks.get(0, {})}
     ordered |= {one: way[one] for one in sorted(way, key=lambda one: one.share)}
-    ordered[last] = looks[str(last)]
+    ordered[last] = looks[last]
     metrics = [name for name in ordered[last] if not name.startswith("monitor/")]
     if not metrics:
         return []
     metric, kept = metrics[0], of_details(details) or details.get("kept_step", last)
     if kept not in ordered:
-        ordered[kept] = looks.get(str(kept), {})
+        ordered[kept] = looks.get(kept, {})
     scale = scale_of(metric)
     rows = [
         [in_words(place), scale.text(scale.factor * found[metric]), "kept" * (place == kept)]

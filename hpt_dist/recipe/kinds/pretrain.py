@@ -203,7 +203,8 @@ class Pretrain(Trained):
                 Read("monitor", split, labelled=True, normalizes=False, several=True)
                 for split in watched
             ]
-        return read + monitoring.forgetting_reads(self.monitor and self.monitor.forgetting)
+        forgotten = self.monitor.forgetting if self.monitor else None
+        return read + monitoring.forgetting_reads(forgotten)
 
     def judged_on(self, datasets: Mapping[str, DatasetFacts]) -> int:
         """Return the images that it watches, at each look: before the first step, at averages too.
