@@ -14,6 +14,7 @@ from statistics import NormalDist, fmean, stdev
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from hpt_dist.recipe.metrics import METRICS
+from hpt_dist.train.averages import Average, Place, in_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -215,15 +216,18 @@ class StageVerdict:
     """Whether a pretraining stage improved its features, judged on validation images.
 
     Args:
-        verdict: compares the weights after training with the initial ones: those of the kept step,
+        verdict: compares the weights after training with the initial ones: those that are kept,
             or of the last step if the initial weights were kept.
-        kept_step: the step of the weights that the stage keeps; 0 is the initial weights.
-        judged_step: the step of the weights that the difference is measured on.
+        kept_step: the step of the weights that the stage keeps; 0 is the initial weights, and of
+            an average it is the last.
+        judged_step: the step of the weights that the difference is measured on, likewise.
         mean: difference in the metric, on its printed scale.
         half_width: of its interval, at 95 % for all looks at once.
         num_images: on which both were measured.
-        looks: after training; the interval allows for a choice among them.
+        looks: at weights that training has changed; the interval allows for a choice among them.
         says: all of it in words.
+        kept_average: the share of the way to the last step that the kept and judged weights are
+            at; None where no average is kept.
     """
 
     verdict: Verdict
@@ -234,9 +238,10 @@ class StageVerdict:
     num_images: int
     looks: int
     says: str
+    kept_average: float | None = None
 
 
-def gate(right: Mapping[int, Bools], *, kept: int, last: int) -> StageVerdict:
+def gate(right: Mapping[Place, Bools], *, kept: Place, last: int) -> StageVerdict:
     """Judge a stage by its correctly classified validation images before and after training.
 
     The images are the same, so the differences are paired by image (McNemar, 1947; the
@@ -244,8 +249,8 @@ def gate(right: Mapping[int, Bools], *, kept: int, last: int) -> StageVerdict:
     keeps the best of many from passing for an effect.
 
     Args:
-        right: by step, bool [n]; step 0 is before training.
-        kept: the step of the kept weights.
+        right: by step or average, bool [n]; step 0 is before training.
+        kept: the step of the kept weights, or the average that they are.
         last: the last step.
     """
     judged = kept or last
@@ -267,6 +272,7 @@ def gate(right: Mapping[int, Bools], *, kept: int, last: int) -> StageVerdict:
         kept=kept,
         judged=judged,
         measured=measured,
+        averages=sum(isinstance(one, Average) for one in right),
     )
 
 
@@ -277,9 +283,10 @@ def stage_verdict(
     num_images: int,
     looks: int,
     *,
-    kept: int,
-    judged: int,
+    kept: Place,
+    judged: Place,
     measured: str,
+    averages: int,
 ) -> StageVerdict:
     """Return the verdict of a stage with its words; see `StageVerdict`.
 
@@ -289,21 +296,27 @@ def stage_verdict(
         scale: of the metric.
         num_images: as there.
         looks: as there.
-        kept: the step of the kept weights.
-        judged: the step that the difference is measured on.
+        kept: the kept weights.
+        judged: the weights that the difference is measured on.
         measured: by what, and on what, in words.
+        averages: how many of the looks were at averages.
     """
+    if averages:
+        measured += f", {averages} of them at averages"
     verdict = verdict_of(mean, half_width, scale)
     change = scale.plus_minus(mean, half_width)
     if kept:
         opening = {"helped": "this stage helped by", "harmed": "this stage harmed:"}
         says = f"{opening.get(verdict, 'no evidence that this stage helped:')} {change}"
-        says += f" ({measured}); kept step {kept}"
+        says += f" ({measured}); kept {in_words(kept)}"
     else:
         opening = {"harmed": "harmed:"}
-        says = f"{opening.get(verdict, 'no step was better:')} {change} at step {judged} "
+        better = "no step and no average was better:" if averages else "no step was better:"
+        says = f"{opening.get(verdict, better)} {change} at {in_words(judged)} "
         says += f"({measured}); kept the base"
-    return StageVerdict(verdict, kept, judged, mean, half_width, num_images, looks, says)
+    average = kept.share if isinstance(kept, Average) else None
+    steps = (one.step if isinstance(one, Average) else one for one in (kept, judged))
+    return StageVerdict(verdict, *steps, mean, half_width, num_images, looks, says, average)
 
 
 def images_to_show(difference: float, changed: float) -> int:

@@ -24,6 +24,7 @@ from hpt_dist.evals.evidence import (
     verdict_of,
 )
 from hpt_dist.recipe.metrics import METRICS
+from hpt_dist.train.averages import Average, Place
 
 _SAME = 1e-8  # replicates have nine decimals
 
@@ -108,11 +109,11 @@ def by_seeds_and_images(
 
 def gate(
     metric: str,
-    values: Mapping[int, float],
-    replicates: Mapping[int, Replicates],
+    values: Mapping[Place, float],
+    replicates: Mapping[Place, Replicates],
     images: int,
     *,
-    kept: int,
+    kept: Place,
     last: int,
 ) -> StageVerdict:
     """Judge a stage by a metric of validation before and after training; see `evidence.gate`.
@@ -121,10 +122,10 @@ def gate(
 
     Args:
         metric: of nearest neighbours, such as `knn/auroc`.
-        values: of the metric by step; step 0 is before training.
-        replicates: by step.
+        values: of the metric by step or average; step 0 is before training.
+        replicates: likewise.
         images: of validation.
-        kept: the step of the kept weights.
+        kept: the step of the kept weights, or the average that they are.
         last: the last step.
     """
     judged, looks, scale = kept or last, len(values) - 1, scale_of(metric)
@@ -144,4 +145,5 @@ def gate(
         kept=kept,
         judged=judged,
         measured=measured,
+        averages=sum(isinstance(one, Average) for one in values),
     )

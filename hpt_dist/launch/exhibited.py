@@ -17,6 +17,7 @@ from hpt_dist.launch.survey import looked_up
 from hpt_dist.page import Block
 from hpt_dist.report import exhibits as shown
 from hpt_dist.report.exhibits import PICTURES, DataCard, Exhibits, TrialCard, WeightsCard
+from hpt_dist.report.gates import of_averages, verdict_of
 from hpt_dist.report.lineage import Node, described, nodes_of
 from hpt_dist.store import Store, committed, open_store
 from hpt_dist.store.paths import filled_trial_folder, stage_prefix
@@ -87,7 +88,7 @@ def _trial(store: Store, launch: Launch, node: Node, trial: Finished) -> TrialCa
         name=trial.name,
         key=trial.key,
         says=described(node, launch.settings),
-        verdict=str(trial.result.get("details", {}).get("gate", {}).get("says", "")),
+        verdict=verdict_of(trial.result.get("details", {})),
         numerics=str(run.get("numerics", "")),
         versions={name: str(run[name]) for name in _PACKAGES if name in run},
         seconds=float(run["seconds"]),
@@ -97,6 +98,7 @@ def _trial(store: Store, launch: Launch, node: Node, trial: Finished) -> TrialCa
         curves=curves,
         note=note,
         pictures=pictures,
+        averages=tuple(of_averages(trial.result.get("details", {}))),
     )
 
 

@@ -13,6 +13,7 @@ from hpt_dist.launch import model_cards
 from hpt_dist.report import card
 from hpt_dist.store import Store, committed, files
 from hpt_dist.store.committed import HEAD, MODEL, RESULT, WEIGHTS
+from hpt_dist.train.averages import of_details
 from hpt_dist.trial.records import Launch, ResultPart, SpecPart, document
 from hpt_dist.weights import loading_note
 from hpt_dist.weights.loading_note import BACKBONE
@@ -97,7 +98,12 @@ def pull(
         contents = _contents(store, one, file_format)
         where = (one.name, launch.id, one.spec, folder)
         several = HEAD in contents and _judges_several(store, one)
-        note = loading_note.text(*where, tuple(contents), file_format, several=several)
+        average = _average(store, one)
+        note = loading_note.text(
+            *where, tuple(contents), file_format, several=several, average=average
+        )
+        if average:
+            pulled.notes.append(f"{one.name}: its weights are an average, {average}")
         if note:
             contents[loading_note.FILE] = note.encode()
             pulled.notes.append(f"how to load it: {folder / loading_note.FILE}")
@@ -165,6 +171,14 @@ def _judges_several(store: Store, one: _Left) -> bool:
     """Return whether an evaluation is of several labels an image; of one, it has a top-1."""
     metrics = document(store, one.key, RESULT, ResultPart)["metrics"]
     return not any(name.endswith("/top1") for name in metrics)
+
+
+def _average(store: Store, one: _Left) -> str:
+    """Return which average a trial's weights are; empty where a step left them, or its start."""
+    if WEIGHTS not in one.objects:
+        return ""
+    average = of_details(document(store, one.key, RESULT, ResultPart)["details"])
+    return str(average) if average else ""
 
 
 def _missing(store: Store, one: _Left) -> list[str]:

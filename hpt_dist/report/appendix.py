@@ -64,6 +64,7 @@ def _trial(card: TrialCard, *, is_open: bool) -> Iterator[Block]:
     yield Paragraph(f"{card.says}.{verdict}")
     if card.note:
         yield Paragraph(card.note)
+    yield from card.averages
     if card.curves:
         drawings = [
             Drawing(trace.draw(points, f"{card.name}: {name}"), name)

@@ -9,6 +9,7 @@ from hpt_dist.evals.evidence import scale_of
 from hpt_dist.page import Block, Code, Grid, Heading, Items, Paragraph
 from hpt_dist.report.appendix import data_rows, licence_of
 from hpt_dist.report.exhibits import Exhibits
+from hpt_dist.report.gates import left_average
 from hpt_dist.report.lineage import Node, behind, device_hours, device_of
 from hpt_dist.report.report import Report
 from hpt_dist.report.shown import Panel
@@ -57,7 +58,8 @@ def _facts(done: Mapping[str, Finished], node: Node, rests_on: Sequence[Node]) -
         took = f", {images:,} image views" if images else ""
         hours = f", {device_hours(record):.2f} {device_of(record)}-hours" if images else ""
         start = f" from {one.parent}" if one.parent else ""
-        yield f"{one.name}: {one.kind}{start}{took}{hours}"
+        left = f"; {says}" if (says := left_average(record.result["details"])) else ""
+        yield f"{one.name}: {one.kind}{start}{took}{hours}{left}"
 
 
 def _sources(exhibits: Exhibits, rests_on: Sequence[Node]) -> Iterator[Block]:

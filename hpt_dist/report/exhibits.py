@@ -84,6 +84,7 @@ class TrialCard:
         curves: by what they are called, thinned.
         note: why something of it is missing; empty if nothing is.
         pictures: what it saw and changed: WebP by what is shown, a key of `PICTURES`.
+        averages: how good the averages were between its start and its last step.
     """
 
     name: str
@@ -99,6 +100,7 @@ class TrialCard:
     curves: Mapping[str, Points]
     note: str = ""
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+    averages: tuple[Block, ...] = ()
 
 
 @dataclass(frozen=True)

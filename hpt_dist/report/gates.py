@@ -1,10 +1,13 @@
-"""Pretrained backbones against the baseline's, by frozen features on validation. Pure."""
+"""Verdicts on validation: of a pretraining on itself, and of backbones by frozen features. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from hpt_dist.evals.evidence import scale_of
+from hpt_dist.page import Block, Grid
 from hpt_dist.recipe import KINDS
 from hpt_dist.report.cells import (
     Cell,
@@ -15,6 +18,7 @@ from hpt_dist.report.cells import (
     names_of,
 )
 from hpt_dist.report.points import Point, images_of, kind_of, metric_of
+from hpt_dist.train.averages import Average, Place, in_words, of_details
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Gate:
         baseline: the stage of the backbone to beat.
         cells: the metric of each backbone.
         differences: the difference of each other backbone from the baseline.
+        averages: of the backbones that are averages, a line each.
     """
 
     stage: str
@@ -36,6 +41,7 @@ class Gate:
     baseline: str
     cells: tuple[Cell, ...]
     differences: tuple[Difference, ...]
+    averages: tuple[str, ...] = ()
 
 
 def gates(points: Sequence[Point], baseline: str) -> list[Gate]:
@@ -54,6 +60,65 @@ def gates(points: Sequence[Point], baseline: str) -> list[Gate]:
     return result
 
 
+def verdict_of(details: Mapping[str, Any]) -> str:
+    """Return a pretraining trial's verdict on itself; empty if no label judged it.
+
+    Args:
+        details: of its result.
+    """
+    judged = (details.get(name, {}).get("says", "") for name in ("gate", "forgetting"))
+    text = "; ".join(filter(None, map(str, judged)))
+    if text and (collapsed := details.get("collapsed")):
+        text += f"; its features have collapsed ({', '.join(collapsed)})"
+    return text
+
+
+def left_average(details: Mapping[str, Any]) -> str:
+    """Return in words that a trial left an average, which is neither its start nor a step."""
+    average = of_details(details)
+    return f"it left an average, {average}" if average else ""
+
+
+def of_averages(details: Mapping[str, Any]) -> list[Block]:
+    """Return the metric along the way from the start to the last step; nothing without averages.
+
+    Args:
+        details: of a pretraining's result.
+    """
+    shares: Mapping[str, Mapping[str, float]] = details.get("averages", {})
+    looks = {int(step): found for step, found in details.get("monitor", {}).items()}
+    last = max(looks, default=0)
+    if not shares or not last:
+        return []
+    way = {Average(float(share), last): found for share, found in shares.items()}
+    ordered: dict[Place, Mapping[str, float]] = {0: looks.get(0, {})}
+    ordered |= {one: way[one] for one in sorted(way, key=lambda one: one.share)}
+    ordered[last] = looks[last]
+    metrics = [name for name in ordered[last] if not name.startswith("monitor/")]
+    if not metrics:
+        return []
+    metric, kept = metrics[0], of_details(details) or details.get("kept_step", last)
+    if kept not in ordered:
+        ordered[kept] = looks.get(kept, {})
+    scale = scale_of(metric)
+    rows = [
+        [in_words(place), scale.text(scale.factor * found[metric]), "kept" * (place == kept)]
+        for place, found in ordered.items()
+        if metric in found
+    ]
+    return [Grid(["weights", f"{metric}, {scale.unit}", ""], rows)]
+
+
+def _averages(points: Sequence[Point], stages: Sequence[str]) -> list[str]:
+    """Return which trials of stages left an average, a line each."""
+    found = {
+        point.name: left_average(point.finished.result["details"])
+        for point in points
+        if point.stage in stages and point.finished
+    }
+    return [f"{name}: {says}" for name, says in found.items() if says]
+
+
 def _gate(points: Sequence[Point], stage: str, kind: str, baseline: str) -> Gate:
     metric = metric_of(points, stage, "val")
     entries = entries_of(points, stage, metric, "init", "")
@@ -66,4 +131,6 @@ def _gate(points: Sequence[Point], stage: str, kind: str, baseline: str) -> Gate
         if row != baseline
     )
     cells = cells_of(entries, metric, num_images)
-    return Gate(stage, kind, metric, baseline, cells, differences)
+    inits = [str(p.axes["init"]) for p in points if p.stage == stage and "init" in p.axes]
+    averages = tuple(_averages(points, inits))
+    return Gate(stage, kind, metric, baseline, cells, differences, averages)

@@ -22,7 +22,7 @@ from hpt_dist.report.cells import Difference
 from hpt_dist.report.claims import Checked, check
 from hpt_dist.report.evaluations import Evaluated, evaluated
 from hpt_dist.report.exhibits import Exhibits
-from hpt_dist.report.gates import Gate, gates
+from hpt_dist.report.gates import Gate, gates, verdict_of
 from hpt_dist.report.lineage import Node, nodes_of, setting_behind, taken_before
 from hpt_dist.report.points import (
     Cost,
@@ -201,7 +201,9 @@ class Report:
             blocks += figure.blocks(shown, checked, paper)
         blocks += sections.of_evaluations(self.evaluated, has_table=bool(self.figures))
         blocks += sections.of_verdicts(self.verdicts)
-        is_judged = bool(self.gates or self.differences or self.verdicts)
+        # What a stage forgot says nothing of what it gained.
+        by_labels = self.verdicts.keys() - {one.trial for one in self.unjudged}
+        is_judged = bool(self.gates or self.differences or by_labels)
         blocks += unlabelled.section(self.unjudged, self.recipe, is_judged=is_judged)
         for name, chosen in self.choices.items():
             blocks += [Heading(2, f"{name}: what validation chose"), *chosen.blocks()]
@@ -269,7 +271,11 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         published=tables,
         evaluated=tuple(evaluated(points, elsewhere)),
         gates=found,
-        verdicts={p.name: text for p in points if p.finished and (text := _verdict(p.finished))},
+        verdicts={
+            p.name: text
+            for p in points
+            if p.finished and (text := verdict_of(p.finished.result.get("details", {})))
+        },
         choices={p.name: one for p in points if p.finished and (one := chosen_by(p.finished))},
         similarities={
             p.name: p.finished.result["details"]
@@ -332,12 +338,3 @@ def _metric_note(points: Sequence[Point], table: Table) -> list[str]:
         f"{lacking} finished trials of {table.stage} have no metric {table.metric}; "
         f"they have {', '.join(known) or 'none'}. {nearest(table.metric, known)}".rstrip()
     ]
-
-
-def _verdict(trial: Finished) -> str:
-    """Return a pretraining trial's verdict on itself; empty if no label judged it."""
-    details = trial.result.get("details", {})
-    text = str(details.get("gate", {}).get("says", ""))
-    if text and (collapsed := details.get("collapsed")):
-        text += f"; its features have collapsed ({', '.join(collapsed)})"
-    return text

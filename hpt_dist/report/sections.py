@@ -208,7 +208,7 @@ def of_gate(gate: Gate) -> list[Block]:
     return [
         Heading(2, f"{gate.stage}: did pretraining help the features?"),
         Grid(["init", *_heads_apart(gate.metric, gate.cells)], rows),
-        Items(texts),
+        Items([*texts, *gate.averages]),
         Paragraph(
             f"Frozen features judged by {gate.kind} on validation, by {_with_title(gate.metric)}, "
             f"against {gate.baseline}; ± is the 95 % interval."

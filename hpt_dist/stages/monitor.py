@@ -35,6 +35,7 @@ from hpt_dist.reading.stream import Pool, center_batches
 from hpt_dist.recipe import Monitor, Pretrain
 from hpt_dist.recipe.metrics import METRICS, metric_of
 from hpt_dist.stages.inputs import EVAL_BATCH, backbone_of, manifest_of, mean_std, pool_of
+from hpt_dist.train.averages import Average, Place
 from hpt_dist.train.loop import Accelerator
 from hpt_dist.train.selection import Evaluation, Look, Selection
 from hpt_dist.trial.context import Context
@@ -95,32 +96,37 @@ def kept_metrics(selection: Selection, spec: Pretrain) -> tuple[dict[str, float]
     """
     if not selection.history:
         return {}, {}
-    by_step = dict(selection.history)
+    looks = dict(selection.history)
+    by_step = {place: found for place, found in looks.items() if isinstance(place, int)}
     last = max(by_step)
     kept = selection.best_step if spec.keeps_best else last
     details: dict[str, Any] = {
-        "kept_step": kept,
-        "monitor": {str(step): metrics for step, metrics in selection.history},
+        "kept_step": kept.step if isinstance(kept, Average) else kept,
+        "monitor": {str(step): metrics for step, metrics in by_step.items()},
     }
+    if isinstance(kept, Average):
+        details["kept_average"] = kept.share
+    if shares := {str(one.share): looks[one] for one in looks if isinstance(one, Average)}:
+        details["averages"] = shares
     collapsed = [
         name for name in (RANKME, SPREAD) if by_step[last][name] < _COLLAPSED * by_step[0][name]
     ]
     if collapsed:
         details["collapsed"] = collapsed
         log.warning("the features have collapsed: %s", ", ".join(collapsed))
-    if gate := _gate(selection, kept, last):
+    if gate := gate_of(selection, kept, last):
         log.info("%s", gate.says)
-        details["gate"] = asdict(gate)
-    return by_step[kept], details
+        details["gate"] = {name: one for name, one in asdict(gate).items() if one is not None}
+    return looks[kept], details
 
 
-def _gate(selection: Selection, kept: int, last: int) -> StageVerdict | None:
+def gate_of(selection: Selection, kept: Place, last: int) -> StageVerdict | None:
     """Return the verdict of the looks: by images that are right or wrong, else by resampled ones.
 
     None where no label judged them.
     """
     if selection.right:
-        right = {step: one.numpy() for step, one in selection.right.items()}
+        right = {place: one.numpy() for place, one in selection.right.items()}
         return evidence.gate(right, kept=kept, last=last)
     if not selection.replicates:
         return None
@@ -128,8 +134,8 @@ def _gate(selection: Selection, kept: int, last: int) -> StageVerdict | None:
     (metric,) = {name for name in looks[0] if name.startswith(_NEAREST)}
     return resampled.gate(
         metric,
-        {step: looks[step][metric] for step in selection.replicates},
-        {step: one.tolist() for step, one in selection.replicates.items()},
+        {place: looks[place][metric] for place in selection.replicates},
+        {place: one.tolist() for place, one in selection.replicates.items()},
         selection.images,
         kept=kept,
         last=last,

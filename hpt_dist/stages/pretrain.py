@@ -16,7 +16,7 @@ from hpt_dist.networks import backbones
 from hpt_dist.networks.backbones import Backbone
 from hpt_dist.reading.stream import Batch, Pool, View, batch_keys, network_views
 from hpt_dist.recipe import METHOD_SETTINGS, SCALING_BATCH, Pretrain, plugins
-from hpt_dist.stages import monitor, pictures
+from hpt_dist.stages import averages, forgetting, monitor, pictures
 from hpt_dist.stages.inputs import ahead, photometric_of, pool_of, stream_of
 from hpt_dist.stages.trained import Training, begin_training
 from hpt_dist.train import optim
@@ -52,10 +52,13 @@ def run(context: Context, spec: Pretrain) -> Result:
         ),
         keys_of=partial(_keys, spec, pool),
         steps=spec.steps,
+        saves_last=bool(spec.averages) or forgetting.is_asked(spec),
     )
+    chose = averages.choose(training, spec, outcome.selection)
     state = outcome.selection.weights if spec.keeps_best else backbone.state_dict()
     values.require_finite(state)
     metrics, details = monitor.kept_metrics(outcome.selection, spec)
+    details |= forgetting.judged(training, spec, state, details)
     if change := monitor.change(
         context, spec, backbone, training.accelerator, training.replacements
     ):
@@ -68,6 +71,7 @@ def run(context: Context, spec: Pretrain) -> Result:
         seconds_before=outcome.seconds_before,
         numerics=training.computed,
         curves=tuple(metrics),
+        chose=chose,
         replaced=outcome.replaced,
         pictures=shown,
     )

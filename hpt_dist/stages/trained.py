@@ -60,6 +60,12 @@ class Training:
         """How it computes, in words."""
         return precision.in_words(self.numerics, self.context.order.trial.device)
 
+    def start(self) -> Backbone:
+        """Return a network of its own, on the device, with the weights that it starts from."""
+        with torch.random.fork_rng(devices=[]):  # a new network draws weights, and training goes on
+            network = backbone_of(self.context)
+        return network.to(self.accelerator.device).to(memory_format=self.memory_format)
+
     def on_device(self, method: M) -> M:
         """Put a method on the device, in the memory format that it computes in."""
         method.to(self.accelerator.device).to(memory_format=self.memory_format)
@@ -77,6 +83,7 @@ class Training:
         evaluation: Evaluation | None,
         keys_of: Callable[[int], list[str]],
         steps: int,
+        saves_last: bool = False,
     ) -> TrainOutcome:
         """Train a method that is on its device, from where an earlier process left it.
 
@@ -90,6 +97,7 @@ class Training:
             evaluation: what is looked at meanwhile.
             keys_of: the images of a step, for messages.
             steps: of the whole training.
+            saves_last: whether something comes after it that a kill is not to throw back.
         """
         loop = Loop(
             method=method,
@@ -105,6 +113,7 @@ class Training:
             held_steps=self.spec.head_warmup_steps,
             keys_of=keys_of,
             replacements=self.replacements,
+            saves_last=saves_last,
         )
         return fit(loop, self.accelerator, self.context, self.context.interrupt)
 

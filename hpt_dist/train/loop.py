@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -94,6 +95,7 @@ class Loop:
         held_steps: first steps in which the backbone's batch-norm statistics stand still.
         keys_of: the sample keys of the global batch of a step, for its error.
         replacements: of damaged images, by this rank's feed and evaluation.
+        saves_last: whether the last step is saved as well, for what comes after the training.
     """
 
     method: Method
@@ -109,6 +111,7 @@ class Loop:
     held_steps: int = 0
     keys_of: Callable[[int], Sequence[str]] = lambda _: ()
     replacements: Replacements = field(default_factory=Replacements)
+    saves_last: bool = False
 
 
 def make_accelerator(
@@ -216,7 +219,8 @@ def fit(
                 with suppress(StoreError):
                     save(done)
             raise
-        window.flush()
+        end = partial(save, done) if loop.saves_last and done > start else window.flush
+        end()
     return TrainOutcome(state.selection, seconds_before, state.replaced(done))
 
 

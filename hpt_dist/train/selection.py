@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from hpt_dist.train.averages import Place
+
 
 @dataclass(frozen=True)
 class Look:
@@ -64,27 +66,27 @@ class Selection:
     """The best weights so far, chosen on validation alone.
 
     Args:
-        history: (steps, metrics) of every look.
-        right: whether each validation image was classified correctly, by steps.
-        replicates: see `Look`, by steps.
+        history: (place, metrics) of every look; a place is a number of steps, or an average.
+        right: whether each validation image was classified correctly, by place.
+        replicates: see `Look`, by place.
         images: see `Look`, of the last one.
         metric: that selects; empty before the first look, and where nothing is selected.
-        best_step: steps of the best; -1 before the first.
+        best_step: steps of the best, or the average that it is; -1 before the first.
         best_value: its value; of an error its negative.
-        weights: the kept module's state at that step.
+        weights: the kept module's state there.
     """
 
-    history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
-    right: dict[int, Tensor] = field(default_factory=dict)
-    replicates: dict[int, Tensor] = field(default_factory=dict)
+    history: list[tuple[Place, dict[str, float]]] = field(default_factory=list)
+    right: dict[Place, Tensor] = field(default_factory=dict)
+    replicates: dict[Place, Tensor] = field(default_factory=dict)
     images: int = 0
     metric: str = ""
-    best_step: int = -1
+    best_step: Place = -1
     best_value: float = float("-inf")
     weights: dict[str, Tensor] = field(default_factory=dict)
 
-    def add(self, done: int, look: Look, plan: Evaluation) -> None:
-        """Note a look after `done` steps."""
+    def add(self, done: Place, look: Look, plan: Evaluation) -> None:
+        """Note a look after `done` steps, or at an average."""
         self.history.append((done, look.metrics))
         self.images = look.images
         if look.right is not None:
@@ -102,9 +104,9 @@ class Selection:
 
     def is_stale(self, patience: int | None) -> bool:
         """Return whether as many looks came after the best as patience allows."""
-        return patience is not None and patience <= sum(
-            step > self.best_step for step, _ in self.history
-        )
+        places = [place for place, _ in self.history]
+        after = places[places.index(self.best_step) + 1 :] if self.best_step in places else places
+        return patience is not None and patience <= len(after)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a resumed run."""

@@ -13,6 +13,7 @@ from hpt_dist.store import Store, open_store
 from hpt_dist.store.committed import HEAD, MODEL, REPLICATES, WEIGHTS
 from hpt_dist.store.paths import DONE
 from hpt_dist.tracking.tracker import METRICS, Tracker
+from hpt_dist.train.averages import of_details
 from hpt_dist.train.checkpoint import Checkpoints
 from hpt_dist.trial import documents, replicates, starts
 from hpt_dist.trial.context import Context
@@ -106,6 +107,8 @@ def _tensors(context: Context, result: Result) -> dict[str, bytes]:
     """Return the files of weights, by name."""
     trial, found = context.order.trial, {}
     metadata = {"key": trial.key, "trial": trial.name, "backbone": trial.backbone}
+    if average := of_details(result.details):
+        metadata["average"] = str(average)  # a copy of the file alone says what it holds
     for name, state in {WEIGHTS: result.weights, MODEL: result.model}.items():
         if state is not None:
             from hpt_dist.weights import match  # torch takes long to import

@@ -12,6 +12,7 @@ from hpt_dist.recipe.trial import Trial
 from hpt_dist.store import Store, lease
 from hpt_dist.store.paths import trial_folder
 from hpt_dist.tracking.tracker import Tracker
+from hpt_dist.train.averages import Average
 from hpt_dist.train.interrupt import Interrupt
 from hpt_dist.trial.progress import Progress, ReportProgress, in_words, report_nowhere
 
@@ -99,8 +100,11 @@ class Context:
             self.tracker.log(step, values)
 
     def looked(self, selection: Selection) -> None:
-        """Note the looks at validation, for who watches."""
+        """Note the looks at validation, for who watches; after those at averages no step comes."""
         self._progress.note_look(selection)
+        if self.lease and isinstance(selection.history[-1][0], Average):
+            self.lease.beat(**self._progress.facts)
+            self.report(self._progress.facts)
 
     def metrics_so_far(self) -> str:
         """Return all metrics so far, for a state to hold."""

@@ -2,7 +2,8 @@
 
 The numbers are `step`, `steps`, `images_per_second`, `seconds_left`, `loss`, the last look at
 validation under the name of its metric, `looked_step`, and, where the best weights are kept, `best`
-and `best_step`. Those that are not known yet are missing.
+and `best_step`. Where these are averages of the base and the last step, `looked_average` and
+`best_average` are the share of the way to it. Those that are not known yet are missing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from hpt_dist.recipe.metrics import METRICS
+from hpt_dist.train.averages import Average, Place
 
 if TYPE_CHECKING:
     from hpt_dist.train.selection import Selection
@@ -53,14 +55,19 @@ class Progress:
 
     def note_look(self, selection: Selection) -> None:
         """Take the last look at validation, and the best one where its weights are kept."""
-        step, metrics = selection.history[-1]
+        place, metrics = selection.history[-1]
         shown = [name for name in _SHOWN if name in metrics]
         name = selection.metric if selection.metric in shown else next(iter(shown), "")
         if name:
-            self._facts |= {name: round(metrics[name], 4), "looked_step": step}
+            self._facts |= {name: round(metrics[name], 4), **_facts_of("looked", place)}
         if name and selection.weights:
             best = dict(selection.history)[selection.best_step][name]
-            self._facts |= {"best": round(best, 4), "best_step": selection.best_step}
+            self._facts |= {"best": round(best, 4), **_facts_of("best", selection.best_step)}
+
+    @property
+    def facts(self) -> dict[str, float]:
+        """The numbers as they are."""
+        return dict(self._facts)
 
     def after(self, step: int, steps: int, images_per_second: float) -> dict[str, float]:
         """Return the numbers after a step, of how many steps."""
@@ -70,7 +77,13 @@ class Progress:
         self._facts["images_per_second"] = round(images_per_second, 1)
         if step > first:  # looks and saves count too
             self._facts["seconds_left"] = round((steps - step) * (now - began) / (step - first))
-        return dict(self._facts)
+        return self.facts
+
+
+def _facts_of(name: str, place: Place) -> dict[str, float]:
+    if isinstance(place, Average):
+        return {f"{name}_step": place.step, f"{name}_average": place.share}
+    return {f"{name}_step": place}
 
 
 def in_words(facts: Mapping[str, float]) -> str:
@@ -92,9 +105,15 @@ def _look(name: str, facts: Mapping[str, float]) -> str:
         is_share = name.rpartition("/")[2] in METRICS
         return f"{100 * number:.1f} %" if is_share else f"{number:.1f}"
 
-    step, best_step = int(facts.get("looked_step", 0)), int(facts.get("best_step", -1))
-    text = f"{_SHOWN[name]} {value(facts[name])} at step {step:,}"
+    def at(look: str) -> tuple[str, str]:
+        share = facts.get(f"{look}_average")
+        way = "" if share is None else f"{share} of the way to "
+        return way, f"{int(facts.get(f'{look}_step', 0)):,}"
+
+    (way, step), best = at("looked"), at("best")
+    text = f"{_SHOWN[name]} {value(facts[name])} at {way}step {step}"
     if "best" not in facts:
         return text
-    best = "the best" if step == best_step else f"best {value(facts['best'])} at {best_step:,}"
-    return f"{text} ({best})"
+    if (way, step) == best:
+        return f"{text} (the best)"
+    return f"{text} (best {value(facts['best'])} at {''.join(best)})"

@@ -23,6 +23,8 @@ TrialName = Annotated[str, Field(pattern=f"^[A-Za-z0-9_]{SEEN}*$", max_length=10
 _Finite = Annotated[float, Field(gt=-1e100, lt=1e100)]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Step = Annotated[str, Field(pattern=r"^[0-9]{1,15}$")]
+# A share between 0 and 1 as Python writes it.
+_Between = Annotated[str, Field(pattern=r"^(0\.[0-9]{1,20}|[0-9](\.[0-9]{1,20})?e-[0-9]{1,3})$")]
 _LONGEST_RECIPE = 2**23
 _SHARE = re.compile(rf"/({'|'.join(METRICS)}|accuracy)$")
 
@@ -147,7 +149,7 @@ class SpecPart:
 
 
 @dataclass(frozen=True)
-class _Gate:
+class _Verdict:
     says: str = ""
 
 
@@ -176,7 +178,11 @@ class _Details:
     """What reports use of a result's details: verdicts, choices, looks, images of each split."""
 
     intervals: Mapping[Line, tuple[_Share, _Share]] = field(default_factory=dict)
-    gate: _Gate = field(default_factory=_Gate)
+    gate: _Verdict = field(default_factory=_Verdict)
+    forgetting: _Verdict = field(default_factory=_Verdict)
+    kept_step: Count | None = None
+    kept_average: _Share | None = None
+    averages: Mapping[_Between, Mapping[Line, _Finite]] = field(default_factory=dict)
     collapsed: tuple[str, ...] = ()
     choice: _Choice | None = None
     untrained: Mapping[Line, _Finite] = field(default_factory=dict)

@@ -157,6 +157,7 @@ def text(
     file_format: str,
     *,
     several: bool = False,
+    average: str = "",
 ) -> str:
     """Return the page for some pulled files; empty where none of them is loaded.
 
@@ -168,6 +169,7 @@ def text(
         names: of the files, below the folder.
         file_format: of the backbone: one of `source.FORMATS`.
         several: whether the labels that its classifier gives are several an image.
+        average: which average of two weights its backbone is; empty where it is none.
     """
     backbone = str(spec["backbone"])
     settings = spec.get("spec", {})
@@ -194,6 +196,8 @@ def text(
     if not parts:
         return ""
     title = f"# How to load {trial}\n\nOf the launch `{launch}`, backbone `{backbone}`.\n"
+    if average:
+        title += f"\nThese weights are an average, {average}: no step of the training left them.\n"
     return "\n".join([title, *parts, _images(spec.get("image", {}))])
 
 

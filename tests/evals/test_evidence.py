@@ -17,6 +17,7 @@ from scipy import stats
 
 from hpt_dist.evals import evidence
 from hpt_dist.evals.evidence import on_images, paired, scale_of, seed_differences
+from hpt_dist.train.averages import Average
 
 Bools = npt.NDArray[np.bool_]
 
@@ -189,6 +190,24 @@ def test_looking_more_often_asks_for_more_evidence() -> None:
     assert few.verdict == "helped"
     assert many.verdict == "no evidence"
     assert many.half_width > 1.4 * few.half_width
+
+
+def test_an_average_is_one_more_look_and_has_its_name() -> None:
+    base = right(0.5)
+    ours = flipped(base, 60, 10)
+    average = Average(0.5, 20)
+    looks = {0: base, 10: base, 20: base, Average(0.25, 20): base, average: ours}
+    found = evidence.gate(looks, kept=average, last=20)
+    as_steps = evidence.gate({0: base, 1: base, 2: base, 3: base, 4: ours}, kept=4, last=4)
+    assert (found.mean, found.half_width, found.looks) == (as_steps.mean, as_steps.half_width, 4)
+    assert (found.kept_step, found.judged_step, found.kept_average) == (20, 20, 0.5)
+    assert found.says.endswith(
+        "400 validation images, 4 looks, 2 of them at averages); "
+        "kept 0.5 of the way from the base to step 20"
+    )
+    worse = evidence.gate(looks, kept=0, last=20)
+    assert worse.says.startswith("no step and no average was better: +0.0 ± ")
+    assert (worse.kept_step, worse.judged_step, worse.kept_average) == (0, 20, None)
 
 
 def test_the_best_of_many_looks_without_an_effect_passes_rarely() -> None:

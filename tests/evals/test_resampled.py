@@ -10,6 +10,7 @@ from reports import finished, launched
 
 from hpt_dist.evals import bootstrap, evidence, metrics, resampled
 from hpt_dist.report.report import build
+from hpt_dist.train.averages import Average
 from hpt_dist.train.selection import Evaluation, Look, Selection
 
 N, CLASSES = 120, 4
@@ -106,6 +107,18 @@ def test_verdicts_on_a_stage_in_words():
     harmed = judged(looks(np.random.default_rng(3), {0: 2.0, 5: 0.5}), kept=0)
     assert harmed.verdict == "harmed"
     assert harmed.says.endswith("1 look); kept the base")
+
+
+def test_an_average_is_one_more_look():
+    steps = looks(np.random.default_rng(3), {0: 0.5, 5: 2.0, 10: 0.5})
+    average = Average(0.5, 10)
+    values, drawn = ({0: steps[0][at], 10: steps[10][at], average: steps[5][at]} for at in (0, 1))
+    found = resampled.gate("knn/auroc", values, drawn, N, kept=average, last=10)
+    as_step = judged(steps, kept=5)
+    assert (found.mean, found.half_width) == (as_step.mean, as_step.half_width)
+    assert found.says.endswith(
+        "2 looks, 1 of them at averages); kept 0.5 of the way from the base to step 10"
+    )
 
 
 def test_less_error_is_better():

@@ -54,7 +54,7 @@ def test_a_stage_that_does_harm_leaves_the_weights_it_started_from(inline, store
     harm = (
         harm.replace("lr: 3e-4", "lr: 0.1", 1)
         .replace("steps: 24", "steps: 10", 1)
-        .replace("every: 12", "every: 5")
+        .replace("every: 12", "every: 5, forgetting: color")
     )
     recipe = write_recipe(tmp_path, harm)
     output = inline(str(recipe), "--only", "hpt", store=str(store))
@@ -62,6 +62,12 @@ def test_a_stage_that_does_harm_leaves_the_weights_it_started_from(inline, store
     found, folder = details(store)
     assert found["kept_step"] == 0
     assert found["gate"]["judged_step"] == 10
+    assert found["forgetting"] == {
+        "data": "color",
+        "verdict": "none",
+        "says": "kept the base: nothing of color is forgotten",
+    }
+    assert "forgetting/" not in (folder / "metrics.jsonl").read_text()
     assert "kept the base" in output
     (base,) = (
         p.parent for p in store.glob("stages/*/result.json") if '"kind": "import"' in p.read_text()

@@ -8,6 +8,7 @@ from clock import Clock
 
 from hpt_dist.launch import survey
 from hpt_dist.store import FolderStore, lease
+from hpt_dist.train.averages import Average
 from hpt_dist.train.selection import Evaluation, Look, Selection
 from hpt_dist.trial.progress import Progress, in_words
 
@@ -41,6 +42,19 @@ def test_the_numbers_of_a_training_in_words():
     assert (facts["knn/top1"], facts["looked_step"]) == (0.412, 1300)
     assert (facts["best"], facts["best_step"]) == (0.431, 1200)
     assert "kNN 41.2 % at step 1,300 (best 43.1 % at 1,200), " in in_words(facts)
+
+
+def test_averages_are_named_by_their_share_of_the_way():
+    progress, average = Progress(), Average(0.25, 1300)
+    progress.note_look(selected((0, 0.4), (1300, 0.431), (average, 0.412)))
+    facts = progress.after(1300, 1300, 1.0)
+    assert (facts["looked_step"], facts["looked_average"], facts["best_step"]) == (1300, 0.25, 1300)
+    words = "kNN 41.2 % at 0.25 of the way to step 1,300 (best 43.1 % at 1,300), "
+    assert words in in_words(facts)
+    progress.note_look(selected((0, 0.4), (average, 0.5)))
+    assert "at 0.25 of the way to step 1,300 (the best)" in in_words(progress.facts)
+    progress.note_look(selected((0, 0.4), (average, 0.5), (Average(0.5, 1300), 0.3)))
+    assert "(best 50.0 % at 0.25 of the way to 1,300)" in in_words(progress.facts)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ stages:
     init: base
     data: [color/train, line/train]
     steps: 120
-    keep: last
+    averages: [0.5]
     batch: 16
     bn_group: 8
     moco: {queue: 64, momentum: 0.9}

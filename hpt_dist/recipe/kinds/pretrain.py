@@ -10,7 +10,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from hpt_dist.recipe.facts import DatasetFacts
+from hpt_dist.recipe.kinds import monitoring
 from hpt_dist.recipe.kinds.frozen import metric_doubts, metric_faults
+from hpt_dist.recipe.kinds.monitoring import AVERAGES, FORGETTING, FORGOTTEN, Averages
 from hpt_dist.recipe.kinds.stage import Fault, Read, Trained, group_faults, images_of
 from hpt_dist.recipe.metrics import METRICS, MetricName
 from hpt_dist.recipe.settings import (
@@ -93,10 +95,13 @@ class Monitor(Spec):
         "judged; null is the manifest's, top1 of one label an image and auroc of several",
         json_schema_extra=LATER,
     )
+    forgetting: str | None = FORGETTING
 
     def idle(self) -> frozenset[str]:
         """Return the settings of nearest neighbours where nothing is classified."""
-        return frozenset() if self.data else frozenset({"k", "temperature", "metric"})
+        if self.data:
+            return frozenset()
+        return frozenset({"metric"} if self.forgetting else {"k", "temperature", "metric"})
 
 
 class Pretrain(Trained):
@@ -109,7 +114,7 @@ class Pretrain(Trained):
         "monitor/rankme",
         "monitor/feature_std",
     )
-    DATA: ClassVar[tuple[str, ...]] = ("data", "monitor.data")
+    DATA: ClassVar[tuple[str, ...]] = ("data", "monitor.data", FORGOTTEN)
 
     kind: Literal["pretrain"]
     preset: Preset = PRESET
@@ -165,6 +170,7 @@ class Pretrain(Trained):
         description="which weights the stage leaves: the best on monitor.data's val, those that "
         "it started from included, or the last; null is best where monitor.data is given",
     )
+    averages: Averages | None = AVERAGES
 
     def idle(self) -> frozenset[str]:
         """Return the settings of the methods that do not run."""
@@ -197,19 +203,26 @@ class Pretrain(Trained):
                 Read("monitor", split, labelled=True, normalizes=False, several=True)
                 for split in watched
             ]
-        return read
+        forgotten = self.monitor.forgetting if self.monitor else None
+        return read + monitoring.forgetting_reads(forgotten)
 
     def judged_on(self, datasets: Mapping[str, DatasetFacts]) -> int:
-        """Return the images that it watches, at each look, the one before the first step too."""
-        if self.monitor is None:
+        """Return the images that it watches, at each look: before the first step, at averages too.
+
+        Forgetting is two more looks, at images of its own.
+        """
+        monitor = self.monitor
+        if monitor is None:
             return 0
-        watched = [read.split for read in self.reads() if read.setting == "monitor"]
-        images = sum(
-            min(self.monitor.images, images_of(datasets, split))
-            for split in watched or self.data[:1]
-        )
-        every = self.monitor.every or max(1, self.steps // 10)
-        return (1 + -(-self.steps // every)) * images
+
+        def watched(setting: str) -> list[int]:
+            splits = [read.split for read in self.reads() if read.setting == setting]
+            return [min(monitor.images, images_of(datasets, split)) for split in splits]
+
+        images = watched("monitor") or [min(monitor.images, images_of(datasets, self.data[0]))]
+        every = monitor.every or max(1, self.steps // 10)
+        looks = 1 + -(-self.steps // every) + len(self.averages or ())
+        return looks * sum(images) + 2 * sum(watched(FORGOTTEN))
 
     def batches(self) -> dict[str, int]:
         """Return the images of a step."""
@@ -238,15 +251,17 @@ class Pretrain(Trained):
     def _monitor_faults(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
         """Return a metric that does not fit, and neighbours that are more than the images."""
         monitor = self.monitor
-        if monitor is None or monitor.data is None:
+        if monitor is None:
             return []
-        dataset = datasets[monitor.data]
-        wrong = metric_faults(monitor.metric, dataset, ("val",))
-        faults = [replace(fault, setting="monitor.metric") for fault in wrong]
-        images = min(monitor.images, dataset.images["train"])
-        if monitor.k > images and "k" in monitor.model_fields_set:
-            what = f"{monitor.k} nearest neighbours among {images} images of {monitor.data}/train"
-            faults.append(Fault("monitor.k", what, f"1 to {images}"))
+        faults = monitoring.forgetting_faults(monitor.forgetting, monitor.data, datasets)
+        if monitor.data:
+            wrong = metric_faults(monitor.metric, datasets[monitor.data], ("val",))
+            faults += [replace(fault, setting="monitor.metric") for fault in wrong]
+        for name in filter(None, (monitor.data, monitor.forgetting)):
+            images = min(monitor.images, datasets[name].images["train"])
+            if monitor.k > images and "k" in monitor.model_fields_set:
+                what = f"{monitor.k} nearest neighbours among {images} images of {name}/train"
+                faults.append(Fault("monitor.k", what, f"1 to {images}"))
         return faults
 
     def doubts(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
@@ -345,4 +360,8 @@ class Pretrain(Trained):
             what = "without labels nothing can tell which weights are best"
             fix = "write keep: last; or name a dataset with labelled train and val: monitor.data"
             raise misfit("keep", what, "last", fix)
+        if wrong := monitoring.averages_misfit(
+            self.averages or (), self.keep, keeps_best=self.keeps_best
+        ):
+            raise wrong
         return self
