@@ -89,7 +89,7 @@ def test_a_plan_says_what_it_adds():
     [held] = pretrained("anchor: {weight: 0.3}")
     assert held.spec.remark() == (
         "sgd, peak learning rate 0.03 (lr_scaling: none); anchor: loss + 0.3 x (1 - cosine to the "
-        "features of base), one more forward pass of each image that learns"
+        "features of base), one more forward pass"
     )
     [measured] = pretrained("anchor: {weight: 0}")
     assert "features of base is measured, and nothing held" in measured.spec.remark()

@@ -27,7 +27,7 @@ class Anchor(Spec):
         held = f"loss + {self.weight:g} x (1 - cosine to the features of {start})"
         if not self.weight:
             held = f"1 - cosine to the features of {start} is measured, and nothing held"
-        return f"anchor: {held}, one more forward pass of each image that learns"
+        return f"anchor: {held}, one more forward pass"
 
 
 ANCHOR: Any = Field(
