@@ -19,7 +19,7 @@ GOAL = 1.4  # a forward pass is a third of a step that does nothing but learn fr
 
 
 def rows(setting: Setting = QUICKSTART, rounds: int = ROUNDS) -> Iterator[Row]:
-    """Yield a row for each method, by one thread: CPU seconds then depend on no other process."""
+    """Yield a row for each method, by one thread, whose CPU seconds others hardly change."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for name in METHOD_SETTINGS:

@@ -17,16 +17,16 @@ RECIPE = """\
 name: anchored
 store: ${HPT_STORE}
 datasets: {shapes: shapes}
-backbone: timm/tf_efficientnet_lite0
+backbone: timm/test_efficientnet
 image: {size: 32}
 stages:
-  base: {kind: import, weights: package/efficientnet-lite0}
+  base: {kind: import, weights: random}
   hpt:
     kind: pretrain
     init: base
     data: [shapes/train]
     method: simclr
-    optimizer: {name: adamw, lr: 1e-3}
+    optimizer: {name: adamw, lr: 2e-3}
     batch_norm: frozen
     steps: 30
     batch: 8
