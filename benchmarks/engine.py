@@ -1,7 +1,7 @@
 """The training engine's table: `make bench-engine`. Exits 1 when a goal is missed.
 
 With `--write`, the table is kept in `benchmarks/engine.txt` with the versions of what was measured.
-`--only step|fed|saving|ranks` measures one part; nothing is kept then. The machine should do
+`--only step|anchor|fed|saving|ranks` measures one part; nothing is kept then. The machine should do
 nothing else meanwhile. GOMP_SPINCOUNT is set as in the process of a trial, or a busy core would
 make every step many times slower: see the Makefile and `hpt_dist/launch/process.py`.
 """
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import engine_fed, engine_ranks, engine_saving
+from benchmarks import engine_anchor, engine_fed, engine_ranks, engine_saving
 from benchmarks.engine_lightly import LightlyMoCo
 from benchmarks.engine_step import OURS, QUICKSTART, Setting, bare, interleaved
 from benchmarks.measure import Row, paired, print_table, versions
@@ -90,6 +90,7 @@ def _told(seconds: dict[str, list[float]], setting: Setting) -> str:
 
 PARTS: dict[str, Callable[[], Iterator[Row]]] = {
     "step": step_rows,
+    "anchor": engine_anchor.rows,
     "fed": engine_fed.rows,
     "saving": engine_saving.rows,
     "ranks": engine_ranks.rows,

@@ -162,6 +162,7 @@ def _likeness(settings: Mapping[str, Any]) -> str:
         return ""
     if "precision" in spec:  # it trains step by step
         parts = {name: spec.get(name) for name in _TRAINING}
+        parts["anchored"] = spec.get("anchor") is not None  # one more pass, whatever its weight
     else:
         parts = {name: value for name, value in spec.items() if name not in _FREE}
         parts["datasets"] = settings.get("datasets")

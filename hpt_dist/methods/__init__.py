@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hpt_dist.methods.anchor import Anchored
 from hpt_dist.methods.byol import BYOL
 from hpt_dist.methods.embeddings import feature_std
 from hpt_dist.methods.finetuning import FineTuning
@@ -23,6 +24,7 @@ __all__ = [
     "BYOL",
     "METHODS",
     "MME",
+    "Anchored",
     "FineTuning",
     "Loss",
     "Method",

@@ -40,6 +40,8 @@ class Method(nn.Module, ABC):
       ranks and resumed runs agree (`seeded_linear`);
     - keeps what must survive a restart in parameters and buffers, and uses every parameter that
       learns in each forward pass;
+    - calls `self.backbone(view)` for the features that are to learn, so that a recipe's `anchor`
+      can compare them with those of the base;
     - returns metrics of the same names in each step; runs under autocast, so what needs float32
       switches that off.
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from hpt_dist.errors import HptError
-from hpt_dist.methods import METHODS, Method
+from hpt_dist.methods import METHODS, Anchored, Method
 from hpt_dist.networks import backbones
 from hpt_dist.networks.backbones import Backbone
 from hpt_dist.reading.stream import Batch, Pool, View, batch_keys, network_views
@@ -36,6 +36,8 @@ def run(context: Context, spec: Pretrain) -> Result:
     names = backbones.trainable_parameters(backbone, spec.train)
     log.info("%d parameters of the backbone learn (train: %s)", len(names), spec.train)
     method = training.on_device(_method(spec, backbone))
+    if spec.anchor:  # while the backbone has the weights that it starts from, as in each restart
+        method = Anchored(method, spec.anchor.weight)
     method.group_batch_norm(spec.batch, spec.bn_group, ranks)
     if spec.lr_scaling != "none":
         scaled = f"{spec.optimizer.lr:g} scaled by batch {spec.batch} / {SCALING_BATCH}"

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import engine_ranks, engine_saving
+from benchmarks import engine_anchor, engine_ranks, engine_saving
 from benchmarks.engine_step import OURS, Setting, bare, interleaved, moco
 from hpt_dist.train import optim
 
@@ -77,3 +77,10 @@ def test_saving_is_reported_by_the_loop():
 
 def test_two_ranks_train_the_same_batch():
     assert engine_ranks.step_seconds(2, 1, SMALL, steps=2) > 0
+
+
+def test_an_anchor_is_measured_with_every_method():
+    found = list(engine_anchor.rows(SMALL, rounds=1))
+    names = [f"{name}_anchored_over_plain" for name in ("moco_v2", "byol", "simclr")]
+    assert [row.name for row in found] == names
+    assert all(row.ratio > 0 for row in found)

@@ -127,8 +127,10 @@ def test_thinned_curves_keep_their_ends(values: list[float], most: int) -> None:
 def test_curves_are_the_metrics_that_there_are() -> None:
     lines = [(step, {"train/loss": 1.0, "train/lr": 0.1}) for step in range(500)]
     lines += [(0, {"knn/top1": 0.5}), (499, {"knn/top1": 0.6}), (499, {"kept/knn/top1": 0.6})]
+    lines += [(step, {"train/anchor": 0.02}) for step in (0, 9)]
     found = curves_of(lines)
-    assert found.keys() == {"loss", "accuracy on validation", "learning rate"}
+    names = {"loss", "accuracy on validation", "learning rate"}
+    assert found.keys() == names | {"distance from the start (1 - cosine)"}
     assert len(found["loss"]) == MOST_POINTS
 
 

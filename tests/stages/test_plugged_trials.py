@@ -23,12 +23,17 @@ PAGE = (Path(__file__).parents[2] / "docs/training.md").read_text()
 MODULE = """\
 import torch
 from torch import nn
-from hpt_dist.methods import MoCoV2
+from hpt_dist.methods import Loss, MoCoV2
 
 class Warm(MoCoV2):
     def __init__(self, backbone, feature_dim, *, queue, seed):
         settings = {"momentum": 0.9, "temperature": 0.5, "dim": 32}
         super().__init__(backbone, feature_dim, queue=queue, seed=seed, **settings)
+
+class Hidden(Warm):
+    def forward(self, inputs, phase=0):
+        total = self.projector(self.backbone.forward(inputs[0])).square().mean()
+        return Loss(total, {"loss": total.detach()})
 
 def phased(*arguments, **settings):
     method = Warm(*arguments, **settings)
@@ -69,7 +74,12 @@ stages:
 """
 OFFERED = {
     "methods": {name: f"warmth:{name}" for name in ("phased", "missing")}
-    | {"warm": "warmth:Warm", "broken": "no_such_module:Warm", "none": "builtins:dict"},
+    | {
+        "warm": "warmth:Warm",
+        "hidden": "warmth:Hidden",
+        "broken": "no_such_module:Warm",
+        "none": "builtins:dict",
+    },
     "backbones": {"small_net": "warmth:small", "resnet18": "warmth:small", "text": "builtins:str"},
 }
 
@@ -161,6 +171,21 @@ def test_what_is_no_method_fails_with_whose_it_is(site, store, tmp_path, method,
     printed = launched(write_recipe(tmp_path, text), store, "--only", "theirs", code=1)
     assert says in printed
     assert method in printed
+
+
+def test_an_anchor_holds_what_a_method_shows(site, store, tmp_path):
+    anchored = RECIPE.replace("batch: 8\n", "batch: 8\n    anchor: {weight: 2}\n")
+    launched(write_recipe(tmp_path, anchored), store)
+    left = {
+        load_file(result.parent / "weights.safetensors")["0.weight"].numpy().tobytes()
+        for result in store.glob("stages/*/result.json")
+        if '"kind": "pretrain"' in result.read_text()
+    }
+    assert len(left) == 1  # theirs is ours, also with an anchor
+    hidden = write_recipe(tmp_path, anchored.replace("method: warm", "method: hidden"))
+    printed = launched(hidden, store, "--only", "theirs", code=1)
+    assert "anchor: Hidden shows no features: it never calls its backbone with gradients" in printed
+    assert "do: leave out anchor, or let the method call self.backbone(view)" in printed
 
 
 def test_a_backbone_of_another_package_comes_before_a_librarys(site):

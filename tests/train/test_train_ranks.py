@@ -12,7 +12,7 @@ from torch import nn
 
 from hpt_dist.errors import DataError, Interrupted, TrainingError
 from hpt_dist.launch import local, process
-from hpt_dist.methods import METHODS, MME
+from hpt_dist.methods import METHODS, MME, Anchored
 from hpt_dist.networks import backbones
 from hpt_dist.store import open_store
 from hpt_dist.train import optim
@@ -38,7 +38,11 @@ CASES = [
     ("simclr", None, "batchnorm"),
     ("simclr", 4, "all"),
     ("mme", None, "all"),
+    ("anchored moco_v2", 4, "all"),
+    ("anchored byol", 4, "batchnorm"),
+    ("anchored simclr", None, "all"),
 ]
+ANCHORED = CASES[8]
 
 
 def backbone():
@@ -54,7 +58,9 @@ def make(name, which):
     backbones.trainable_parameters(net, which)
     if name == "mme":
         return MME(net, DIM, 3, head_dim=8, objective="mme", seed=1)
-    return METHODS[name](net, DIM, **METHOD_SETTINGS[name], seed=1)
+    anchored, _, name = name.rpartition(" ")
+    method = METHODS[name](net, DIM, **METHOD_SETTINGS[name], seed=1)
+    return Anchored(method, 5.0) if anchored else method
 
 
 @contextmanager
@@ -148,6 +154,8 @@ def every_case(rank, world, folder):
         found[number] = trained(rank, world, f"{folder}/{number}", case)
     found["stopped"] = trained(rank, world, f"{folder}/stopped", CASES[1], stop_on=1)
     found["again"] = trained(rank, world, f"{folder}/stopped", CASES[1])
+    found["anchored stopped"] = trained(rank, world, f"{folder}/held", ANCHORED, stop_on=1)
+    found["anchored again"] = trained(rank, world, f"{folder}/held", ANCHORED)
     found["elastic"] = trained(rank, world, f"{folder}/elastic", CASES[1], stop_on=0)
     found["bad"] = trained(rank, world, f"{folder}/bad", CASES[1], bad=4)
     return found
@@ -191,6 +199,9 @@ def test_a_signal_to_one_rank_stops_both_and_both_go_on_to_the_same_bits(two_ran
         # The answer to the question of step 3 is there after step 4.
         assert f"stopped by {printed} after step 4" in rank["stopped"]["error"]
         torch.testing.assert_close(rank["again"]["state"], rank[1]["state"], rtol=0, atol=0)
+        assert "after step 4" in rank["anchored stopped"]["error"]
+        held, undisturbed = rank["anchored again"]["state"], rank[8]["state"]
+        torch.testing.assert_close(held, undisturbed, rtol=0, atol=0)
 
 
 def test_one_rank_goes_on_where_two_were_stopped(two_ranks):

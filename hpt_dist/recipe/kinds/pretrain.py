@@ -11,6 +11,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from hpt_dist.recipe.facts import DatasetFacts
 from hpt_dist.recipe.kinds import monitoring
+from hpt_dist.recipe.kinds.anchor import ANCHOR, Anchor
 from hpt_dist.recipe.kinds.frozen import metric_doubts, metric_faults
 from hpt_dist.recipe.kinds.monitoring import AVERAGES, FORGETTING, FORGOTTEN, Averages
 from hpt_dist.recipe.kinds.stage import Fault, Read, Trained, group_faults, images_of
@@ -147,6 +148,7 @@ class Pretrain(Trained):
     train: Literal["all", "batchnorm", "head"] = Field(
         "all", description="the backbone parameters that learn; the projector always learns"
     )
+    anchor: Anchor | None = ANCHOR
     optimizer: Optimizer = Optimizer()
     lr_scaling: Literal["none", "linear", "sqrt"] = Field(
         "none", description="how the peak learning rate grows with batch / 256"
@@ -311,13 +313,14 @@ class Pretrain(Trained):
         )
 
     def remark(self) -> str:
-        """Return the peak learning rate in words: nothing is scaled unsaid."""
+        """Return the peak learning rate, and what an anchor adds, in words: nothing is unsaid."""
         rule = "lr_scaling: none"
         if self.lr_scaling != "none":
             ratio = f"{self.batch}/{SCALING_BATCH}"
             scaled = {"linear": ratio, "sqrt": f"sqrt({ratio})"}[self.lr_scaling]
             rule = f"{self.optimizer.lr:g} x {scaled}, lr_scaling: {self.lr_scaling}"
-        return f"{self.optimizer.name}, peak learning rate {self.peak_lr:g} ({rule})"
+        rate = f"{self.optimizer.name}, peak learning rate {self.peak_lr:g} ({rule})"
+        return f"{rate}; {self.anchor.in_words(self.init)}" if self.anchor else rate
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Pretrain:
@@ -356,6 +359,9 @@ class Pretrain(Trained):
         if len(policies) > 1:
             what = "policy differs in augment and augment_other"
             raise misfit("augment.policy", what, fix="write it in both")
+        if self.anchor and self.train == "head":
+            what = "an anchor holds the backbone's features, and train: head lets none of it learn"
+            raise misfit("anchor", what, fix="leave out anchor, or write train: all or batchnorm")
         if self.keep == "best" and not self.keeps_best:
             what = "without labels nothing can tell which weights are best"
             fix = "write keep: last; or name a dataset with labelled train and val: monitor.data"
