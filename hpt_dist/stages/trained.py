@@ -77,6 +77,7 @@ class Training:
         evaluation: Evaluation | None,
         keys_of: Callable[[int], list[str]],
         steps: int,
+        before_step: Callable[[int], None] = lambda _: None,
     ) -> TrainOutcome:
         """Train a method that is on its device, from where an earlier process left it.
 
@@ -90,6 +91,7 @@ class Training:
             evaluation: what is looked at meanwhile.
             keys_of: the images of a step, for messages.
             steps: of the whole training.
+            before_step: see `Loop`.
         """
         loop = Loop(
             method=method,
@@ -105,6 +107,7 @@ class Training:
             held_steps=self.spec.head_warmup_steps,
             keys_of=keys_of,
             replacements=self.replacements,
+            before_step=before_step,
         )
         return fit(loop, self.accelerator, self.context, self.context.interrupt)
 

@@ -8,7 +8,8 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator as Accelerator
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 LOG_EVERY = 10
 _KEYS_SHOWN = 8
 
+T = TypeVar("T")
 Inputs = tuple[Tensor, ...]
 
 # What one training step consumes: the inputs of each phase.
@@ -94,6 +96,7 @@ class Loop:
         held_steps: first steps in which the backbone's batch-norm statistics stand still.
         keys_of: the sample keys of the global batch of a step, for its error.
         replacements: of damaged images, by this rank's feed and evaluation.
+        before_step: does what is due before a step; a resumed run does it again.
     """
 
     method: Method
@@ -109,6 +112,7 @@ class Loop:
     held_steps: int = 0
     keys_of: Callable[[int], Sequence[str]] = lambda _: ()
     replacements: Replacements = field(default_factory=Replacements)
+    before_step: Callable[[int], None] = lambda _: None
 
 
 def make_accelerator(
@@ -186,6 +190,7 @@ def fit(
         done = start
         try:
             for step in range(start, start if stale else loop.steps):
+                state.between(partial(loop.before_step, step), step, save)
                 inputs = window.wait(feed)
                 if step in (start, loop.held_steps):
                     batch_norm.hold_statistics(loop.method.backbone, held=step < loop.held_steps)
@@ -245,17 +250,21 @@ class _TrainState:
         self._scaler.update()
         return loss
 
+    def between(self, work: Callable[[], T], done: int, save: Callable[[int], None]) -> T:
+        """Work between steps; a process alone that stops in it does it after the restart."""
+        try:
+            return work()
+        except Interrupted:
+            save(done)
+            raise
+
     def look(self, done: int, observer: Observer, save: Callable[[int], None]) -> bool:
         """Look at validation where it is due; return whether patience has run out."""
         plan, selection = self._loop.evaluation, self.selection
         noted = bool(selection.history) and selection.history[-1][0] == done
         if plan is None or noted or not plan.is_due(done, self._loop.steps):
             return False
-        try:
-            look = plan.run()
-        except Interrupted:  # a process alone stops in a look, which comes after the restart
-            save(done)
-            raise
+        look = self.between(plan.run, done, save)
         observer.metrics(done, look.metrics)
         selection.add(done, look, plan)
         observer.looked(selection)

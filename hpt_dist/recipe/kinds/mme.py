@@ -1,20 +1,55 @@
-"""Minimax Entropy: semi-supervised domain adaptation."""
+"""Minimax Entropy and its kin: semi-supervised domain adaptation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from hpt_dist.recipe.facts import DatasetFacts
 from hpt_dist.recipe.kinds.frozen import looks
 from hpt_dist.recipe.kinds.stage import Fault, Read, Trained
-from hpt_dist.recipe.settings import Fraction, Optimizer, Positive, Rate, check_range, misfit
+from hpt_dist.recipe.settings import (
+    LATER,
+    Augment,
+    Fraction,
+    Optimizer,
+    Positive,
+    Rate,
+    Spec,
+    check_range,
+    misfit,
+)
+
+# Objectives whose steps see unlabelled images.
+_WITH_UNLABELLED = ("mme", "ent", "consistency")
+_NAMED = 5  # classes in a message
+
+
+class Consistency(Spec):
+    """Confident answers to weak views teach strong ones (FixMatch, arXiv 2001.07685)."""
+
+    threshold: Fraction = Field(0.95, description="probability from which on an answer teaches")
+    weight: Rate = Field(1.0, description="of the loss of strong views")
+    strong: Augment = Field(
+        Augment(), description="of the strong view; the weak one is a crop_area and a flip"
+    )
+
+
+class SourceLabels(Spec):
+    """Source labels mixed with what the target's centres answer (SLA, arXiv 2302.02335)."""
+
+    mix: Fraction = Field(0.3, description="the paper's alpha, the weight of the centres' answers")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        500, description="first steps with the labels as given; the learning rate then starts anew"
+    )
+    update_every: Positive = Field(500, description="steps between two placings of the centres")
+    temperature: Rate = Field(0.6, description="by which distances from centres are multiplied")
 
 
 class Mme(Trained):
-    """Semi-supervised domain adaptation by Minimax Entropy (Saito et al., arXiv 1904.06487)."""
+    """Semi-supervised domain adaptation, by Minimax Entropy (arXiv 1904.06487) or its kin."""
 
     VERSION: ClassVar[int] = 3
     LEAVES: ClassVar = "model"
@@ -27,17 +62,35 @@ class Mme(Trained):
     target: str = Field(
         description="a dataset; labels and unlabelled images from train, selection on val"
     )
-    objective: Literal["mme", "ent", "s+t"] = Field(
-        "mme", description="minimax entropy, entropy minimisation, or labelled images only"
+    objective: Literal["mme", "ent", "s+t", "t", "consistency"] = Field(
+        "mme",
+        description="minimax entropy, entropy minimisation, labelled images only (s+t), labelled "
+        "target images only (t), or confident answers to weak views that teach strong ones",
+    )
+    source_label_adaptation: bool = Field(
+        default=False,
+        description="mix the labels of source images with what the target's centres answer",
+        json_schema_extra=LATER,
     )
     shots: Positive | None = Field(None, description="labelled target images of each class")
-    labels: Positive | None = Field(
-        None, description="labelled target images in all, at least one of each class"
+    labels: Positive | Literal["all"] | None = Field(
+        None, description="labelled target images in all, at least one of each class; or all"
     )
     steps: Positive = 50_000
     batch_labelled: Positive = Field(24, description="source images, and as many target images")
     batch_unlabelled: Positive = 48
+    train: Literal["all", "batchnorm", "head"] = Field(
+        "all",
+        description="the backbone parameters that learn; embedding and prototypes always learn",
+        json_schema_extra=LATER,
+    )
     entropy_weight: Rate = Field(0.1, description="the paper's lambda")
+    consistency: Consistency = Field(
+        Consistency(), description="of objective consistency", json_schema_extra=LATER
+    )
+    source_labels: SourceLabels = Field(
+        SourceLabels(), description="of source_label_adaptation", json_schema_extra=LATER
+    )
     temperature: Rate = 0.05
     head_dim: Positive = 512
     optimizer: Optimizer = Optimizer(
@@ -53,61 +106,95 @@ class Mme(Trained):
     def _consistent(self) -> Mme:
         if (self.shots is None) == (self.labels is None):
             raise ValueError("give exactly one of shots and labels")
+        if self.source_label_adaptation and self.objective == "t":
+            what = "objective t reads no source whose labels could be adapted"
+            raise misfit("source_label_adaptation", what, fix="leave it out, or use s+t")
         check_range("crop_area", self.crop_area)
         if self.head_warmup_steps >= self.steps:
             what = "head_warmup_steps must be less than steps"
             raise misfit("head_warmup_steps", what, f"0 to {self.steps - 1}")
         return self
 
+    @property
+    def steps_see_unlabelled(self) -> bool:
+        """Whether a step has a batch of unlabelled images."""
+        return self.objective in _WITH_UNLABELLED
+
+    @property
+    def needs_unlabelled(self) -> bool:
+        """Whether it reads unlabelled images at all: in its steps, or to place centres."""
+        return self.steps_see_unlabelled or self.source_label_adaptation
+
+    @property
+    def batch_of_labelled(self) -> int:
+        """The labelled images of a step: of source and target, or of the target alone."""
+        return self.batch_labelled * (1 if self.objective == "t" else 2)
+
+    @property
+    def views_of_unlabelled(self) -> int:
+        """The views of unlabelled images in a step."""
+        views = 2 if self.objective == "consistency" else 1
+        return views * self.batch_unlabelled if self.steps_see_unlabelled else 0
+
     def idle(self) -> frozenset[str]:
-        """Return what only unlabelled images need, where labelled ones alone are used."""
-        unlabelled = {"batch_unlabelled", "entropy_weight"}
-        return frozenset(unlabelled if self.objective == "s+t" else ())
+        """Return the settings of other objectives, and of what is not read."""
+        idle = set() if self.steps_see_unlabelled else {"batch_unlabelled"}
+        idle |= set() if self.objective in ("mme", "ent") else {"entropy_weight"}
+        idle |= set() if self.objective == "consistency" else {"consistency"}
+        idle |= set() if self.source_label_adaptation else {"source_labels"}
+        return frozenset(idle | ({"source"} if self.objective == "t" else set()))
 
     @property
     def images(self) -> int:
         """How many image views it feeds to the network in training."""
-        unlabelled = 0 if self.objective == "s+t" else self.batch_unlabelled
-        return self.steps * (2 * self.batch_labelled + unlabelled)
+        return self.steps * (self.batch_of_labelled + self.views_of_unlabelled)
 
     def reads(self) -> list[Read]:
-        """Return the source's split and the target's three, with their labels."""
+        """Return the source's split, unless it goes without, and the target's three, labelled."""
         splits = ("train", "val", "test")
         target = [Read("target", f"{self.target}/{split}", labelled=True) for split in splits]
-        return [Read("source", self.source, labelled=True), *target]
+        source = [] if self.objective == "t" else [Read("source", self.source, labelled=True)]
+        return [*source, *target]
 
     def judged_on(self, datasets: Mapping[str, DatasetFacts]) -> int:
-        """Return the images of val at each look, as if it never stopped early, and of test."""
-        return looks(self.target, datasets, self.steps, self.eval_every)
+        """Return the images of val at each look, as if it never stopped early, test and centres."""
+        judged = looks(self.target, datasets, self.steps, self.eval_every)
+        after = self.steps - self.source_labels.warmup_steps
+        if not self.source_label_adaptation or after <= 0:
+            return judged
+        placings = -(-after // self.source_labels.update_every)
+        target = datasets[self.target]
+        return judged + placings * (target.images["train"] - self._budget(target))
 
     def batches(self) -> dict[str, int]:
-        """Return the images of both batches of a step."""
-        return {
-            "batch_labelled": self.batch_labelled,
-            "batch_unlabelled": self.batch_unlabelled,
-        }
+        """Return the images of the batches of a step."""
+        unlabelled = {"batch_unlabelled": self.batch_unlabelled}
+        labelled = {"batch_labelled": self.batch_labelled}
+        return labelled | (unlabelled if self.steps_see_unlabelled else {})
 
     def faults(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
         """Return why the domains do not fit each other, or the labels the target."""
-        target, source = datasets[self.target], datasets[self.source.split("/")[0]]
-        faults = []
-        names = {dataset.class_names for dataset in (source, target)} - {""}
-        if source.classes != target.classes or len(names) > 1:
-            what = f"the classes of {source.name} and {target.name} differ"
-            fix = "the domains must share their classes, in the same order"
-            faults.append(Fault("target", what, fix=fix))
+        target = datasets[self.target]
+        faults = [] if self.objective == "t" else _domain_faults(self.source, target, datasets)
         return faults + self._label_faults(target)
+
+    def _budget(self, target: DatasetFacts) -> int:
+        """Return how many target images have their labels used."""
+        if self.labels == "all":
+            return target.images["train"]
+        return self.labels or (self.shots or 0) * target.classes
 
     def _label_faults(self, target: DatasetFacts) -> list[Fault]:
         faults = []
         setting = "shots" if self.shots else "labels"
         images = target.images["train"]
         least = min(target.class_counts["train"], default=0)
-        if self.labels and not target.classes <= self.labels <= images:
+        counted = isinstance(self.labels, int)
+        if counted and not target.classes <= self._budget(target) <= images:
             allowed = f"{target.classes} (one of each class) to {images}"
             faults.append(Fault(setting, f"{self.labels} labels of {target.name}", allowed))
-        budget = self.labels or (self.shots or 0) * target.classes
-        if self.objective != "s+t" and budget == images:
+        budget = self._budget(target)
+        if self.needs_unlabelled and budget == images:
             what = (
                 f"all {budget} images of {target.name}/train are labelled: none is left unlabelled"
             )
@@ -117,3 +204,35 @@ class Mme(Trained):
             fix = "or give the whole budget: labels: N"
             faults.append(Fault(setting, what, f"1 to {least}", fix))
         return faults
+
+
+def _domain_faults(
+    source: str, target: DatasetFacts, datasets: Mapping[str, DatasetFacts]
+) -> list[Fault]:
+    """Return why the classes of a source's split do not fit those of the target."""
+    alias, _, split = source.partition("/")
+    given = datasets[alias]
+    if given.classes != target.classes or _differ(given.class_names, target.class_names):
+        what = f"the classes of {given.name} and {target.name} differ"
+        for one, other in ((given, target), (target, given)):
+            if lacking := [c for c in other.class_names if c not in set(one.class_names)]:
+                what += f"; {one.name} lacks {_listed(lacking)}" if one.class_names else ""
+        fix = "the domains must share their classes, in the same order"
+        return [Fault("target", what, fix=fix)]
+    faults = []
+    for setting, one, part in (("source", given, split), ("target", target, "train")):
+        if empty := [c for c, n in enumerate(one.class_counts.get(part, ())) if not n]:
+            names = one.class_names or [f"class {c}" for c in range(one.classes)]
+            what = f"{one.name}/{part} has no image of {_listed([names[c] for c in empty])}"
+            fix = "the domains must share their classes: leave these out of both"
+            faults.append(Fault(setting, what, fix=fix))
+    return faults
+
+
+def _differ(names: Sequence[str], others: Sequence[str]) -> bool:
+    return bool(names and others) and tuple(names) != tuple(others)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
