@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hpt_dist.datasets import fewshot
+from hpt_dist.datasets.manifest import sha256
 from hpt_dist.errors import DataError
 from hpt_dist.evals import answers
 from hpt_dist.evals.metrics import log_odds
@@ -22,6 +24,7 @@ from hpt_dist.networks.backbones import Backbone
 from hpt_dist.reading.order import Ints
 from hpt_dist.reading.stream import Batch, Pool, View, batch_keys, network_views
 from hpt_dist.recipe import Augment, Mme
+from hpt_dist.stages import monitor
 from hpt_dist.stages.choice import Left
 from hpt_dist.stages.inputs import (
     ahead,
@@ -53,6 +56,7 @@ def run(context: Context, spec: Mme) -> Result:
     method = training.on_device(_method(spec, training.backbone, num_classes))
     # The whole batch, however many images of it a pass has.
     ranks = training.accelerator.num_processes
+    looks = _Looks(_looked_at(context, spec))
     method.group_batch_norm(spec.batch_of_labelled, None, ranks)
     outcome = training.fit(
         method,
@@ -63,7 +67,7 @@ def run(context: Context, spec: Mme) -> Result:
         images_per_step=spec.batch_of_labelled + spec.views_of_unlabelled,
         evaluation=Evaluation(
             every=spec.eval_every,
-            run=partial(_look, context, training.accelerator, spec.target, method),
+            run=partial(looks.look, training, method),
             keeps=method,
             select_on="val/top1",
             patience=spec.patience,
@@ -72,17 +76,21 @@ def run(context: Context, spec: Mme) -> Result:
         steps=spec.steps,
         before_step=partial(_adapt_labels, training, spec, method, pools),
     )
+    log.info("%s", looks.share())
     method.load_state_dict(outcome.selection.weights)
-    answered = partial(_answered, context, training.accelerator, spec.target, method)
+    answered = partial(_answered, context, training.accelerator, spec, method)
     on_val = answered("val")
-    on_test = Result({}) if context.order.trial.is_candidate else answered("test")
+    on_test = Result({}) if context.order.trial.is_candidate else answered(spec.judged)
     return Result(
-        {"val/top1": outcome.selection.best_value, **on_test.metrics},
+        {**on_val.metrics, **on_test.metrics},
         {
             "selected": {"step": outcome.selection.best_step},
             "val/top1_by_step": {str(s): m["val/top1"] for s, m in outcome.selection.history},
+            "n_looked_at": len(looks.pool),
             "n_labelled": len(pools["labelled"]),
             "n_unlabelled": len(pools["unlabelled"]) if "unlabelled" in pools else 0,
+            "labelled_digest": sha256("\n".join(sorted(pools["labelled"].keys)).encode()),
+            "protocol": _protocol(spec),
             **on_val.details,
             **on_test.details,
             "intervals": {**on_val.details["intervals"], **on_test.details.get("intervals", {})},
@@ -106,7 +114,7 @@ def read_test(context: Context, spec: Mme, left: Left) -> Result:
     method = training.on_device(_method(spec, training.backbone, num_classes))
     method.centres = None
     method.load_state_dict(left.model)
-    return _answered(context, training.accelerator, spec.target, method, "test")
+    return _answered(context, training.accelerator, spec, method, spec.judged)
 
 
 def _method(spec: Mme, backbone: Backbone, num_classes: int) -> MME:
@@ -141,9 +149,18 @@ def _pools(context: Context, spec: Mme, num_classes: int) -> dict[str, Pool]:
     labelled = _labelled(spec, train, num_classes)
     pools = {} if spec.objective == "t" else {"source": pool_of(context, (spec.source,))}
     pools["labelled"] = train.subset(labelled)
-    if spec.needs_unlabelled:
+    if spec.learns_from_judged:
+        pools["unlabelled"] = pool_of(context, (f"{spec.target}/{spec.judged}",))
+    elif spec.needs_unlabelled:
         pools["unlabelled"] = train.subset(np.setdiff1d(np.arange(len(train)), labelled))
     return pools
+
+
+def _protocol(spec: Mme) -> str:
+    """Return what a reader of its numbers must know of its splits, in a word."""
+    if spec.protocol == "published":
+        return "published"
+    return "transductive" if spec.learns_from_judged else "disjoint"
 
 
 def _labelled(spec: Mme, train: Pool, num_classes: int) -> Ints:
@@ -169,41 +186,49 @@ def _adapt_labels(
     method.adapt_labels(on=True)
 
 
-def _look(context: Context, accelerator: Accelerator, target: str, method: MME) -> Look:
-    """Return the accuracy on val; a collective call."""
-    # Where one process looks, a state is saved; after the training there is none.
-    return Look(
-        {"val/top1": _top1(*_read(context, accelerator, target, method, "val", heeds=True))}
-    )
+def _looked_at(context: Context, spec: Mme) -> Pool:
+    """Return the images of val that are looked at in training."""
+    val = pool_of(context, (f"{spec.target}/val",))
+    return monitor.chosen(val, spec.eval_images or len(val), spec.seed)
+
+
+class _Looks:
+    """Looks at validation in training, and the time that they take of it."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self._began, self._seconds = time.perf_counter(), 0.0
+
+    def look(self, training: Training, method: MME) -> Look:
+        """Return the accuracy; a collective call."""
+        began = time.perf_counter()
+        # Where one process looks, a state is saved; after the training there is none.
+        given = training.context, training.accelerator, method, method.predict, self.pool
+        top1 = _top1(logits_of(*given, heeds=True), self.pool)
+        self._seconds += time.perf_counter() - began
+        return Look({"val/top1": top1})
+
+    def share(self) -> str:
+        """Return in words which share of this process's time they took."""
+        seconds = time.perf_counter() - self._began
+        looks = f"evaluations of {len(self.pool):,} images of val took {self._seconds:.1f} s"
+        return f"{looks} of {seconds:.1f} s, {self._seconds / seconds:.0%}"
 
 
 def _answered(
-    context: Context, accelerator: Accelerator, target: str, method: MME, split: str
+    context: Context, accelerator: Accelerator, spec: Mme, method: MME, split: str
 ) -> Result:
     """Return the share of a split's images that a method classifies rightly, and its answers."""
-    logits, pool = _read(context, accelerator, target, method, split)
+    pool = pool_of(context, (f"{spec.target}/{split}",))
+    logits = logits_of(context, accelerator, method, method.predict, pool)
     scores, top1 = log_odds(logits.numpy(), several=False), _top1(logits, pool)
     replicates, intervals = answers.over_images(split, {"top1": top1}, scores, pool.labels)
     return Result(
         {f"{split}/top1": top1},
         {f"n_{split}": len(pool), "intervals": intervals},
-        predictions={split: predictions_of(context, f"{target}/{split}", pool, scores)},
+        predictions={split: predictions_of(context, f"{spec.target}/{split}", pool, scores)},
         replicates=replicates,
     )
-
-
-def _read(
-    context: Context,
-    accelerator: Accelerator,
-    target: str,
-    method: MME,
-    split: str,
-    *,
-    heeds: bool = False,
-) -> tuple[Tensor, Pool]:
-    """Return a method's logits of a split's images, and these; see `logits_of`."""
-    pool = pool_of(context, (f"{target}/{split}",))
-    return logits_of(context, accelerator, method, method.predict, pool, heeds=heeds), pool
 
 
 def _top1(logits: Tensor, pool: Pool) -> float:

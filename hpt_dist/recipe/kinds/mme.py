@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from hpt_dist.recipe.facts import DatasetFacts
-from hpt_dist.recipe.kinds.frozen import looks
 from hpt_dist.recipe.kinds.stage import Fault, Read, Trained
 from hpt_dist.recipe.settings import (
     LATER,
@@ -53,7 +52,7 @@ class Mme(Trained):
 
     VERSION: ClassVar[int] = 3
     LEAVES: ClassVar = "model"
-    METRICS: ClassVar[tuple[str, ...]] = ("val/top1", "test/top1")
+    METRICS: ClassVar[tuple[str, ...]] = ("val/top1", "test/top1", "published/top1")
     CHOOSES: ClassVar[bool] = True
     DATA: ClassVar[tuple[str, ...]] = ("source", "target")
 
@@ -75,6 +74,18 @@ class Mme(Trained):
     shots: Positive | None = Field(None, description="labelled target images of each class")
     labels: Positive | Literal["all"] | None = Field(
         None, description="labelled target images in all, at least one of each class; or all"
+    )
+    transductive: bool = Field(
+        default=False,
+        description="unlabelled images are those of test, without their labels, and not those of "
+        "train whose labels are unused",
+        json_schema_extra=LATER,
+    )
+    protocol: Literal["disjoint", "published"] = Field(
+        "disjoint",
+        description="published: unlabelled images and test are the target's split published, which "
+        "shares images with val; its metric is published/top1",
+        json_schema_extra=LATER,
     )
     steps: Positive = 50_000
     batch_labelled: Positive = Field(24, description="source images, and as many target images")
@@ -98,6 +109,12 @@ class Mme(Trained):
     )
     crop_area: tuple[Fraction, Fraction] = (0.7, 1.0)
     eval_every: Positive = 500
+    eval_images: Positive | None = Field(
+        2000,
+        description="images of val at each evaluation in training, at most, a seeded choice; the "
+        "end judges all. Null = all",
+        json_schema_extra=LATER,
+    )
     patience: Positive | None = Field(
         6, description="evaluations in a row below the best before stopping; null = never"
     )
@@ -109,11 +126,38 @@ class Mme(Trained):
         if self.source_label_adaptation and self.objective == "t":
             what = "objective t reads no source whose labels could be adapted"
             raise misfit("source_label_adaptation", what, fix="leave it out, or use s+t")
+        if self.transductive and not self.needs_unlabelled:
+            what = f"objective {self.objective} reads no unlabelled images, and transductive is set"
+            raise misfit("transductive", what, fix="leave it out")
         check_range("crop_area", self.crop_area)
         if self.head_warmup_steps >= self.steps:
             what = "head_warmup_steps must be less than steps"
             raise misfit("head_warmup_steps", what, f"0 to {self.steps - 1}")
         return self
+
+    @property
+    def judged(self) -> str:
+        """The split that is read once, at the end; metrics on it start with its name."""
+        return "published" if self.protocol == "published" else "test"
+
+    @property
+    def learns_from_judged(self) -> bool:
+        """Whether the images of that split are learned from, without their labels."""
+        return self.needs_unlabelled and (self.transductive or self.protocol == "published")
+
+    def kept_back(self) -> frozenset[str]:
+        """Return the split that is read once."""
+        return frozenset({f"{self.target}/{self.judged}"})
+
+    def choice_faults(self) -> list[Fault]:
+        """Return why validation cannot choose: candidates would read the images of test."""
+        faults = super().choice_faults()
+        if self.learns_from_judged:
+            setting = "transductive" if self.transductive else "protocol"
+            what = f"candidates would learn from {self.target}/{self.judged}"
+            fix = "choose without it, then train with what was chosen"
+            faults.append(Fault(setting, what, fix=fix))
+        return faults
 
     @property
     def steps_see_unlabelled(self) -> bool:
@@ -151,20 +195,35 @@ class Mme(Trained):
 
     def reads(self) -> list[Read]:
         """Return the source's split, unless it goes without, and the target's three, labelled."""
-        splits = ("train", "val", "test")
+        splits = ("train", "val", self.judged)
         target = [Read("target", f"{self.target}/{split}", labelled=True) for split in splits]
         source = [] if self.objective == "t" else [Read("source", self.source, labelled=True)]
         return [*source, *target]
 
     def judged_on(self, datasets: Mapping[str, DatasetFacts]) -> int:
         """Return the images of val at each look, as if it never stopped early, test and centres."""
-        judged = looks(self.target, datasets, self.steps, self.eval_every)
+        images = datasets[self.target].images
+        looked = self._looked(images["val"])
+        looks = -(-self.steps // self.eval_every)
+        judged = looks * looked + images["val"] + images[self.judged]
         after = self.steps - self.source_labels.warmup_steps
         if not self.source_label_adaptation or after <= 0:
             return judged
         placings = -(-after // self.source_labels.update_every)
-        target = datasets[self.target]
-        return judged + placings * (target.images["train"] - self._budget(target))
+        unused = images["train"] - self._budget(datasets[self.target])
+        return judged + placings * (images[self.judged] if self.learns_from_judged else unused)
+
+    def result_fields_on(self, datasets: Mapping[str, DatasetFacts]) -> dict[str, Any]:
+        """Return the settings that determine its result; how many images of val, if not all."""
+        fields = super().result_fields_on(datasets)
+        fields.pop("eval_images", None)
+        images = datasets[self.target].images["val"]
+        looked = self._looked(images)
+        return fields | ({"eval_images": looked} if looked < images else {})
+
+    def _looked(self, images: int) -> int:
+        """Return how many of the images of val are looked at in training."""
+        return min(images, self.eval_images or images)
 
     def batches(self) -> dict[str, int]:
         """Return the images of the batches of a step."""
@@ -194,11 +253,12 @@ class Mme(Trained):
             allowed = f"{target.classes} (one of each class) to {images}"
             faults.append(Fault(setting, f"{self.labels} labels of {target.name}", allowed))
         budget = self._budget(target)
-        if self.needs_unlabelled and budget == images:
+        if self.needs_unlabelled and not self.learns_from_judged and budget == images:
             what = (
                 f"all {budget} images of {target.name}/train are labelled: none is left unlabelled"
             )
-            faults.append(Fault(setting, what, fix="use fewer, or objective: s+t"))
+            fix = "use fewer, or objective: s+t, or transductive: true"
+            faults.append(Fault(setting, what, fix=fix))
         if self.shots and self.shots > least:
             what = f"{self.shots} shots, but the rarest class of {target.name}/train has {least}"
             fix = "or give the whole budget: labels: N"
