@@ -31,7 +31,7 @@ KNOWN = {"color": dataset("openmoji/color"), "line": dataset("openmoji/line")}
 
 
 def adapted(more="", known=KNOWN):
-    text = RECIPE.replace("shots: 1", f"shots: 1, {more}" if "labels" not in more else more)
+    text = RECIPE.replace("shots: 1", more if more.startswith("labels") else f"shots: 1, {more}")
     trials = plan.make(recipe_file.parse(text, environment={}), Facts(known, {"random": "r"}))
     return [trial for trial in trials if trial.stage == "adapt"]
 
@@ -64,8 +64,8 @@ def test_new_settings_leave_the_key_alone_where_they_stand_at_their_defaults():
         ("labels: all, objective: s+t, source_label_adaptation: true", "none is left unlabelled"),
         ("labels: most", "adapt.labels"),
         ("protocol: published", "openmoji/line has no split published"),
-        ("objective: fixmatch", "'mme', 'ent', 's+t', 't' or 'consistency'"),
-        ("train: bn", "'all', 'batchnorm' or 'head'"),
+        ("objective: fixmatch", "allowed: mme, ent, s+t, t or consistency"),
+        ("train: bn", "allowed: all, batchnorm or head"),
         ("transductive: true, choose: {entropy_weight: [0.1, 1]}", "learn from line/test"),
     ],
 )
