@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,10 +55,9 @@ def run(context: Context, spec: Mme) -> Result:
     names = backbones.trainable_parameters(training.backbone, spec.train)
     log.info("%d parameters of the backbone learn (train: %s)", len(names), spec.train)
     method = training.on_device(_method(spec, training.backbone, num_classes))
-    # The whole batch, however many images of it a pass has.
-    ranks = training.accelerator.num_processes
+    # Of all images of a pass, which is not always of as many.
+    method.group_batch_norm(spec.batch_of_labelled, None, training.accelerator.num_processes)
     looks = _Looks(_looked_at(context, spec))
-    method.group_batch_norm(spec.batch_of_labelled, None, ranks)
     outcome = training.fit(
         method,
         spec.optimizer,
@@ -87,10 +87,7 @@ def run(context: Context, spec: Mme) -> Result:
             "selected": {"step": outcome.selection.best_step},
             "val/top1_by_step": {str(s): m["val/top1"] for s, m in outcome.selection.history},
             "n_looked_at": len(looks.pool),
-            "n_labelled": len(pools["labelled"]),
-            "n_unlabelled": len(pools["unlabelled"]) if "unlabelled" in pools else 0,
-            "labelled_digest": sha256("\n".join(sorted(pools["labelled"].keys)).encode()),
-            "protocol": _protocol(spec),
+            **_read_details(spec, pools),
             **on_val.details,
             **on_test.details,
             "intervals": {**on_val.details["intervals"], **on_test.details.get("intervals", {})},
@@ -156,11 +153,15 @@ def _pools(context: Context, spec: Mme, num_classes: int) -> dict[str, Pool]:
     return pools
 
 
-def _protocol(spec: Mme) -> str:
-    """Return what a reader of its numbers must know of its splits, in a word."""
-    if spec.protocol == "published":
-        return "published"
-    return "transductive" if spec.learns_from_judged else "disjoint"
+def _read_details(spec: Mme, pools: dict[str, Pool]) -> dict[str, Any]:
+    """Return what a result's reader needs to know of the images that were learned from."""
+    is_apart = spec.protocol == "disjoint"
+    return {
+        "n_labelled": len(pools["labelled"]),
+        "n_unlabelled": len(pools["unlabelled"]) if "unlabelled" in pools else 0,
+        "labelled_digest": sha256("\n".join(sorted(pools["labelled"].keys)).encode()),
+        "protocol": "transductive" if is_apart and spec.learns_from_judged else spec.protocol,
+    }
 
 
 def _labelled(spec: Mme, train: Pool, num_classes: int) -> Ints:
