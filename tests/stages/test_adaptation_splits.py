@@ -22,7 +22,6 @@ stages:
 """
 ADAPTS = """\
     kind: mme
-    init: base
     source: real/train
     labels: all
     steps: 2
@@ -33,6 +32,7 @@ ADAPTS = """\
 RECIPE += f"""\
   apart:
 {ADAPTS}\
+    init: base
     target: apart
     transductive: true
     eval_images: 5
@@ -40,6 +40,7 @@ RECIPE += f"""\
 {ADAPTS}\
     target: published
     protocol: published
+    sweep: {{init: [base]}}
 report: {{table: published, rows: init, metric: published/top1}}
 """
 
@@ -76,7 +77,7 @@ def test_images_of_test_are_learned_from_without_their_labels(launched):
 
 def test_every_number_that_is_published_is_named_so(launched):
     store, found, printed = launched
-    result = found["published"]
+    result = found["published/init=base"]
     assert set(result["metrics"]) == {"val/top1", "published/top1"}
     assert result["details"]["protocol"] == "published"
     assert (result["details"]["n_val"], result["details"]["n_published"]) == (10, 12)
@@ -87,7 +88,7 @@ def test_every_number_that_is_published_is_named_so(launched):
     client = MlflowClient(f"sqlite:///{store}/work/mlflow.db")
     experiment = client.get_experiment_by_name("lists")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    run = runs["published"]
+    run = runs["published/init=base"]
     assert run.data.params["protocol"] == "published"
     assert "published/top1" in run.data.metrics
     assert "test/top1" not in run.data.metrics
@@ -98,6 +99,6 @@ def test_every_number_that_is_published_is_named_so(launched):
 def test_mistakes_of_a_published_split_are_shown(launched, tmp_path):
     store, _, _ = launched
     page = tmp_path / "mistakes.html"
-    where = ("lists/published", "--split", "published", "--to", str(page))
+    where = ("lists/published/init=base", "--split", "published", "--to", str(page))
     hpt("errors", *where, store=str(store), process=False)
     assert "data:image" in page.read_text()

@@ -212,6 +212,6 @@ def test_two_ranks_adapt_like_one(drawings, mlflow_tables, tmp_path):
         torch.set_num_threads(threads)
         found.append((losses(store), results(store)["adapt"]["details"]["val/top1_by_step"]))
     (one, looked), (two, looked_by_two) = found
-    assert len(one) == 2  # windows of 10 steps and of 2
+    assert len(one) == len(two) > 1
     assert [v for w in two for v in w] == pytest.approx([v for w in one for v in w], rel=1e-3)
     assert looked_by_two.keys() == looked.keys()

@@ -45,7 +45,7 @@ CASES = [
     ("consistency", None, "all"),
     ("adapted", None, "all"),
 ]
-# "adapted" is mme with adapted source labels.
+# "adapted" is s+t with adapted source labels.
 ADAPTATIONS = ("mme", "ent", "s+t", "t", "consistency", "adapted")
 
 
@@ -61,7 +61,7 @@ def make(name, which):
     net = backbone()
     backbones.trainable_parameters(net, which)
     if name in ADAPTATIONS:
-        objective = "mme" if name == "adapted" else name
+        objective = "s+t" if name == "adapted" else name
         centres = PseudoCentres(3, 8, mix=0.5, temperature=0.6, scale=0.05)
         return MME(
             net, DIM, 3, head_dim=8, objective=objective, threshold=0.6,
