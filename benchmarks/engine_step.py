@@ -27,7 +27,7 @@ from hpt_dist.store import open_store
 from hpt_dist.train import optim
 from hpt_dist.train.checkpoint import Checkpoints
 from hpt_dist.train.interrupt import Interrupt
-from hpt_dist.train.loop import Accelerator, Feed, Loop, fit, make_accelerator
+from hpt_dist.train.loop import Accelerator, Feed, Inputs, Loop, fit, make_accelerator
 
 OURS = "hpt-dist"
 NEVER = 10**9
@@ -171,9 +171,10 @@ def train(
 
 def interleaved(
     setting: Setting,
-    peers: Callable[[M, tuple[Tensor, Tensor]], Mapping[str, Step]],
+    peers: Callable[[M, tuple[Tensor, ...]], Mapping[str, Step]],
     *,
-    ours: Callable[[Setting, torch.device], tuple[M, tuple[Tensor, Tensor]]] = of_moco,
+    ours: Callable[[Setting, torch.device], tuple[M, tuple[Tensor, ...]]] = of_moco,
+    phases: Callable[[tuple[Tensor, ...]], tuple[Inputs, ...]] = lambda views: (views,),
     rounds: int = 7,
     steps: int = 2,
     threads: int = 0,
@@ -184,6 +185,7 @@ def interleaved(
         setting: what is trained.
         peers: given the method and its inputs, those who do the same on the same device.
         ours: makes the method, in training mode on the device, and the inputs of its steps.
+        phases: the inputs of each phase of a step; by default all are those of one.
         rounds: that count; one before them is thrown away.
         steps: of each contestant in a round.
         threads: of operators on a CPU; 0 takes all cores.
@@ -199,7 +201,7 @@ def interleaved(
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def inputs() -> Iterator[tuple[tuple[Tensor, Tensor]]]:
+    def inputs() -> Iterator[tuple[Inputs, ...]]:
         for _ in range(rounds + 1):
             for name, step in others.items():
                 began = clock()
@@ -208,12 +210,12 @@ def interleaved(
                 seen[name].append((clock() - began) / steps)
             began = clock()
             for _ in range(steps):
-                yield (views,)
+                yield phases(views)
             seen[OURS].append((clock() - began) / steps)
-        yield (views,)
+        yield phases(views)
 
     @contextmanager
-    def feed(_start: int) -> Iterator[Iterator[tuple[tuple[Tensor, Tensor]]]]:
+    def feed(_start: int) -> Iterator[Iterator[tuple[Inputs, ...]]]:
         yield inputs()
 
     train(setting, method, feed, (rounds + 1) * steps + 1, accelerator)

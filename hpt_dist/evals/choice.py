@@ -100,7 +100,7 @@ def choose(names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> Choice
     names, results = [names[n] for n in places], [results[n] for n in places]
     metric = _metric(results)
     for name, result in zip(names, results, strict=True):
-        if read := [one for one in result["metrics"] if one.startswith("test/")]:
+        if read := [one for one in result["metrics"] if one.startswith(("test/", "published/"))]:
             raise DataError(f"{name} has read test: {', '.join(sorted(read))}")
     values = [result["metrics"][metric] for result in results]
     sign = -1 if evidence.scale_of(metric).lower_is_better else 1

@@ -19,7 +19,7 @@ class DatasetFacts:
         classes: how many classes; 0 without labels.
         label: single, multi or none; see `manifest.Manifest`.
         metric: of its evaluations, as the manifest names it; empty for the label's usual one.
-        class_names: a digest of the names of its classes in order; empty if unknown.
+        class_names: of its classes, in order; empty if unknown.
         class_counts: images of each class, by split.
         images: images by split, and by `split@subset` and `split@10%` of the parts that the recipe
             names.
@@ -35,7 +35,7 @@ class DatasetFacts:
     class_counts: Mapping[str, Sequence[int]]
     label: str = "single"
     metric: str = ""
-    class_names: str = ""
+    class_names: Sequence[str] = ()
     stand_in: bool = False
     subsets: Mapping[str, str] = field(default_factory=dict)
 

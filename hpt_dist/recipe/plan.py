@@ -248,7 +248,7 @@ def _trial(
 ) -> Trial:
     used = {read.split.split("/")[0] for read in spec.reads()}
     datasets = {alias: facts.datasets[alias] for alias in sorted(used) if alias in facts.datasets}
-    settings = result_fields(spec)
+    settings = spec.result_fields_on(facts.datasets)
     # A key has the trials, not what a recipe calls their stages.
     for names in ("init", "candidates", *(("of",) if spec.compared else ())):
         settings.pop(names, None)

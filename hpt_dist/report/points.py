@@ -20,6 +20,12 @@ from hpt_dist.trial.records import Finished
 # Pairs of (kind of stage, its numerics in words).
 Computed = frozenset[tuple[str, str]]
 
+# What a reader must know of splits that are not apart.
+_PROTOCOLS = {
+    "published": "protocol published. Images of val are also among those that it learned from "
+    "without labels and is judged on, so its numbers compare with published ones alone.",
+    "transductive": "transductive. It learned from the images of test, without their labels.",
+}
 _REPLACED_SHOWN = 5
 _NEXT_AXIS = re.compile(r",(?=[\w.-]+=)")
 
@@ -168,6 +174,16 @@ def replaced_images(points: Sequence[Point]) -> list[str]:
             count = f"{len(names)} image{'s' if len(names) > 1 else ''} replaced"
             lines.append(f"{count}: {shown}{rest}; {point.name} found them damaged.")
     return lines
+
+
+def protocols(points: Sequence[Point]) -> list[str]:
+    """Return a line for each stage that learns from, or chooses by, images that judge it."""
+    lines = []
+    for point in points:
+        kind = point.finished.result["details"].get("protocol") if point.finished else ""
+        if kind in _PROTOCOLS:
+            lines.append(f"{point.stage}: {_PROTOCOLS[kind]}")
+    return list(dict.fromkeys(lines))
 
 
 def images_of(points: Sequence[Point], stage: str, metric: str) -> int | None:

@@ -30,6 +30,7 @@ from hpt_dist.report.points import (
     chosen_by,
     costs,
     metric_of,
+    protocols,
     read_points,
     replaced_images,
     same_trials,
@@ -247,7 +248,7 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
     found = tuple(gates(points, baseline))
     for gate in found:
         notes += without_replicates(points, gate.stage, gate.metric)
-    notes += same_trials(points) + replaced_images(points)
+    notes += protocols(points) + same_trials(points) + replaced_images(points)
     watched = tuple(unjudged(points))
     in_figures = {panel.table.stage for shown in figures for panel in shown.panels}
     elsewhere = in_figures | {gate.stage for gate in found} if figures else set[str]()

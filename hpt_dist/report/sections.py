@@ -109,6 +109,8 @@ def _how_it_was_computed(computed: Mapping[str, str]) -> list[str]:
 def _how_it_was_selected(metric: str) -> str:
     if metric.startswith("test/"):
         return "Every choice was made on validation; each trial read the test split once."
+    if metric.startswith("published/"):
+        return "Choices were made on validation images that are also among these, as published."
     if metric.startswith("val/"):
         return "Choices were made on these same validation images, so these values are optimistic."
     return ""

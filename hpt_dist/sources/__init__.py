@@ -52,7 +52,7 @@ _HEIC = (".heic", ".heif", ".hif")
 _SHOWN = 3
 _ALLOWED = (
     "a folder of images, a list (.csv, .tsv, .jsonl or .parquet), a COCO file (.json), tars, "
-    f"or one of {', '.join(openmoji.NAMES + named.NAMES)}"
+    f"or one of {', '.join(openmoji.NAMES + named.LISTED)}"
 )
 
 
@@ -152,7 +152,7 @@ def _opened(text: str, root: Path | None, layout: str, chosen: Mapping[str, str]
         raise RequestError(
             f"only a file of paths has a root, not {text}",
             where="--root",
-            allowed=f"a list, a COCO file, or one of {', '.join(named.NAMES)}",
+            allowed=f"a list, a COCO file, or one of {', '.join(named.LISTED)}",
             fix=nearest(text, named.NAMES),
         )
     if path.is_dir():

@@ -67,7 +67,7 @@ def evaluation_of(
         run = partial(_look_at_spread, context, backbone, accelerator, pool, replacements)
     else:
         bank, val = (
-            _chosen(pool_of(context, (f"{monitor.data}/{split}",)), monitor, spec.seed)
+            chosen(pool_of(context, (f"{monitor.data}/{split}",)), monitor.images, spec.seed)
             for split in ("train", "val")
         )
         run = partial(_look_at_neighbours, context, backbone, accelerator, bank, val, monitor)
@@ -86,7 +86,7 @@ def evaluation_of(
 def watched_pool(context: Context, spec: Pretrain, monitor: Monitor) -> Pool:
     """Return the images that are looked at: of val where there are labels, else of training."""
     data = f"{monitor.data}/val" if monitor.data else spec.data[0]
-    return _chosen(pool_of(context, (data,)), monitor, spec.seed)
+    return chosen(pool_of(context, (data,)), monitor.images, spec.seed)
 
 
 def kept_metrics(selection: Selection, spec: Pretrain) -> tuple[dict[str, float], dict[str, Any]]:
@@ -181,11 +181,11 @@ def share_of(indices: Ints, accelerator: Accelerator) -> Ints:
     return share
 
 
-def _chosen(pool: Pool, monitor: Monitor, seed: int) -> Pool:
+def chosen(pool: Pool, images: int, seed: int) -> Pool:
     """Return some images of a pool, in its order; which ones is a function of the seed."""
-    if len(pool) <= monitor.images:
+    if len(pool) <= images:
         return pool
-    indices, _ = Order("monitor", seed, [len(pool)], window=len(pool)).batch(0, monitor.images)
+    indices, _ = Order("monitor", seed, [len(pool)], window=len(pool)).batch(0, images)
     return pool.subset(np.sort(indices))
 
 

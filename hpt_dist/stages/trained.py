@@ -84,6 +84,7 @@ class Training:
         keys_of: Callable[[int], list[str]],
         steps: int,
         saves_last: bool = False,
+        before_step: Callable[[int], None] = lambda _: None,
     ) -> TrainOutcome:
         """Train a method that is on its device, from where an earlier process left it.
 
@@ -98,6 +99,7 @@ class Training:
             keys_of: the images of a step, for messages.
             steps: of the whole training.
             saves_last: whether something comes after it that a kill is not to throw back.
+            before_step: see `Loop`.
         """
         loop = Loop(
             method=method,
@@ -114,6 +116,7 @@ class Training:
             keys_of=keys_of,
             replacements=self.replacements,
             saves_last=saves_last,
+            before_step=before_step,
         )
         return fit(loop, self.accelerator, self.context, self.context.interrupt)
 

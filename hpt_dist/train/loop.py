@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator as Accelerator
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 LOG_EVERY = 10
 _KEYS_SHOWN = 8
 
+T = TypeVar("T")
 Inputs = tuple[Tensor, ...]
 
 # What one training step consumes: the inputs of each phase.
@@ -96,6 +97,7 @@ class Loop:
         keys_of: the sample keys of the global batch of a step, for its error.
         replacements: of damaged images, by this rank's feed and evaluation.
         saves_last: whether the last step is saved as well, for what comes after the training.
+        before_step: does what is due before a step; a resumed run does it again.
     """
 
     method: Method
@@ -112,6 +114,7 @@ class Loop:
     keys_of: Callable[[int], Sequence[str]] = lambda _: ()
     replacements: Replacements = field(default_factory=Replacements)
     saves_last: bool = False
+    before_step: Callable[[int], None] = lambda _: None
 
 
 def make_accelerator(
@@ -189,6 +192,7 @@ def fit(
         done = start
         try:
             for step in range(start, start if stale else loop.steps):
+                state.between(partial(loop.before_step, step), step, save)
                 inputs = window.wait(feed)
                 if step in (start, loop.held_steps):
                     batch_norm.hold_statistics(loop.method.backbone, held=step < loop.held_steps)
@@ -249,17 +253,21 @@ class _TrainState:
         self._scaler.update()
         return loss
 
+    def between(self, work: Callable[[], T], done: int, save: Callable[[int], None]) -> T:
+        """Work between steps; a process alone that stops in it does it after the restart."""
+        try:
+            return work()
+        except Interrupted:
+            save(done)
+            raise
+
     def look(self, done: int, observer: Observer, save: Callable[[int], None]) -> bool:
         """Look at validation where it is due; return whether patience has run out."""
         plan, selection = self._loop.evaluation, self.selection
         noted = bool(selection.history) and selection.history[-1][0] == done
         if plan is None or noted or not plan.is_due(done, self._loop.steps):
             return False
-        try:
-            look = plan.run()
-        except Interrupted:  # a process alone stops in a look, which comes after the restart
-            save(done)
-            raise
+        look = self.between(plan.run, done, save)
         observer.metrics(done, look.metrics)
         selection.add(done, look, plan)
         observer.looked(selection)

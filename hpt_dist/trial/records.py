@@ -195,9 +195,11 @@ class _Details:
     change: Mapping[Line, _Finite] = field(default_factory=dict)
     pool_images: Count = 0
     licence: str = ""
+    protocol: Literal["disjoint", "transductive", "published"] = "disjoint"
     n_train: Count | None = None
     n_val: Count | None = None
     n_test: Count | None = None
+    n_published: Count | None = None
     n_labelled: Count | None = None
     n_unlabelled: Count | None = None
 

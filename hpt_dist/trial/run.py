@@ -165,7 +165,8 @@ def _taken(context: Context, found: tuple[str, Result]) -> Result:
     log.info("reads what trial %s has read, and takes its result", key[:12])
     # Both train, and so look at validation meanwhile.
     trains = trial.spec.TRAINS and not trial.candidates
-    curves = tuple(name for name in left.metrics if trains and not name.startswith("test/"))
+    once = ("test/", "published/")  # read at the end, and never looked at meanwhile
+    curves = tuple(name for name in left.metrics if trains and not name.startswith(once))
     return replace(left, curves=curves)
 
 

@@ -346,14 +346,16 @@ def test_on_slurm_the_deciding_job_waits_for_every_candidate(chosen, tmp_path):
 
 def test_a_candidate_that_reads_test_fails(copy, chosen, monkeypatch):
     """A leak into the selection of each kind, planted where it asks for the images of val."""
-    features, pool, read = Frozen.features, finetune._Judge._pool, mme._read
+    features, pool = Frozen.features, finetune._Judge._pool
     monkeypatch.setattr(
         Frozen,
         "features",
         lambda self, name, *more: features(self, name.replace("val", "test"), *more),
     )
     monkeypatch.setattr(finetune._Judge, "_pool", lambda self, _: pool(self, "test"))
-    monkeypatch.setattr(mme, "_read", lambda *given, **how: read(*given[:4], "test", **how))
+    monkeypatch.setattr(
+        mme, "_looked_at", lambda context, spec: mme.pool_of(context, (f"{spec.target}/test",))
+    )
     overrides = {stage: f"stages.{stage}.seed=7" for stage in METRICS}
     overrides["probe"] = "stages.probe.sweep.seed=[7]"
     options = [word for stage, one in overrides.items() for word in ("--only", stage, "--set", one)]

@@ -13,6 +13,7 @@ from torch import nn
 from hpt_dist.errors import DataError, Interrupted, TrainingError
 from hpt_dist.launch import local, process
 from hpt_dist.methods import METHODS, MME, Anchored
+from hpt_dist.methods.source_labels import PseudoCentres
 from hpt_dist.networks import backbones
 from hpt_dist.store import open_store
 from hpt_dist.train import optim
@@ -41,8 +42,15 @@ CASES = [
     ("anchored moco_v2", 4, "all"),
     ("anchored byol", 4, "batchnorm"),
     ("anchored simclr", None, "all"),
+    ("ent", None, "batchnorm"),
+    ("s+t", None, "head"),
+    ("t", None, "all"),
+    ("consistency", None, "all"),
+    ("adapted", None, "all"),
 ]
 ANCHORED = CASES[8]
+# "adapted" is s+t with adapted source labels.
+ADAPTATIONS = ("mme", "ent", "s+t", "t", "consistency", "adapted")
 
 
 def backbone():
@@ -56,8 +64,13 @@ def backbone():
 def make(name, which):
     net = backbone()
     backbones.trainable_parameters(net, which)
-    if name == "mme":
-        return MME(net, DIM, 3, head_dim=8, objective="mme", seed=1)
+    if name in ADAPTATIONS:
+        objective = "s+t" if name == "adapted" else name
+        centres = PseudoCentres(3, 8, mix=0.5, temperature=0.6, scale=0.05)
+        return MME(
+            net, DIM, 3, head_dim=8, objective=objective, threshold=0.6,
+            centres=centres if name == "adapted" else None, seed=1,
+        )  # fmt: skip
     anchored, _, name = name.rpartition(" ")
     method = METHODS[name](net, DIM, **METHOD_SETTINGS[name], seed=1)
     return Anchored(method, 5.0) if anchored else method
@@ -67,6 +80,9 @@ def make(name, which):
 def feed(start, name, rank, world, bad=None):
     share = BATCH // world
     rows = slice(rank * share, (rank + 1) * share)
+    half = share // 2  # of source images, then as many of the target
+    source = torch.arange(rank * half, (rank + 1) * half)
+    labelled = torch.cat([source, BATCH // 2 + source])
 
     def inputs():
         step = start
@@ -76,9 +92,13 @@ def feed(start, name, rank, world, bad=None):
             views = [scale * torch.randn(BATCH, 3, 12, 12, generator=generator) for _ in range(2)]
             if step == bad:
                 views[0][-1] = float("inf")  # on the last rank alone
-            if name == "mme":
+            if name in ADAPTATIONS:
                 labels = torch.randint(3, (BATCH,), generator=generator)
-                yield (views[0][rows], labels[rows]), (views[1][rows],)
+                given = views[0][labelled], labels[labelled]
+                if name == "consistency":
+                    yield ((*given, views[1][rows], 2 * views[1][rows]),)
+                else:
+                    yield given, (views[1][rows],)
             else:
                 yield (tuple(view[rows] for view in views),)
             step += 1
@@ -130,6 +150,16 @@ def trained(rank, world, folder, case, stop_on=None, bad=None, resume=False):
             interrupt.cause = "SIGTERM"
         return 0.1
 
+    def place_centres(step):
+        if name == "adapted" and step % 3 == 1:  # not where states are saved
+            unlabelled = torch.randn(20, 3, 12, 12, generator=torch.Generator().manual_seed(9))
+            method.eval()
+            with torch.no_grad():
+                method.place_centres(method.embed(unlabelled))
+            method.train()
+        if name == "adapted":
+            method.adapt_labels(on=step >= 1)
+
     observer = Quiet()
     loop = Loop(
         method=method,
@@ -140,6 +170,7 @@ def trained(rank, world, folder, case, stop_on=None, bad=None, resume=False):
         images_per_step=2 * BATCH,
         checkpoints=Checkpoints(open_store(folder)),
         checkpoint_every=2,
+        before_step=place_centres,
     )
     try:
         fit(loop, accelerator, observer, interrupt)

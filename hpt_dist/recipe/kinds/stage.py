@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from hpt_dist.recipe.facts import DatasetFacts
 from hpt_dist.recipe.numerics import Device, Numerics, decide
-from hpt_dist.recipe.settings import MAX_BAD, OPERATIONAL, MaxBad, Positive, Resources, Spec
+from hpt_dist.recipe.settings import (
+    MAX_BAD,
+    OPERATIONAL,
+    MaxBad,
+    Positive,
+    Resources,
+    Spec,
+    result_fields,
+)
 
 # What the name of a stage gets for the trials that validation chooses from.
 CANDIDATES = ".candidates"
@@ -144,6 +152,10 @@ class StageSpec(Spec):
     def reads(self) -> list[Read]:
         """Return every split that it reads."""
         return []
+
+    def result_fields_on(self, datasets: Mapping[str, DatasetFacts]) -> dict[str, Any]:  # noqa: ARG002
+        """Return the settings that determine its result on datasets: what its key is made of."""
+        return result_fields(self)
 
     def kept_back(self) -> frozenset[str]:
         """Return the splits that a candidate must not read: the test splits of what judges it.

@@ -11,12 +11,14 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from hpt_dist.errors import RequestError
 from hpt_dist.sources.named import (
     chest,
     domainnet,
+    domainnet_126,
     driving,
     installed,
     natural,
@@ -42,6 +44,7 @@ class Named:
         images: numbers of images in the paper's release, by split or by several splits joined by
             `+`; empty if unknown.
         note: which other release a user may have; reported where the numbers differ.
+        splits: those that must have images.
     """
 
     open: Callable[[Path], FileSource]
@@ -50,19 +53,25 @@ class Named:
     credit: str
     images: Mapping[str, int] = field(default_factory=dict)
     note: str = ""
+    splits: tuple[str, ...] = _SPLITS
 
 
 def _sizes(train: int, val: int, test: int) -> dict[str, int]:
     return {"train": train, "val": val, "test": test}
 
 
+_OF_DOMAINNET = partial(
+    Named,
+    home="http://ai.bu.edu/M3SDA/",
+    licence="none; the site claims fair use for non-commercial research and education",
+    credit="Peng et al., Moment Matching for Multi-Source Domain Adaptation, ICCV 2019",
+)
+
+
 def _domain(name: str, train: int, val: int, test: int, cleaned: int = 0) -> Named:
     note = f"the site's cleaned lists hold {cleaned:,} images; the paper used the original ones"
-    return Named(
+    return _OF_DOMAINNET(
         open=domainnet.OPENERS[name],
-        home="http://ai.bu.edu/M3SDA/",
-        licence="none; the site claims fair use for non-commercial research and education",
-        credit="Peng et al., Moment Matching for Multi-Source Domain Adaptation, ICCV 2019",
         images=_sizes(train, val, test),
         note=note if cleaned else "",
     )
@@ -146,7 +155,38 @@ DATASETS = {
         credit="Lam et al., xView: Objects in Context in Overhead Imagery, 2018",
     ),
 }
-NAMES = (*installed.DATASETS, *DATASETS)
+# MME's lists (arXiv 1904.06487): 126 classes; images of source domains, labelled ones of targets.
+_SOURCES = {"clipart": 18_703, "painting": 31_502, "real": 70_358, "sketch": 24_582}
+_TARGETS = {f"{one}-{k}": (one, k) for one in domainnet_126.DOMAINS for k in domainnet_126.SHOTS}
+_CLASSES = 126
+ADAPTATION = {
+    **{
+        f"domainnet-126/{domain}": _OF_DOMAINNET(
+            open=partial(domainnet_126.open_source_domain, domain),
+            images={"train": images},
+            splits=("train",),
+        )
+        for domain, images in _SOURCES.items()
+    },
+    **{
+        f"domainnet-126/{name}": _OF_DOMAINNET(
+            open=partial(domainnet_126.open_target_domain, *target),
+            images={"train": _CLASSES * target[1]},
+        )
+        for name, target in _TARGETS.items()
+    },
+    **{
+        f"domainnet-126/{name}-{domainnet_126.PUBLISHED}": _OF_DOMAINNET(
+            open=partial(domainnet_126.open_published, *target),
+            images={"train": _CLASSES * target[1], "val": _CLASSES * 3},
+            splits=("train", "val", domainnet_126.PUBLISHED),
+        )
+        for name, target in _TARGETS.items()
+    },
+}
+NAMES = (*installed.DATASETS, *DATASETS, *ADAPTATION)
+# As messages list them.
+LISTED = (*installed.DATASETS, *DATASETS, "domainnet-126/DOMAIN (docs/datasets.md)")
 
 
 def open_named(name: str, root: Path | None) -> FileSource:
@@ -162,7 +202,7 @@ def open_named(name: str, root: Path | None) -> FileSource:
     """
     if name in installed.DATASETS:
         return installed.open_installed(name, root)
-    named = DATASETS[name]
+    named = (DATASETS | ADAPTATION)[name]
     if root is None:
         raise RequestError(
             f"{name} is read from the folder that it was unpacked to",
@@ -172,7 +212,7 @@ def open_named(name: str, root: Path | None) -> FileSource:
     opened = named.open(root)
     source = dataclasses.replace(opened, name=name, licence=named.licence, credit=named.credit)
     counts = Counter(one.split for one in source.files)
-    empty = [split for split in _SPLITS if not counts[split]]
+    empty = [split for split in named.splits if not counts[split]]
     if empty:
         raise RequestError(f"no images for {', '.join(empty)} of {name}", where=str(root))
     if words := differences(named, counts):
