@@ -1,0 +1,96 @@
+"""What the rules rest on: each number with where it comes from, in this one place.
+
+A study that finds better ones changes this module alone. "HPT" is arXiv 2103.12718. What was
+measured here was measured with EfficientNet-Lite0 on two CPU cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from hpt_dist.recipe.numerics import DeviceKind
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Evidence(Generic[T]):
+    """A value, and its source in words that fit a recipe's comment."""
+
+    value: T
+    source: str
+
+
+# Settings of a pretraining stage that do not follow from the data. A recipe takes them as they
+# stand, so that another arm, or settings such as an anchor, are written here and nowhere else.
+DEFAULT_ARM: Evidence[Mapping[str, Any]] = Evidence(
+    {
+        "batch_norm": "frozen",
+        "optimizer": {"name": "adamw", "lr": 1e-3, "backbone_lr_scale": 0.3},
+    },
+    "the quickstart's: of the settings tried there, moving statistics did most of the harm",
+)
+# HPT's guideline for few images, which its own settings train as well as all weights.
+FEW_IMAGES_ARM: Evidence[Mapping[str, Any]] = Evidence(
+    {
+        "train": "batchnorm",
+        "batch_norm": "train",
+        "optimizer": {"name": "adamw", "lr": 1e-3},
+    },
+    "HPT's guideline below 10,000 images: batch norm alone",
+)
+FEW_IMAGES = Evidence(10_000, "HPT's guideline")
+
+STEPS = Evidence(5000, "HPT: 5,000 steps are enough at any number of images")
+CPU_STEPS = Evidence(300, "the length of the recipes that come along, minutes on two cores")
+LEAST_STEPS = Evidence(50, "HPT's shortest training")
+# Below this many looks, fewer choices widen the verdict's interval less.
+LOOKS = Evidence(6, "the recipes that come along")
+WARMUP = Evidence(0.2, "the recipes that come along: a fifth of all steps, at most 500")
+MOST_WARMUP = 500
+
+SIZE: Mapping[DeviceKind, Evidence[int]] = {
+    "cpu": Evidence(64, "a CPU's size in the recipes that come along"),
+    "gpu": Evidence(224, "HPT's size"),
+}
+BATCH: Mapping[DeviceKind, Evidence[int]] = {
+    "cpu": Evidence(64, "a CPU's batch in the recipes that come along"),
+    "gpu": Evidence(256, "HPT's batch"),
+}
+# Enlarging is of use: of Fashion-MNIST's 28 pixels nearest neighbours found 75.9 % at 64 pixels
+# and 77.1 % at 112 (700 images, one run).
+ENLARGED = Evidence(4, "28 pixels gave 77.1 % at 112, 75.9 % at 64: no evidence for more")
+QUEUE_BATCHES = Evidence(8, "the recipes that come along: eight batches")
+MOMENTUM = Evidence(0.99, "the recipes that come along: short trainings, short queues")
+
+# Up to this side, crops of a fifth of an image are too few pixels, and blur leaves nothing.
+SMALL_SIDE = 96
+SMALL_VIEWS: Evidence[Mapping[str, Any]] = Evidence(
+    {"crop_area": [0.4, 1.0], "blur": 0}, "the recipes that come along"
+)
+COLOURLESS: Evidence[Mapping[str, Any]] = Evidence(
+    {"saturation": 0, "hue": 0, "gray": 0}, "without colours these do nothing"
+)
+GRAY_SHARE = 0.95  # of the images seen, from which on a dataset counts as one without colours
+
+VIEWS, SEEDS, LINEAR_STEPS, LINEAR_BATCH = 4, 3, 1000, 256
+NEIGHBOURS, WATCHED = 20, 2048  # the defaults of `monitor`
+LEAST_SEEDS = 2  # one gives no interval over seeds
+# A CPU computes features of so many images within minutes.
+CPU_EVALUATED = 20_000
+LEAST_EVALUATED = 2_000
+
+# Of a source: its Fréchet distance as a multiple of that of two halves of one's own images.
+FAR = Evidence(40.0, "measured here: see docs/recommend.md")
+LARGER = 2.0  # times the target's images, from which on a source counts as larger
+# Of the data to the base: how far its batch-norm inputs are from the base's statistics.
+SHIFTED = Evidence(1.0, "measured here: see docs/recommend.md")
+
+# What a test can show: accuracy, where so many answers change.
+GAIN, CHANGED = 0.05, 0.2
+
+MARGIN = 0.9  # of the hours that were given are planned
+TRIAL_SECONDS = 6.0  # that a trial takes beside its images: its process, its records
+CPU_FLOPS, GPU_FLOPS = 2e10, 5e12  # of a linear classifier's steps
