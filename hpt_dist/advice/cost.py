@@ -38,10 +38,12 @@ def work(choices: Choices, facts: Facts) -> list[Work]:
     if choices.rivals:
         found.append(_judging("base", len(choices.rivals), choices, facts))
     candidates = choices.sources.value
-    found += [_training(f"source {one.dataset.alias}", choices, target) for one in candidates]
+    found += [
+        _training(f"source {one.dataset.alias}", one.dataset, choices, target) for one in candidates
+    ]
     if len(candidates) > 1:
         found.append(_judging("source", 1 + len(candidates), choices, facts))
-    found += [_training(arm, choices, target) for arm in arms(choices)]
+    found += [_training(arm, target, choices, target) for arm in arms(choices)]
     if target.judges == "test":
         inits = 1 + bool(candidates) + len(arms(choices))
         found.append(_judging("features", inits * choices.seeds, choices, facts))
@@ -67,11 +69,16 @@ def seconds(choices: Choices, facts: Facts) -> float:
     )
 
 
-def _training(stage: str, choices: Choices, target: Dataset) -> Work:
+def _training(stage: str, data: Dataset, choices: Choices, target: Dataset) -> Work:
+    """Return the work of pretraining on a dataset; the target judges, or else the data."""
     steps = choices.steps.value
-    watched = ("train", "val") if target.judges != "none" else target.pool[:1]
+    watched = (
+        [target.images["train"], target.images["val"]]
+        if target.judges != "none"
+        else [data.images[data.pool[0]]]
+    )
     looks = 1 + -(-steps // rules.every(steps))
-    images = sum(min(evidence.WATCHED, target.images[split]) for split in watched)
+    images = sum(min(evidence.WATCHED, count) for count in watched)
     return Work(stage, 1, 2 * steps * choices.batch.value, looks * images)
 
 

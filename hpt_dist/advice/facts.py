@@ -180,12 +180,14 @@ class Speed:
         batch: images of a step.
         views_per_second: image views that training consumes.
         steps: that were measured.
+        share: of the cores that it got meanwhile; 1 on a GPU.
     """
 
     size: int
     batch: int
     views_per_second: float
     steps: int
+    share: float = 1.0
 
 
 @dataclass(frozen=True)

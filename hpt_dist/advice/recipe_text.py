@@ -66,9 +66,8 @@ def _lines(
 def _few_images(target: Dataset) -> str:
     arm = evidence.FEW_IMAGES_ARM
     return (
-        f"{target.pool_images:,} images, fewer than {evidence.FEW_IMAGES.value:,}. {arm.source}; "
-        f"above, {evidence.DEFAULT_ARM.source}. So both are trained, and the evaluation compares "
-        "them."
+        f"{target.pool_images:,} images, fewer than {evidence.FEW_IMAGES.value:,}: {arm.source}. "
+        f"But {evidence.DEFAULT_ARM.source}. So both are trained, and the evaluation compares them."
     )
 
 

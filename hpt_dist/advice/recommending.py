@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hpt_dist.advice import cost, evidence, look, recipe_text, rules, words
+from hpt_dist.advice import cost, evidence, look, recipe_text, rules, warnings, words
 from hpt_dist.advice import hours as time_given
 from hpt_dist.advice.bases import DEFAULT, parsed
 from hpt_dist.advice.facts import Dataset, Facts, Judges
 from hpt_dist.advice.look import Place, Question
 from hpt_dist.datasets.manifest import Manifest, read_manifest
 from hpt_dist.errors import RequestError
+from hpt_dist.evals.evidence import images_to_show
 from hpt_dist.launch import here, lookup
 from hpt_dist.launch.first_recipe import Domain, of_manifest
 from hpt_dist.recipe import file as recipe_file
@@ -98,7 +99,7 @@ def advised(facts: Facts, store: Store, limit: float | None, name: str | None) -
     """
     chosen = time_given.fitted(rules.choices(facts), facts, limit)
     estimated = cost.seconds(chosen, facts) / 3600
-    warned = rules.warnings(facts, chosen)
+    warned = warnings.of(facts, chosen)
     called = re.sub(r"[^A-Za-z0-9_.-]+", "_", name or facts.target.alias).lstrip("_.-") or "first"
     notes = (f"Note: {line}." for line in warned)
     head = [*words.head(facts, chosen, estimated), *notes]
@@ -177,8 +178,6 @@ def _described(domain: Domain, manifest: Manifest) -> Dataset:
 
 def _judges(domain: Domain) -> tuple[Judges, str]:
     """Return what can judge on a dataset, and why that is not test; see `facts.Dataset`."""
-    from hpt_dist.evals.evidence import images_to_show
-
     if domain.label == "none":
         needed = round(images_to_show(evidence.GAIN, evidence.CHANGED), -1)
         return "none", words.lacks_labels(domain.alias, needed)

@@ -76,12 +76,12 @@ def of_training(
         workers=threads,
         replacements=Replacements(len(pool)),
     )
-    done, began = 0, 0.0
+    done, began, cpu = 0, 0.0, 0.0
     with stream, ahead(map(views, stream), device) as batches:
         for inputs in clock.within(batches, least=_WARMUP + _LEAST):
             if done == _WARMUP:
                 _wait(device)
-                began = time.monotonic()
+                began, cpu = time.monotonic(), time.process_time()
             elif done == _WARMUP + _MOST:
                 break
             with precision.autocast(numerics, device):
@@ -94,7 +94,9 @@ def of_training(
     _wait(device)
     steps = done - _WARMUP
     seconds = time.monotonic() - began
-    return Speed(size, spec.batch, 2 * spec.batch * steps / seconds, steps)
+    share = (time.process_time() - cpu) / seconds / threads if device.type == "cpu" else 1.0
+    rate = 2 * spec.batch * steps / seconds
+    return Speed(size, spec.batch, round(rate, 1), steps, round(min(1.0, share), 2))
 
 
 def _wait(device: torch.device) -> None:

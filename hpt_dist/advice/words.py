@@ -16,7 +16,7 @@ def seen(facts: Facts) -> Iterator[str]:
     low, median, high = shown.short_sides
     colours = "no colours" if shown.gray > 0.5 else "colours"
     if 0 < shown.gray < 1:
-        colours += f" ({shown.gray:.0%} gray)"
+        colours += f" ({100 * shown.gray:.0f} % gray)"
     yield (
         f"looked for {facts.seconds:.0f} s; at {shown.seen:,} of {target.pool_images:,} images to "
         f"pretrain on: short sides {low} to {high} pixels (median {median}), {colours}, values "
@@ -99,7 +99,7 @@ def head(facts: Facts, chosen: Choices, hours: float) -> Iterator[str]:
     yield f"Continue pretraining on {first}{target.alias}. Written by `hpt-dist recommend`."
     yield ""
     yield target.in_words
-    yield f"{duration(facts, hours).capitalize()}."
+    yield f"It takes {duration(facts, hours)}."
     for cut in chosen.cuts:
         yield f"Left out for want of time: {cut}."
 
