@@ -72,7 +72,7 @@ def _of_gap(facts: Facts, chosen: Base) -> list[str]:
     if chosen.shift is not None and chosen.shift > evidence.SHIFTED.value:
         lines.append(
             f"the images are far from what {chosen.weights} knows: its batch norm sees them "
-            f"{chosen.shift:.2f} deviations off: gains are less sure"
+            f"{chosen.shift:.2f} deviations off ({evidence.SHIFTED.source}): gains are less sure"
         )
     return lines
 
@@ -83,7 +83,7 @@ def _of_source(one: Source, facts: Facts) -> list[str]:
     if one.distance is not None and one.distance > evidence.FAR.value:
         lines.append(
             f"{name} is {one.distance:.0f} times as far from {facts.target.alias} as its own "
-            "halves are: expect little of it"
+            f"halves are: expect little of it ({evidence.FAR.source})"
         )
     if images < evidence.LARGER * own:
         lines.append(
