@@ -84,7 +84,8 @@ LEAST_EVALUATED = 2_000
 
 # Of a source: its Fréchet distance as a multiple of that of two halves of one's own images. With
 # 192 images each at 64 pixels: colour drawings to line drawings 5 to 8, clip-art to cut-out
-# photographs 4, photographs to line drawings 13 to 24, products of 28 pixels to any of them 9 to 22.
+# photographs 4, photographs to line drawings 13 to 24, products of 28 pixels to any of these 9 to
+# 22.
 FAR = Evidence(10.0, "drawings of other styles are up to 8 times as far, unlike images 9 to 24")
 LARGER = 2.0  # times the target's images, from which on a source counts as larger
 # Of the data to the base: how far its batch-norm inputs are from the base's statistics, in its

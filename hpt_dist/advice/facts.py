@@ -117,7 +117,7 @@ class Difference:
     """Of two scores on the same images, by a paired bootstrap.
 
     Args:
-        one: what is compared.
+        one: what is compared: the name of a base, or raw pixels.
         other: what it is compared with.
         mean: one minus the other, a share of 1.
         half_width: of the interval at 95 % for all comparisons of this look.
@@ -151,6 +151,12 @@ class Base:
     images_per_second: float
     score: Score | None = None
     shift: float | None = None
+
+    @property
+    def name(self) -> str:
+        """How a command names it; weights of a file do not tell their network."""
+        is_known = self.weights.startswith(("package/", "torchvision/", "timm/"))
+        return self.weights if is_known else f"{self.backbone}={self.weights}"
 
 
 @dataclass(frozen=True)

@@ -146,8 +146,9 @@ def shift(backbone: Backbone, moments: dict[str, Moments]) -> float | None:
     """
     shifts = []
     for name, layer in refresh.layers_of(backbone).items():
-        if name in moments:
-            mean, var = layer.running_mean.double().cpu(), layer.running_var.double().cpu()
+        mean, var = layer.running_mean, layer.running_var
+        if name in moments and mean is not None and var is not None:
+            mean, var = mean.double().cpu(), var.double().cpu()
             alive = var > _NEAR_ZERO
             apart = (moments[name].mean - mean).square()
             apart += (moments[name].var.sqrt() - var.sqrt()).square()

@@ -45,7 +45,7 @@ def fitted(choices: Choices, facts: Facts, hours: float | None) -> Choices:
         needed = cost.seconds(least, facts) / _HOUR / evidence.MARGIN
         raise RequestError(
             f"{hours:g} hours do not suffice here: {evidence.LEAST_STEPS.value} steps and their "
-            f"evaluation take about {needed:.2f}",
+            f"evaluation take about {needed:.2f}{_busy(facts)}",
             where="--hours",
             allowed=f"{_rounded_up(needed):g} or more",
             fix="give more hours, or plan for a GPU or a cluster",
@@ -71,6 +71,15 @@ def _most_steps(choices: Choices, facts: Facts, limit: float) -> int:
 
 def _with_steps(choices: Choices, steps: int, why: str) -> Choices:
     return replace(choices, steps=Chosen(steps, why))
+
+
+def _busy(facts: Facts) -> str:
+    share = facts.speed.share
+    if share >= evidence.BUSY:
+        return ""
+    return (
+        f" (training got {100 * share:.0f} % of the cores while it was measured: others are busy)"
+    )
 
 
 def _rounded_up(hours: float) -> float:

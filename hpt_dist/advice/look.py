@@ -110,6 +110,7 @@ def look(question: Question, tell: Tell) -> Facts:
     Raises:
         RequestError: there are no such weights, or they do not fit their backbone.
         DataError: the dataset is damaged, or none of its images decodes.
+        TrainingError: the device is not there, or its memory is too small.
         StoreError: a store cannot be read.
     """
     return _Look(question, tell).facts()
@@ -121,6 +122,9 @@ class _Look:
     def __init__(self, question: Question, tell: Tell) -> None:
         import torch
 
+        from hpt_dist.networks import precision
+
+        precision.require(question.device)
         torch.set_num_threads(question.cores)
         self._device = torch.device("cuda" if question.device == "gpu" else "cpu")
         self._question, self._tell = question, tell
@@ -303,14 +307,12 @@ class _Look:
         first = next(one for one in scored if one.base == best)
         count = len(scored)
         found = [
-            features.compared(
-                one.base.weights, one.judged, best.weights, first.judged, max(1, count - 1)
-            )
+            features.compared(one.base.name, one.judged, best.name, first.judged, max(1, count - 1))
             for one in scored
             if one is not first and one.judged and first.judged
         ]
         if first.judged and first.pixels:
-            found.append(features.compared(best.weights, first.judged, PIXELS, first.pixels, 1))
+            found.append(features.compared(best.name, first.judged, PIXELS, first.pixels, 1))
         return tuple(found)
 
     def _sources(

@@ -171,8 +171,17 @@ def _described(domain: Domain, manifest: Manifest) -> Dataset:
     train = manifest.splits.get("train")
     counts = train.class_counts if train else ()
     return Dataset(
-        *(domain.alias, domain.reference, dict(domain.images), tuple(domain.pool), domain.label),
-        *(len(domain.classes), min(counts, default=0), metric, judges, lacks, domain.in_words()),
+        alias=domain.alias,
+        reference=domain.reference,
+        images=dict(domain.images),
+        pool=tuple(domain.pool),
+        label=domain.label,
+        classes=len(domain.classes),
+        fewest=min(counts, default=0),
+        metric=metric,
+        judges=judges,
+        lacks=lacks,
+        in_words=domain.in_words(),
     )
 
 

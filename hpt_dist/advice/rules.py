@@ -115,7 +115,7 @@ def base(bases: Sequence[Base], differences: Sequence[Difference]) -> Chosen[Bas
     fastest = max(level, key=lambda one: one.images_per_second)
     cheaper = fastest.images_per_second > 1.2 * level[0].images_per_second
     one = fastest if cheaper else min(level, key=bases.index)
-    names = " and ".join(other.weights for other in level if other is not one)
+    names = " and ".join(other.name for other in level if other is not one)
     how = "the fastest" if cheaper else "the first"
     return Chosen(one, f"{_scored(one)}; no evidence of a difference to {names}: {how} of them")
 
@@ -130,8 +130,8 @@ def _scored(one: Base) -> str:
 
 
 def _undecided(bases: Sequence[Base], first: Base, differences: Sequence[Difference]) -> list[Base]:
-    level = {d.one for d in differences if d.other == first.weights and d.verdict != "worse"}
-    return [one for one in bases if one.weights in level]
+    level = {d.one for d in differences if d.other == first.name and d.verdict != "worse"}
+    return [one for one in bases if one.name in level]
 
 
 def rivals(facts: Facts, chosen: Base) -> tuple[str, ...]:

@@ -61,17 +61,17 @@ def _of_machine(facts: Facts) -> list[str]:
 def _of_gap(facts: Facts, chosen: Base) -> list[str]:
     """Return that the data are far from the base, as HPT found of quickdraw alone of 16."""
     lines = []
-    pixels = facts.difference(chosen.weights, "raw pixels")
+    pixels = facts.difference(chosen.name, "raw pixels")
     if pixels and pixels.verdict != "better":
         lines.append(
-            f"{chosen.weights} is not evidently better on these images than raw pixels are "
+            f"{chosen.name} is not evidently better on these images than raw pixels are "
             f"({100 * pixels.mean:+.1f} ± {100 * pixels.half_width:.1f} points): of HPT's 16 "
-            "datasets it did not help where the gap was large (quickdraw); compare with "
-            "weights: random and more steps"
+            "datasets it won on all but quickdraw, which is that far from photographs; compare "
+            "with weights: random and more steps"
         )
     if chosen.shift is not None and chosen.shift > evidence.SHIFTED.value:
         lines.append(
-            f"the images are far from what {chosen.weights} knows: its batch norm sees them "
+            f"the images are far from what {chosen.name} knows: its batch norm sees them "
             f"{chosen.shift:.2f} deviations off ({evidence.SHIFTED.source}): gains are less sure"
         )
     return lines

@@ -28,7 +28,7 @@ def seen(facts: Facts) -> Iterator[str]:
             parts.insert(0, f"nearest neighbours {_score(base.score)}")
         if base.shift is not None:
             parts.append(f"batch norm {base.shift:.2f} deviations off")
-        yield f"{base.weights}: {', '.join(parts)}"
+        yield f"{base.name}: {', '.join(parts)}"
     if facts.pixels:
         yield f"raw pixels: nearest neighbours {_score(facts.pixels)}"
     for found in facts.differences:
@@ -69,7 +69,7 @@ def machine(facts: Facts) -> str:
 
 def decided(facts: Facts, chosen: Choices, hours: float) -> Iterator[str]:
     """Yield what is recommended, and for how long that runs."""
-    yield f"base: {chosen.base.value.weights} ({chosen.base.why})"
+    yield f"base: {chosen.base.value.name} ({chosen.base.why})"
     if chosen.rivals:
         yield f"the recipe chooses among {' and '.join(chosen.rivals)} by val"
     if found := chosen.sources.value:

@@ -12,7 +12,8 @@ from hpt_dist.advice.facts import Difference, Pictures
 from hpt_dist.recipe import plan
 
 FEW = {"train": 210, "unlabeled": 90, "val": 45, "test": 45}
-LEVEL = (Difference("b.pth", "a.pth", -0.01, 0.1, "undecided"),)
+NETWORK = "timm/tf_efficientnet_lite0"
+LEVEL = (Difference(f"{NETWORK}=b.pth", f"{NETWORK}=a.pth", -0.01, 0.1, "undecided"),)
 CASES = {
     "usual": {},
     "few": {"target": dataset(images=FEW)},

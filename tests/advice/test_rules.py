@@ -69,18 +69,18 @@ def test_a_network_of_patches_gets_a_size_that_it_reads():
 
 
 def test_the_best_base_is_taken_if_that_is_evident_else_the_cheapest_of_the_level_ones():
-    good, bad = base("a", 0.7), base("b", 0.6)
+    good, bad = base("timm/a", 0.7), base("timm/b", 0.6)
     slow = replace(good, images_per_second=100.0)
-    worse = (Difference("b", "a", -0.1, 0.04, "worse"),)
-    level = (Difference("b", "a", -0.1, 0.2, "undecided"),)
+    worse = (Difference("timm/b", "timm/a", -0.1, 0.04, "worse"),)
+    level = (Difference("timm/b", "timm/a", -0.1, 0.2, "undecided"),)
     assert chosen(facts(bases=(bad, good), differences=worse)).base.value is good
     undecided = chosen(facts(bases=(bad, slow), differences=level))
     assert undecided.base.value is bad
-    assert undecided.rivals == ("b", "a")
-    assert "no evidence of a difference to a: the fastest" in undecided.base.why
+    assert undecided.rivals == ("timm/b", "timm/a")
+    assert "no evidence of a difference to timm/a: the fastest" in undecided.base.why
     other = replace(bad, backbone="timm/resnet18")
     assert chosen(facts(bases=(other, slow), differences=level)).rivals == ()
-    bare = (base("a", None), base("b", None))
+    bare = (base("timm/a", None), base("timm/b", None))
     unlabelled = facts(bases=bare, differences=(), target=dataset(judges="none"))
     assert chosen(unlabelled).base.value is bare[0]
 
