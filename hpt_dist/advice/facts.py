@@ -76,10 +76,10 @@ class Copies:
     """Images that are there more than once.
 
     Args:
-        exact: pairs of equal bytes with val or test on one side and what is trained on, or chosen
-            by, on the other; of all images. None where that was not looked at.
+        exact: images that are trained on, or chosen by, and have the bytes of one of val or test,
+            of all images; None where that was not looked at.
         judged: images of val and test that were compared by look.
-        others: images to pretrain on that were compared by look.
+        others: images to pretrain on, those of sources too, that were compared by look.
         near: those of `judged` that look like one of `others`.
         whole: whether these were all images.
     """

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hpt_dist.advice import pictures, rules
 from hpt_dist.advice.clock import Clock, OutOfTimeError
 from hpt_dist.advice.evidence import NEIGHBOURS, WATCHED
@@ -176,29 +178,35 @@ class _Look:
             return None
         others = self._pool(self._question.target, judging)
         exact = self._exact(clock.part(0.3))
-        words = [
-            pictures.words_of(
-                clock.part(share).within(pictures.sampled(len(one), _HASHED)), one.read
-            )
-            for one, share in ((others, 0.4), (pool, 0.9))
-        ]
+        sources = [self._pool(one, one.dataset.pool) for one in self._question.sources]
+        pools = [others, pool, *sources]
+        words = []
+        for number, one in enumerate(pools):
+            part = clock.part(1 / (len(pools) - number))
+            rows = part.within(pictures.sampled(len(one), _HASHED))
+            words.append(pictures.words_of(rows, one.read))
         # Those that show no contrast, or do not decode, are compared by their bytes alone.
-        whole = sum(map(len, words)) >= 0.9 * (len(others) + len(pool))
-        return pictures.copies(words[0], words[1], exact, whole=whole)
+        whole = sum(map(len, words)) >= 0.9 * sum(map(len, pools))
+        return pictures.copies(words[0], np.concatenate(words[1:]), exact, whole=whole)
 
     def _exact(self, clock: Clock) -> int | None:
-        place = self._question.target
-        if sum(self._target.images.values()) > _COMPARED:
+        """Return the pairs of equal files of which one judges; None where there was no time."""
+        places = [self._question.target, *self._question.sources]
+        if sum(sum(one.dataset.images.values()) for one in places) > _COMPARED:
             self._skipped.append("copies by their bytes: too many images")
             return None
-        store = open_store(place.store)
-        dataset = StoredDataset(store, read_manifest(store, place.name))
+        datasets = []
+        for place in places:
+            store = open_store(place.store)
+            datasets.append(StoredDataset(store, read_manifest(store, place.name)))
         try:
-            found = leaks.find([dataset], distance=None, progress=lambda *_: clock.check())
+            found = leaks.find(datasets, distance=None, progress=lambda *_: clock.check())
         except OutOfTimeError:
             self._skipped.append("copies by their bytes")
             return None
-        return len(found.leaks)
+        target = self._question.target
+        own = {target.name, f"{datasets[0].store.uri}/datasets/{target.name}"}
+        return len({(one.a, one.a_key) for one in found.leaks if one.b.dataset in own})
 
     def _backbone(self, weights: str, backbone: str) -> Backbone:
         import torch

@@ -40,7 +40,7 @@ def _of_images(facts: Facts) -> list[str]:
             "small part"
         )
     if copies and (copies.exact or copies.near):
-        exact = f"{copies.exact:,} pairs of equal files; " if copies.exact else ""
+        exact = f"{copies.exact:,} have equal bytes; " if copies.exact else ""
         lines.append(
             f"images that judge are also trained on: {exact}{copies.near:,} of {copies.judged:,} "
             f"that were compared look like one of {copies.others:,}: every score flatters; "
@@ -65,9 +65,8 @@ def _of_gap(facts: Facts, chosen: Base) -> list[str]:
     if pixels and pixels.verdict != "better":
         lines.append(
             f"{chosen.name} is not evidently better on these images than raw pixels are "
-            f"({100 * pixels.mean:+.1f} ± {100 * pixels.half_width:.1f} points): of HPT's 16 "
-            "datasets it won on all but quickdraw, which is that far from photographs; compare "
-            "with weights: random and more steps"
+            f"({100 * pixels.mean:+.1f} ± {100 * pixels.half_width:.1f} points): HPT won on "
+            "15 of 16 datasets, and not on quickdraw, which is that far from photographs"
         )
     if chosen.shift is not None and chosen.shift > evidence.SHIFTED.value:
         lines.append(

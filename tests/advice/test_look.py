@@ -1,10 +1,12 @@
 """A real look at drawings with real weights, and what its parts compute."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from pictures import encoded, picture, sample, write
 from scipy import stats
 
 from hpt_dist.advice import features, look
@@ -75,6 +77,26 @@ def test_a_look_that_has_no_time_sees_a_little_of_everything(placed):
     assert found.bases[0].score.images <= 64
     assert found.speed.steps == 2
     assert time.process_time() - began < 20
+
+
+@pytest.mark.usefixtures("threads")
+def test_images_of_a_source_that_judge_the_target_are_found(tmp_path):
+    def shown(first, count, split, kind="PNG"):
+        numbers = range(first, first + count)
+        made = ((n, encoded(picture(n, (48, 32)), kind)) for n in numbers)
+        return [sample(f"{split}-{n}", data, split, n % 3) for n, data in made]
+
+    store = open_store(str(tmp_path))
+    write(store, "photos", [*shown(0, 12, "train"), *shown(20, 6, "val"), *shown(30, 6, "test")])
+    crowd = [*shown(30, 2, "train"), *shown(21, 1, "unlabeled", "JPEG"), *shown(50, 9, "train")]
+    write(store, "crowd", [replace(one, label=None) for one in crowd], classes="")
+    question = asked(_placed(store, "photos"), _placed(store, "crowd"), bases=(TINY,), seconds=2.0)
+    found = look.look(question, lambda _: None)
+    assert found.copies
+    assert found.copies.exact == 2
+    assert (found.copies.judged, found.copies.others, found.copies.near) == (12, 24, 3)
+    assert found.copies.whole
+    assert found.sources[0].distance
 
 
 def test_weights_that_do_not_fit_are_refused(placed):

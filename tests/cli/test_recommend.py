@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -133,27 +132,31 @@ def test_ctrl_c_ends_the_look_and_leaves_nothing(store):
         env=environment(store),
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
     )
     assert running.stderr
-    wait_for(lambda: marked(running.pid))
-    os.killpg(running.pid, signal.SIGINT)
+    wait_for(lambda: children_of(running.pid))
+    lookers = children_of(running.pid)
+    running.send_signal(signal.SIGINT)
     said = running.stderr.read()
     assert running.wait() == 1
     assert "Traceback" not in said
     assert "interrupted" in said
     assert not Path("x.yaml").exists()
-    wait_for(lambda: not marked(running.pid))
+    wait_for(lambda: not any(is_alive(one) for one in lookers))
 
 
-def marked(parent: int) -> list[str]:
-    """Return the other processes of a session."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == parent and status.parent.name != str(parent) and fields[0] != "Z":
-            found.append(status.parent.name)
-    return found
+def children_of(parent: int) -> list[Path]:
+    """Return the folders in /proc of the processes that another one started."""
+    return [one for one in Path("/proc").glob("[0-9]*") if state(one)[1:2] == [str(parent)]]
+
+
+def is_alive(process: Path) -> bool:
+    return state(process)[:1] not in ([], ["Z"])
+
+
+def state(process: Path) -> list[str]:
+    """Return what /proc says of a process from its state on; nothing where it is gone."""
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
