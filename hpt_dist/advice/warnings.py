@@ -40,11 +40,11 @@ def _of_images(facts: Facts) -> list[str]:
             "small part"
         )
     if copies and (copies.exact or copies.near):
-        exact = f"{copies.exact:,} have equal bytes; " if copies.exact else ""
+        exact = f"{copies.exact:,} images that judge are also trained on; " if copies.exact else ""
         lines.append(
-            f"images that judge are also trained on: {exact}{copies.near:,} of {copies.judged:,} "
-            f"that were compared look like one of {copies.others:,}: every score flatters; "
-            "hpt-dist data leaks lists them, and shard --leave-out FILE leaves them out"
+            f"{exact}{copies.near:,} of {copies.judged:,} images that judge look like one of "
+            f"{copies.others:,} that are trained on: copies flatter every score; hpt-dist data "
+            "leaks lists them, and shard --leave-out FILE leaves them out"
         )
     return lines
 

@@ -90,7 +90,9 @@ def test_images_of_a_source_that_judge_the_target_are_found(tmp_path):
     write(store, "photos", [*shown(0, 12, "train"), *shown(20, 6, "val"), *shown(30, 6, "test")])
     crowd = [*shown(30, 2, "train"), *shown(21, 1, "unlabeled", "JPEG"), *shown(50, 9, "train")]
     write(store, "crowd", [replace(one, label=None) for one in crowd], classes="")
-    question = asked(_placed(store, "photos"), _placed(store, "crowd"), bases=(TINY,), seconds=2.0)
+    question = asked(
+        _placed(store, "photos"), _placed(store, "crowd"), bases=(TINY,), seconds=100.0
+    )
     found = look.look(question, lambda _: None)
     assert found.copies
     assert found.copies.exact == 2

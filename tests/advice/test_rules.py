@@ -124,7 +124,7 @@ WARNED = {
     "flat": ({"pictures": replace(SMALL_GRAY, flat=0.5)}, "50 % of the images show hardly any"),
     "leaks": (
         {"copies": Copies(3, 400, 500, 12, whole=False)},
-        "3 have equal bytes; 12 of 400 that were compared look like one of 500",
+        "3 images that judge are also trained on; 12 of 400 images that judge look like",
     ),
     "busy": ({"speed": replace(facts().speed, share=0.3)}, "training got 30 % of its cores"),
     "no val": ({"target": dataset(judges="none")}, "photos lacks something"),
