@@ -68,7 +68,8 @@ def recommend(
         hours: that all of it may take on this machine; None is the usual lengths.
         name: of the recipe; None is the dataset's own.
         progress: called with a line at each part of the look.
-        look_seconds: that looking may take, but for loading libraries and weights.
+        look_seconds: that looking may take, but for loading libraries and weights, and for the
+            least of each part.
 
     Raises:
         RequestError: there is no such dataset or weights, or the hours do not suffice.

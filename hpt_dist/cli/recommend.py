@@ -54,7 +54,8 @@ _Name = Annotated[
     typer.Option(metavar="NAME", help="The recipe's name; by default the dataset's."),
 ]
 _LookSeconds = Annotated[
-    float, typer.Option(help="Seconds that looking at images and measuring may take.")
+    float,
+    typer.Option(help="Seconds that looking may take; each part looks at a little in any case."),
 ]
 
 
