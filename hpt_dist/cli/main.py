@@ -23,6 +23,7 @@ class _AllVerbs(Verbs):
     names: ClassVar = {
         "shard": "Write images as WebDataset tars with a manifest.",
         "init": "Write a first recipe for your own data.",
+        "recommend": "Write a recipe for a dataset after a look at it, with its reasons.",
         "plan": "Show for each trial whether it is cached, resumes or runs, and why.",
         "launch": "Run the pending trials of a recipe, and print the report.",
         "runs": "List the launches of a store, the newest first, and how far each is.",
