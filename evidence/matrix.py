@@ -17,12 +17,13 @@ class Target:
     """Images that something is pretrained for.
 
     Args:
-        name: of its recipe in recipes/evidence.
+        name: of its recipe.
         title: for readers.
         dataset: by which `hpt-dist shard` knows it.
         domain: targets of one domain share their test images, and count as one.
         decides: whether it has verdicts; one that has too few test images tells a story.
         seeds: how many pipelines, from 0 on.
+        folder: of its recipe.
     """
 
     name: str
@@ -31,11 +32,12 @@ class Target:
     domain: str
     decides: bool = True
     seeds: int = 5
+    folder: Path = ROOT / "recipes/evidence"
 
     @property
     def recipe(self) -> Path:
         """The file of its recipe."""
-        return ROOT / f"recipes/evidence/{self.name}.yaml"
+        return self.folder / f"{self.name}.yaml"
 
 
 TARGETS = (

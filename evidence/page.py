@@ -63,8 +63,8 @@ _READING = (
 _TWO_QUESTIONS = """\
 The headline is *another target*: the mean over domains with Student's t over them, which is what
 a reader with other images can expect; few domains make it wide. *These targets* asks only whether
-it helped here: each domain has the same weight, and the interval is that of trainings and test images
-(Satterthwaite). Fashion-MNIST's two sizes share their test images and count as one domain.
+it helped here: each domain has the same weight, and the interval is that of trainings and test
+images (Satterthwaite). Fashion-MNIST's two sizes share their test images and count as one domain.
 Inverse-variance weights are not used: with so few seeds they are noise, and their intervals are too
 narrow.
 """
@@ -84,7 +84,8 @@ often new weights are taken, and how often test shows that these did harm:
 """
 _AGREEMENT = """\
 Where both decide ({decided} cases) they agree in {agree}: {share:.0f} %, with an exact 95 %
-interval of {low:.0f} to {high:.0f} %, as if the cases were independent; those of one target are not quite.
+interval of {low:.0f} to {high:.0f} %, as if the cases were independent; those of one target are
+not quite.
 """
 
 

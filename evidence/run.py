@@ -14,11 +14,11 @@ from __future__ import annotations
 import argparse
 import os
 import resource
-import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,10 +27,12 @@ from evidence.matrix import BASE, EVALUATIONS, PIXELS, RESULTS, TARGETS, Target,
 from evidence.records import TrialRecord, UnitRecord
 from hpt_dist.cli.watching import watching
 from hpt_dist.errors import HptError, RequestError, nearest
-from hpt_dist.launch import here
+from hpt_dist.launch import here, launches
+from hpt_dist.launch.local import NotDone
 from hpt_dist.launch.survey import Planned, plan_against_store
 from hpt_dist.recipe.trial import Trial
 from hpt_dist.store import Store, committed, marker
+from hpt_dist.trial.records import Launch
 
 _FAILED = 1
 
@@ -121,11 +123,11 @@ def measure(sitting: Sitting, unit: Unit) -> Mapping[str, str]:
     record = records.read(unit, sitting.results)
     known = {name: one.key for name, one in record.trials.items()}
     began = _cpu_seconds()
-    errors: Mapping[str, here.NotDone] = {}
+    errors: Mapping[str, NotDone] = {}
     if wanted := left.to_run(trials, known, lambda key: committed.is_done(store, key)):
         used = here.settings(prepared, where="local", cores=None, tracking_uri="", work="")
         launch = here.begin(prepared, wanted, used)
-        with watching(len(wanted)) as watcher, _stopped_at(sitting.ends_s):
+        with watching(len(wanted)) as watcher, _cancelled_at(sitting.ends_s, store, launch):
             errors = here.work_through(prepared, wanted, used, launch, watcher)
     made = _made(store, sitting, unit, record, trials)
     if made:
@@ -253,18 +255,23 @@ def _end(minutes: float | None) -> float:
 
 
 @contextmanager
-def _stopped_at(ends_s: float) -> Iterator[None]:
-    """Stop what is inside as Ctrl-C does, once its time is up."""
+def _cancelled_at(ends_s: float, store: Store, launch: Launch) -> Iterator[None]:
+    """Cancel a launch once its time is up: its trials save their state and end."""
     if ends_s == float("inf"):
         yield
         return
-    old = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
-    signal.setitimer(signal.ITIMER_REAL, max(ends_s - time.monotonic(), 0.01))
+
+    def cancel() -> None:
+        with suppress(RequestError):  # it has just ended
+            launches.cancel(store, launch)
+
+    timer = threading.Timer(max(ends_s - time.monotonic(), 0.0), cancel)
+    timer.start()
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
+        timer.cancel()
+        timer.join()
 
 
 def _cpu_seconds() -> float:
