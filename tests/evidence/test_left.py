@@ -1,4 +1,4 @@
-"""Which trials of a unit run: what has a result stays, and results of a unit share their weights."""
+"""Which trials of a unit run: what has a result stays; results of a unit share their weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tiny twin of a unit from the recipe to its file, stopped on the way; and what pixels are worth."""
+"""A tiny twin of a unit from the recipe to its file, stopped on the way; what pixels are worth."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import time
 
 import numpy as np
 import pytest
-from small import fill
 from sklearn.linear_model import LogisticRegression
+from small import fill
 
 from evidence import page, pixels, records
 from evidence.matrix import ROOT, Target, Unit
