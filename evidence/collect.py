@@ -98,15 +98,21 @@ def code() -> Code:
     return Code(_git("rev-parse", "HEAD").strip(), changed)
 
 
-def sitting(by: Code, cpu_seconds: float, numerics: str) -> Sitting:
-    """Return what a process measured on, and how long it computed."""
+def sitting(by: Code | None, cpu_seconds: float | None, numerics: str) -> Sitting:
+    """Return what a process measured on, and how long it computed.
+
+    Args:
+        by: the code; None where it is not known.
+        cpu_seconds: None where they are not known.
+        numerics: see `Sitting`.
+    """
     return Sitting(
-        commit=by.commit,
-        changed=by.changed,
+        commit=by.commit if by else "",
+        changed=by.changed if by else (),
         machine=f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
         versions={name: metadata.version(name) for name in _PACKAGES},
         numerics=numerics,
-        cpu_seconds=round(cpu_seconds, 1),
+        cpu_seconds=None if cpu_seconds is None else round(cpu_seconds, 1),
     )
 
 

@@ -9,6 +9,7 @@ from evidence.matrix import Unit, arm_of
 from evidence.records import UnitRecord
 from hpt_dist.recipe.trial import Trial
 
+_IMPORT = "import"
 _CORES = 2  # of the machine that minutes are counted on
 Cost = Callable[[str, str], float | None]
 
@@ -16,6 +17,11 @@ Cost = Callable[[str, str], float | None]
 def of_unit(trials: Sequence[Trial], unit: Unit) -> list[Trial]:
     """Return the trials of a unit: those of its seed, and those that have none."""
     return [trial for trial in trials if trial.axes.get("seed", unit.seed) == unit.seed]
+
+
+def measured(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials that have a result: imports read no image, and are made where needed."""
+    return [trial for trial in trials if trial.spec.kind != _IMPORT]
 
 
 def to_run(
@@ -33,7 +39,8 @@ def to_run(
         is_done: whether the store holds what a key left.
     """
     there = {trial.key for trial in trials if is_done(trial.key)}
-    wanted = {trial.key for trial in trials if recorded.get(trial.name) != trial.key} - there
+    without = [trial for trial in measured(trials) if recorded.get(trial.name) != trial.key]
+    wanted = {trial.key for trial in without} - there
     kinds = {trial.key: trial.spec.kind for trial in trials}
     before: set[str] = set()
     while wanted != before:
@@ -41,7 +48,7 @@ def to_run(
         for trial in trials:
             if trial.key in wanted:
                 wanted |= set(trial.needs) - there
-            elif any(key in wanted and kinds[key] != "import" for key in trial.needs):
+            elif any(key in wanted and kinds[key] != _IMPORT for key in trial.needs):
                 wanted |= {trial.key} - there
     return [trial for trial in trials if trial.key in wanted]
 

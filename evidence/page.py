@@ -321,8 +321,9 @@ def _measured_on(every: Sequence[UnitRecord]) -> Iterator[Block]:
             results = sum(one.sitting == number for one in record.trials.values())
             if results:
                 changed = " and changes" if sitting.changed else ""
-                commit = f"{sitting.commit[:10]}{changed}"
-                minutes = f"{sitting.cpu_seconds / 60:.0f}"
+                commit = f"{sitting.commit[:10]}{changed}" or "unknown"
+                spent = sitting.cpu_seconds
+                minutes = "unknown" if spent is None else f"{spent / 60:.0f}"
                 found.append([unit.name, unit.command, commit, str(results), minutes])
     yield Grid(["unit", "command", "commit", "results", "CPU min"], found, num_left=3)
     yield Items(_machines(every))

@@ -78,12 +78,12 @@ class Sitting:
     """One process that measured, and on what.
 
     Args:
-        commit: of the code.
+        commit: of the code; empty where results of a killed process were found in the store.
         changed: files of the code that differed from it.
         machine: processor and cores.
         versions: of packages that compute.
         numerics: how trainings computed.
-        cpu_seconds: of all processes.
+        cpu_seconds: of all processes; None where that is not known.
     """
 
     commit: Line
@@ -91,7 +91,7 @@ class Sitting:
     machine: Line
     versions: Mapping[Line, Line]
     numerics: Line
-    cpu_seconds: _Finite
+    cpu_seconds: _Finite | None
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,18 @@ class UnitRecord:
         return self.trials.get(f"{evaluation}/init={arm},seed={self.seed}")
 
     def cpu_seconds(self) -> dict[str, float]:
-        """Return the CPU seconds of each trial by name: its sitting's, shared out by the clock."""
+        """Return the CPU seconds of each trial by name: its sitting's, shared out by the clock.
+
+        Trials of which they are not known are left out.
+        """
         clock = [0.0] * len(self.sittings)
         for one in self.trials.values():
             clock[one.sitting] += one.seconds
+        spent = [sitting.cpu_seconds for sitting in self.sittings]
         return {
-            name: self.sittings[one.sitting].cpu_seconds * one.seconds / (clock[one.sitting] or 1.0)
+            name: cpu * one.seconds / (clock[one.sitting] or 1.0)
             for name, one in self.trials.items()
+            if (cpu := spent[one.sitting]) is not None
         }
 
     def training(self, arm: str) -> TrialRecord | None:

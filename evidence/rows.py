@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean
 
 from evidence import calibration, pooled
@@ -58,6 +59,7 @@ class OverTargets:
     seeds: int
 
 
+@cache
 def planned(target: Target) -> list[tuple[str, str]]:
     """Return the evaluations with their arms that the recipe of a target has, in a page's order."""
     recipe = recipe_file.load(target.recipe, environment={})
@@ -160,8 +162,9 @@ def _cost(records: Iterable[UnitRecord], arm: str) -> float | None:
     """Return the CPU minutes of the training of an arm, and of what it chose from, a seed."""
     took = []
     for record in records:
-        if record.training(arm):
-            seconds = record.cpu_seconds()
-            stages = (arm, f"{arm}.candidates")
-            took.append(sum(s for name, s in seconds.items() if name.split("/")[0] in stages))
+        seconds = record.cpu_seconds()
+        stages = (arm, f"{arm}.candidates")
+        parts = [name for name in record.trials if name.split("/")[0] in stages]
+        if record.training(arm) and all(name in seconds for name in parts):
+            took.append(sum(seconds[name] for name in parts))
     return fmean(took) / 60 if took else None

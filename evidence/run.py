@@ -79,7 +79,7 @@ class Sitting:
     def keys(self, unit: Unit) -> dict[str, str]:
         """Return the key of everything that a unit measures, by name."""
         trials = self.trials(unit)
-        found = {trial.name: trial.key for trial in trials}
+        found = {trial.name: trial.key for trial in left.measured(trials)}
         return found | {name: pixels.key(trial) for name, trial in _of_pixels(trials).items()}
 
     def missing(self, unit: Unit) -> list[str]:
@@ -118,48 +118,72 @@ def measure(sitting: Sitting, unit: Unit) -> Mapping[str, str]:
     Trials that are stopped, by Ctrl-C or because the time is up, save their state; what was
     finished until then is recorded.
     """
-    prepared, trials = sitting.plan(unit.target), sitting.trials(unit)
-    store = marker.begin(prepared.store)
-    record = records.read(unit, sitting.results)
-    known = {name: one.key for name, one in record.trials.items()}
+    store = marker.begin(sitting.plan(unit.target).store)
+    # A process that was killed has recorded nothing of what it finished.
+    _record(sitting, unit, store, None)
     began = _cpu_seconds()
-    errors: Mapping[str, NotDone] = {}
-    if wanted := left.to_run(trials, known, lambda key: committed.is_done(store, key)):
-        used = here.settings(prepared, where="local", cores=None, tracking_uri="", work="")
-        launch = here.begin(prepared, wanted, used)
-        with watching(len(wanted)) as watcher, _cancelled_at(sitting.ends_s, store, launch):
-            errors = here.work_through(prepared, wanted, used, launch, watcher)
-    made = _made(store, sitting, unit, record, trials)
-    if made:
-        spent = _cpu_seconds() - began
-        numerics = collect.numerics_of(store, [one for one in trials if one.name in made])
-        on = collect.sitting(sitting.code, spent, numerics)
-        record = _joined(record, made, on, sitting.keys(unit))
-        records.write(record, records.file_of(unit, sitting.results))
+    errors = _run(sitting, unit, store)
+    _record(sitting, unit, store, began)
     if sitting.page:
         page.write(sitting.results, sitting.page)
     return {name: one.why for name, one in errors.items() if not one.stopped}
 
 
-def _made(
-    store: Store, sitting: Sitting, unit: Unit, record: UnitRecord, trials: Sequence[Trial]
+def _run(sitting: Sitting, unit: Unit, store: Store) -> Mapping[str, NotDone]:
+    """Run what a unit lacks; return why trials are not done, by name."""
+    prepared = sitting.plan(unit.target)
+    known = {name: one.key for name, one in records.read(unit, sitting.results).trials.items()}
+    wanted = left.to_run(sitting.trials(unit), known, lambda key: committed.is_done(store, key))
+    if not wanted:
+        return {}
+    used = here.settings(prepared, where="local", cores=None, tracking_uri="", work="")
+    launch = here.begin(prepared, wanted, used)
+    with watching(len(wanted)) as watcher, _cancelled_at(sitting.ends_s, store, launch):
+        return here.work_through(prepared, wanted, used, launch, watcher)
+
+
+def _record(sitting: Sitting, unit: Unit, store: Store, began: float | None) -> None:
+    """Write what is finished and not recorded yet, or is of newer weights, to the unit's file.
+
+    Args:
+        sitting: that goes on.
+        unit: the unit.
+        store: that holds what is finished.
+        began: CPU seconds at the start of the run that finished it; None of an earlier one.
+    """
+    record, trials = records.read(unit, sitting.results), sitting.trials(unit)
+    made = _finished(store, sitting.plan(unit.target).trials, trials, record)
+    if began is not None and not sitting.is_over:
+        made |= _pixels_of(store, trials, record)
+    if not made:
+        return
+    numerics = collect.numerics_of(store, [trial for trial in trials if trial.name in made])
+    code, spent = (None, None) if began is None else (sitting.code, _cpu_seconds() - began)
+    record = _joined(record, made, collect.sitting(code, spent, numerics), sitting.keys(unit))
+    records.write(record, records.file_of(unit, sitting.results))
+
+
+def _finished(
+    store: Store, every: Sequence[Trial], trials: Sequence[Trial], record: UnitRecord
 ) -> dict[str, TrialRecord]:
-    """Return the records of what is finished and was not recorded, or is of a newer training."""
-    place = len(record.sittings)
-    known = {trial.key: trial for trial in sitting.plan(unit.target).trials}
-    made = {}
-    for trial in trials:
-        if not committed.is_done(store, trial.key):
-            continue
-        one = collect.record_of(store, trial, place, known)
-        old = record.trials.get(trial.name)
-        if old is None or _content(old) != _content(one):
-            made[trial.name] = one
-    for name, trial in _of_pixels(trials).items():
-        old = record.trials.get(name)
-        if (old is None or old.key != pixels.key(trial)) and not sitting.is_over:
-            made[name] = pixels.evaluate(store, trial, place)
+    """Return the records of finished trials that are not in a unit's record as they are."""
+    made, known = {}, {trial.key: trial for trial in every}
+    for trial in left.measured(trials):
+        if committed.is_done(store, trial.key):
+            one = collect.record_of(store, trial, len(record.sittings), known)
+            old = record.trials.get(trial.name)
+            if old is None or _content(old) != _content(one):
+                made[trial.name] = one
     return made
+
+
+def _pixels_of(store: Store, trials: Sequence[Trial], record: UnitRecord) -> dict[str, TrialRecord]:
+    """Return what raw pixels are worth, as far as that is not in a unit's record."""
+    return {
+        name: pixels.evaluate(store, trial, len(record.sittings))
+        for name, trial in _of_pixels(trials).items()
+        if name not in record.trials or record.trials[name].key != pixels.key(trial)
+    }
 
 
 def _content(one: TrialRecord) -> tuple[object, ...]:
