@@ -25,6 +25,7 @@ _CODE = ("hpt_dist", "recipes/evidence", "evidence")
 _RESULTS = "evidence/results/"
 _OF_OTHERS = {"spec", "init", "candidates", "compared"}  # keys of trials, which have seeds
 _DIGITS = 16
+_ON_VAL = ("val/top1", "knn/top1")  # of evaluations, and of what watches pretraining
 _PACKAGES = ("torch", "timm", "numpy", "scikit-learn")
 
 
@@ -52,7 +53,7 @@ def record_of(store: Store, trial: Trial, sitting: int, known: Mapping[str, Tria
         sitting,
         float(run["seconds"]),
         top1=metrics.get("test/top1"),
-        val=metrics.get("val/top1", metrics.get("knn/top1")),
+        val=next((metrics[name] for name in metrics if name in _ON_VAL), None),
         labels=details.get("n_train", 0) if right is not None else 0,
         gate=Gate(**{name: gate[name] for name in Gate.__annotations__}) if gate else None,
         chose=details.get("choice", {}).get("chosen", ""),

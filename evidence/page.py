@@ -75,8 +75,8 @@ So few test images cannot show a difference below about 9 points, whatever the n
 this target has numbers, and counts in no verdict.
 """
 _GATE = """\
-A pretraining says on validation whether it helped, by nearest neighbours, before anybody uses its
-weights. Test shows afterwards whether that was right, by the linear evaluation, paired by image.
+A pretraining says on validation whether it helped, by its monitor, before anybody uses its weights.
+Test shows afterwards whether that was right, by the linear evaluation, paired by image.
 Rows are what the gate said of {cases} pretrainings (each arm, target and seed that has a gate),
 columns what test showed.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 
 from evidence import left, rows
 from evidence.matrix import ARMS, EVALUATIONS, GATED, ROOT, TARGETS, Unit
+from hpt_dist.errors import RecipeError
 from hpt_dist.launch import lookup
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe import plan
@@ -43,7 +45,7 @@ def test_a_unit_has_every_arm_and_shares_only_what_has_no_seed(trials, target):
         assert all(key in keys for key in trial.needs)  # nothing of another seed
         if trial.stage in GATED:
             assert keys[trial.init].stage == GATED[trial.stage]
-            assert trial.spec.keep == "last"
+            assert (trial.spec.keep == "last") == (trial.stage != "averaged")
             assert trial.spec.monitor.every == trial.spec.steps  # a gate without a choice
 
 
@@ -54,6 +56,27 @@ def test_a_recipe_opens_with_its_question_and_commands(target):
     assert f"hpt-dist launch evidence/{target.name}" in comment
     assert f"--only {target.name}" in comment
     assert "Images: " in comment
+
+
+@pytest.mark.parametrize("arm", ["anchored", "averaged"])
+def test_a_line_switches_an_arm_on_in_every_file(arm, tmp_path):
+    """What is left to refuse, where this version lacks it, is the arm's own setting."""
+    folder = tmp_path / "evidence"
+    shutil.copytree(ROOT / "recipes/evidence", folder)
+    line = f"sed -i 's/#+{arm} //' *.yaml common/*.yaml"
+    subprocess.run(["bash", "-c", line], cwd=folder, check=True)
+    for target in TARGETS:
+        own = {"anchored": "anchor", "averaged": "averages"}[arm]
+        try:
+            recipe = recipe_file.load(folder / f"{target.name}.yaml", environment={})
+        except RecipeError as refused:
+            assert {one.where.split()[-1] for one in refused.problems} == {f"stages.{arm}.{own}"}
+        else:
+            found = {point.axes["init"] for point in recipe.stages["linear"]}
+            assert arm in found
+            specs = {arm_: recipe.stages[arm_][0].spec for arm_ in ("hpt", arm)}
+            assert specs[arm].data == specs["hpt"].data
+            assert specs[arm].moco == specs["hpt"].moco
 
 
 def test_no_test_image_is_trained_on_and_reserved_images_are_not_reported(trials):
