@@ -11,7 +11,7 @@ STORE ?= $(or $(HPT_STORE),./hpt-store)
 export HPT_STORE := $(STORE)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart openmoji-line data venv test test-deep lint format bench-data bench-engine bench-evals bench-adapt bench-precision bench-launch bench-gpu image ui slurm-up slurm-down clean
+.PHONY: help quickstart openmoji-line data venv test test-deep lint format bench-data bench-engine bench-evals bench-adapt bench-precision bench-launch bench-gpu evidence evidence-page image ui slurm-up slurm-down clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -83,6 +83,16 @@ bench-launch: $(VENV)/.bench  ## compare starting a process per trial with one p
 
 bench-gpu: $(VENV)/.bench  ## measure ResNet-50 MoCo v2 at 224 pixels on this machine's GPU
 	PYTHONPATH=tests/fixtures $(BIN)/python -W ignore -m benchmarks.gpu $(ARGS)
+
+evidence: $(VENV)/.demo  ## measure what docs/evidence.md lacks (ARGS="--minutes 40"; ARGS=--list shows what is left)
+	$(BIN)/hpt-dist shard openmoji/line $(STORE)/datasets/openmoji/line
+	$(BIN)/hpt-dist shard openclipart $(STORE)/datasets/openclipart
+	$(BIN)/hpt-dist shard fashion-mnist $(STORE)/datasets/fashion-mnist
+	$(BIN)/hpt-dist shard tuxpaint $(STORE)/datasets/tuxpaint
+	$(BIN)/python -m evidence.run $(ARGS)
+
+evidence-page: $(VENV)/.demo  ## write docs/evidence.md from evidence/results
+	$(BIN)/python -m evidence.page
 
 image:  ## build the container image with buildah (ARGS="--extras demo"; docs/containers.md)
 	containers/build $(ARGS)

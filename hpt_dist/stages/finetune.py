@@ -27,6 +27,8 @@ from hpt_dist.stages.choice import Left
 from hpt_dist.stages.frozen import head_of, judged, metric_for
 from hpt_dist.stages.inputs import (
     ahead,
+    classes_of,
+    few_of,
     manifest_of,
     photometric_of,
     pool_of,
@@ -119,11 +121,9 @@ def _labelled(context: Context, spec: Finetune, num_classes: int, *, several: bo
         return train.subset(fewshot.percent(train.keys, spec.share, spec.seed))
     if not spec.shots and spec.labels == "all":
         return train
-    labels: fewshot.Labels = train.labels
-    if several:
-        labels = [tuple(np.flatnonzero(row).tolist()) for row in train.members]
     if spec.shots:
-        return train.subset(fewshot.k_shot(labels, num_classes, spec.shots, spec.seed))
+        return few_of(train, num_classes, spec.shots, spec.seed, several=several)
+    labels = classes_of(train, several=several)
     return train.subset(fewshot.n_labels(labels, num_classes, int(spec.labels), spec.seed))
 
 

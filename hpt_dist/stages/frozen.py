@@ -60,6 +60,7 @@ def features_of(
     seed: int,
     replacements: Replacements | None = None,
     where: str = POOL,
+    learned: Callable[[Pool], Pool] | None = None,
 ) -> tuple[Labelled, Labelled, Labelled | None]:
     """Return the frozen features of a dataset's train, val and, not for a candidate, test.
 
@@ -73,10 +74,11 @@ def features_of(
         seed: of their crops.
         replacements: of damaged images of train; None refuses them.
         where: in the backbone; see `inner_features.features_at`.
+        learned: chooses those of train that it learns from; None takes all.
     """
-    frozen, learned, dataset = Frozen(context, where), trained_on(data), dataset_of(data)
+    frozen, named, dataset = Frozen(context, where), trained_on(data), dataset_of(data)
     copies = [
-        frozen.features(learned, Copy(seed, epoch) if views else None, replacements)
+        frozen.features(named, Copy(seed, epoch) if views else None, replacements, learned)
         for epoch in range(views or 1)
     ]
     train = copies[0]
@@ -151,6 +153,7 @@ class Frozen:
         reference: str,
         copy: Copy | None = None,
         replacements: Replacements | None = None,
+        chosen: Callable[[Pool], Pool] | None = None,
     ) -> Labelled:
         """Return the features of a split, in its order.
 
@@ -158,8 +161,11 @@ class Frozen:
             reference: dataset/split, by the recipe's names.
             copy: an augmented one; None is the middle of each image.
             replacements: of damaged images; None refuses them.
+            chosen: some images of the split; None is all of them.
         """
         pool = pool_of(self._context, (reference,))
+        if chosen:
+            pool = chosen(pool)
         document = self._document(reference, pool, copy)
         rows = np.arange(len(pool))
         features = self._shared(document, len(pool))

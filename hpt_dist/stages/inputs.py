@@ -76,6 +76,26 @@ def pool_of(context: Context, references: tuple[str, ...]) -> Pool:
     return Pool(splits, np.concatenate([a + b for a, b in zip(firsts, rows, strict=False)]))
 
 
+def few_of(pool: Pool, num_classes: int, shots: int, seed: int, *, several: bool) -> Pool:
+    """Return so many images of each class, or all of a class that has fewer; see `fewshot.k_shot`.
+
+    Args:
+        pool: labelled images.
+        num_classes: of the dataset.
+        shots: images of each class.
+        seed: chooses them.
+        several: whether an image has several labels.
+    """
+    return pool.subset(fewshot.k_shot(classes_of(pool, several=several), num_classes, shots, seed))
+
+
+def classes_of(pool: Pool, *, several: bool) -> fewshot.Labels:
+    """Return the labels of a pool as `fewshot` takes them."""
+    if not several:
+        return pool.labels
+    return [tuple(np.flatnonzero(row).tolist()) for row in pool.members]
+
+
 def _check_kept_back(context: Context, reference: str) -> None:
     """Refuse to show a candidate the images that only what is chosen may read."""
     trial = context.order.trial

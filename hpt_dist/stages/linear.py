@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from torch import nn
 
 from hpt_dist.errors import DataError
@@ -9,10 +12,11 @@ from hpt_dist.evals import answers, knn, linear, logistic
 from hpt_dist.evals.features import Labelled
 from hpt_dist.evals.logme import logme
 from hpt_dist.reading.damage import Replacements
+from hpt_dist.reading.stream import Pool
 from hpt_dist.recipe import Linear
 from hpt_dist.stages.choice import Left
 from hpt_dist.stages.frozen import Frozen, features_of, head_of, judged, metric_for, test_of
-from hpt_dist.stages.inputs import manifest_of
+from hpt_dist.stages.inputs import few_of, manifest_of
 from hpt_dist.train.interrupt import BY_PEOPLE
 from hpt_dist.trial.context import Context
 from hpt_dist.trial.result import Result
@@ -23,14 +27,16 @@ _NEIGHBOURS, _TEMPERATURE = 20, 0.07  # Wu et al., arXiv 1805.01978
 def run(context: Context, spec: Linear) -> Result:
     """Evaluate frozen features by a linear classifier."""
     replacements = Replacements(spec.max_bad)
+    manifest = manifest_of(context, spec.data)
+    num_classes = len(manifest.classes)
     features = features_of(
         *(context, spec.data),
         views=0 if spec.solver == "lbfgs" else spec.views,
         seed=spec.seed if spec.crop_seed is None else spec.crop_seed,
         replacements=replacements,
         where=spec.features,
+        learned=_few(spec, num_classes, several=manifest.label == "multi") if spec.shots else None,
     )
-    num_classes = len(manifest_of(context, spec.data).classes)
     metric = metric_for(context, spec.data, spec.metric)
     train, val, test = features
     if spec.solver == "lbfgs":
@@ -54,6 +60,12 @@ def run(context: Context, spec: Linear) -> Result:
         found["untrained"] = _untrained(train, val, num_classes, metric)
     head = head_of(context, spec.data, classifier, spec.features)
     return judged(context, spec.data, found, replacements, head)
+
+
+def _few(spec: Linear, num_classes: int, *, several: bool) -> Callable[[Pool], Pool]:
+    """Return what chooses the labelled images."""
+    shots = spec.shots or 0
+    return partial(few_of, num_classes=num_classes, shots=shots, seed=spec.seed, several=several)
 
 
 def _untrained(train: Labelled, val: Labelled, num_classes: int, metric: str) -> dict[str, float]:

@@ -21,6 +21,7 @@ from hpt_dist.recipe.kinds.frozen import (
     label_doubts,
     looks,
     metric_doubts,
+    shots_faults,
     trained_on,
 )
 from hpt_dist.recipe.kinds.stage import Fault, Read, Trained, group_faults
@@ -210,25 +211,30 @@ class Finetune(Trained):
         return doubts
 
     def _label_faults(self, dataset: DatasetFacts) -> list[Fault]:
+        if self.shots:
+            faults = shots_faults(self.shots, self.data, dataset, "or give the budget: labels: N")
+            return faults or self._epochs_faults(dataset)
+        if not isinstance(self.labels, int):
+            return []
         split = trained_on(self.data).partition("/")[2]
         images, name = dataset.images[split], f"{dataset.name}/{split}"
         counts = dataset.class_counts.get(split, ()) if dataset.label == "single" else ()
-        setting = "shots" if self.shots else "labels"
-        if counts and not min(counts) and (self.shots or isinstance(self.labels, int)):
+        if counts and not min(counts):
             what = f"{counts.count(0)} of {dataset.classes} classes of {name} have no image"
-            return [Fault(setting, what, fix="labels: all takes what is there")]
-        if isinstance(self.labels, int):
-            least = dataset.classes if counts else 1
-            if not least <= self.labels <= images:
-                allowed = f"{least} (one of each class) to {images}" if counts else f"1 to {images}"
-                return [Fault(setting, f"{self.labels} labels of {name}", allowed)]
-        if self.shots and counts and self.shots > min(counts):
-            what = f"{self.shots} shots, but the rarest class of {name} has {min(counts)}"
-            return [Fault(setting, what, f"1 to {min(counts)}", "or give the budget: labels: N")]
-        if self.shots and not counts and self.epochs:
-            what = f"how many images {self.shots} shots of {name} are, only their labels tell"
-            return [Fault("epochs", what, fix="give steps")]
+            return [Fault("labels", what, fix="labels: all takes what is there")]
+        least = dataset.classes if counts else 1
+        if not least <= self.labels <= images:
+            allowed = f"{least} (one of each class) to {images}" if counts else f"1 to {images}"
+            return [Fault("labels", f"{self.labels} labels of {name}", allowed)]
         return []
+
+    def _epochs_faults(self, dataset: DatasetFacts) -> list[Fault]:
+        """Return that epochs of a number of images that only their labels tell have no length."""
+        if not self.epochs or self.labelled({dataset_of(self.data): dataset}):
+            return []
+        name = f"{dataset.name}/{trained_on(self.data).partition('/')[2]}"
+        what = f"how many images {self.shots} shots of {name} are, only their labels tell"
+        return [Fault("epochs", what, fix="give steps")]
 
     def remark_on(self, datasets: Mapping[str, DatasetFacts]) -> str:
         """Return its images and steps in words, and learning rates that are not lr itself."""

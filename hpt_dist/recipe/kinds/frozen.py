@@ -149,6 +149,29 @@ def label_doubts(setting: str, images: int, dataset: DatasetFacts) -> list[Fault
     return [Fault(setting, what, fix="classes that nothing shows are never the answer")]
 
 
+def shots_faults(
+    shots: int | None, data: str, dataset: DatasetFacts, instead: str = ""
+) -> list[Fault]:
+    """Return that a class has fewer images than labelled ones are asked for.
+
+    Args:
+        shots: labelled images of each class; None asks for no number.
+        data: see `SPLITS`.
+        dataset: that it names.
+        instead: what else would do.
+    """
+    split = trained_on(data).partition("/")[2]
+    counts = dataset.class_counts.get(split, ()) if dataset.label == "single" else ()
+    if not shots or not counts or shots <= min(counts):
+        return []
+    name, least = f"{dataset.name}/{split}", min(counts)
+    if not least:
+        what = f"{counts.count(0)} of {dataset.classes} classes of {name} have no image"
+        return [Fault("shots", what, fix="leave shots out, to take what is there")]
+    what = f"{shots} shots, but the rarest class of {name} has {least}"
+    return [Fault("shots", what, f"1 to {least}", instead)]
+
+
 def learned_doubts(data: str, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
     """Return that what is learned from cannot show every class; see `SPLITS`."""
     dataset = datasets[dataset_of(data)]

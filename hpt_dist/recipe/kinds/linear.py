@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from hpt_dist.recipe import fractions
 from hpt_dist.recipe.facts import DatasetFacts
 from hpt_dist.recipe.kinds.frozen import (
     FEATURES,
@@ -21,6 +22,8 @@ from hpt_dist.recipe.kinds.frozen import (
     judged_faults,
     learned_doubts,
     metric_doubts,
+    shots_faults,
+    trained_on,
 )
 from hpt_dist.recipe.kinds.stage import Fault, Read, StageSpec
 from hpt_dist.recipe.metrics import MetricName
@@ -86,6 +89,12 @@ class Linear(StageSpec):
         "seeds share their features",
         json_schema_extra=LATER,
     )
+    shots: Positive | None = Field(
+        None,
+        description="labelled images of each class that it learns from, a seeded choice of data; "
+        "null is all of them",
+        json_schema_extra=LATER,
+    )
     max_bad: MaxBad = MAX_BAD
 
     @model_validator(mode="after")
@@ -102,13 +111,14 @@ class Linear(StageSpec):
         return evaluated(self.data)
 
     def judged_on(self, datasets: Mapping[str, DatasetFacts]) -> int:
-        """Return the images of its three splits, with the copies of train's."""
+        """Return the most images of its three splits, with the copies of train's."""
         views = max(1, self.views) if self.solver == "sgd" else 1
         return decoded(self.data, datasets, views)
 
     def faults(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
-        """Return why its model cannot be judged."""
-        return judged_faults(self.data, self.metric, datasets)
+        """Return why its model cannot be judged, or why its labels are not there."""
+        faults = judged_faults(self.data, self.metric, datasets)
+        return faults or shots_faults(self.shots, self.data, datasets[dataset_of(self.data)])
 
     def doubts(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
         """Return classes that its metric leaves out, or that it cannot learn."""
@@ -120,5 +130,8 @@ class Linear(StageSpec):
         return feature_faults(self.features, backbone)
 
     def remark(self) -> str:
-        """Return that a seed changes nothing, where it does not."""
-        return "lbfgs: the same result for every seed" if self.solver == "lbfgs" else ""
+        """Return how many labels it learns from, or that a seed changes nothing."""
+        if self.shots:
+            return f"{self.shots} labelled images a class of {trained_on(self.data)}"
+        is_same = self.solver == "lbfgs" and not fractions.is_fraction(self.data)
+        return "lbfgs: the same result for every seed" if is_same else ""

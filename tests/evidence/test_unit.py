@@ -1,0 +1,114 @@
+"""A tiny twin of a unit from the recipe to its file, stopped on the way; what pixels are worth."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from sklearn.linear_model import LogisticRegression
+from small import fill
+
+from evidence import page, pixels, records
+from evidence.matrix import ROOT, Target, Unit
+from evidence.run import Sitting, measure
+from hpt_dist.datasets import fewshot
+from hpt_dist.store import committed, open_store
+
+# The arms and evaluations of the real ones, with a network of random weights and few of them.
+RECIPE = f"""\
+name: line
+extends: {ROOT}/recipes/evidence/common/arms.yaml
+datasets: {{target: openmoji/line}}
+backbone: timm/test_efficientnet
+image: {{size: 32}}
+stages:
+  base: {{weights: random, seed: 7}}
+  random: null
+  scratch: null
+  hpt_bn: null
+  fresh: null
+  near: null
+  linear: null
+  tuned: null
+  hpt:
+    steps: 40
+    batch: 8
+    moco: {{queue: 32, momentum: 0.9}}
+    head_warmup_steps: 1
+    monitor: {{data: target, every: 40, images: 32}}
+    checkpoint_every: 2
+  few: {{l2: [0.1], shots: 5, sweep: {{init: [base, hpt]}}}}
+report: null
+"""
+
+
+@pytest.fixture
+def unit(tmp_path):
+    (tmp_path / "line.yaml").write_text(RECIPE)
+    return Unit(Target("line", "lines", "openmoji/line", "OpenMoji", folder=tmp_path), 0)
+
+
+@pytest.fixture
+def store(drawings, mlflow_tables, tmp_path):
+    return fill(tmp_path / "store", drawings, mlflow_tables)
+
+
+def sitting(tmp_path, store, seconds=float("inf")):
+    ends_s = time.monotonic() + seconds
+    return Sitting(tmp_path / "results", tmp_path / "page.md", ends_s, str(store))
+
+
+def test_a_unit_that_is_stopped_goes_on_and_leaves_one_file(unit, store, tmp_path, monkeypatch):
+    monkeypatch.setenv("HPT_CORES", "1")
+    first = sitting(tmp_path, store, 0.0)
+    planned = first.keys(unit)
+    arms = ("base", "hpt", "pixels")
+    assert set(planned) == {"hpt/seed=0", *(f"few/init={arm},seed=0" for arm in arms)}
+    assert measure(first, unit) == {}  # its time is up: it fails nothing
+    assert "hpt/seed=0" in first.missing(unit)
+    second = sitting(tmp_path, store)
+    assert measure(second, unit) == {}
+    assert second.missing(unit) == []
+    record = records.read(unit, tmp_path / "results")
+    assert {name: one.key for name, one in record.trials.items()} == planned
+    check(record, open_store(str(store)), second.trials(unit))
+    written = (tmp_path / "results/line-0.json").read_text()
+    assert records.encoded(record) == written
+    assert measure(sitting(tmp_path, store), unit) == {}  # nothing is left: nothing changes
+    assert (tmp_path / "results/line-0.json").read_text() == written
+    shown = (tmp_path / "page.md").read_text()
+    assert shown == page.text(tmp_path / "results")
+    assert f"|hpt|fewlabels|{100 * record.of('few', 'hpt').top1:.1f}|" in shown.replace(" ", "")
+
+
+def check(record, store, trials):
+    few = record.of("few", "hpt")
+    assert (few.labels, few.images) == (5 * 38, 447)
+    for one in record.trials.values():
+        if one.right:
+            assert one.answers().mean() == pytest.approx(one.top1)
+    assert record.training("hpt").gate.num_images == 32
+    assert len({record.of("few", arm).settings for arm in ("base", "hpt", "pixels")}) == 3
+    sitting = record.sittings[-1]
+    assert len(sitting.commit) == 40
+    assert "float32" in sitting.numerics
+    assert sitting.cpu_seconds > 0
+    (trial,) = (one for one in trials if one.name == "few/init=base,seed=0")
+    assert committed.is_done(store, trial.key)
+    check_pixels(record, store, trial)
+
+
+def check_pixels(record, store, trial):
+    """Raw pixels are worth what scikit-learn makes of five labelled drawings a class."""
+    learned, test = (
+        pixels._pixels(pixels._pool(store, trial, f"target/{split}")) for split in ("train", "test")
+    )
+    chosen = fewshot.k_shot(learned.labels.numpy(), 38, 5, 0)
+    train = learned.features[chosen].double().numpy()
+    mean, std = train.mean(axis=0), train.std(axis=0)
+    std[std == 0] = 1.0
+    model = LogisticRegression(C=1 / (0.1 * len(train)), tol=1e-6, max_iter=1000)
+    model.fit((train - mean) / std, learned.labels.numpy()[chosen])
+    answers = model.predict((test.features.double().numpy() - mean) / std)
+    differ = (answers == test.labels.numpy()) != record.of("few", "pixels").answers()
+    assert differ.sum() <= 2  # an image between two classes may fall on either side
