@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator as Accelerator
@@ -27,6 +27,7 @@ from hpt_dist.recipe.numerics import FLOAT32, DeviceKind, Numerics
 from hpt_dist.train.agreement import Vote, check_agreed, united
 from hpt_dist.train.checkpoint import Checkpoints, Saver
 from hpt_dist.train.interrupt import Interrupt
+from hpt_dist.train.observer import Observer
 from hpt_dist.train.selection import Evaluation, Selection
 
 log = logging.getLogger(__name__)
@@ -39,28 +40,6 @@ Inputs = tuple[Tensor, ...]
 
 # What one training step consumes: the inputs of each phase.
 Feed = Callable[[int], AbstractContextManager[Iterator[tuple[Inputs, ...]]]]
-
-
-class Observer(Protocol):
-    """Receives the loop's reports: metrics, progress, and whether it may still write."""
-
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Record metrics after `step` steps."""
-
-    def looked(self, selection: Selection) -> None:
-        """Report the looks at validation, the last of which is new."""
-
-    def metrics_so_far(self) -> str:
-        """Return all metrics so far, which a state then holds."""
-
-    def restore_metrics(self, lines: str) -> None:
-        """Go on from the metrics that a state holds."""
-
-    def progress(self, step: int, steps: int, images_per_second: float) -> None:
-        """Report how far the training is."""
-
-    def check(self) -> None:
-        """Raise if this process may no longer write (another one took over)."""
 
 
 @dataclass(frozen=True)
