@@ -242,13 +242,7 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         )
         for one, table in zip(wanted, tables, strict=True)
     )
-    for figure_asked, shown in zip(wanted, figures, strict=True):
-        if not figure_asked.of_compared:  # those values are in details, and have no baseline
-            notes += [note for panel in shown.panels for note in _notes(points, panel.table)]
     found = tuple(gates(points, baseline))
-    for gate in found:
-        notes += without_replicates(points, gate.stage, gate.metric)
-    notes += protocols(points) + same_trials(points) + replaced_images(points)
     watched = tuple(unjudged(points))
     in_figures = {panel.table.stage for shown in figures for panel in shown.panels}
     elsewhere = in_figures | {gate.stage for gate in found} if figures else set[str]()
@@ -286,8 +280,24 @@ def build(launch: Launch, done: Sequence[Finished]) -> Report:
         unjudged=watched,
         costs=tuple(costs([p.finished for p in points if p.finished])),
         lineage=tuple(nodes.values()),
-        notes=tuple(dict.fromkeys(notes)),
+        notes=tuple(dict.fromkeys(notes + _of_values(points, wanted, figures, found))),
     )
+
+
+def _of_values(
+    points: Sequence[Point],
+    wanted: Sequence[asked.Figure],
+    figures: Sequence[Shown],
+    found: Sequence[Gate],
+) -> list[str]:
+    """Return the notes on the values of figures, of gates, and of all trials."""
+    notes: list[str] = []
+    for one, shown in zip(wanted, figures, strict=True):
+        if not one.of_compared:  # those values are in details, and have no baseline
+            notes += [note for panel in shown.panels for note in _notes(points, panel.table)]
+    for gate in found:
+        notes += without_replicates(points, gate.stage, gate.metric)
+    return notes + protocols(points) + same_trials(points) + replaced_images(points)
 
 
 def _compared(launch: Launch, by_name: Mapping[str, Finished], name: str) -> list[str]:
