@@ -194,7 +194,7 @@ def test_killed_between_two_averages_it_ends_with_the_same_bytes(launched, tmp_p
     assert process.returncode == 1
     assert not (other / "stages" / key / "DONE").exists()
     again = hpt("launch", str(recipe), "--only", "hpt", store=str(other))
-    assert "resumes  -      after step 6" in again
+    assert "after step 6" in again  # the training itself was not repeated
     assert outcome(other)[key] == outcome(store)[key]
     lines = points.read_text()
     assert lines.count('"averages/0.1/knn/top1"') == lines.count('"kept/knn/top1"') == 1
