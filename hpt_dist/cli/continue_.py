@@ -64,7 +64,7 @@ HoursOption = Annotated[
     float | None,
     typer.Option(
         help="The most hours that the recipe may take on this machine; training is cut to fit.",
-        min=0.0,
+        min=0.001,
     ),
 ]
 YesOption = Annotated[
@@ -266,7 +266,8 @@ def _recipe(way: _Way, asked: Asked) -> tuple[Path, float | None]:
     """Return the recipe's file, which is written if need be, and the hours that it may take."""
     called = re.sub(r"[^A-Za-z0-9.-]+", "_", asked.dataset)[:90].lstrip("_.-") or "images"
     file = Path.cwd() / f"{called}.yaml"
-    there = file.read_text(encoding="utf-8") if file.exists() else None
+    # What is no text is no recipe of ours, and its reader reports it.
+    there = file.read_bytes().decode(errors="replace") if file.exists() else None
     before = [one for one in reversed(launches.launches(way.store)) if one.recipe == called]
     texts = [one.written for one in before]
     choice = continued.choose(str(file), there, asked, texts, can_ask=not way.yes)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 
 import pytest
 import yaml
 
-from hpt_dist.errors import RequestError
+from hpt_dist.errors import RequestError, StoreError
+from hpt_dist.images.formats import Encoding
+from hpt_dist.launch import adapted, space
 from hpt_dist.launch.continued import Asked, Written, choose, read, stamped
+from hpt_dist.launch.sharding import ShardingRequest
+from hpt_dist.sources.sample import FileSource, Sample
+from hpt_dist.store import open_store
+from hpt_dist.trial.records import Launch
 
 ASKED = Asked("photos", "ab" * 32, 2.0, ("timm/resnet18.a1_in1k",), ())
 TEXT = "name: photos\n# größer\nstages: {}\n"
@@ -76,3 +83,55 @@ def test_a_recipe_that_is_missing_is_that_of_an_earlier_launch_for_the_same():
     for asked, launched in ((ASKED, ()), (ASKED, (EDITED,)), (NO_HOURS, (OURS,))):
         assert choose("f", None, asked, launched, can_ask=False).kind == "new"
     assert choose("f", None, OTHER_IMAGES, (OURS,), can_ask=False).kind == "new"
+
+
+def test_images_that_surely_do_not_fit_are_refused_before_anything_is_written(tmp_path):
+    store = open_store(str(tmp_path / "store"))
+    huge = Sample("a", "train", None, "a.jpg", "1", 10**18, bytes)
+    source = FileSource("pile", "all", [], [huge])
+    request = ShardingRequest("pile", str(tmp_path), store.uri, "pile", 10**6, 0, Encoding())
+    with pytest.raises(StoreError, match=r"the images take 1,000,000,000,000 MB, and [\d,]+ MB"):
+        space.check(request, source, store)
+    # Nobody knows how large they are when they are encoded anew.
+    space.check(dataclasses.replace(request, encoding=Encoding(resize=64)), source, store)
+    assert not list(tmp_path.iterdir())
+
+
+def launch_of(**trials):
+    """Return the record of a launch, of (kind, trial that it starts from) by trial."""
+    keys = {name: hashlib.sha256(name.encode()).hexdigest() for name in trials}
+    settings = {
+        name: {
+            "spec": {"kind": kind},
+            "init": keys.get(init, ""),
+            "backbone": "resnet18",
+            "image": {"size": 64},
+        }
+        for name, (kind, init) in trials.items()
+    }
+    names = ("r-1", "r", "r.yaml", "2026-01-01T00:00:00+00:00")
+    return Launch(*names, keys, {}, "/work", "", settings=settings)
+
+
+def test_the_adapted_weights_are_those_of_the_row_that_the_answer_is_about(tmp_path):
+    store = open_store(str(tmp_path / "store"))
+    launch = launch_of(
+        other=("import", ""),
+        base=("import", ""),
+        first=("pretrain", "base"),
+        last=("pretrain", "first"),
+        probe=("linear", "last"),
+    )
+
+    def found(row, without=()):
+        done = set(launch.trials) - set(without)
+        pair = adapted.weights(store, launch, done, row)
+        return tuple(one and one.trial for one in pair)
+
+    assert found("first") == ("base", "first")
+    assert found("") == found("last") == found("probe") == ("base", "last")
+    assert found("last", without=["last"]) == ("base", "first")
+    assert found("", without=["first", "last"]) == ("other", None)
+    [_, last] = adapted.weights(store, launch, set(launch.trials), "")
+    assert (last.backbone, last.size) == ("resnet18", 64)
+    assert last.weights == f"{store.uri}/stages/{launch.trials['last']}/weights.safetensors"
