@@ -42,7 +42,7 @@ from hpt_dist.cli.options import (
     WorkersOption,
     WorkOption,
 )
-from hpt_dist.cli.requested import explained, planned, this_command
+from hpt_dist.cli.requested import command, explained, planned, this_command
 from hpt_dist.datasets import shards
 from hpt_dist.datasets.manifest import Manifest
 from hpt_dist.errors import HptError, RequestError
@@ -213,9 +213,13 @@ def _gone(request: ShardingRequest, way: _Way) -> tuple[Launch, bool]:
         if here.pending(prepared, trials, "local", 1):
             outlook.print_outlook(prepared, manifest, file, takes_hours, way.work)
             _ask(way, file)
-    record, done = launching.run_here(prepared, "local", [], way.cores, way.tracking_uri, way.work)
-    if done:
-        outlook.print_ending(outlook.ending(prepared.store, record))
+        where = (way.cores, way.tracking_uri, way.work)
+        record, done = launching.run_here(prepared, "local", [], *where)
+        if done:
+            outlook.print_ending(outlook.ending(prepared.store, record))
+        else:
+            look = command("status", record.id, store=prepared.store)
+            console.print_note(f"where each trial stands: {look}; the same command goes on")
     return record, done
 
 

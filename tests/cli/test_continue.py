@@ -201,7 +201,7 @@ def test_a_folder_without_labels_is_not_judged_and_a_killed_launch_goes_on():
 
 
 def test_a_recipe_of_other_images_is_not_taken_for_this_one(tmp_path):
-    drawings("pile", classes=1, each=6, flat=True)
+    drawings("pile", classes=1, each=40, flat=True)
     Path("other.yaml").write_text(TINY.replace("name: pile", "name: other"))
     hpt("shard", "pile", f"{STORE}/datasets/pile", store=STORE)
     shutil.copytree("pile", "other")
@@ -216,6 +216,7 @@ def test_a_recipe_that_fails_ends_with_1_and_says_how_to_go_on(tmp_path):
     printed = hpt("continue", "pile", "--yes", store=STORE, code=1)
     assert "trials are not done" in printed
     assert "their logs: " in printed
+    assert "where each trial stands: " in printed
     assert "adapted weights" not in printed
     assert json.loads(hpt("status", "pile", "--json", store=STORE))["trials"]["hpt"]["state"] == (
         "failed"
