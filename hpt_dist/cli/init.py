@@ -138,13 +138,13 @@ def _domain(text: str, store: Store, uri: str, reading: _Reading) -> tuple[Domai
                 fix=f"write ./{text} for the images, or {uri}/datasets/{text}",
             )
         return first_recipe.of_manifest(read_manifest(store, text), text), ""
-    with explained(other_files.for_init):
+    with explained(lambda fix: other_files.for_verb(fix, "init")):
         source = sources.open_source(
             text, layout=reading.layout, columns=reading.columns, group_by=reading.group_by
         )
     for line in understood.in_words(source):
         console.print_note(line)
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", path.absolute().stem).lstrip("_.-") or "images"
+    name = first_recipe.name_of(path)
     place = shlex.quote(f"{uri}/datasets/{name}")
     options = "".join(f" {shlex.quote(word)}" for word in reading.words)
     command = f"hpt-dist shard {shlex.quote(text)} {place}{options}"

@@ -119,7 +119,7 @@ def launch(
     with console.text_aside() if json_ else contextlib.nullcontext():
         if where != "slurm":
             prepared = planned(recipe, set_, here.device(), store=store)
-            record, done = _run_here(
+            record, done = run_here(
                 prepared, where, only or [], cores, tracking_uri, work, ranks or 1, fresh
             )
         else:
@@ -128,12 +128,12 @@ def launch(
             site = on_slurm.site(profile, prepared.store, work, ranks, hold)
             record, done = _run_on_slurm(prepared, only or [], site, dry_run=dry_run, watch=watch)
     if json_:
-        console.print_json(_as_json(prepared.store, record))
+        console.print_json(as_json(prepared.store, record))
     if not done:
         raise typer.Exit(1)
 
 
-def _as_json(store: Store, record: Launch | None) -> dict[str, Any]:
+def as_json(store: Store, record: Launch | None) -> dict[str, Any]:
     """Return a launch, the states of its trials and its report, for programs."""
     if record is None:
         return {"launch": "", "store": store.uri, "trials": {}}
@@ -146,7 +146,7 @@ def _as_json(store: Store, record: Launch | None) -> dict[str, Any]:
     }
 
 
-def _run_here(
+def run_here(
     prepared: Planned,
     where: Where,
     only: Sequence[str],

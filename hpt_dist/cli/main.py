@@ -21,6 +21,7 @@ from hpt_dist.store import patience
 class _AllVerbs(Verbs):
     package = "hpt_dist.cli"
     names: ClassVar = {
+        "continue": "Go from images to a verdict and weights, without a recipe of your own.",
         "shard": "Write images as WebDataset tars with a manifest.",
         "init": "Write a first recipe for your own data.",
         "recommend": "Write a recipe for a dataset after a look at it, with its reasons.",

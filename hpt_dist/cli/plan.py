@@ -77,18 +77,19 @@ def plan(
         if not only_totals:
             console.print_plan(prepared.trials, prepared.states, prepared.facts)
         else:
-            console.print_line(_counts(sums))
-        for line in _costs(sums):
+            console.print_line(counts(sums))
+        for line in costs(sums):
             console.print_line(line)
 
 
-def _counts(sums: Totals) -> str:
+def counts(sums: Totals) -> str:
+    """Return how many trials a plan has, and the image views to train on."""
     noun = "trial" if sums.trials == 1 else "trials"
-    counts = f"{sums.trials:,} {noun}: {sums.cached:,} cached, {sums.to_run:,} to run"
-    return f"{counts}; {sums.views:,} image views to train on"
+    counted = f"{sums.trials:,} {noun}: {sums.cached:,} cached, {sums.to_run:,} to run"
+    return f"{counted}; {sums.views:,} image views to train on"
 
 
-def _costs(sums: Totals) -> list[str]:
+def costs(sums: Totals) -> list[str]:
     """Return what is left to do costs in words, a line for each."""
     left = sums.to_run
     evaluated = f"{sums.evaluated.value:,.0f} images at most"

@@ -106,28 +106,33 @@ def shard(
         raise RequestError("--jobs and --no-wait need a cluster", fix="name it with --on PROFILE")
     began_s = time.perf_counter()
     encoding = Encoding(resize, quality, depth.parse(scale))
-    request = _requested(
+    request = requested(
         tars.listed(sources), destination, shard_mb, max_bad, encoding, root, replace
     )
-    options = TarOptions(image, label, classes, split)
     request = dataclasses.replace(
         request,
         layout=layout,
         columns=columns,
         group_by=group_by,
-        tars=options if any(vars(options).values()) else None,
+        tars=tar_options(image, label, classes, split),
         leave_out=str(leave_out) if leave_out else "",
     )
     with explained(lambda fix: other_files.for_destination(fix, destination)):
         if on:
             manifest = _write_by_jobs(request, profile_file(on), jobs, workers, work, no_wait)
         else:
-            manifest = _write_here(request, workers)
+            manifest = write(request, understood_source(request), workers)
     if manifest:
-        _print_written(manifest, destination, time.perf_counter() - began_s, json_)
+        print_written(manifest, destination, time.perf_counter() - began_s, json_)
 
 
-def _requested(
+def tar_options(image: str, label: str, classes: str, split: str) -> TarOptions | None:
+    """Return how tars are read; None where no option says it."""
+    options = TarOptions(image, label, classes, split)
+    return options if any(vars(options).values()) else None
+
+
+def requested(
     source: str,
     destination: str,
     shard_mb: float,
@@ -167,10 +172,15 @@ def _requested(
     )
 
 
-def _write_here(request: ShardingRequest, workers: int | None) -> Manifest:
-    """Shard in processes of this machine, by default as many as there are cores."""
+def understood_source(request: ShardingRequest) -> Source:
+    """Open the images, and print how they were understood."""
     source = _opened(request)
     _print_understood(request, source)
+    return source
+
+
+def write(request: ShardingRequest, source: Source, workers: int | None) -> Manifest:
+    """Shard in processes of this machine, by default as many as there are cores."""
     store = begun(open_store(request.store))
     with console.counting(f"shard {tars.in_short(request.source)}") as update:
         request.write(
@@ -255,7 +265,7 @@ def _print_how_to_look(sharding: Sharding) -> None:
     console.print_note(f"  stop: scancel {' '.join(sharding.ids)}")
 
 
-def _print_written(manifest: Manifest, destination: str, seconds: float, json_: bool) -> None:
+def print_written(manifest: Manifest, destination: str, seconds: float, json_: bool) -> None:
     """Print what was written, and which images were left out."""
     images = sum(split.images for split in manifest.splits.values())
     left_out = [vars(one) for one in manifest.quarantined]

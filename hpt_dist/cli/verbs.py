@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import keyword
 import re
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -74,8 +75,9 @@ class Verbs(TyperGroup):
             return self.commands.get(cmd_name)
         if self._only_listed:
             return TyperCommand(cmd_name, help=self.names[cmd_name])
-        module = import_module(f"{self.package}.{cmd_name}")
-        # One that is called as a built-in of Python has an underscore more.
+        # What is called as a keyword or a built-in of Python has an underscore more.
+        file = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        module = import_module(f"{self.package}.{file}")
         function = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
         alone = typer.Typer(
             add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None

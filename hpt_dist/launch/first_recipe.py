@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from hpt_dist.datasets.manifest import Manifest
 from hpt_dist.errors import RequestError
@@ -89,11 +90,20 @@ class Domain:
 
     def in_words(self) -> str:
         """Return its splits and classes in a line."""
-        splits = ", ".join(f"{name} {count:,}" for name, count in self.images.items())
+        ranks = {name: rank for rank, name in enumerate(_EVALUATED)}
+        order = sorted(self.images, key=lambda name: ranks.get(name, len(ranks)))
+        splits = ", ".join(f"{name} {self.images[name]:,}" for name in order)
         names = ", ".join(self.classes[:_CLASSES_SHOWN])
         more = ", ..." if len(self.classes) > _CLASSES_SHOWN else ""
         classes = f"; {len(self.classes):,} classes: {names}{more}" if self.classes else ""
         return f"{self.alias}: {splits} images{classes}"
+
+
+def name_of(path: Path) -> str:
+    """Return how the dataset of a folder or a list of images is called."""
+    absolute = path.absolute()
+    name = absolute.name if path.is_dir() else absolute.stem
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).lstrip("_.-") or "images"
 
 
 def of_manifest(manifest: Manifest, reference: str) -> Domain:

@@ -116,17 +116,21 @@ def _in_words(one: Unjudged) -> str:
     return f"{one.trial}: its features have not collapsed: {', '.join(shares)} of before"
 
 
-def _no_verdict(trials: Sequence[Unjudged], recipe: str) -> str:
-    """Return why there is no verdict, and the least that would give one."""
-    needed = " and ".join(
+def needed() -> str:
+    """Return in words how many labelled images would show gains in accuracy."""
+    return " and ".join(
         f"about {round(images_to_show(gain, _CHANGED), -1)} for {100 * gain:.0f} points"
         for gain in _GAINS
     )
+
+
+def _no_verdict(trials: Sequence[Unjudged], recipe: str) -> str:
+    """Return why there is no verdict, and the least that would give one."""
     name = next((one.trial for one in trials if not one.collapsed), trials[0].trial)
     return (
         "There is no verdict on quality: without labels, neither these numbers nor the loss can "
         "show whether the features became better or worse than those of the base. A few labelled "
-        f"images can: to show a gain in accuracy, {needed} (where a fifth of them is classified "
+        f"images can: to show a gain in accuracy, {needed()} (where a fifth of them is classified "
         "differently), and some of each class to learn from. Shard them as a dataset of their own "
         "with the splits train and val, and name it: monitor: {data: ...}. "
         f"The weights: hpt-dist pull {recipe}/{name.partition('/')[0]} FOLDER."

@@ -73,9 +73,9 @@ def for_destination(fix: str, destination: str) -> str:
     return fix.replace(f" {DESTINATION}", f" {shlex.quote(destination)}")
 
 
-def for_init(fix: str) -> str:
-    """Return what to do where a first recipe is asked for, which writes no dataset."""
-    return fix.replace(_SHARD, "hpt-dist init").replace(f" {DESTINATION}", "")
+def for_verb(fix: str, verb: str) -> str:
+    """Return what to do in the words of a command that takes images and names no dataset."""
+    return fix.replace(_SHARD, f"hpt-dist {verb}").replace(f" {DESTINATION}", "")
 
 
 def _unpack(archive: Path, suffix: str) -> str:
