@@ -315,8 +315,11 @@ def stage_verdict(
         says = f"{opening.get(verdict, better)} {change} at {in_words(judged)} "
         says += f"({measured}); kept the base"
     average = kept.share if isinstance(kept, Average) else None
-    steps = (one.step if isinstance(one, Average) else one for one in (kept, judged))
-    return StageVerdict(verdict, *steps, mean, half_width, num_images, looks, says, average)
+    kept_step, judged_step = (
+        one.step if isinstance(one, Average) else one for one in (kept, judged)
+    )
+    found = (mean, half_width, num_images, looks, says, average)
+    return StageVerdict(verdict, kept_step, judged_step, *found)
 
 
 def images_to_show(difference: float, changed: float) -> int:

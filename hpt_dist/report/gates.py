@@ -97,9 +97,10 @@ def of_averages(details: Mapping[str, Any]) -> list[Block]:
     metrics = [name for name in ordered[last] if not name.startswith("monitor/")]
     if not metrics:
         return []
-    metric, kept = metrics[0], of_details(details) or details.get("kept_step", last)
+    metric, step = metrics[0], int(details.get("kept_step", last))
+    kept: Place = of_details(details) or step
     if kept not in ordered:
-        ordered[kept] = looks.get(kept, {})
+        ordered[kept] = looks.get(step, {})
     scale = scale_of(metric)
     rows = [
         [in_words(place), scale.text(scale.factor * found[metric]), "kept" * (place == kept)]

@@ -57,10 +57,9 @@ def _measured(
     """Return what the weights that are left have forgotten, by two looks of the monitor."""
     context, network = training.context, training.start()
     watch = asked.model_copy(update={"data": asked.forgetting, "metric": None})
-    evaluation = monitor.evaluation_of(
-        *(context, spec.model_copy(update={"monitor": watch})),
-        *(network, training.accelerator, training.replacements),
-    )
+    watched = spec.model_copy(update={"monitor": watch})
+    accelerator, replacements = training.accelerator, training.replacements
+    evaluation = monitor.evaluation_of(context, watched, network, accelerator, replacements)
     if evaluation is None:
         raise ValueError("no look at what is forgotten")  # there is a monitor
     plan = replace(evaluation, keeps=None)
