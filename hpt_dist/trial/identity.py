@@ -77,7 +77,8 @@ def _datasets(trial: Trial, store: str) -> Iterator[DatasetInput]:
         ):
             continue
         split = read.split.partition("/")[2]
-        context = "monitoring" if read.setting == "monitor" else _CONTEXTS.get(split, "training")
+        watched = read.setting.partition(".")[0] == "monitor"  # what may be forgotten, too
+        context = "monitoring" if watched else _CONTEXTS.get(split, "training")
         contexts.setdefault(read.split, []).append(context)
     for reference, what in contexts.items():
         alias, _, split = reference.partition("/")

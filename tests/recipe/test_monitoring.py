@@ -6,6 +6,7 @@ from hpt_dist.errors import RecipeError
 from hpt_dist.recipe import Pretrain, plan, result_fields
 from hpt_dist.recipe import file as recipe_file
 from hpt_dist.recipe.facts import DatasetFacts, Facts
+from hpt_dist.trial import identity
 
 RECIPE = """\
 name: r
@@ -105,6 +106,18 @@ def test_the_images_of_each_look_are_counted():
     assert images_judged() == 6 * (100 + 80) + 2 * (64 + 80)
     assert images_judged(", forgetting: things") == 6 * (100 + 80)
     assert images_judged("    averages: [0.25, 0.5]\n") == 4 * (100 + 80) + 2 * (64 + 80)
+
+
+def test_mlflow_shows_what_may_be_forgotten_as_watched():
+    _, hpt = planned()
+    run = identity.of_trial(hpt, "r", None, None, store="s")
+    contexts = {one.name: one.context for one in run.datasets}
+    assert contexts == {
+        "photos/train": "training, monitoring",
+        "photos/val": "monitoring",
+        "things/train": "monitoring",
+        "things/val": "monitoring",
+    }
 
 
 def test_forgetting_needs_no_labels_of_the_target():

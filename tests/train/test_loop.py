@@ -134,6 +134,17 @@ def test_saving_more_often_changes_nothing(tmp_path):
     assert same(run(tmp_path / "never")[0], run(tmp_path / "always", every=1)[0])
 
 
+def test_the_last_step_is_saved_where_something_comes_after_it(tmp_path):
+    expected, _, _ = run(tmp_path / "plain")
+    assert Checkpoints(open_store(str(tmp_path / "plain"))).steps() == []
+    got, _, _ = run(tmp_path / "followed", saves_last=True)
+    assert Checkpoints(open_store(str(tmp_path / "followed"))).steps() == [STEPS]
+    again, _, observer = run(tmp_path / "followed", saves_last=True)
+    assert same(expected, got)
+    assert same(expected, again)
+    assert observer.points == []  # no step was taken twice
+
+
 def test_a_loss_that_is_not_finite_stops_with_its_step_and_the_last_good_state(tmp_path):
     with pytest.raises(TrainingError, match=r"not finite at step 8[\s\S]*that of step 4"):
         run(tmp_path, bad=7, every=4)
