@@ -87,7 +87,8 @@ def _judging(stage: str, trials: int, choices: Choices, facts: Facts) -> Work:
     target = facts.target
     learned = max(1, round(target.images["train"] * choices.share.value / 100))
     each = learned * choices.views + target.images["val"] + target.images["test"]
-    batch = min(evidence.LINEAR_BATCH, learned)
-    size = choices.base.value.dim * target.classes
-    flops = float(_PASSES * _RATES * evidence.LINEAR_STEPS * batch * size)
+    seen = _RATES * evidence.LINEAR_STEPS * min(evidence.LINEAR_BATCH, learned)
+    if choices.seeds == 1:
+        seen = evidence.LBFGS_PASSES * learned
+    flops = float(_PASSES * seen * choices.base.value.dim * target.classes)
     return Work(stage, trials, 0, trials * each, trials * flops)

@@ -20,7 +20,7 @@ def fitted(choices: Choices, facts: Facts, hours: float | None) -> Choices:
     """Return choices that fit into some hours, evaluations included.
 
     As many steps as fit, up to what HPT recommends at any size. Where even a short training does
-    not fit, comparisons are left out first, then seeds and images of the evaluation.
+    not fit, comparisons are left out first, then seeds, copies and images of the evaluation.
 
     Args:
         choices: without a limit.
@@ -113,17 +113,14 @@ def _without_direct(choices: Choices, _: Facts) -> tuple[Choices, str] | None:
     return replace(choices, direct=False), "hpt_direct: what the source adds is not measured"
 
 
-def _fewer_views(choices: Choices, facts: Facts) -> tuple[Choices, str] | None:
-    if choices.views == 1 or facts.target.judges != "test":
+def _one_evaluation(choices: Choices, facts: Facts) -> tuple[Choices, str] | None:
+    if choices.seeds == 1 or facts.target.judges != "test":
         return None
-    return replace(choices, views=1), f"augmented copies in the evaluation: 1, not {choices.views}"
-
-
-def _fewer_seeds(choices: Choices, facts: Facts) -> tuple[Choices, str] | None:
-    if choices.seeds <= evidence.LEAST_SEEDS or facts.target.judges != "test":
-        return None
-    fewer = replace(choices, seeds=evidence.LEAST_SEEDS)
-    return fewer, f"seeds of the evaluation: {evidence.LEAST_SEEDS}, not {choices.seeds}"
+    one = replace(choices, seeds=1, views=1)
+    return one, (
+        f"{choices.seeds} seeds and {choices.views} augmented copies in the evaluation: logistic "
+        "regression, judged by the images alone"
+    )
 
 
 def _smaller_share(choices: Choices, facts: Facts) -> tuple[Choices, str] | None:
@@ -143,7 +140,6 @@ _CUTS: tuple[Cut, ...] = (
     _without_search,
     _without_rivals,
     _without_direct,
-    _fewer_views,
-    _fewer_seeds,
+    _one_evaluation,
     _smaller_share,
 )

@@ -165,9 +165,10 @@ def _evaluation(choices: Choices, target: Dataset) -> dict[str, Any]:
     learned = max(1, target.images["train"] * choices.share.value // 100)
     part = "" if choices.share.value == 100 else f"/train@{choices.share.value}%"
     batch = min(evidence.LINEAR_BATCH, 1 << (learned.bit_length() - 1))
-    return {
-        "data": f"{target.alias}{part}",
-        "metric": target.metric,
+    judged = {"data": f"{target.alias}{part}", "metric": target.metric}
+    if choices.seeds == 1:
+        return judged | {"solver": "lbfgs"}
+    return judged | {
         "steps": evidence.LINEAR_STEPS,
         "batch": batch,
         "views": choices.views,
@@ -183,8 +184,8 @@ def _features(inits: list[str], choices: Choices, target: Dataset) -> Iterator[s
     yield from _line("kind", "linear", "", 4)
     for key, value in _evaluation(choices, target).items():
         yield from _line(key, value, choices.share.why if key == "data" else "", 4)
-    seeds = list(range(choices.seeds))
-    yield from _line("sweep", {"init": inits, "seed": seeds}, "", 4)
+    seeds = {"seed": list(range(choices.seeds))} if choices.seeds > 1 else {}
+    yield from _line("sweep", {"init": inits, **seeds}, "", 4)
 
 
 def _line(key: str, value: Any, why: str, indent: int) -> Iterator[str]:

@@ -42,7 +42,8 @@ class Choices:
         direct: whether the target is also pretrained on without the source.
         few_images_arm: whether batch norm alone is also trained.
         views: augmented copies of each training image, of the linear evaluation.
-        seeds: of the linear evaluation.
+        seeds: of the linear evaluation; 1 is logistic regression, which no seed changes and which
+            has no augmented copies: the images alone judge.
         share: per cent of train that the linear evaluation learns from.
         cuts: what the hours left out, in words.
     """

@@ -78,6 +78,12 @@ def test_what_the_hours_leave_out_is_not_in_it():
     assert {"hpt_bn", "hpt_direct", "source_2"} <= set(yaml.safe_load(full)["stages"])
     assert set(yaml.safe_load(short)["stages"]) == {"base", "source", "hpt", "features"}
     assert chosen.cuts
+    assert yaml.safe_load(short)["stages"]["features"]["sweep"] == {
+        "init": ["base", "source", "hpt"]
+    }
+    trials = plan.unique(planned(short, [found.target, *(one.dataset for one in found.sources)]))
+    evaluated = [one.spec.judged_on(one.datasets) for one in trials if one.spec.reads()]
+    assert sum(one.evaluated for one in cost.work(chosen, found)) == sum(evaluated)
 
 
 def test_names_of_others_stay_comments_and_values():

@@ -157,8 +157,8 @@ def test_more_hours_buy_steps_and_never_more_than_they_are():
     short = hours.fitted(full, found, 0.1)
     assert not short.few_images_arm
     assert len(short.sources.value) == 1
-    assert short.seeds == 2
-    assert len(short.cuts) == 5
+    assert short.seeds == 1
+    assert len(short.cuts) == 4
     assert hours.fitted(full, found, None) is full
 
 
