@@ -28,7 +28,7 @@ train
 evals trial
 stages slurm report
 launch
-doctor
+advice doctor
 cli
 """
 ROW = {name: row for row, names in enumerate(ROWS.split("\n")) for name in names.split()}
