@@ -151,6 +151,8 @@ def print_ending(end: Ending) -> None:
     console.print_line("")
     for line in _verdict(end.report):
         console.print_line(line)
+    if end.ours and (own := end.report.verdicts.get(end.ours.trial)):
+        console.print_line(f"{end.ours.trial} on validation: {own}")
     for title, left in (("base weights", end.base), ("adapted weights", end.ours)):
         if left:
             console.print_line(f"{title}: {left.weights} ({left.trial})")
