@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from evidence import collect, left, page, pixels, records
@@ -133,7 +134,7 @@ def _run(sitting: Sitting, unit: Unit, store: Store) -> Mapping[str, NotDone]:
     """Run what a unit lacks; return why trials are not done, by name."""
     prepared = sitting.plan(unit.target)
     known = {name: one.key for name, one in records.read(unit, sitting.results).trials.items()}
-    wanted = left.to_run(sitting.trials(unit), known, lambda key: committed.is_done(store, key))
+    wanted = left.to_run(sitting.trials(unit), known, partial(committed.is_done, store))
     if not wanted:
         return {}
     used = here.settings(prepared, where="local", cores=None, tracking_uri="", work="")
@@ -239,7 +240,7 @@ def _print_left(sitting: Sitting, chosen: Sequence[Unit]) -> None:
         missing = sitting.missing(unit)
         known = {name: one.key for name, one in records.read(unit, sitting.results).trials.items()}
         store = sitting.plan(unit.target).store
-        again = left.to_run(sitting.trials(unit), known, lambda k, s=store: committed.is_done(s, k))
+        again = left.to_run(sitting.trials(unit), known, partial(committed.is_done, store))
         names = {*missing, *(trial.name for trial in again)} if missing else set()
         takes = left.minutes([cost(name, unit.target.name) for name in sorted(names)])
         total += takes or 0.0
