@@ -134,7 +134,7 @@ def _run(sitting: Sitting, unit: Unit, store: Store) -> Mapping[str, NotDone]:
     """Run what a unit lacks; return why trials are not done, by name."""
     prepared = sitting.plan(unit.target)
     known = {name: one.key for name, one in records.read(unit, sitting.results).trials.items()}
-    wanted = left.to_run(sitting.trials(unit), known, lambda key: committed.is_done(store, key))
+    wanted = left.to_run(sitting.trials(unit), known, partial(committed.is_done, store))
     if not wanted:
         return {}
     used = here.settings(prepared, where="local", cores=None, tracking_uri="", work="")
