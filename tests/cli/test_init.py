@@ -106,7 +106,7 @@ def test_a_dataset_of_another_store_is_named_by_its_uri(tmp_path):
     printed = hpt("init", f"{tmp_path}/elsewhere/datasets/birds", store="./hpt-store")
     recipe = yaml.safe_load(Path("birds.yaml").read_text())
     assert recipe["datasets"] == {"birds": f"{tmp_path}/elsewhere/datasets/birds"}
-    assert recipe["stages"]["hpt"]["monitor"]["k"] == 9
+    assert recipe["stages"]["hpt"]["monitor"]["data"] == "birds"
     assert "features/init=hpt" in followed(printed, "./hpt-store")
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, JsonValue, model_validator
 from hpt_dist.recipe.facts import DatasetFacts
 from hpt_dist.recipe.kinds.frozen import metric_doubts, metric_faults
 from hpt_dist.recipe.kinds.stage import Fault, Read, Trained, group_faults, images_of
-from hpt_dist.recipe.metrics import METRICS, MetricName
+from hpt_dist.recipe.metrics import METRICS, MetricName, metric_of
 from hpt_dist.recipe.settings import (
     LATER,
     PRESET,
@@ -23,10 +23,12 @@ from hpt_dist.recipe.settings import (
     Preset,
     Rate,
     Spec,
+    later_than,
     misfit,
 )
 
 SCALING_BATCH = 256  # at which a scaled learning rate is the one that is written
+PROBES = ("ridge", "knn")
 # The group of settings of each method.
 METHOD_SETTINGS = {"moco_v2": "moco", "byol": "byol", "simclr": "simclr"}
 
@@ -75,28 +77,36 @@ class Monitor(Spec):
 
     data: str | None = Field(
         None,
-        description="a dataset with labelled train and val: nearest neighbours classify val; "
+        description="a dataset with labelled train and val, by which a probe judges the features; "
         "without one only collapse is watched, on images of the pretraining data",
+    )
+    probe: Literal["ridge", "knn"] = Field(
+        "ridge",
+        description="what judges: ridge regression, which predicts each image of train and val "
+        "from all others; or the nearest neighbours in train of each image of val",
+        json_schema_extra=later_than("knn"),
     )
     every: Positive | None = Field(
         None, description="steps between two looks; null is a tenth of all steps"
     )
-    k: Positive = Field(20, description="nearest neighbours")
-    temperature: Rate = 0.07
+    k: Positive = Field(20, description="nearest neighbours; knn only")
+    temperature: Rate = Field(0.07, description="of the neighbours' weights; knn only")
     images: Positive = Field(
         2048, description="at most so many images of each split, a seeded choice"
     )
 
     metric: MetricName | None = Field(
         None,
-        description="of nearest neighbours, by which the best weights are kept and the stage is "
+        description="of the probe, by which the best weights are kept and the stage is "
         "judged; null is the manifest's, top1 of one label an image and auroc of several",
         json_schema_extra=LATER,
     )
 
     def idle(self) -> frozenset[str]:
-        """Return the settings of nearest neighbours where nothing is classified."""
-        return frozenset() if self.data else frozenset({"k", "temperature", "metric"})
+        """Return the settings of another probe, and of all where nothing is classified."""
+        if not self.data:
+            return frozenset({"probe", "k", "temperature", "metric"})
+        return frozenset() if self.probe == "knn" else frozenset({"k", "temperature"})
 
 
 class Pretrain(Trained):
@@ -105,7 +115,7 @@ class Pretrain(Trained):
     VERSION: ClassVar[int] = 3
     LEAVES: ClassVar = "weights"
     METRICS: ClassVar[tuple[str, ...]] = (
-        *(f"knn/{name}" for name in METRICS),
+        *(f"{probe}/{name}" for probe in PROBES for name in METRICS),
         "monitor/rankme",
         "monitor/feature_std",
     )
@@ -236,13 +246,15 @@ class Pretrain(Trained):
         return faults + self._monitor_faults(datasets)
 
     def _monitor_faults(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
-        """Return a metric that does not fit, and neighbours that are more than the images."""
+        """Return what does not fit the dataset or the probe: a metric, a number of neighbours."""
         monitor = self.monitor
         if monitor is None or monitor.data is None:
             return []
         dataset = datasets[monitor.data]
         wrong = metric_faults(monitor.metric, dataset, ("val",))
         faults = [replace(fault, setting="monitor.metric") for fault in wrong]
+        if monitor.probe == "ridge":
+            return faults + _faults_of_ridge(monitor, dataset)
         images = min(monitor.images, dataset.images["train"])
         if monitor.k > images and "k" in monitor.model_fields_set:
             what = f"{monitor.k} nearest neighbours among {images} images of {monitor.data}/train"
@@ -346,3 +358,21 @@ class Pretrain(Trained):
             fix = "write keep: last; or name a dataset with labelled train and val: monitor.data"
             raise misfit("keep", what, "last", fix)
         return self
+
+
+def _faults_of_ridge(monitor: Monitor, dataset: DatasetFacts) -> list[Fault]:
+    """Return settings of nearest neighbours, and a metric that needs probabilities."""
+    faults = [
+        Fault(
+            f"monitor.{name}",
+            f"{name} is of probe: knn, and probe is ridge",
+            fix=f"write probe: knn, or leave {name} out",
+        )
+        for name in ("k", "temperature")
+        if name in monitor.model_fields_set
+    ]
+    metric = metric_of(monitor.metric, dataset)
+    if metric == "ece":
+        what = "a ridge probe gives no probabilities, which ece is about"
+        faults.append(Fault("monitor.metric", what, fix="write probe: knn, or another metric"))
+    return faults
