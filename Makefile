@@ -11,7 +11,7 @@ STORE ?= $(or $(HPT_STORE),./hpt-store)
 export HPT_STORE := $(STORE)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart openmoji-line data venv test test-deep lint format bench-data bench-engine bench-evals bench-precision bench-launch bench-gpu image ui slurm-up slurm-down clean
+.PHONY: help quickstart openmoji-line data venv test test-deep lint format bench-data bench-engine bench-evals bench-probes bench-precision bench-launch bench-gpu image ui slurm-up slurm-down clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -71,6 +71,9 @@ bench-engine: $(VENV)/.bench  ## compare training steps with lightly and with th
 
 bench-evals: $(VENV)/.bench  ## compare evaluations with the bare passes and with scikit-learn (ARGS=--write saves the table)
 	GOMP_SPINCOUNT=10000 PYTHONPATH=tests/fixtures $(BIN)/python -W ignore -m benchmarks.evals $(ARGS)
+
+bench-probes: $(VENV)/.bench  ## measure what probes of features decide (ARGS="--write --store FOLDER" saves the table, keeps the trainings)
+	PYTHONPATH=tests/fixtures $(BIN)/python -W ignore -m benchmarks.probes $(ARGS)
 
 bench-precision: $(VENV)/.bench  ## measure each precision and memory format on this machine
 	GOMP_SPINCOUNT=10000 PYTHONPATH=tests/fixtures $(BIN)/python -W ignore -m benchmarks.precision $(ARGS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from hpt_dist.evals import ridge
 from hpt_dist.evals.features import Labelled
@@ -65,5 +66,17 @@ def judge(
         (votes,) = vote(train, val.features, num_classes, [k], temperature)
         return Judged(scores_of(votes, several=train.labels.ndim == 2), val.labels.numpy())
     labelled = Labelled(*(torch.cat(pair) for pair in zip(train, val, strict=True)))
-    found = ridge.leave_one_out(labelled, num_classes)
-    return Judged(found.scores.numpy(), labelled.labels.numpy())
+    scores = ridge.leave_one_out(labelled, num_classes).scores
+    if labelled.labels.ndim == 2:
+        scores = scores - _shares_of_others(labelled.labels)
+    return Judged(scores.numpy(), labelled.labels.numpy())
+
+
+def _shares_of_others(labels: Tensor) -> Tensor:
+    """Return how many of all other images have each class, float64 [n, num_classes].
+
+    It is what is predicted for an image without a look at it, and the less for one that has the
+    class itself: images that are ranked by it would be ranked by their labels, the wrong way.
+    """
+    counts = labels.double()
+    return (counts.sum(dim=0) - counts) / (len(labels) - 1)
