@@ -121,32 +121,16 @@ def ridge_left_out(network: Network, draw: Draw) -> Answers:
     return answers(ridge.leave_one_out(labelled, CLASSES).scores, labelled.labels)
 
 
-def ridge_val(network: Network, draw: Draw) -> Answers:
-    """As `ridge_left_out`, and only the images of validation count."""
-    found = ridge_left_out(network, draw)
-    last = slice(-len(draw.val), None)
+def of_val(found: Answers) -> Answers:
+    """Return the answers to the images of validation alone, which are the last."""
+    last = slice(-IMAGES, None)
     return Answers(found.right[last], {name: one[last] for name, one in found.scores.items()})
 
 
 def ridge_train(network: Network, draw: Draw) -> Answers:
-    """A ridge probe of train, its penalty chosen by leaving out, judges validation."""
-    train, val = learned(network, draw), judging(network, draw)
-    penalty = ridge.leave_one_out(train, CLASSES).penalty
-    return answers(_ridge(train, val.features, penalty), val.labels)
-
-
-def _ridge(train: Labelled, queries: Tensor, penalty: float) -> Tensor:
-    normalize = torch.nn.functional.normalize
-    features, targets = (
-        normalize(train.features.double(), dim=1),
-        ridge.targets_of(train.labels, CLASSES),
-    )
-    middle, mean = features.mean(dim=0), targets.mean(dim=0)
-    centred = features - middle
-    gram = centred @ centred.T
-    gram.diagonal().add_(penalty * float(centred.square().sum()))
-    weights = centred.T @ torch.linalg.solve(gram, targets - mean)
-    return mean + (normalize(queries.double(), dim=1) - middle) @ weights
+    """A ridge probe of train judges validation."""
+    val = judging(network, draw)
+    return answers(ridge.predict(learned(network, draw), val.features, CLASSES).scores, val.labels)
 
 
 def logistic_fits(network: Network, trains: Sequence[Tensor]) -> list[Tensor]:
@@ -185,10 +169,10 @@ PROBES: dict[str, Probe] = {
     **{f"knn k={k} t={t:g}": knn(k, t) for k, t in ((20, 0.07), (5, 0.07), (50, 0.03))},
     "knn left out": knn_left_out,
     "ridge of train": ridge_train,
-    "ridge left out, val": ridge_val,
     "ridge left out": ridge_left_out,
 }
 LOOKS_AT_ALL = ("knn left out", "ridge left out")
+ONLY_VAL = "ridge left out, val"
 DECIDED = 2.0  # standard errors: pairs whose known difference is smaller have no right verdict
 
 
@@ -291,11 +275,14 @@ def judged(
             found = {stage: probe(network, draw) for stage, network in nets.items()}
             seconds[name] += (time.process_time() - began) / len(nets) / DRAWS
             _note(domain, name, found, coins, tallies)
+        val = {stage: of_val(one) for stage, one in found.items()}  # of the last probe
+        _note(domain, ONLY_VAL, val, coins, tallies)
         found = {
             stage: answers(one.fits[at % TRAINS][draw.val], nets[stage].unseen.labels[draw.val])
             for stage, one in fits.items()
         }
         _note(domain, "logistic of train", found, coins, tallies)
+    seconds[ONLY_VAL] = seconds["ridge left out"]
     return seconds
 
 

@@ -210,7 +210,7 @@ def on_images(row: float, base: float, num_images: int, split: str, scale: Scale
 
 @dataclass(frozen=True)
 class StageVerdict:
-    """Whether a pretraining stage improved its features, judged on labelled images.
+    """Whether a pretraining stage improved its features, judged on validation images.
 
     Args:
         verdict: compares the weights after training with the initial ones: those of the kept step,
@@ -240,9 +240,8 @@ def gate(
     kept: int,
     last: int,
     probe: str = "nearest neighbours",
-    of: str = "validation images",
 ) -> StageVerdict:
-    """Judge a stage by its correctly classified images before and after training.
+    """Judge a stage by its correctly classified validation images before and after training.
 
     The images are the same, so the differences are paired by image (McNemar, 1947; the
     interval is that of Agresti and Min, 2005); a Bonferroni correction for the number of looks
@@ -253,7 +252,6 @@ def gate(
         kept: the step of the kept weights.
         last: the last step.
         probe: what classified them, in words.
-        of: what the images are called.
     """
     judged = kept or last
     after, before = right[judged], right[0]
@@ -264,7 +262,7 @@ def gate(
     variance = max(changed - difference**2 / (n + 2), 0.0)
     quantile = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2 / looks)
     mean, half_width = 100 * difference / n, 100 * quantile * math.sqrt(variance) / (n + 2)
-    measured = f"{probe}, {n:,} {of}, {looks} look{'s' * (looks > 1)}"
+    measured = f"{probe}, {n:,} validation images, {looks} look{'s' * (looks > 1)}"
     return stage_verdict(
         mean,
         half_width,

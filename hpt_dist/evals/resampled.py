@@ -115,9 +115,8 @@ def gate(
     kept: int,
     last: int,
     probe: str = "nearest neighbours",
-    of: str = "validation images",
 ) -> StageVerdict:
-    """Judge a stage by a metric of labelled images before and after training; see `evidence.gate`.
+    """Judge a stage by a metric of validation before and after training; see `evidence.gate`.
 
     The Bonferroni correction for the number of looks is the same.
 
@@ -125,18 +124,17 @@ def gate(
         metric: of a probe, such as `ridge/auroc`.
         values: of the metric by step; step 0 is before training.
         replicates: by step.
-        images: that were judged.
+        images: of validation.
         kept: the step of the kept weights.
         last: the last step.
         probe: what judged them, in words.
-        of: what the images are called.
     """
     judged, looks, scale = kept or last, len(values) - 1, scale_of(metric)
     differences = [a - b for a, b in zip(replicates[judged], replicates[0], strict=True)]
     half = half_width(differences, images, 1 - (1 - CONFIDENCE) / looks)
     title = METRICS[metric.rpartition("/")[2]].title
     measured = (
-        f"{title}, {probe}, paired bootstrap over {images:,} {of}, "
+        f"{title}, {probe}, paired bootstrap over {images:,} validation images, "
         f"{looks} look{'s' * (looks > 1)}"
     )
     return stage_verdict(

@@ -32,7 +32,6 @@ def later_than(before: str) -> dict[str, Any]:
     return {"before": before}
 
 
-
 class Spec(BaseModel):
     """A frozen group of settings that refuses what it does not know.
 

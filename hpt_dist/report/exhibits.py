@@ -21,8 +21,7 @@ Points = tuple[tuple[int, float], ...]
 # The curves of a page by what they are called there: the first of the metrics that a trial has.
 CURVES: Mapping[str, tuple[str, ...]] = {
     "loss": ("train/loss",),
-    "accuracy of the probe": ("ridge/top1", "ridge/auroc", "ridge/map"),
-    "accuracy on validation": ("knn/top1", "val/top1", "val/auroc", "val/map"),
+    "accuracy on validation": ("ridge/top1", "knn/top1", "val/top1", "val/auroc", "val/map"),
     "spread of features": ("monitor/feature_std", "train/feature_std"),
     "effective rank (RankMe)": ("monitor/rankme",),
     "learning rate": ("train/lr",),

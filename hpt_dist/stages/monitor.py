@@ -1,8 +1,8 @@
 """What is watched during pretraining, and the gate: did the stage do good, and what is kept.
 
-Before the first step, every so often and after the last one: a probe classifies labelled images of
-train and val by the backbone's features (see `probes`), of one label an image or of several, and
-two numbers show collapse, the spread of the features and their effective rank. No label and no test
+Before the first step, every so often and after the last one: a probe of train classifies validation
+images by the backbone's features (see `probes`), of one label an image or of several, and two
+numbers show collapse, the spread of the features and their effective rank. No label and no test
 image reaches the training.
 """
 
@@ -123,10 +123,10 @@ def _gate(selection: Selection, kept: int, last: int) -> StageVerdict | None:
     if not judged:
         return None
     (metric,) = judged
-    probe, images = probes.WORDS[metric.partition("/")[0]]
+    probe = probes.WORDS[metric.partition("/")[0]]
     if selection.right:
         right = {step: one.numpy() for step, one in selection.right.items()}
-        return evidence.gate(right, kept=kept, last=last, probe=probe, of=images)
+        return evidence.gate(right, kept=kept, last=last, probe=probe)
     return resampled.gate(
         metric,
         {step: looks[step][metric] for step in selection.replicates},
@@ -135,7 +135,6 @@ def _gate(selection: Selection, kept: int, last: int) -> StageVerdict | None:
         kept=kept,
         last=last,
         probe=probe,
-        of=images,
     )
 
 
@@ -214,11 +213,16 @@ def _look_at_labelled(
         for pool in (bank, val)
     )
     spread = _spread(judging.features)
-    scores, labels = probes.judge(
-        monitor.probe, train, judging, num_classes, k=monitor.k, temperature=monitor.temperature
+    scores = probes.scores(
+        monitor.probe,
+        train,
+        judging.features,
+        num_classes,
+        k=monitor.k,
+        temperature=monitor.temperature,
     )
     metric = _metric(context, monitor)
-    name, images = f"{monitor.probe}/{metric}", len(labels)
+    name, labels, images = f"{monitor.probe}/{metric}", judging.labels.numpy(), len(val)
     if metric == "top1":
         right = torch.from_numpy(metrics.hits(scores, labels, 1))
         return Look({name: right.double().mean().item(), **spread}, right, images=images)

@@ -1,4 +1,4 @@
-"""Each image is predicted by all others: the closed form is the fits without it."""
+"""The ridge probe predicts as scikit-learn's, and its closed form is the fits without an image."""
 
 import numpy as np
 import pytest
@@ -41,16 +41,23 @@ def test_each_prediction_is_that_of_a_fit_to_all_others(labelled, penalty):
         assert np.abs(found.scores[at].numpy() - expected).max() < 1e-8
 
 
-def test_its_answers_are_those_of_scikit_learns_classifier():
-    labelled = made(80, 30)
-    found = ridge.leave_one_out(labelled, 4)
-    features, _, alpha = as_fitted(labelled, found.penalty)
-    answers = []
-    for at in range(len(features)):
-        rest = np.arange(len(features)) != at
-        fitted = RidgeClassifier(alpha=alpha).fit(features[rest], labelled.labels[rest])
-        answers.append(fitted.predict(features[at : at + 1])[0])
-    assert found.scores.argmax(dim=1).tolist() == answers
+@pytest.mark.parametrize("dim", [15, 90])
+def test_what_it_predicts_is_scikit_learns(dim):
+    train, queries = made(40, dim), made(25, dim).features
+    found = ridge.predict(train, queries, 4)
+    assert found.penalty == ridge.leave_one_out(train, 4).penalty
+    features, targets, alpha = as_fitted(train, found.penalty)
+    unit = functional.normalize(queries.double(), dim=1).numpy()
+    expected = Ridge(alpha=alpha).fit(features, targets).predict(unit)
+    assert np.abs(found.scores.numpy() - expected).max() < 1e-8
+    answers = RidgeClassifier(alpha=alpha).fit(features, train.labels).predict(unit)
+    assert found.scores.argmax(dim=1).tolist() == answers.tolist()
+
+
+def test_one_image_is_learned_by_heart():
+    train = Labelled(torch.ones(1, 3), torch.tensor([2]))
+    found = ridge.predict(train, torch.eye(3), 4)
+    assert found.scores.tolist() == [[0, 0, 1, 0]] * 3
 
 
 def test_the_penalty_of_the_least_squared_error_is_taken():
@@ -65,11 +72,14 @@ def test_the_penalty_of_the_least_squared_error_is_taken():
     assert min(ridge.PENALTIES) < best < max(ridge.PENALTIES)
 
 
-def test_features_that_are_all_the_same_tell_nothing():
-    labels = torch.tensor([0, 0, 0, 1])
-    found = ridge.leave_one_out(Labelled(torch.ones(4, 3), labels), 2)
-    others = torch.tensor([[2 / 3, 1 / 3]] * 3 + [[1, 0]]).double()
+@pytest.mark.parametrize("dim", [3, 5, 70])
+def test_features_that_are_all_the_same_tell_nothing(dim):
+    labels = torch.tensor([0] * 60 + [1] * 20)
+    found = ridge.leave_one_out(Labelled(torch.ones(80, dim), labels), 2)
+    others = torch.tensor([[59 / 79, 20 / 79]] * 60 + [[60 / 79, 19 / 79]] * 20).double()
     assert torch.allclose(found.scores, others)
+    queries = ridge.predict(Labelled(torch.ones(80, dim), labels), torch.ones(2, dim), 2)
+    assert torch.allclose(queries.scores, torch.tensor([[0.75, 0.25]] * 2).double())
 
 
 def test_the_order_of_the_images_does_not_matter():
@@ -86,3 +96,5 @@ def test_features_that_are_not_finite_are_refused():
     labelled.features[3, 2] = torch.inf
     with pytest.raises(TrainingError, match="1 of 10 images are not finite"):
         ridge.leave_one_out(labelled, 4)
+    with pytest.raises(TrainingError, match="1 of 10 images are not finite"):
+        ridge.predict(made(12, 5), labelled.features, 4)

@@ -34,7 +34,7 @@ def test_trainings_have_their_curves_and_where_they_are(found: Exhibits) -> None
     ]
     hpt = found.trials[0]
     assert hpt.says == "pretrain (moco_v2) from base, reads color, line"
-    assert {"loss", "accuracy of the probe", "learning rate"} <= hpt.curves.keys()
+    assert {"loss", "accuracy on validation", "learning rate"} <= hpt.curves.keys()
     assert hpt.curves["loss"][-1][0] <= 300
     assert "ridge probe" in hpt.verdict
     assert hpt.pictures.keys() == {"views.webp", "neighbours.webp"}

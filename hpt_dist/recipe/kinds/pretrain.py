@@ -82,8 +82,8 @@ class Monitor(Spec):
     )
     probe: Literal["ridge", "knn"] = Field(
         "ridge",
-        description="what judges: ridge regression, which predicts each image of train and val "
-        "from all others; or the nearest neighbours in train of each image of val",
+        description="what learns from train and judges val: ridge regression, or nearest "
+        "neighbours",
         json_schema_extra=later_than("knn"),
     )
     every: Positive | None = Field(
