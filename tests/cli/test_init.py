@@ -56,7 +56,7 @@ def test_images_with_labels_get_a_recipe_that_plans():
     assert not Path("hpt-store").exists()
     text = Path("my_photos.yaml").read_text()
     assert "2 classes: cat, dog" in text
-    assert "Nearest neighbours measure the features on val" in text
+    assert "A ridge probe measures the features on val" in text
     assert "photos/train" in text
     planned = followed(printed, "./hpt-store")
     assert "features/init=hpt,seed=2" in planned
