@@ -11,7 +11,7 @@ STORE ?= $(or $(HPT_STORE),./hpt-store)
 export HPT_STORE := $(STORE)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart openmoji-line data venv test test-deep lint format bench-data bench-engine bench-evals bench-adapt bench-precision bench-launch bench-gpu evidence evidence-page image ui slurm-up slurm-down clean
+.PHONY: help quickstart openmoji-line data venv test test-deep lint format bench-data bench-engine bench-evals bench-probes bench-adapt bench-precision bench-launch bench-gpu evidence evidence-page image ui slurm-up slurm-down clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -74,6 +74,9 @@ bench-evals: $(VENV)/.bench  ## compare evaluations with the bare passes and wit
 
 bench-adapt: $(VENV)/.bench  ## compare a step of adaptation with the bare passes that it contains
 	GOMP_SPINCOUNT=10000 PYTHONPATH=tests/fixtures $(BIN)/python -W ignore -m benchmarks.adapt $(ARGS)
+
+bench-probes: $(VENV)/.bench  ## measure what probes of features decide (ARGS="--write --store FOLDER" saves the table, keeps the trainings)
+	PYTHONPATH=tests/fixtures $(BIN)/python -W ignore -m benchmarks.probes $(ARGS)
 
 bench-precision: $(VENV)/.bench  ## measure each precision and memory format on this machine
 	GOMP_SPINCOUNT=10000 PYTHONPATH=tests/fixtures $(BIN)/python -W ignore -m benchmarks.precision $(ARGS)

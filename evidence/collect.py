@@ -25,7 +25,7 @@ _CODE = ("hpt_dist", "recipes/evidence", "evidence")
 _RESULTS = "evidence/results/"
 _OF_OTHERS = {"spec", "init", "candidates", "compared"}  # keys of trials, which have seeds
 _DIGITS = 16
-_ON_VAL = ("val/top1", "knn/top1")  # of evaluations, and of what watches pretraining
+_ON_VAL = ("val/top1", "ridge/top1", "knn/top1")  # of evaluations, and of what watches pretraining
 _PACKAGES = ("torch", "timm", "numpy", "scikit-learn")
 
 

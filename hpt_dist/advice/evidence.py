@@ -76,7 +76,8 @@ COLOURLESS: Evidence[Mapping[str, Any]] = Evidence(
 GRAY_SHARE = 0.95  # of the images seen, from which on a dataset counts as one without colours
 
 VIEWS, SEEDS, LINEAR_STEPS, LINEAR_BATCH = 4, 3, 1000, 256
-NEIGHBOURS, WATCHED = 20, 2048  # the defaults of `monitor`
+NEIGHBOURS = 20  # that a look compares with
+WATCHED = 2048  # the default of `monitor.images`
 # Two seeds give an interval of 13 deviations: one evaluation that no seed changes, judged by its
 # images, says more.
 LBFGS_PASSES = 400  # over the features: eight strengths

@@ -25,7 +25,7 @@ class Dataset:
         classes: how many.
         fewest: labelled images of the rarest class in train; 0 without labels.
         metric: of its evaluations; empty without labels.
-        judges: what can judge: a linear evaluation on test, nearest neighbours on val, or nothing.
+        judges: what can judge: a linear evaluation on test, a probe on val, or nothing.
         lacks: why it is not test; empty where it is.
         in_words: its splits and classes in a line.
     """

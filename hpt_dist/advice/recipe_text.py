@@ -156,9 +156,7 @@ def _monitor(choices: Choices, target: Dataset) -> tuple[dict[str, Any], str]:
     if target.judges == "none":
         return {"every": every}, "watched for collapse alone: nothing judges without labels"
     found: dict[str, Any] = {"data": target.alias, "every": every}
-    if target.images["train"] < evidence.NEIGHBOURS:
-        found["k"] = target.images["train"]
-    return found, "nearest neighbours judge on val; the base is kept if training does harm"
+    return found, "a ridge probe judges on val; the base is kept if training does harm"
 
 
 def _evaluation(choices: Choices, target: Dataset) -> dict[str, Any]:

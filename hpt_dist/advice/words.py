@@ -127,6 +127,6 @@ def lacks_val(target: str, missing: str) -> str:
 def lacks_test(target: str, why: str) -> str:
     """Return that val alone judges."""
     return (
-        f"{why}: nearest neighbours on val choose the weights and judge the stage, and no "
+        f"{why}: a ridge probe on val chooses the weights and judges the stage, and no "
         f"evaluation follows. A split test of {target} would give one that chose nothing"
     )

@@ -1,6 +1,6 @@
 """The trials of a launch as they run: a live line for each on a terminal, else a line now and then.
 
-On a terminal: `hpt ━━━━── 120/300 loss 6.213, kNN 41.2 % at step 100 (the best), 0:01:10 left`.
+On a terminal: `hpt ━━━━── 120/300 loss 6.213, ridge 41.2 % at step 100 (the best), 0:01:10 left`.
 """
 
 from __future__ import annotations

@@ -241,7 +241,13 @@ class StageVerdict:
     kept_average: float | None = None
 
 
-def gate(right: Mapping[Place, Bools], *, kept: Place, last: int) -> StageVerdict:
+def gate(
+    right: Mapping[Place, Bools],
+    *,
+    kept: Place,
+    last: int,
+    probe: str = "nearest neighbours",
+) -> StageVerdict:
     """Judge a stage by its correctly classified validation images before and after training.
 
     The images are the same, so the differences are paired by image (McNemar, 1947; the
@@ -252,6 +258,7 @@ def gate(right: Mapping[Place, Bools], *, kept: Place, last: int) -> StageVerdic
         right: by step or average, bool [n]; step 0 is before training.
         kept: the step of the kept weights, or the average that they are.
         last: the last step.
+        probe: what classified them, in words.
     """
     judged = kept or last
     after, before = right[judged], right[0]
@@ -262,11 +269,11 @@ def gate(right: Mapping[Place, Bools], *, kept: Place, last: int) -> StageVerdic
     variance = max(changed - difference**2 / (n + 2), 0.0)
     quantile = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2 / looks)
     mean, half_width = 100 * difference / n, 100 * quantile * math.sqrt(variance) / (n + 2)
-    measured = f"nearest neighbours, {n:,} validation images, {looks} look{'s' * (looks > 1)}"
+    measured = f"{probe}, {n:,} validation images, {looks} look{'s' * (looks > 1)}"
     return stage_verdict(
         mean,
         half_width,
-        scale_of("knn/top1"),
+        scale_of("top1"),
         n,
         looks,
         kept=kept,

@@ -115,25 +115,27 @@ def gate(
     *,
     kept: Place,
     last: int,
+    probe: str = "nearest neighbours",
 ) -> StageVerdict:
     """Judge a stage by a metric of validation before and after training; see `evidence.gate`.
 
     The Bonferroni correction for the number of looks is the same.
 
     Args:
-        metric: of nearest neighbours, such as `knn/auroc`.
+        metric: of a probe, such as `ridge/auroc`.
         values: of the metric by step or average; step 0 is before training.
         replicates: likewise.
         images: of validation.
         kept: the step of the kept weights, or the average that they are.
         last: the last step.
+        probe: what judged them, in words.
     """
     judged, looks, scale = kept or last, len(values) - 1, scale_of(metric)
     differences = [a - b for a, b in zip(replicates[judged], replicates[0], strict=True)]
     half = half_width(differences, images, 1 - (1 - CONFIDENCE) / looks)
     title = METRICS[metric.rpartition("/")[2]].title
     measured = (
-        f"{title}, nearest neighbours, paired bootstrap over {images:,} validation images, "
+        f"{title}, {probe}, paired bootstrap over {images:,} validation images, "
         f"{looks} look{'s' * (looks > 1)}"
     )
     return stage_verdict(

@@ -29,7 +29,7 @@ _PLAIN_STORE = re.compile(r"[A-Za-z0-9_./:-]*[A-Za-z0-9_/-]")
 _WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}  # in some YAML no texts
 _CLASSES_SHOWN = 6
 # Those of the templates, and the defaults.
-_BATCH, _LINEAR_BATCH, _NEIGHBOURS, _QUEUE = 64, 256, 20, 512
+_BATCH, _LINEAR_BATCH, _QUEUE = 64, 256, 512
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def _with_stages(body: str, domains: Sequence[Domain]) -> str:
 
 
 def _sized(body: str, domains: Sequence[Domain], device: DeviceKind) -> str:
-    """Fit batches, queue, neighbours and, on a GPU, sizes of images and steps."""
+    """Fit batches, queue and, on a GPU, sizes of images and steps."""
     fewest = min(sum(one.images[split] for split in one.pool) for one in domains)
     batch = _at_most(fewest, _BATCH if device == "cpu" else 4 * _BATCH)
     body = body.replace("    batch: 64\n", f"    batch: {batch}\n")
@@ -238,8 +238,6 @@ def _sized(body: str, domains: Sequence[Domain], device: DeviceKind) -> str:
         ):
             body = body.replace(old, new)
     labelled = domains[-1].images.get("train") or _LINEAR_BATCH  # without any, nothing is evaluated
-    if labelled < _NEIGHBOURS:
-        body = re.sub(r"monitor: \{(data: .*?)\}", rf"monitor: {{\1, k: {labelled}}}", body)
     linear = f"    batch: {_LINEAR_BATCH}\n    views"
     return body.replace(linear, linear.replace("256", str(_at_most(labelled, _LINEAR_BATCH))))
 

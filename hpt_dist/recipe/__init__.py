@@ -6,7 +6,8 @@ from hpt_dist.recipe.kinds.imported import Import
 from hpt_dist.recipe.kinds.knn import Knn
 from hpt_dist.recipe.kinds.linear import Linear
 from hpt_dist.recipe.kinds.mme import Mme
-from hpt_dist.recipe.kinds.pretrain import METHOD_SETTINGS, SCALING_BATCH, Monitor, Pretrain
+from hpt_dist.recipe.kinds.monitoring import Monitor
+from hpt_dist.recipe.kinds.pretrain import METHOD_SETTINGS, SCALING_BATCH, Pretrain
 from hpt_dist.recipe.kinds.select import Select
 from hpt_dist.recipe.kinds.stage import StageSpec, Trained
 from hpt_dist.recipe.settings import (

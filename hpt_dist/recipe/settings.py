@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 Positive = Annotated[int, Field(gt=0)]
@@ -21,6 +22,14 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 OPERATIONAL: dict[str, Any] = {"operational": True}
 # Fields that came after keys were made are left out of them at their default: keys stay.
 LATER: dict[str, Any] = {"later": True}
+
+
+def later_than(before: str) -> dict[str, Any]:
+    """Return the mark of a choice that came after keys were made, and was `before` until then.
+
+    It is left out of keys at that value, and where it is idle; its default is another one.
+    """
+    return {"before": before}
 
 
 class Spec(BaseModel):
@@ -231,11 +240,18 @@ def counting_settings(spec: Spec, prefix: str = "") -> dict[str, str]:
 
 def result_fields(spec: Spec) -> dict[str, Any]:
     """Return the part of a spec that determines its result: what a key is made of."""
-    fields = type(spec).model_fields
+    idle = spec.idle()
     kept = {}
     for name, value in spec:
-        mark = fields[name].json_schema_extra
-        if mark == OPERATIONAL or (mark == LATER and value == fields[name].get_default()):
+        field = type(spec).model_fields[name]
+        if not _in_keys(field, value, is_idle=name in idle):
             continue
         kept[name] = result_fields(value) if isinstance(value, Spec) else value
     return kept
+
+
+def _in_keys(field: FieldInfo, value: Any, *, is_idle: bool) -> bool:
+    mark = field.json_schema_extra
+    if isinstance(mark, dict) and "before" in mark:
+        return value != mark["before"] and not is_idle
+    return mark != OPERATIONAL and not (mark == LATER and value == field.get_default())

@@ -22,7 +22,7 @@ Points = tuple[tuple[int, float], ...]
 CURVES: Mapping[str, tuple[str, ...]] = {
     "loss": ("train/loss",),
     "distance from the start (1 - cosine)": ("train/anchor",),
-    "accuracy on validation": ("knn/top1", "val/top1", "val/auroc", "val/map"),
+    "accuracy on validation": ("ridge/top1", "knn/top1", "val/top1", "val/auroc", "val/map"),
     "spread of features": ("monitor/feature_std", "train/feature_std"),
     "effective rank (RankMe)": ("monitor/rankme",),
     "learning rate": ("train/lr",),

@@ -190,8 +190,8 @@ def of_verdicts(verdicts: Mapping[str, str]) -> list[Block]:
     if not verdicts:
         return []
     text = (
-        "Judged during pretraining by nearest neighbours on validation, against the weights that "
-        "the stage started from; ± is the 95 % interval, paired by image, which allows for "
+        "Judged during pretraining by a probe on validation, against the weights that the stage "
+        "started from; ± is the 95 % interval, paired by image, which allows for "
         "choosing among all checks."
     )
     items = [f"{name}: {verdict}" for name, verdict in verdicts.items()]

@@ -1,9 +1,9 @@
 """What is watched during pretraining, and the gate: did the stage do good, and what is kept.
 
-Before the first step, every so often and after the last one: nearest neighbours classify
-validation images by the backbone's features, of one label an image or of several, and two numbers
-show collapse, the spread of the features and their effective rank. No label and no test image
-reaches the training.
+Before the first step, every so often and after the last one: a probe of train classifies validation
+images by the backbone's features (see `probes`), of one label an image or of several, and two
+numbers show collapse, the spread of the features and their effective rank. No label and no test
+image reaches the training.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from hpt_dist.evals import bootstrap, evidence, metrics, resampled
 from hpt_dist.evals.change import kept_neighbours, mean_cosine
 from hpt_dist.evals.evidence import StageVerdict
 from hpt_dist.evals.features import Labelled, extract
-from hpt_dist.evals.knn import scores_of, vote
 from hpt_dist.evals.spread import rankme
 from hpt_dist.images.photometric import Normalize
 from hpt_dist.methods.embeddings import feature_std
@@ -34,6 +33,7 @@ from hpt_dist.reading.order import Ints, Order
 from hpt_dist.reading.stream import Pool, center_batches
 from hpt_dist.recipe import Monitor, Pretrain
 from hpt_dist.recipe.metrics import METRICS, metric_of
+from hpt_dist.stages import probes
 from hpt_dist.stages.inputs import EVAL_BATCH, backbone_of, manifest_of, mean_std, pool_of
 from hpt_dist.train.averages import Average, Place
 from hpt_dist.train.loop import Accelerator
@@ -42,8 +42,7 @@ from hpt_dist.trial.context import Context
 
 log = logging.getLogger(__name__)
 
-_NEAREST = "knn/"
-TOP1, RANKME, SPREAD = "knn/top1", "monitor/rankme", "monitor/feature_std"
+RANKME, SPREAD = "monitor/rankme", "monitor/feature_std"
 _NEIGHBOURS = 10  # of each image, of which some stay its neighbours
 _COLLAPSED = 0.1  # of the incoming weights' effective rank or spread
 
@@ -70,13 +69,13 @@ def evaluation_of(
             chosen(pool_of(context, (f"{monitor.data}/{split}",)), monitor.images, spec.seed)
             for split in ("train", "val")
         )
-        run = partial(_look_at_neighbours, context, backbone, accelerator, bank, val, monitor)
+        run = partial(_look_at_labelled, context, backbone, accelerator, bank, val, monitor)
     metric = _metric(context, monitor)
     return Evaluation(
         every=monitor.every or max(1, spec.steps // 10),
         run=run,
         keeps=backbone if spec.keeps_best else None,
-        select_on=f"knn/{metric}" if metric else "",
+        select_on=f"{monitor.probe}/{metric}" if metric else "",
         lower_is_better=bool(metric) and METRICS[metric].lower_is_better,
         before_training=True,
         ties="earlier",
@@ -125,13 +124,15 @@ def gate_of(selection: Selection, kept: Place, last: int) -> StageVerdict | None
 
     None where no label judged them.
     """
+    looks = dict(selection.history)
+    judged = [name for name in looks[0] if name.partition("/")[0] in probes.WORDS]
+    if not judged:
+        return None
+    (metric,) = judged
+    probe = probes.WORDS[metric.partition("/")[0]]
     if selection.right:
         right = {place: one.numpy() for place, one in selection.right.items()}
-        return evidence.gate(right, kept=kept, last=last)
-    if not selection.replicates:
-        return None
-    looks = dict(selection.history)
-    (metric,) = {name for name in looks[0] if name.startswith(_NEAREST)}
+        return evidence.gate(right, kept=kept, last=last, probe=probe)
     return resampled.gate(
         metric,
         {place: looks[place][metric] for place in selection.replicates},
@@ -139,11 +140,12 @@ def gate_of(selection: Selection, kept: Place, last: int) -> StageVerdict | None
         selection.images,
         kept=kept,
         last=last,
+        probe=probe,
     )
 
 
 def _metric(context: Context, monitor: Monitor) -> str:
-    """Return the metric of nearest neighbours; empty where nothing is classified."""
+    """Return the metric of the probe; empty where nothing is classified."""
     if monitor.data is None:
         return ""
     return metric_of(monitor.metric, context.order.trial.datasets[monitor.data])
@@ -199,7 +201,7 @@ def _look_at_spread(
     return Look(_spread(features_of(context, backbone, accelerator, watched, replacements)))
 
 
-def _look_at_neighbours(
+def _look_at_labelled(
     context: Context,
     backbone: Backbone,
     accelerator: Accelerator,
@@ -209,21 +211,30 @@ def _look_at_neighbours(
 ) -> Look:
     manifest = manifest_of(context, str(monitor.data))
     several, num_classes = manifest.label == "multi", len(manifest.classes)
-    true, learned = (one.members if several else one.labels for one in (val, bank))
-    train = Labelled(features_of(context, backbone, accelerator, bank), torch.from_numpy(learned))
-    queries = features_of(context, backbone, accelerator, val)
-    (votes,) = vote(train, queries, num_classes, [monitor.k], monitor.temperature)
-    metric = _metric(context, monitor)
-    if metric == "top1":
-        right = votes.argmax(dim=1) == torch.from_numpy(true)
-        return Look(
-            {TOP1: right.double().mean().item(), **_spread(queries)}, right, images=len(val)
+    train, judging = (
+        Labelled(
+            features_of(context, backbone, accelerator, pool),
+            torch.from_numpy(pool.members if several else pool.labels),
         )
-    scores = scores_of(votes, several=several)
-    value = metrics.compute(metric, scores, true)
-    drawn = bootstrap.replicates([metric], scores, true)[metric]
-    found = {f"{_NEAREST}{metric}": value, **_spread(queries)}
-    return Look(found, replicates=torch.from_numpy(drawn), images=len(val))
+        for pool in (bank, val)
+    )
+    spread = _spread(judging.features)
+    scores = probes.scores(
+        monitor.probe,
+        train,
+        judging.features,
+        num_classes,
+        k=monitor.k,
+        temperature=monitor.temperature,
+    )
+    metric = _metric(context, monitor)
+    name, labels, images = f"{monitor.probe}/{metric}", judging.labels.numpy(), len(val)
+    if metric == "top1":
+        right = torch.from_numpy(metrics.hits(scores, labels, 1))
+        return Look({name: right.double().mean().item(), **spread}, right, images=images)
+    value = metrics.compute(metric, scores, labels)
+    drawn = bootstrap.replicates([metric], scores, labels)[metric]
+    return Look({name: value, **spread}, replicates=torch.from_numpy(drawn), images=images)
 
 
 def _spread(features: Tensor) -> dict[str, float]:

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 _RANK = "monitor/rankme"
 # The metric of a look that is shown, and its name in words: the one that selects, or the first.
 _SHOWN = {
+    "ridge/top1": "ridge",
     "knn/top1": "kNN",
     "val/top1": "val top-1",
+    **{f"ridge/{name}": f"ridge {name}" for name in METRICS if name != "top1"},
     **{f"knn/{name}": f"kNN {name}" for name in METRICS if name != "top1"},
     **{f"val/{name}": f"val {name}" for name in METRICS if name != "top1"},
     _RANK: "effective rank",

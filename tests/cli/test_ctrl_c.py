@@ -54,7 +54,7 @@ def test_trials_save_and_the_command_that_goes_on_is_printed(store, recipe, tmp_
     elsewhere = environment(str(tmp_path / "elsewhere"))
     words = [*LAUNCH, recipe.name, "--only", "hpt"]
     with Terminal(words, tmp_path, elsewhere) as terminal:
-        terminal.wait_for(r"hpt +\S+ +\d+/3000 loss \d\.\d+, kNN [\d.]+ % at step 0")
+        terminal.wait_for(r"hpt +\S+ +\d+/3000 loss \d\.\d+, ridge [\d.]+ % at step 0")
         terminal.wait_for(r"/3000 loss .*, \d:\d\d:\d\d left, [\d,]+ images/s")
         terminal.press_ctrl_c()
         assert terminal.end() == 1
@@ -70,12 +70,12 @@ def test_trials_save_and_the_command_that_goes_on_is_printed(store, recipe, tmp_
     assert f"of {recipe} (HPT_STORE names" in state
     assert re.search(rf"hpt +resumes +after step {after}\b", state)
     for line in hpt("logs", str(recipe), "--trial", "hpt", store="none").splitlines():
-        assert not re.search(r"step \d+/", line) or re.search(r"loss \d.*kNN .* images/s", line)
+        assert not re.search(r"step \d+/", line) or re.search(r"loss \d.*ridge .* images/s", line)
 
 
 def test_a_closed_terminal_is_a_request_to_save_and_stop(store, recipe, tmp_path):
     with Terminal([*LAUNCH, recipe.name, "--only", "hpt"], tmp_path, environment("")) as terminal:
-        terminal.wait_for(r"hpt +\S+ +\d+/3000 loss \d\.\d+, kNN")
+        terminal.wait_for(r"hpt +\S+ +\d+/3000 loss \d\.\d+, ridge")
         assert terminal.close() == 1
     state = hpt("status", str(recipe), store="none")
     assert "the launch was stopped" in state

@@ -56,7 +56,7 @@ def test_images_with_labels_get_a_recipe_that_plans():
     assert not Path("hpt-store").exists()
     text = Path("my_photos.yaml").read_text()
     assert "2 classes: cat, dog" in text
-    assert "Nearest neighbours measure the features on val" in text
+    assert "A ridge probe measures the features on val" in text
     assert "photos/train" in text
     planned = followed(printed, "./hpt-store")
     assert "features/init=hpt,seed=2" in planned
@@ -106,7 +106,7 @@ def test_a_dataset_of_another_store_is_named_by_its_uri(tmp_path):
     printed = hpt("init", f"{tmp_path}/elsewhere/datasets/birds", store="./hpt-store")
     recipe = yaml.safe_load(Path("birds.yaml").read_text())
     assert recipe["datasets"] == {"birds": f"{tmp_path}/elsewhere/datasets/birds"}
-    assert recipe["stages"]["hpt"]["monitor"]["k"] == 9
+    assert recipe["stages"]["hpt"]["monitor"]["data"] == "birds"
     assert "features/init=hpt" in followed(printed, "./hpt-store")
 
 

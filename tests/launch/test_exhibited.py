@@ -36,7 +36,7 @@ def test_trainings_have_their_curves_and_where_they_are(found: Exhibits) -> None
     assert hpt.says == "pretrain (moco_v2) from base, reads color, line"
     assert {"loss", "accuracy on validation", "learning rate"} <= hpt.curves.keys()
     assert hpt.curves["loss"][-1][0] <= 300
-    assert "nearest neighbours" in hpt.verdict
+    assert "ridge probe" in hpt.verdict
     assert hpt.pictures.keys() == {"views.webp", "neighbours.webp"}
     assert all(data[8:12] == b"WEBP" for data in hpt.pictures.values())
     assert hpt.pull.startswith("hpt-dist pull tiny-")

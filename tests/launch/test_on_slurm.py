@@ -96,7 +96,7 @@ def test_the_quickstart_on_one_node_leaves_what_it_leaves_here(site, drawings, t
     assert "all 4 trials are cached" in cached
     logs = site.hpt("logs", "quickstart", "--trial", "hpt")
     assert "== hpt" in logs
-    assert re.search(r"step 12/12  loss \d.*, kNN [\d.]+ % at step 6, .*images/s", logs)
+    assert re.search(r"step 12/12  loss \d.*, ridge [\d.]+ % at step 6, .*images/s", logs)
     assert "left out of the environment: ACCELERATE_MIXED_PRECISION, " in site.logs()
     assert "Traceback" not in site.logs()
 

@@ -155,7 +155,7 @@ def test_images_without_labels_get_a_report_that_says_what_it_cannot(launched):
     assert "There is no verdict on quality" in words
     assert "about 160 for 10 points and about 630 for 5 points" in words
     assert "hpt-dist pull unlabeled/hpt FOLDER" in words
-    assert "nearest neighbours on validation" not in words
+    assert "by a probe on validation" not in words
     [launched_now] = store.glob("launches/unlabeled-*.json")
     key = json.loads(launched_now.read_text())["trials"]["hpt"]
     details = json.loads((store / f"stages/{key}/result.json").read_text())["details"]

@@ -47,15 +47,33 @@ def planned(old="", new="", images=336):
     [
         (
             "{data: photos}",
-            "{data: photos, k: 20000}",
+            "{data: photos, probe: knn, k: 20000}",
             "recipe.yaml:13 stages.hpt.monitor.k: 20000 nearest neighbours among 336 images of "
             "photos/train\n  allowed: 1 to 336",
         ),
         (
             "{data: photos}",
-            "{data: photos, k: 65, images: 64}",
+            "{data: photos, probe: knn, k: 65, images: 64}",
             "stages.hpt.monitor.k: 65 nearest neighbours among 64 images",
         ),
+        (
+            "{data: photos}",
+            "{data: photos, k: 20}",
+            "recipe.yaml:13 stages.hpt.monitor.k: k is of probe: knn, and probe is ridge\n"
+            "  do: write probe: knn, or leave k out",
+        ),
+        (
+            "{data: photos}",
+            "{data: photos, temperature: 0.07, metric: top1}",
+            "stages.hpt.monitor.temperature: temperature is of probe: knn",
+        ),
+        (
+            "{data: photos}",
+            "{data: photos, metric: ece}",
+            "stages.hpt.monitor.metric: a ridge probe gives no probabilities, which ece is about\n"
+            "  do: write probe: knn, or another metric",
+        ),
+        ("{data: photos}", "{data: photos, probe: ridges}", "stages.hpt.monitor.probe"),
         (
             "data: photos, sweep",
             "data: photos, k: [5, 337, 9000], sweep",

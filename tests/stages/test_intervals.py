@@ -30,7 +30,7 @@ stages:
     moco: {queue: 20}
     optimizer: {lr: 0.3}
     batch_norm: train
-    monitor: {data: shapes, every: 3, k: 5}
+    monitor: {data: shapes, every: 3}
     sweep: {keep: [best, last]}
   near: {kind: knn, data: shapes, k: [3, 10], sweep: {init: [base, hpt]}}
   rates: {kind: linear, data: shapes, views: 0, steps: 40, batch: 20,
@@ -65,16 +65,16 @@ def report(store, recipe):
 
 def test_the_metric_of_the_monitor_keeps_the_best_and_judges_the_stage(launched):
     found = results(launched[0])["hpt/keep=best"]
-    looks = {int(step): look["knn/auroc"] for step, look in found["details"]["monitor"].items()}
+    looks = {int(step): look["ridge/auroc"] for step, look in found["details"]["monitor"].items()}
     assert set(looks) == {0, 3, 6}
     assert found["details"]["kept_step"] == max(looks, key=lambda step: (looks[step], -step))
-    assert found["metrics"]["knn/auroc"] == max(looks.values())
+    assert found["metrics"]["ridge/auroc"] == max(looks.values())
     gate = found["details"]["gate"]
     judged = gate["judged_step"]
     assert gate["mean"] == pytest.approx(100 * (looks[judged] - looks[0]))
     assert 0 < gate["half_width"] < 100
     assert gate["num_images"] == 30
-    assert "AUROC, mean over classes, nearest neighbours, paired bootstrap over 30" in gate["says"]
+    assert "AUROC, mean over classes, ridge probe, paired bootstrap over 30" in gate["says"]
 
 
 def test_each_metric_of_val_and_test_has_its_interval_and_replicates(launched):
@@ -207,7 +207,7 @@ def test_without_replicates_the_report_has_no_intervals_and_says_so(launched, tm
 )
 def test_a_metric_that_does_not_fit_is_refused_by_plan(launched, tmp_path, written, says):
     path = tmp_path / "gated.yaml"
-    path.write_text(RECIPE.replace("k: 5}", f"k: 5, {written}}}"))
+    path.write_text(RECIPE.replace("every: 3}", f"every: 3, {written}}}"))
     assert says in hpt("plan", str(path), store=str(launched[0]), code=2)
 
 
@@ -217,6 +217,17 @@ def test_classes_that_the_monitor_leaves_out_are_foreseen(launched):
     assert "1 of 5 classes have all or none of the images of shapes/val" in output
 
 
+def key(**settings):
+    return plan.key_of(
+        result_fields(Pretrain(kind="pretrain", init="base", data=["a/b"], **settings))
+    )
+
+
 def test_keys_of_before_stay():
-    watched = Pretrain(kind="pretrain", init="base", data=["a/b"], monitor={"data": "a"})
-    assert plan.key_of(result_fields(watched)).startswith("cfe806cc1e95")
+    old = key(monitor={"data": "a", "probe": "knn"})
+    assert old.startswith("cfe806cc1e95")
+    # What nobody wrote means another probe now, and is another trial.
+    assert old != key(monitor={"data": "a"}) == key(monitor={"data": "a", "probe": "ridge"})
+    # Where no label judges, there is no probe.
+    assert key() == key(monitor={"probe": "knn"}) == key(monitor={"probe": "ridge"})
+    assert key().startswith("319ed08c8230")

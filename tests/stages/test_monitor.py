@@ -68,6 +68,7 @@ def test_a_stage_that_does_harm_leaves_the_weights_it_started_from(inline, store
         "says": "kept the base: nothing of color is forgotten",
     }
     assert "forgetting/" not in (folder / "metrics.jsonl").read_text()
+    assert "ridge probe, 64 validation images, 2 looks" in found["gate"]["says"]
     assert "kept the base" in output
     (base,) = (
         p.parent for p in store.glob("stages/*/result.json") if '"kind": "import"' in p.read_text()
@@ -76,8 +77,8 @@ def test_a_stage_that_does_harm_leaves_the_weights_it_started_from(inline, store
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     judged_once(inline, recipe, store)
     assert (
-        json.loads((folder / "result.json").read_text())["metrics"]["knn/top1"]
-        == found["monitor"]["0"]["knn/top1"]
+        json.loads((folder / "result.json").read_text())["metrics"]["ridge/top1"]
+        == found["monitor"]["0"]["ridge/top1"]
     )
 
 

@@ -63,6 +63,8 @@ def test_averages_are_named_by_their_share_of_the_way():
         ("val/top1", "val top-1 50.0 % at step 3"),
         ("monitor/rankme", "effective rank 0.5 at step 3"),
         ("val/auroc", "val auroc 50.0 % at step 3"),
+        ("ridge/top1", "ridge 50.0 % at step 3"),
+        ("ridge/map", "ridge map 50.0 % at step 3"),
     ],
 )
 def test_other_looks_and_no_best_where_the_last_weights_are_kept(metric, words):

@@ -12,10 +12,10 @@ from pydantic import Field, JsonValue, model_validator
 from hpt_dist.recipe.facts import DatasetFacts
 from hpt_dist.recipe.kinds import monitoring
 from hpt_dist.recipe.kinds.anchor import ANCHOR, Anchor
-from hpt_dist.recipe.kinds.frozen import metric_doubts, metric_faults
-from hpt_dist.recipe.kinds.monitoring import AVERAGES, FORGETTING, FORGOTTEN, Averages
+from hpt_dist.recipe.kinds.frozen import metric_doubts
+from hpt_dist.recipe.kinds.monitoring import AVERAGES, FORGOTTEN, PROBES, Averages, Monitor
 from hpt_dist.recipe.kinds.stage import Fault, Read, Trained, group_faults, images_of
-from hpt_dist.recipe.metrics import METRICS, MetricName
+from hpt_dist.recipe.metrics import METRICS
 from hpt_dist.recipe.settings import (
     LATER,
     PRESET,
@@ -73,45 +73,13 @@ class SimClr(Spec):
     dim: Positive = Field(128, description="length of the embedding")
 
 
-class Monitor(Spec):
-    """What is looked at during pretraining, before the first step, and after the last."""
-
-    data: str | None = Field(
-        None,
-        description="a dataset with labelled train and val: nearest neighbours classify val; "
-        "without one only collapse is watched, on images of the pretraining data",
-    )
-    every: Positive | None = Field(
-        None, description="steps between two looks; null is a tenth of all steps"
-    )
-    k: Positive = Field(20, description="nearest neighbours")
-    temperature: Rate = 0.07
-    images: Positive = Field(
-        2048, description="at most so many images of each split, a seeded choice"
-    )
-
-    metric: MetricName | None = Field(
-        None,
-        description="of nearest neighbours, by which the best weights are kept and the stage is "
-        "judged; null is the manifest's, top1 of one label an image and auroc of several",
-        json_schema_extra=LATER,
-    )
-    forgetting: str | None = FORGETTING
-
-    def idle(self) -> frozenset[str]:
-        """Return the settings of nearest neighbours where nothing is classified."""
-        if self.data:
-            return frozenset()
-        return frozenset({"metric"} if self.forgetting else {"k", "temperature", "metric"})
-
-
 class Pretrain(Trained):
     """Self-supervised pretraining on unlabelled images."""
 
     VERSION: ClassVar[int] = 3
     LEAVES: ClassVar = "weights"
     METRICS: ClassVar[tuple[str, ...]] = (
-        *(f"knn/{name}" for name in METRICS),
+        *(f"{probe}/{name}" for probe in PROBES for name in METRICS),
         "monitor/rankme",
         "monitor/feature_std",
     )
@@ -248,23 +216,7 @@ class Pretrain(Trained):
             allowed = f"2 to {images}" if images > 1 else ""
             fix = "" if allowed else "name more images in data: a batch needs two"
             faults.append(Fault("batch", what, allowed, fix))
-        return faults + self._monitor_faults(datasets)
-
-    def _monitor_faults(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
-        """Return a metric that does not fit, and neighbours that are more than the images."""
-        monitor = self.monitor
-        if monitor is None:
-            return []
-        faults = monitoring.forgetting_faults(monitor.forgetting, monitor.data, datasets)
-        if monitor.data:
-            wrong = metric_faults(monitor.metric, datasets[monitor.data], ("val",))
-            faults += [replace(fault, setting="monitor.metric") for fault in wrong]
-        for name in filter(None, (monitor.data, monitor.forgetting)):
-            images = min(monitor.images, datasets[name].images["train"])
-            if monitor.k > images and "k" in monitor.model_fields_set:
-                what = f"{monitor.k} nearest neighbours among {images} images of {name}/train"
-                faults.append(Fault("monitor.k", what, f"1 to {images}"))
-        return faults
+        return faults + monitoring.faults(self.monitor, datasets)
 
     def doubts(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
         """Return a queue that holds images more than once, and what will not be watched.
