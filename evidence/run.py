@@ -121,10 +121,11 @@ def measure(sitting: Sitting, unit: Unit) -> Mapping[str, str]:
     """
     store = marker.begin(sitting.plan(unit.target).store)
     # A process that was killed has recorded nothing of what it finished.
-    _record(sitting, unit, store, None)
+    _record(sitting, unit, store, None, of_pixels=False)
     began = _cpu_seconds()
     errors = _run(sitting, unit, store)
-    _record(sitting, unit, store, began)
+    stopped = sitting.is_over or any(one.stopped for one in errors.values())
+    _record(sitting, unit, store, began, of_pixels=not stopped)
     if sitting.page:
         page.write(sitting.results, sitting.page)
     return {name: one.why for name, one in errors.items() if not one.stopped}
@@ -143,7 +144,9 @@ def _run(sitting: Sitting, unit: Unit, store: Store) -> Mapping[str, NotDone]:
         return here.work_through(prepared, wanted, used, launch, watcher)
 
 
-def _record(sitting: Sitting, unit: Unit, store: Store, began: float | None) -> None:
+def _record(
+    sitting: Sitting, unit: Unit, store: Store, began: float | None, *, of_pixels: bool
+) -> None:
     """Write what is finished and not recorded yet, or is of newer weights, to the unit's file.
 
     Args:
@@ -151,10 +154,11 @@ def _record(sitting: Sitting, unit: Unit, store: Store, began: float | None) -> 
         unit: the unit.
         store: that holds what is finished.
         began: CPU seconds at the start of the run that finished it; None of an earlier one.
+        of_pixels: whether to measure what raw pixels are worth, too.
     """
     record, trials = records.read(unit, sitting.results), sitting.trials(unit)
     made = _finished(store, sitting.plan(unit.target).trials, trials, record)
-    if began is not None and not sitting.is_over:
+    if of_pixels:
         made |= _pixels_of(store, trials, record)
     if not made:
         return
