@@ -59,7 +59,8 @@ def test_evaluations_decode_their_splits_and_looks(tiny):
     }
     watched = 3 * (min(64, images["train"]) + min(64, images["val"]))  # at 0, 150 and 300
     probes = 2 * (images["train"] + images["val"] + images["test"])
-    adapt = 2 * (2 * images["val"] + images["test"])  # at 20 and 40
+    # At 20 and 40, and again with the best weights.
+    adapt = 2 * (3 * images["val"] + images["test"])
     assert found["evaluated"] == {"value": watched + probes + adapt, "trials": 6, "unknown": {}}
 
 
