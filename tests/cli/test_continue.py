@@ -73,7 +73,7 @@ def shrink(file):
             stage |= {"steps": 8, "batch": 8}
         if stage["kind"] == "pretrain":
             stage |= {"moco": {"queue": 16}, "head_warmup_steps": 2, "checkpoint_every": 4}
-            stage["monitor"] |= {"every": 4, "k": 5}
+            stage["monitor"] |= {"every": 4}
         if "views" in stage:
             stage["views"] = 1
         if "seed" in stage.get("sweep", {}):

@@ -85,7 +85,7 @@ def planned(old="", new=""):
         ("forgetting: things", "forgetting: thing", "things"),
         (
             "forgetting: things",
-            "k: 90, forgetting: things",
+            "probe: knn, k: 90, forgetting: things",
             "stages.hpt.monitor.k: 90 nearest neighbours among 64 images of things/train",
         ),
     ],
@@ -123,16 +123,17 @@ def test_mlflow_shows_what_may_be_forgotten_as_watched():
 def test_forgetting_needs_no_labels_of_the_target():
     _, hpt = planned("    averages: [0.25, 0.5]\n    monitor: {data: photos, ", "    monitor: {")
     assert {one.split for one in hpt.spec.reads()} == {"photos/train", "things/train", "things/val"}
-    assert hpt.spec.monitor.idle() == {"metric"}
+    assert hpt.spec.monitor.idle() == {"metric", "k", "temperature"}
 
 
 def test_keys_change_only_where_they_are_asked_for():
+    watched = {"data": "a", "probe": "knn"}
     plain = {"kind": "pretrain", "init": "base", "data": ["a/b"]}
-    before = plan.key_of(result_fields(Pretrain(**plain, monitor={"data": "a"})))
+    before = plan.key_of(result_fields(Pretrain(**plain, monitor=watched)))
     assert before.startswith("cfe806cc1e95")
     others = [
-        Pretrain(**plain, monitor={"data": "a"}, averages=[0.5]),
-        Pretrain(**plain, monitor={"data": "a"}, averages=[0.25, 0.5]),
-        Pretrain(**plain, monitor={"data": "a", "forgetting": "c"}),
+        Pretrain(**plain, monitor=watched, averages=[0.5]),
+        Pretrain(**plain, monitor=watched, averages=[0.25, 0.5]),
+        Pretrain(**plain, monitor=watched | {"forgetting": "c"}),
     ]
     assert len({before, *(plan.key_of(result_fields(one)) for one in others)}) == 4

@@ -33,7 +33,7 @@ stages:
     moco: {queue: 32, momentum: 0.9}
     optimizer: {name: adamw, lr: 3e-3}
     averages: [0.1, 0.4, 0.8]
-    monitor: {data: line, every: 6, images: 155, forgetting: color}
+    monitor: {data: line, every: 6, images: 155, probe: knn, forgetting: color}
   last:
     kind: pretrain
     init: base
@@ -42,7 +42,7 @@ stages:
     batch: 8
     moco: {queue: 32, momentum: 0.9}
     optimizer: {name: adamw, lr: 3e-3}
-    monitor: {data: line, every: 6, images: 155}
+    monitor: {data: line, every: 6, images: 155, probe: knn}
     keep: last
   probe: {kind: knn, data: line, k: [5], sweep: {init: [base, hpt]}}
 report: {table: probe, rows: init}
