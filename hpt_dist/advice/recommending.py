@@ -76,7 +76,7 @@ def recommend(
         DataError: the dataset is damaged.
         StoreError: a store cannot be read.
     """
-    _check(hours, look_seconds)
+    check_time(hours, look_seconds)
     target, others = _placed(store, dataset), [_placed(store, one) for one in sources]
     _check_names([target, *others])
     given = tuple(parsed(one, store) for one in bases or (DEFAULT,))
@@ -115,7 +115,12 @@ def advised(facts: Facts, store: Store, limit: float | None, name: str | None) -
     return Advice(text, says, estimated, labelled, facts)
 
 
-def _check(hours: float | None, look_seconds: float) -> None:
+def check_time(hours: float | None, look_seconds: float) -> None:
+    """Refuse what is no time for a recipe, or for a look; see `recommend`.
+
+    Raises:
+        RequestError: one of them is.
+    """
     if hours is not None and not 0 < hours < float("inf"):
         raise RequestError(f"{hours:g} is no number of hours", where="--hours", allowed="above 0")
     if not LEAST_SECONDS <= look_seconds < float("inf"):

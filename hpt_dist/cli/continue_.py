@@ -20,15 +20,19 @@ from hpt_dist.cli import launch as launching
 from hpt_dist.cli import shard as sharding
 from hpt_dist.cli.options import (
     DEFAULT_STORE,
+    BaseOption,
     ClassesOption,
     ColumnsOption,
     CoresOption,
+    FirstOption,
     GroupOption,
+    HoursOption,
     ImageOption,
     JsonOption,
     LabelOption,
     LayoutOption,
     LeaveOutOption,
+    LookSecondsOption,
     MaxBadOption,
     QualityOption,
     ReplaceOption,
@@ -60,13 +64,6 @@ from hpt_dist.trial.records import Launch
 
 _NAMED = (*openmoji.NAMES, *named.NAMES)
 
-HoursOption = Annotated[
-    float | None,
-    typer.Option(
-        help="The most hours that the recipe may take on this machine; training is cut to fit.",
-        min=0.001,
-    ),
-]
 YesOption = Annotated[
     bool, typer.Option("--yes", help="Do not ask before the launch; needed without a terminal.")
 ]
@@ -75,22 +72,6 @@ NameOption = Annotated[
     typer.Option(
         metavar="NAME",
         help="Name of the dataset, and of the recipe NAME.yaml; by default that of the folder.",
-    ),
-]
-BaseOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--base",
-        metavar="WEIGHTS",
-        help="Weights to start from, such as timm/resnet50.a1_in1k; of several, the better ones.",
-    ),
-]
-FirstOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--source",
-        metavar="DATASET",
-        help="A larger dataset of the store to pretrain on before; of several, the nearest.",
     ),
 ]
 
@@ -102,6 +83,7 @@ class _Way:
     store: Store
     asked: Asked
     yes: bool
+    look_seconds: float
     workers: int | None
     cores: int | None
     tracking_uri: str
@@ -115,6 +97,7 @@ def continue_(
     name: NameOption = "",
     base: BaseOption = None,
     source: FirstOption = None,
+    look_seconds: LookSecondsOption = 120.0,
     root: RootOption = None,
     layout: LayoutOption = "",
     columns: ColumnsOption = "",
@@ -152,6 +135,7 @@ def continue_(
     """
     if tracking_uri:  # trials' processes read it too
         os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
+    advice.check_time(hours, look_seconds)
     encoding = Encoding(resize, quality, depth.parse(scale))
     with console.text_aside() if json_ else contextlib.nullcontext():
         opened, called = open_store(store), _name(sources, name)
@@ -167,7 +151,7 @@ def continue_(
             leave_out=str(leave_out) if leave_out else "",
         )
         asked = Asked(called, "", hours, tuple(base or ()), tuple(source or ()))
-        way = _Way(opened, asked, yes, workers, cores, tracking_uri, work)
+        way = _Way(opened, asked, yes, look_seconds, workers, cores, tracking_uri, work)
         record, done = _gone(request, way)
     if json_:
         weights = outlook.ending(opened, record).as_json()
@@ -289,6 +273,7 @@ def _recipe(way: _Way, asked: Asked) -> tuple[Path, float | None]:
         hours=asked.hours,
         name=called,
         progress=console.print_note,
+        look_seconds=way.look_seconds,
     )
     for line in found.says:
         console.print_note(line)

@@ -239,3 +239,29 @@ CoresOption = Annotated[
         envvar="HPT_CORES",
     ),
 ]
+BaseOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--base",
+        metavar="WEIGHTS",
+        help="Weights to start from, as a recipe names them, or NETWORK=WEIGHTS for a file; may be "
+        "repeated, and val decides. By default package/efficientnet-lite0.",
+    ),
+]
+FirstOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--source",
+        metavar="DATASET",
+        help="A dataset of the store to pretrain on first; may be repeated, and the nearest one is "
+        "taken.",
+    ),
+]
+HoursOption = Annotated[
+    float | None,
+    typer.Option(help="Hours that all of the recipe may take on this machine; it is cut to fit."),
+]
+LookSecondsOption = Annotated[
+    float,
+    typer.Option(help="Seconds that looking may take; each part looks at a little in any case."),
+]

@@ -11,7 +11,15 @@ import typer
 from hpt_dist.advice import Advice
 from hpt_dist.advice import recommend as advice_on
 from hpt_dist.cli import console
-from hpt_dist.cli.options import DEFAULT_STORE, JsonOption, StoreOption
+from hpt_dist.cli.options import (
+    DEFAULT_STORE,
+    BaseOption,
+    FirstOption,
+    HoursOption,
+    JsonOption,
+    LookSecondsOption,
+    StoreOption,
+)
 from hpt_dist.cli.requested import command, note_if_new
 from hpt_dist.errors import RequestError
 from hpt_dist.store import Store, files, open_store
@@ -31,42 +39,20 @@ _Out = Annotated[
         help="The recipe to write; by default it is printed. Nothing is overwritten.",
     ),
 ]
-_Base = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="WEIGHTS",
-        help="Weights to start from, as a recipe names them, or NETWORK=WEIGHTS for a file; may be "
-        "repeated, and val decides. By default package/efficientnet-lite0.",
-    ),
-]
-_Source = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="DATASET",
-        help="A dataset to pretrain on first; may be repeated, and the nearest one is taken.",
-    ),
-]
-_Hours = Annotated[
-    float | None, typer.Option(help="Hours that all of the recipe may take on this machine.")
-]
 _Name = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="The recipe's name; by default the dataset's."),
-]
-_LookSeconds = Annotated[
-    float,
-    typer.Option(help="Seconds that looking may take; each part looks at a little in any case."),
 ]
 
 
 def recommend(
     dataset: _Dataset,
     out: _Out = None,
-    base: _Base = None,
-    source: _Source = None,
-    hours: _Hours = None,
+    base: BaseOption = None,
+    source: FirstOption = None,
+    hours: HoursOption = None,
     name: _Name = None,
-    look_seconds: _LookSeconds = 120.0,
+    look_seconds: LookSecondsOption = 120.0,
     store: StoreOption = DEFAULT_STORE,
     json_: JsonOption = False,
 ) -> None:

@@ -19,7 +19,7 @@ from terminal import Terminal
 
 from hpt_dist import sources
 
-CONTINUE = [sys.executable, "-m", "hpt_dist", "continue"]
+CONTINUE = [sys.executable, "-m", "hpt_dist", "continue", "--look-seconds", "1"]
 STORE = "./hpt-store"
 TINY = """\
 name: pile
@@ -85,7 +85,7 @@ def shrink(file):
 def asked(*words, answer="n", ends=1):
     """Run the command on a terminal, answer its question, and return the screen."""
     with Terminal([*CONTINUE, *words], Path.cwd(), environment(STORE)) as terminal:
-        terminal.wait_for(r"go on\? \[y/N\]")
+        terminal.wait_for(r"go on\? \[y/N\]", timeout_s=300)
         if answer == "^C":
             terminal.press_ctrl_c()
         else:
