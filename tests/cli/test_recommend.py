@@ -46,7 +46,7 @@ def test_the_recipe_is_written_plans_and_is_never_overwritten(store):
         *("recommend", "photos", "-o", "mine.yaml", "--base", TINY, "--hours", "2", *QUICK),
         store=store,
     )
-    assert "photos: test 12, train 48, val 12 images; 3 classes: a, b, c" in printed
+    assert "photos: train 48, val 12, test 12 images; 3 classes: a, b, c" in printed
     assert "raw pixels: nearest neighbours" in printed
     assert "wrote mine.yaml" in printed
     recipe = yaml.safe_load(Path("mine.yaml").read_text())
