@@ -58,10 +58,10 @@ def test_the_plan_says_how_many_and_refuses_more_than_there_are(store):
     assert trials["few/seed=0"].key != trials["few/seed=1"].key
     with pytest.raises(RecipeError) as refused:
         planned(store, RECIPE.replace("shots: 3", "shots: 99"))
-    what = "shots: 99 shots, but the rarest class of openmoji/line/train has 6"
+    what = "shots: 99 shots, but the rarest class of openmoji/line/train has 7"
     assert f"recipe.yaml:7 stages.few.{what}\n" in str(refused.value)
     assert f"recipe.yaml:8 stages.tuned.{what}\n" in str(refused.value)
-    assert str(refused.value).count("allowed: 1 to 6") == 2
+    assert str(refused.value).count("allowed: 1 to 7") == 2
 
 
 def test_it_is_in_the_key_and_at_its_default_it_is_not():
