@@ -43,7 +43,7 @@ def threads():
 def test_a_look_at_drawings_sees_what_they_are(placed):
     line, color = placed("openmoji/line"), placed("openmoji/color")
     lines = []
-    found = look.look(asked(line, color, seconds=4.0), lines.append)
+    found = look.look(asked(line, color, seconds=15.0), lines.append)
     assert lines[0] == "looking at images of line"
     assert lines[-1] == "measuring how fast this machine trains"
     assert found.pictures.short_sides == (128, 128, 128)
