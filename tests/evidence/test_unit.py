@@ -27,6 +27,8 @@ stages:
   random: null
   scratch: null
   hpt_bn: null
+  anchored: null
+  averaged: null
   fresh: null
   near: null
   linear: null
