@@ -315,7 +315,7 @@ def _be_fresh() -> None:
 
 def _run(pipe: Connection, task: bytes, mortal: bool) -> None:
     if mortal:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        signal.signal(signal.SIGTERM, _leave)
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm's warning, which is for the parent
         threading.Thread(target=_end_with_parent, args=[pipe], daemon=True).start()
     try:
@@ -328,6 +328,14 @@ def _run(pipe: Connection, task: bytes, mortal: bool) -> None:
     except Exception:  # noqa: BLE001 - the interpreter would print it too, with the secrets in it
         sys.stderr.write(without_secrets(traceback.format_exc()))
         sys.exit(1)
+    finally:
+        if mortal:  # what is left is the interpreter's own end, which would print an exception
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _leave(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is deleted on the way out, is
+    sys.exit()
 
 
 def send(pipe: Connection, message: object) -> None:

@@ -225,10 +225,13 @@ def test_mlflow_tells_candidates_apart_and_has_each_choice(chosen):
             "select runs.name, tags.key, tags.value from tags join runs "
             "on runs.run_uuid = tags.run_uuid where tags.key in ('hpt.role', 'hpt.candidates')"
         ).fetchall()
+        uris = tables.execute("select artifact_uri from runs").fetchall()
     tagged = {(name, key): value for name, key, value in rows}
     assert tagged["adapt.candidates/optimizer.lr=0.01", "hpt.role"] == "candidate"
     assert tagged["search", "hpt.candidates"] == "init=base, init=hpt"
-    pages = [page.read_text() for page in (chosen / "store/work/mlartifacts").rglob("choice.md")]
+    # By the runs of this store: those of its copies write below this folder, whose path they have.
+    folders = [Path(uri.removeprefix("file://")) for (uri,) in uris]
+    pages = [page.read_text() for one in folders for page in one.glob("choice.md")]
     assert len(pages) == 8
     assert sum("LogME" in page and "Fréchet distance" in page for page in pages) == 1
     assert sum("not finite" in page for page in pages) == 2

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -50,6 +51,11 @@ def wait_for_ever(pipe):
     pipe.send(os.getpid())
     while True:
         time.sleep(0.05)
+
+
+def leave_a_thread(pipe):
+    threading.Thread(target=time.sleep, args=[3]).start()
+    pipe.send(os.getpid())
 
 
 def over(child, seconds=60.0):
@@ -142,6 +148,16 @@ def test_a_mortal_one_ends_with_a_parent_that_is_killed_and_another_lives_on(war
         assert other.status() != psutil.STATUS_ZOMBIE
     finally:
         other.kill()
+
+
+@WAYS
+def test_one_that_is_asked_to_end_while_it_ends_prints_nothing(warm, tmp_path):
+    child = children.start(leave_a_thread, warm=warm, log=tmp_path / "log")
+    child.pipe.recv()
+    time.sleep(0.5)  # its work is over, and its interpreter waits for the thread
+    child.signal(signal.SIGTERM)
+    assert over(child).exit_code == 0
+    assert (tmp_path / "log").read_text() == ""
 
 
 def test_ctrl_c_is_the_parents_affair():

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,7 +66,10 @@ def test_too_many_trials_are_refused_before_they_are_made(text, line, printed):
     began_s = time.process_time()
     with pytest.raises(RecipeError) as caught:
         recipe_file.parse(text, "r.yaml")
-    assert time.process_time() - began_s < 3
+    refused_s = time.process_time()
+    yaml.compose(text, yaml.SafeLoader)
+    # As long as it takes to read the text: it is long in some, and coverage slows ours alone.
+    assert refused_s - began_s < 0.5 + 8 * (time.process_time() - refused_s)
     [problem] = caught.value.problems
     assert problem.where.startswith(f"r.yaml:{line} stages."), problem
     assert printed in problem.what
