@@ -52,6 +52,15 @@ def test_without_a_row_to_compare_with_there_is_no_verdict() -> None:
     assert (found.verdict, found.row) == ("none", "")
 
 
+def test_a_stage_that_kept_its_base_is_no_evidence() -> None:
+    names = [f"adapt/init={init},shots=1,seed=0" for init in ("base", "hpt")]
+    done = [finished(name, {"test/top1": 0.5}) for name in names]
+    done[1].run["same_as"] = done[0].key
+    found = build(launched(names), done).answer
+    assert (found.verdict, found.row) == ("no evidence", "hpt")
+    assert "it kept the weights of base, so its result is the same." in found.says
+
+
 def test_a_gate_answers_where_the_recipe_asks_for_no_figure() -> None:
     names = [f"probe/init={init}" for init in ("base", "hpt")]
     done = [
