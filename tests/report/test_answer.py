@@ -74,6 +74,18 @@ def test_a_gate_answers_where_the_recipe_asks_for_no_figure() -> None:
     assert "frozen features judged by linear on validation in probe" in found.says
 
 
+def test_a_gate_of_several_budgets_compares_each_with_the_baseline_at_the_same() -> None:
+    values = {("base", 1): 0.2, ("base", 5): 0.5, ("hpt", 1): 0.5, ("hpt", 5): 0.5}
+    names = {f"few/init={init},shots={n}": value for (init, n), value in values.items()}
+    details = {"n_val": 2000}
+    done = [finished(n, {"val/top1": v}, kind="linear", details=details) for n, v in names.items()]
+    launch = launched(list(names))
+    object.__setattr__(launch, "report", {})
+    [gate] = build(launch, done).gates
+    found = {one.row: one.comparison.verdict for one in gate.differences}
+    assert found == {"hpt (shots=1)": "helped", "hpt (shots=5)": "no evidence"}
+
+
 def test_of_several_rows_validation_chooses_the_one_to_answer_about() -> None:
     """Which row is best on test is not asked: the best of several would be better than it is."""
     test = {"base": 0.5, "lucky": 0.9, "hpt": 0.7}
