@@ -4,6 +4,7 @@
     make evidence ARGS="--minutes 40"      # stop after 40 minutes: running trials save their state
     make evidence ARGS="--list"            # what is left, and the minutes of two cores it takes
     make evidence ARGS="--only line --seed 0"
+    make evidence ARGS="--only color_to_line"    # one pair of domains, all seeds
 
 After any failure, or Ctrl-C, run it again: it goes on. What a unit measured is in evidence/results/
 as soon as it ends or is stopped; commit these files, and docs/evidence.md with them.
