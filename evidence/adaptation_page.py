@@ -27,7 +27,8 @@ _READING = (
     "labels, seed by seed and image by image. Its two 95 % intervals and its verdict are as above.",
     "*These pairs* is the mean over pairs, each with the same weight. All of them are tested on "
     "drawings of OpenMoji, largely the same ones, so their errors on images are taken to be one, "
-    "and the mean says nothing of other drawings.",
+    "and the mean says nothing of other drawings. Its first row of an objective is over all "
+    "budgets: read that one first.",
     "Settings are the same in every row: recipes/evidence/common/adaptation.yaml. They began as "
     "the quickstart's, in fewer steps, which val of colour to lines had chosen. "
     "recipes/evidence/paint_to_line.yaml compares others, on val of a pair that is not reported. "
@@ -63,12 +64,14 @@ def blocks(results: Path) -> Iterator[Block]:
 def _over_pairs(measured: Measured) -> Iterator[Block]:
     yield Heading(3, "What HPT adds over all pairs")
     plans = [adapted.planned(target) for target, _ in measured]
+    shots = sorted({shots for arms in plans for shots in arms.shots})
     found = []
     for objective in OBJECTIVES:
-        for shots in sorted({shots for arms in plans for shots in arms.shots}):
-            if one := adapted.over_pairs(measured, objective, shots):
-                of = [f"{one.targets} of {len(measured)}", str(one.seeds)]
-                found.append([objective, str(shots), *of, cells.pooled(one.here, "one seed")])
+        for budgets in (shots, *([one] for one in shots)):
+            if one := adapted.over_pairs(measured, objective, budgets):
+                of = [", ".join(map(str, budgets)), f"{one.targets} of {len(measured)}"]
+                pooled = cells.pooled(one.here, "one seed")
+                found.append([objective, *of, str(one.seeds), pooled])
     if not found:
         yield Paragraph(f"No pair of domains is measured yet: {_NOT_MEASURED}.")
         return
@@ -131,10 +134,10 @@ def _accuracy(one: Accuracy | None, seeds: int) -> str:
 
 
 def _gain(target: Target, its: Sequence[UnitRecord], objective: str, shots: int) -> list[str]:
-    found = adapted.gain(its, objective, shots)
+    found = adapted.gain(its, objective, [shots])
     if found is None:
         empty = [f"*{objective}*", f"*{shots}*", _NOT_MEASURED, "", ""]
         return [*empty, f"*0 of {target.seeds}*", ""]
-    seeds, one = found
+    one, seeds = found
     of = f"{seeds} of {target.seeds}"
     return [objective, str(shots), *cells.difference(one), of, cells.verdict(one)]

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import fmean, stdev
 
-from evidence import rows
+import numpy as np
+
+from evidence import pooled, rows
 from evidence.matrix import ADAPT, BASE, OBJECTIVES, STARTS, Target
 from evidence.pooled import Difference
 from evidence.records import UnitRecord
@@ -81,16 +83,33 @@ def accuracy(
 
 
 def gain(
-    records: Sequence[UnitRecord], objective: str, shots: int
-) -> tuple[int, Difference] | None:
-    """Return how much HPT adds to the base, and from how many seeds; None where none has both."""
-    found = rows.paired(records, *_both(objective, shots))
-    return (len(found), rows.difference(found)) if found else None
+    records: Sequence[UnitRecord], objective: str, budgets: Sequence[int]
+) -> tuple[Difference, int] | None:
+    """Return how much HPT adds to the base, and from how many seeds; None where none has both.
+
+    Args:
+        records: of the units of a pair.
+        objective: a key of `matrix.OBJECTIVES`.
+        budgets: labelled images of a class; of several, each counts alike, and only seeds that have
+            all of them.
+    """
+    finds = [(trial(_HPT, objective, one), trial(BASE, objective, one)) for one in budgets]
+    whole = [one for one in records if all(a(one) and b(one) for a, b in finds)]
+    found = [rows.paired(whole, *both) for both in finds]
+    seeds = len(found[0])
+    if not seeds or any(len(one) != seeds for one in found):
+        return None
+    hpt, base = (
+        [np.mean([one[seed][side].answers() for one in found], axis=0) for seed in range(seeds)]
+        for side in (0, 1)
+    )
+    return pooled.difference(hpt, base), seeds
 
 
-def over_pairs(measured: Measured, objective: str, shots: int) -> Together | None:
-    """Return how much HPT adds over all pairs; None where none is measured."""
-    return rows.together(measured, *_both(objective, shots))
+def over_pairs(measured: Measured, objective: str, budgets: Sequence[int]) -> Together | None:
+    """Return how much HPT adds over all pairs; None where none is measured. See `gain`."""
+    found = [(target, gain(its, objective, budgets)) for target, its in measured]
+    return rows.together((target, *one) for target, one in found if one)
 
 
 def sizes(records: Sequence[UnitRecord], arms: Arms) -> tuple[int, tuple[int, ...]] | None:
@@ -101,7 +120,3 @@ def sizes(records: Sequence[UnitRecord], arms: Arms) -> tuple[int, tuple[int, ..
         if len(known) == len(found):
             return known[0].images, tuple(one.labels for one in known)
     return None
-
-
-def _both(objective: str, shots: int) -> tuple[Find, Find]:
-    return trial(_HPT, objective, shots), trial(BASE, objective, shots)

@@ -120,8 +120,8 @@ def takes(
         name: estimated(trials.get(name)) if spent is None else spent
         for name, spent in measured.items()
     }
-    is_measured = all(spent is not None or found[name] is None for name, spent in measured.items())
-    return minutes(list(found.values())), is_measured
+    total = minutes(list(found.values()))
+    return total, total is None or None not in measured.values()
 
 
 def _likes(name: str, target: str) -> tuple[tuple[str, ...], ...]:

@@ -139,26 +139,25 @@ def over_targets(
         evaluation: see `Row`.
         arm: see `Row`.
     """
-    found = together(targets, _of(evaluation, arm), _of(evaluation, BASE))
+    measured = [(target, pairs(records, evaluation, arm, BASE)) for target, records in targets]
+    differences = [(one, difference(found), len(found)) for one, found in measured if found]
+    found = together(differences)
     return OverTargets(**vars(found), evaluation=evaluation, arm=arm) if found else None
 
 
-def together(
-    targets: Sequence[tuple[Target, Sequence[UnitRecord]]], one: Find, other: Find
-) -> Together | None:
+def together(targets: Iterable[tuple[Target, Difference, int]]) -> Together | None:
     """Return a difference over all domains; None where none has been measured.
 
     Args:
-        targets: with their records; those that do not decide are left out.
-        one: the trial of a unit that is judged.
-        other: the one that it is compared with.
+        targets: each with its difference and the number of its seeds; those that do not decide are
+            left out.
     """
     domains: dict[str, list[Difference]] = {}
     seeds = []
-    for target, records in targets:
-        if target.decides and (found := paired(records, one, other)):
-            domains.setdefault(target.domain, []).append(difference(found))
-            seeds.append(len(found))
+    for target, its, count in targets:
+        if target.decides:
+            domains.setdefault(target.domain, []).append(its)
+            seeds.append(count)
     if not domains:
         return None
     means = [pooled.of_a_domain(its) for its in domains.values()]

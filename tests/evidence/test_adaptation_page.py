@@ -131,10 +131,27 @@ def on_images(gain, spread):
 
 def test_seeds_of_other_settings_do_not_count():
     both = [record(LINE, 0, 0.5, {"mme": 0.1}), record(LINE, 1, 0.7, {"mme": 0.2}, settings="t")]
-    seeds, difference = adapted.gain(both, "mme", 1)
+    difference, seeds = adapted.gain(both, "mme", [1])
     assert (seeds, difference.mean) == (1, pytest.approx(10))
     assert adapted.accuracy(both, "base", "mme", 1).mean == pytest.approx(50)
-    assert adapted.gain(both, "consistency", 1) is None
+    assert adapted.gain(both, "consistency", [1]) is None
+
+
+def test_budgets_count_alike_and_only_of_seeds_that_have_all():
+    """10 points with one label and 20 with three are 15, image by image."""
+    both = [record(LINE, seed, 0.5, {"mme": 0.1}, shots=(1,)) for seed in range(3)]
+    more = [record(LINE, seed, 0.5, {"mme": 0.2}, shots=(3,)) for seed in range(2)]
+    joined = [
+        dataclasses.replace(one, trials={**one.trials, **other.trials})
+        for one, other in zip(both, more, strict=False)
+    ]
+    difference, seeds = adapted.gain([*joined, both[2]], "mme", [1, 3])
+    assert (seeds, difference.mean) == (2, pytest.approx(15))
+    changed = np.zeros(IMAGES)
+    changed[500:600], changed[600:700] = 100, 50
+    spread = ((changed - changed.mean()) ** 2).sum() + 100**2 / 2
+    assert difference.images_half == pytest.approx(1.959964 * np.sqrt(spread) / (IMAGES + 2))
+    assert adapted.gain([both[2]], "mme", [1, 3]) is None
 
 
 def test_a_trial_is_found_by_some_of_its_axes():
