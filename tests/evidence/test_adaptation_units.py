@@ -9,6 +9,7 @@ from small import fill
 
 from evidence import adapted, left, page, records
 from evidence.matrix import ADAPT, ADAPTATIONS, OBJECTIVES, ROOT, STARTS, Target, Unit
+from evidence.records import TrialRecord
 from evidence.run import Sitting, _print_left, measure
 from hpt_dist.launch import lookup
 from hpt_dist.recipe import file as recipe_file
@@ -80,6 +81,20 @@ def test_a_unit_compares_all_arms_by_the_same_pipeline(trials, target):
             axes = trial.axes["objective"], trial.axes["shots"]
             plain = trial.spec.model_dump(exclude={"init"})
             assert found.setdefault(axes, plain) == plain  # nothing else differs
+
+
+def test_the_page_finds_every_trial_by_its_name(trials):
+    unit = left.of_unit(trials(ADAPTATIONS[0]), Unit(ADAPTATIONS[0], 2))
+    made = {trial.name: TrialRecord(trial.key, "s", 0, 1.0) for trial in left.measured(unit)}
+    record = records.UnitRecord(ADAPTATIONS[0].name, 2, made)
+    arms = adapted.planned(ADAPTATIONS[0])
+    found = {
+        adapted.trial(start, objective, shots)(record).key
+        for start in arms.starts
+        for objective in arms.objectives
+        for shots in arms.shots
+    }
+    assert found | {record.training("hpt").key} == {one.key for one in made.values()}
 
 
 def test_settings_are_compared_on_a_pair_that_is_not_reported(trials):
