@@ -87,11 +87,12 @@ bench-launch: $(VENV)/.bench  ## compare starting a process per trial with one p
 bench-gpu: $(VENV)/.bench  ## measure ResNet-50 MoCo v2 at 224 pixels on this machine's GPU
 	PYTHONPATH=tests/fixtures $(BIN)/python -W ignore -m benchmarks.gpu $(ARGS)
 
-evidence: $(VENV)/.demo  ## measure what docs/evidence.md lacks (ARGS="--minutes 40"; ARGS=--list shows what is left)
-	$(BIN)/hpt-dist shard openmoji/line $(STORE)/datasets/openmoji/line
+evidence: data  ## measure what docs/evidence.md lacks (ARGS="--minutes 40"; ARGS=--list shows what is left)
+	$(BIN)/hpt-dist shard openmoji/paint $(STORE)/datasets/openmoji/paint
 	$(BIN)/hpt-dist shard openclipart $(STORE)/datasets/openclipart
 	$(BIN)/hpt-dist shard fashion-mnist $(STORE)/datasets/fashion-mnist
 	$(BIN)/hpt-dist shard tuxpaint $(STORE)/datasets/tuxpaint
+	$(BIN)/python -m evidence.shared --store $(STORE)
 	$(BIN)/python -m evidence.run $(ARGS)
 
 evidence-page: $(VENV)/.demo  ## write docs/evidence.md from evidence/results

@@ -54,7 +54,7 @@ def record_of(store: Store, trial: Trial, sitting: int, known: Mapping[str, Tria
         float(run["seconds"]),
         top1=metrics.get("test/top1"),
         val=next((metrics[name] for name in metrics if name in _ON_VAL), None),
-        labels=details.get("n_train", 0) if right is not None else 0,
+        labels=0 if right is None else details.get("n_train", details.get("n_labelled", 0)),
         gate=Gate(**{name: gate[name] for name in Gate.__annotations__}) if gate else None,
         chose=details.get("choice", {}).get("chosen", ""),
         right="" if right is None else packed(right),

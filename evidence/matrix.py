@@ -14,7 +14,7 @@ PIXELS = "pixels"
 
 @dataclass(frozen=True)
 class Target:
-    """Images that something is pretrained for.
+    """Images that something is pretrained for, or adapted to.
 
     Args:
         name: of its recipe.
@@ -48,6 +48,15 @@ TARGETS = (
     Target("tuxpaint", "Tux Paint", "tuxpaint", "Tux Paint", decides=False, seeds=3),
 )
 
+# Pairs of a labelled source and a target with few labels. evidence/paint_to_line is not among them:
+# settings are chosen on it. All have drawings of OpenMoji to test on, so that they are one domain.
+ADAPTATIONS = (
+    Target("color_to_line", "OpenMoji, colour to lines", "openmoji/line", "OpenMoji"),
+    Target("color_to_paint", "OpenMoji, colour to paint", "openmoji/paint", "OpenMoji"),
+    Target("clipart_to_line", "openclipart to OpenMoji's lines", "shared/line", "OpenMoji"),
+)
+EVERY = (*TARGETS, *ADAPTATIONS)
+
 # What stands beside the base in tables, in this order. What a recipe does not have has no row.
 ARMS = {
     BASE: "published weights",
@@ -68,6 +77,15 @@ EVALUATIONS = {
     "few": "the same with few labels",
     "tuned": "fine-tuned network",
     "near": "20 nearest neighbours",
+}
+
+# The stage of adaptations, what they start from, and what they learn by.
+ADAPT = "adapt"
+STARTS = {BASE: "published weights", "hpt": "HPT: pretraining on both domains, without labels"}
+OBJECTIVES = {
+    "s+t": "labelled images of source and target alone",
+    "mme": "Minimax Entropy",
+    "consistency": "confident answers to weak views teach strong ones",
 }
 
 
@@ -95,7 +113,24 @@ def units(targets: Sequence[Target] = TARGETS) -> list[Unit]:
     return [Unit(one, seed) for seed in range(most) for one in targets if seed < one.seeds]
 
 
+def every_unit() -> list[Unit]:
+    """Return all units, those of pretraining first."""
+    return [*units(), *units(ADAPTATIONS)]
+
+
+def axes_of(trial: str) -> dict[str, str]:
+    """Return what was swept of a trial, by its name."""
+    parts = trial.partition("/")[2]
+    return dict(part.partition("=")[::2] for part in parts.split(",")) if parts else {}
+
+
 def arm_of(trial: str) -> str:
     """Return the arm that an evaluation is of, by its trial's name; empty for another trial."""
-    axes = dict(part.partition("=")[::2] for part in trial.partition("/")[2].split(","))
-    return axes.get("init", "")
+    return axes_of(trial).get("init", "")
+
+
+def seedless(trial: str) -> str:
+    """Return what a trial's name has in common with those of other seeds."""
+    axes = axes_of(trial).items()
+    kept = ",".join(f"{axis}={value}" for axis, value in axes if axis != "seed")
+    return "/".join(part for part in (trial.partition("/")[0], kept) if part)

@@ -9,10 +9,9 @@ from typing import Any
 
 import yaml
 
-from evidence import calibration, records, rows
+from evidence import adaptation_page, calibration, cells, records, rows
 from evidence.calibration import VERDICTS
 from evidence.matrix import ARMS, BASE, EVALUATIONS, PIXELS, RESULTS, ROOT, TARGETS, Target, units
-from evidence.pooled import Difference, Pooled
 from evidence.records import UnitRecord
 from evidence.rows import OverTargets, Row
 from hpt_dist.errors import HptError
@@ -27,12 +26,6 @@ _HEADLINE = next(iter(EVALUATIONS))
 _JUDGED = ("hpt", "hpt_bn", "anchored", "averaged", "fresh")
 _RIVALS = {PIXELS: "raw pixels", "random": "a random network", "scratch": "scratch"}
 _SHORT = {"linear": "linear", "few": "few labels", "tuned": "fine-tuned", "near": "neighbours"}
-_WORDS: Mapping[Verdict, str] = {
-    "helped": "helped",
-    "harmed": "harmed",
-    "no evidence": "no evidence",
-    "none": "one seed: no verdict",
-}
 _SAYS: Mapping[Verdict, str] = {
     "helped": "it helps",
     "harmed": "it does harm",
@@ -115,7 +108,7 @@ def text(results: Path) -> str:
     """Return the page of the records in a folder, as Markdown."""
     every = [records.read(unit, results) for unit in units()]
     measured = [(one, [r for r in every if r.target == one.name]) for one in TARGETS]
-    return markdown(list(_blocks(measured, every)))
+    return markdown([*_blocks(measured, every), *adaptation_page.blocks(results)])
 
 
 def _blocks(measured: Measured, every: Sequence[UnitRecord]) -> Iterator[Block]:
@@ -163,8 +156,8 @@ def _answer(measured: Measured) -> Iterator[Block]:
                 _SHORT[one.evaluation],
                 str(one.headline.targets),
                 str(one.seeds),
-                _pooled(one.headline, "one domain"),
-                _pooled(one.here, "one seed"),
+                cells.pooled(one.headline, "one domain"),
+                cells.pooled(one.here, "one seed"),
             ]
             for one in found
         ],
@@ -176,9 +169,9 @@ def _answer(measured: Measured) -> Iterator[Block]:
 def _lead(one: OverTargets) -> Lead:
     verdict, tone = one.headline.verdict, {"helped": "good", "harmed": "bad"}
     domains = f"{one.headline.targets} domain{'s' * (one.headline.targets != 1)}"
-    text = f"{_signed(one.headline.mean)}{_half(one.headline)} points over {domains}"
+    text = f"{cells.signed(one.headline.mean)}{cells.half(one.headline)} points over {domains}"
     text += f" ({_so_far(one)})" if _so_far(one) else ""
-    here = _pooled(one.here, "one seed")
+    here = cells.pooled(one.here, "one seed")
     text += f", {_SHORT[one.evaluation]} evaluation; on these targets alone {here}."
     title = f"{one.arm}: {_SAYS[verdict]}."
     return Lead(title, text, "good" if tone.get(verdict) == "good" else "neutral")
@@ -231,19 +224,8 @@ def _cells(one: Row, *, decides: bool) -> list[str]:
     if one.mean is None:
         empty = [f"*{name}*" for name in names] + [_NOT_RUN, f"*{seeds}*", "", "", "", ""]
         return [*empty, *([""] if decides else [])]
-    numbers = [f"{one.mean:.1f}", seeds, *_difference(one.versus)]
-    return [*names, *numbers, cost, *([_verdict(one.versus)] if decides else [])]
-
-
-def _difference(one: Difference | None) -> list[str]:
-    if one is None:
-        return ["", "", ""]
-    seeds = "" if one.seeds_half is None else f"{one.seeds_half:.1f}"
-    return [_signed(one.mean), seeds, f"{one.images_half:.1f}"]
-
-
-def _verdict(one: Difference | None) -> str:
-    return "" if one is None else _WORDS[one.verdict]
+    numbers = [f"{one.mean:.1f}", seeds, *cells.difference(one.versus)]
+    return [*names, *numbers, cost, *([cells.verdict(one.versus)] if decides else [])]
 
 
 def _rivals(its: Sequence[UnitRecord]) -> Iterator[Block]:
@@ -263,7 +245,7 @@ def _rival(its: Sequence[UnitRecord], evaluation: str, rival: str) -> list[str]:
     words: Mapping[Verdict, str] = {"helped": "better", "harmed": "worse"}
     if found is None:
         return [_NOT_RUN, "", "", ""]
-    return [*_difference(found), words.get(found.verdict, _WORDS[found.verdict])]
+    return [*cells.difference(found), words.get(found.verdict, cells.WORDS[found.verdict])]
 
 
 def _gate(measured: Measured) -> Iterator[Block]:
@@ -300,7 +282,7 @@ def _policies(every: Sequence[UnitRecord]) -> list[list[str]]:
     by_evaluation = {name: calibration.gains(rows.cases(every, name)) for name in EVALUATIONS}
     lines = []
     for policy, (_, taken, harmful) in by_evaluation[_HEADLINE].items():
-        earned = [_signed(by_evaluation[name][policy][0], 2) for name in EVALUATIONS]
+        earned = [cells.signed(by_evaluation[name][policy][0], 2) for name in EVALUATIONS]
         lines.append([policy, *earned, str(taken), str(harmful)])
     return lines
 
@@ -313,45 +295,9 @@ def _tried() -> Iterator[Block]:
 
 def _measured_on(every: Sequence[UnitRecord]) -> Iterator[Block]:
     yield Heading(2, "Command and commit of each row")
-    found = []
-    for unit, record in zip(units(), every, strict=True):
-        if not record.sittings:
-            found.append([f"*{unit.name}*", f"*{unit.command}*", "", "", ""])
-        for number, sitting in enumerate(record.sittings):
-            results = sum(one.sitting == number for one in record.trials.values())
-            if results:
-                changed = " and changes" if sitting.changed else ""
-                commit = f"{sitting.commit[:10]}{changed}" or "unknown"
-                spent = sitting.cpu_seconds
-                minutes = "unknown" if spent is None else f"{spent / 60:.0f}"
-                found.append([unit.name, unit.command, commit, str(results), minutes])
-    yield Grid(["unit", "command", "commit", "results", "CPU min"], found, num_left=3)
-    yield Items(_machines(every))
+    yield cells.origins(units(), every)
+    yield Items(cells.machines(every) or [_NOT_RUN])
     yield Items([f"{arm}: {says}" for arm, says in ARMS.items()])
-
-
-def _machines(every: Sequence[UnitRecord]) -> list[str]:
-    found = {
-        f"{one.machine}; {one.numerics or 'nothing trained'}; "
-        + ", ".join(f"{name} {version}" for name, version in sorted(one.versions.items()))
-        for record in every
-        for one in record.sittings
-    }
-    return sorted(found) or [_NOT_RUN]
-
-
-def _pooled(one: Pooled, without: str) -> str:
-    """Return a mean over targets with its verdict, or why it has none."""
-    says = without if one.half_width is None else _WORDS[one.verdict]
-    return f"{_signed(one.mean)}{_half(one)}: {says}"
-
-
-def _half(one: Pooled) -> str:
-    return "" if one.half_width is None else f" ± {one.half_width:.1f}"
-
-
-def _signed(value: float, decimals: int = 1) -> str:
-    return f"{value:+.{decimals}f}"
 
 
 if __name__ == "__main__":

@@ -20,10 +20,12 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 import numpy as np
+import numpy.typing as npt
 
 from evidence.records import Bools
 from hpt_dist.evals.evidence import Verdict, scale_of, t_quantile, verdict_of
 
+Shares = npt.NDArray[np.float64]
 _QUANTILE = 0.975
 _NORMAL = 1.959964
 _POINTS = scale_of("test/top1")
@@ -87,11 +89,12 @@ class Pooled:
         return verdict_of(self.mean, self.half_width, _POINTS)
 
 
-def difference(row: Sequence[Bools], base: Sequence[Bools]) -> Difference:
+def difference(row: Sequence[Bools | Shares], base: Sequence[Bools | Shares]) -> Difference:
     """Return the difference in accuracy between two arms, paired by seed and by image.
 
     Args:
-        row: for each seed whether each test image was answered rightly, bool [n].
+        row: for each seed whether each test image was answered rightly, bool [n]; or, of several
+            trials of a seed, by which share of them, float [n].
         base: the same of what it is compared with, for the same seeds and images.
     """
     changes = 100 * (np.array(row, float) - np.array(base, float))  # [seeds, images]

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from evidence.matrix import RESULTS, Unit
+from evidence.matrix import RESULTS, Unit, axes_of
 from hpt_dist.evals.evidence import Verdict
 from hpt_dist.store.records import Count, Line, PathPart, Sha256, decoded
 
@@ -107,6 +107,17 @@ class UnitRecord:
     def of(self, evaluation: str, arm: str) -> TrialRecord | None:
         """Return the evaluation of an arm; None where it is not done."""
         return self.trials.get(f"{evaluation}/init={arm},seed={self.seed}")
+
+    def find(self, stage: str, **axes: str) -> TrialRecord | None:
+        """Return the trial of a stage with these values among its axes; None where it is not done.
+
+        Of several it is the first by name.
+        """
+        wanted = axes.items()
+        for name, one in sorted(self.trials.items()):
+            if name.partition("/")[0] == stage and wanted <= axes_of(name).items():
+                return one
+        return None
 
     def cpu_seconds(self) -> dict[str, float]:
         """Return the CPU seconds of each trial by name: its sitting's, shared out by the clock.

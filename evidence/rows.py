@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import fmean
@@ -15,6 +15,7 @@ from evidence.records import TrialRecord, UnitRecord
 from hpt_dist.recipe import file as recipe_file
 
 Pair = tuple[TrialRecord, TrialRecord]
+Find = Callable[[UnitRecord], TrialRecord | None]
 
 
 @dataclass(frozen=True)
@@ -41,22 +42,33 @@ class Row:
 
 
 @dataclass(frozen=True)
-class OverTargets:
+class Together:
+    """A difference over all domains that have verdicts.
+
+    Args:
+        headline: what another target can expect.
+        here: on these targets alone.
+        targets: that are measured.
+        seeds: the fewest of a target.
+    """
+
+    headline: Pooled
+    here: Pooled
+    targets: int
+    seeds: int
+
+
+@dataclass(frozen=True)
+class OverTargets(Together):
     """An arm in an evaluation over all domains that have verdicts.
 
     Args:
         evaluation: see `Row`.
         arm: see `Row`.
-        headline: what another target can expect.
-        here: on these targets alone.
-        seeds: the fewest of a target.
     """
 
     evaluation: str
     arm: str
-    headline: Pooled
-    here: Pooled
-    seeds: int
 
 
 @cache
@@ -83,23 +95,29 @@ def row(target: Target, records: Sequence[UnitRecord], evaluation: str, arm: str
         len(found),
         target.seeds,
         fmean(means) if means else None,
-        _difference(found) if found and arm != BASE else None,
+        difference(found) if found and arm != BASE else None,
         _cost(records, arm),
     )
 
 
 def pairs(records: Iterable[UnitRecord], evaluation: str, arm: str, other: str) -> list[Pair]:
-    """Return what two arms left in an evaluation, for each seed that has both.
+    """Return what two arms left in an evaluation; see `paired`."""
+    return paired(records, _of(evaluation, arm), _of(evaluation, other))
+
+
+def paired(records: Iterable[UnitRecord], one: Find, other: Find) -> list[Pair]:
+    """Return two trials of each seed that has both.
 
     Only seeds of the same settings count: those of the first one, which is measured first.
     """
     found: list[Pair] = []
     for record in sorted(records, key=lambda one: one.seed):
-        one, base = record.of(evaluation, arm), record.of(evaluation, other)
-        if one is None or base is None:
+        pair = one(record), other(record)
+        if pair[0] is None or pair[1] is None:
             continue
-        if not found or _settings(found[0]) == _settings((one, base)):
-            found.append((one, base))
+        both = pair[0], pair[1]
+        if not found or _settings(found[0]) == _settings(both):
+            found.append(both)
     return found
 
 
@@ -108,7 +126,7 @@ def against(
 ) -> Difference | None:
     """Return the difference between two arms; None where no seed has both."""
     found = pairs(records, evaluation, arm, other)
-    return _difference(found) if found else None
+    return difference(found) if found else None
 
 
 def over_targets(
@@ -121,17 +139,30 @@ def over_targets(
         evaluation: see `Row`.
         arm: see `Row`.
     """
+    measured = [(target, pairs(records, evaluation, arm, BASE)) for target, records in targets]
+    differences = [(one, difference(found), len(found)) for one, found in measured if found]
+    found = together(differences)
+    return OverTargets(**vars(found), evaluation=evaluation, arm=arm) if found else None
+
+
+def together(targets: Iterable[tuple[Target, Difference, int]]) -> Together | None:
+    """Return a difference over all domains; None where none has been measured.
+
+    Args:
+        targets: each with its difference and the number of its seeds; those that do not decide are
+            left out.
+    """
     domains: dict[str, list[Difference]] = {}
     seeds = []
-    for target, records in targets:
-        if target.decides and (found := pairs(records, evaluation, arm, BASE)):
-            domains.setdefault(target.domain, []).append(_difference(found))
-            seeds.append(len(found))
+    for target, its, count in targets:
+        if target.decides:
+            domains.setdefault(target.domain, []).append(its)
+            seeds.append(count)
     if not domains:
         return None
     means = [pooled.of_a_domain(its) for its in domains.values()]
     headline = pooled.over_targets([one.mean for one in means])
-    return OverTargets(evaluation, arm, headline, pooled.on_these_targets(means), min(seeds))
+    return Together(headline, pooled.on_these_targets(means), len(seeds), min(seeds))
 
 
 def cases(records: Iterable[UnitRecord], evaluation: str) -> list[Case]:
@@ -148,10 +179,15 @@ def cases(records: Iterable[UnitRecord], evaluation: str) -> list[Case]:
     return found
 
 
-def _difference(found: Sequence[Pair]) -> Difference:
+def difference(found: Sequence[Pair]) -> Difference:
+    """Return the difference of paired trials; there is at least one."""
     return pooled.difference(
         [one.answers() for one, _ in found], [base.answers() for _, base in found]
     )
+
+
+def _of(evaluation: str, arm: str) -> Find:
+    return lambda record: record.of(evaluation, arm)
 
 
 def _settings(pair: Pair) -> tuple[str, str]:

@@ -4,6 +4,7 @@
     make evidence ARGS="--minutes 40"      # stop after 40 minutes: running trials save their state
     make evidence ARGS="--list"            # what is left, and the minutes of two cores it takes
     make evidence ARGS="--only line --seed 0"
+    make evidence ARGS="--only color_to_line"    # one pair of domains, all seeds
 
 After any failure, or Ctrl-C, run it again: it goes on. What a unit measured is in evidence/results/
 as soon as it ends or is stopped; commit these files, and docs/evidence.md with them.
@@ -24,7 +25,7 @@ from functools import partial
 from pathlib import Path
 
 from evidence import collect, left, page, pixels, records
-from evidence.matrix import BASE, EVALUATIONS, PIXELS, RESULTS, TARGETS, Target, Unit, units
+from evidence.matrix import BASE, EVALUATIONS, EVERY, PIXELS, RESULTS, Target, Unit, every_unit
 from evidence.records import TrialRecord, UnitRecord
 from hpt_dist.cli.watching import watching
 from hpt_dist.errors import HptError, RequestError, nearest
@@ -238,17 +239,20 @@ def _work_through(sitting: Sitting, chosen: Sequence[Unit]) -> int:
 
 def _print_left(sitting: Sitting, chosen: Sequence[Unit]) -> None:
     """Print what is left of each unit, and what that takes."""
-    cost = left.costs(records.read(unit, sitting.results) for unit in units())
+    cost = left.costs(records.read(unit, sitting.results) for unit in every_unit())
     total = 0.0
     for unit in chosen:
         missing = sitting.missing(unit)
         known = {name: one.key for name, one in records.read(unit, sitting.results).trials.items()}
         store = sitting.plan(unit.target).store
         again = left.to_run(sitting.trials(unit), known, partial(committed.is_done, store))
-        names = {*missing, *(trial.name for trial in again)} if missing else set()
-        takes = left.minutes([cost(name, unit.target.name) for name in sorted(names)])
+        ran = left.measured(again)  # an import costs next to nothing
+        names = {*missing, *(trial.name for trial in ran)} if missing else set()
+        trials = {trial.name: trial for trial in sitting.trials(unit)}
+        takes, is_measured = left.takes(cost, unit.target.name, sorted(names), trials)
         total += takes or 0.0
         says = "unknown" if takes is None else f"{takes:.0f} minutes"
+        says += "" if is_measured else ", estimated"
         state = f"{len(missing)} results left, {says}" if missing else "measured"
         print(f"{unit.name}: {state}")
     print(f"left: {total:.0f} minutes of two quiet cores, where known")
@@ -260,17 +264,17 @@ def _chosen(target: str, seed: int | None) -> list[Unit]:
     Raises:
         RequestError: there is none.
     """
-    names = [one.name for one in TARGETS]
+    names = [one.name for one in EVERY]
     if target and target not in names:
         allowed, fix = ", ".join(names), nearest(target, names)
         raise RequestError(f"no target {target}", where="--only", allowed=allowed, fix=fix)
     found = [
         unit
-        for unit in units()
+        for unit in every_unit()
         if (not target or unit.target.name == target) and seed in (None, unit.seed)
     ]
     if not found:
-        most = max(one.seeds for one in TARGETS if not target or one.name == target) - 1
+        most = max(one.seeds for one in EVERY if not target or one.name == target) - 1
         raise RequestError(f"no seed {seed}", where="--seed", allowed=f"0 to {most}")
     return found
 

@@ -75,9 +75,10 @@ def test_no_test_image_is_trained_on_and_reserved_images_are_not_reported(trials
 def test_planning_them_imports_no_torch():
     code = (
         "import sys\n"
-        "from evidence import left, rows\n"
-        "from evidence.matrix import TARGETS\n"
+        "from evidence import adapted, left, rows\n"
+        "from evidence.matrix import ADAPTATIONS, TARGETS\n"
         "for target in TARGETS: rows.planned(target)\n"
+        "for target in ADAPTATIONS: adapted.planned(target)\n"
         "sys.exit(', '.join({'torch', 'timm', 'torchvision'} & set(sys.modules)) or 0)"
     )
     command = [sys.executable, "-c", code]

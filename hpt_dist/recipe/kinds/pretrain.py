@@ -205,7 +205,10 @@ class Pretrain(Trained):
         images = 0
         for reference in self.data:
             alias, _, split = reference.partition("/")
-            place = datasets[alias].digest, split.partition("@")[0]
+            found = datasets[alias]
+            # Stand-ins of as many images have one digest, and are no images at all.
+            images_id = found.name if found.stand_in else found.digest
+            place = images_id, split.partition("@")[0]
             if place in seen:
                 faults.append(Fault("data", f"{seen[place]} and {reference} hold the same images"))
             seen[place] = reference
