@@ -39,13 +39,13 @@ $(VENV)/.bench: pyproject.toml
 venv: $(VENV)/.test  ## create .venv with all packages for the quickstart, the tests and lint
 
 data: $(VENV)/.demo
-	$(BIN)/hpt-dist shard openmoji/color $(STORE)/datasets/openmoji/color
 	$(BIN)/hpt-dist shard openmoji/line $(STORE)/datasets/openmoji/line
 
 quickstart: data  ## shard real images, run all stages, print the report (about 10 minutes)
 	$(BIN)/hpt-dist launch recipes/quickstart.yaml
 
-openmoji-line: data  ## run the quickstart with baselines, more budgets and seeds (up to an hour)
+openmoji-line: data  ## adapt from colour drawings to lines, with and without HPT (up to an hour)
+	$(BIN)/hpt-dist shard openmoji/color $(STORE)/datasets/openmoji/color
 	$(BIN)/hpt-dist launch recipes/openmoji_line.yaml
 
 test: venv  ## run the tests; ARGS="tests/datasets/test_tar.py -n 0" runs one file, HPT_REQUIRE_SERVICES=1 skips none

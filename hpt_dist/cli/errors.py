@@ -25,7 +25,7 @@ def errors(
         str,
         typer.Argument(
             metavar="RUN/TRIAL",
-            help="An evaluation, such as quickstart/features/init=hpt, or my_recipe.yaml/probe.",
+            help="An evaluation, such as my_recipe/linear/init=hpt, or my_recipe.yaml/probe.",
             autocompletion=completion.runs,
         ),
     ],
@@ -55,7 +55,7 @@ def errors(
 
     \b
     Examples:
-      hpt-dist errors quickstart/features/init=hpt
+      hpt-dist errors quickstart/linear/init=hpt,seed=0
       hpt-dist errors my_recipe.yaml/probe --top 100 --to mistakes.html
       hpt-dist errors my_recipe.yaml/probe --split test --json
     """
@@ -63,7 +63,7 @@ def errors(
         raise RequestError(f"{to} has the wrong ending", where="--to", allowed=".html")
     run, stage = split_run(name)
     if not stage:
-        raise RequestError(f"{name} names no trial", allowed="RUN/TRIAL, such as quickstart/probe")
+        raise RequestError(f"{name} names no trial", allowed="RUN/TRIAL, such as my_recipe/probe")
     opened, run = store_of(run, store)
     found = runs.finished_trials(opened, run, stage)
     trial = _only(found, stage)

@@ -40,7 +40,7 @@ def logs(
 
     \b
     Examples:
-      hpt-dist logs quickstart --trial hpt -f
+      hpt-dist logs quickstart --trial hpt/seed=0 -f
       hpt-dist logs my_recipe.yaml
     """
     if json_ and follow:

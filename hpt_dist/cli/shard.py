@@ -124,6 +124,8 @@ def shard(
             manifest = write(request, understood_source(request), workers)
     if manifest:
         print_written(manifest, destination, time.perf_counter() - began_s, json_)
+        if not manifest.classes:
+            console.print_note("recipes/unlabeled.yaml trains on images without labels")
 
 
 def tar_options(image: str, label: str, classes: str, split: str) -> TarOptions | None:

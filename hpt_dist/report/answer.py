@@ -9,7 +9,7 @@ from typing import Literal
 
 from hpt_dist.evals.evidence import Comparison, Verdict, scale_of
 from hpt_dist.page import Lead
-from hpt_dist.report.cells import Difference
+from hpt_dist.report.cells import SAME, Difference
 from hpt_dist.report.gates import Gate
 from hpt_dist.report.lineage import Spent
 from hpt_dist.report.shown import Panel, Shown
@@ -78,12 +78,26 @@ def answer(
     for gate in gates:
         if any(one.comparison.mean is not None for one in gate.differences):
             return _of_gate(gate, so_far)
+    if same := _that_kept_the_base(figures):
+        return Answer("no evidence", same[0], f"{same[1]}{so_far}")
     if not done:
         return Answer("none", "", f"Nothing is done yet, of {trials} trials.")
     if is_watched:
         says = "No label judged the features; what pretraining changed is below."
         return Answer("none", "", says + so_far)
     return Answer("none", "", f"Nothing was compared with a baseline.{so_far}")
+
+
+def _that_kept_the_base(figures: Sequence[Shown]) -> tuple[str, str] | None:
+    """Return the first row that is the baseline by another name, and that in words."""
+    for figure in figures:
+        for panel in figure.panels:
+            for one in panel.differences:
+                if one.comparison.says == SAME.format(panel.table.baseline):
+                    stage, metric = panel.table.stage, panel.table.metric
+                    says = f"{one.row} in {stage}, {metric}: {one.comparison.says}."
+                    return one.row, says
+    return None
 
 
 def _of_panel(figure: Shown, panel: Panel, on_val: OnVal, so_far: str) -> Answer:

@@ -12,7 +12,7 @@ from hpt_dist.evals.evidence import Axes, Comparison, is_accuracy
 from hpt_dist.report.points import Computed, Point
 
 _NUMERICS_AXES = ("precision", "memory_format")
-_SAME = "no difference: it kept the weights of {}, so its result is the same"
+SAME = "no difference: it kept the weights of {}, so its result is the same"
 _SPLITS = {"val": "validation", "test": "test"}
 
 
@@ -190,7 +190,7 @@ def _are_the_same(entries: Sequence[Entry], row: str, baseline: str) -> bool:
 def why_not_comparable(entries: Sequence[Entry], row: str, baseline: str) -> str:
     """Return why two rows must not be compared; empty if they may be."""
     both = [entry for entry in entries if entry.row in (row, baseline)]
-    return _mixed(both) or (_SAME.format(baseline) if _are_the_same(both, row, baseline) else "")
+    return _mixed(both) or (SAME.format(baseline) if _are_the_same(both, row, baseline) else "")
 
 
 def compared(

@@ -120,16 +120,24 @@ def _averages(points: Sequence[Point], stages: Sequence[str]) -> list[str]:
     return [f"{name}: {says}" for name, says in found.items() if says]
 
 
+def _base_of(row: str, baseline: str, rows: Sequence[str]) -> str:
+    """Return the row that one is compared with: the baseline's with the same other values.
+
+    Where an evaluation sweeps more than its start, a row is named `hpt (shots=1)`.
+    """
+    same = baseline + row[len(row.partition(" (")[0]) :]
+    return same if same in rows else baseline
+
+
 def _gate(points: Sequence[Point], stage: str, kind: str, baseline: str) -> Gate:
     metric = metric_of(points, stage, "val")
     entries = entries_of(points, stage, metric, "init", "")
     num_images = images_of(points, stage, metric)
+    rows = names_of(entry.row for entry in entries)
     differences = tuple(
-        Difference(
-            row, "", 1, compared(entries, row, baseline, metric, num_images, fixed_base=True)
-        )
-        for row in names_of(entry.row for entry in entries)
-        if row != baseline
+        Difference(row, "", 1, compared(entries, row, base, metric, num_images, fixed_base=True))
+        for row in rows
+        if (base := _base_of(row, baseline, rows)) != row
     )
     cells = cells_of(entries, metric, num_images)
     inits = [str(p.axes["init"]) for p in points if p.stage == stage and "init" in p.axes]

@@ -45,7 +45,7 @@ def _labels(sample: Sample) -> tuple[int, ...]:
 
 def _classes(classes: Sequence[str]) -> str:
     if not classes:
-        return "no labels: recipes/unlabeled.yaml trains on such images"
+        return "no labels"
     words = f"{len(classes):,} class{'es' if len(classes) > 1 else ''}: {_listed(classes)}"
     doubtful = [name for name in classes if name.casefold() in _DOUBTFUL]
     return f"{words}; classes, as others: {', '.join(doubtful)}" if doubtful else words

@@ -36,11 +36,9 @@ QUICK = [
     for setting in (
         "image.size=32",
         *("stages.hpt.steps=12", "stages.hpt.head_warmup_steps=2", "stages.hpt.monitor.every=6"),
-        *("stages.hpt.batch=16", "stages.hpt.moco.queue=64", "stages.features.steps=20"),
-        *("stages.adapt.steps=6", "stages.adapt.head_warmup_steps=2", "stages.adapt.eval_every=3"),
-        *("stages.adapt.sweep.seed=[0]", "stages.adapt.sweep.init=[hpt]"),
-        *("stages.features.sweep.init=[hpt]", "stages.adapt.batch_labelled=4"),
-        "stages.adapt.batch_unlabelled=8",
+        *("stages.hpt.batch=16", "stages.hpt.moco.queue=64", "stages.hpt.sweep.seed=[0]"),
+        *("stages.linear.sweep.init=[hpt]", "stages.linear.sweep.seed=[0]"),
+        *("stages.few.sweep.init=[hpt]", "stages.few.sweep.seed=[0]", "stages.few.sweep.shots=[1]"),
     )
     for word in ("--set", setting)
 ]
@@ -81,7 +79,7 @@ def test_the_quickstart_on_one_node_leaves_what_it_leaves_here(site, drawings, t
     assert "4 trials are in the queue already" in again
     assert "nothing to submit" in again
     assert len(list(site.store.glob("launches/*.json"))) == 1
-    assert site.states()["hpt"] in ("queued", "running")
+    assert site.states()["hpt/seed=0"] in ("queued", "running")
     assert site.finished() == alone.left
     # The last trial has closed the launch: nobody waited for it.
     [end] = site.store.glob("launches/*.end")
@@ -94,7 +92,7 @@ def test_the_quickstart_on_one_node_leaves_what_it_leaves_here(site, drawings, t
     assert set(site.states().values()) == {"cached"}
     cached = site.launch(*QUICK, text=QUICKSTART, profile=DEV + STRAY)
     assert "all 4 trials are cached" in cached
-    logs = site.hpt("logs", "quickstart", "--trial", "hpt")
+    logs = site.hpt("logs", "quickstart", "--trial", "hpt/seed=0")
     assert "== hpt" in logs
     assert re.search(r"step 12/12  loss \d.*, ridge [\d.]+ % at step 6, .*images/s", logs)
     assert "left out of the environment: ACCELERATE_MIXED_PRECISION, " in site.logs()

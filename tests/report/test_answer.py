@@ -52,6 +52,15 @@ def test_without_a_row_to_compare_with_there_is_no_verdict() -> None:
     assert (found.verdict, found.row) == ("none", "")
 
 
+def test_a_stage_that_kept_its_base_is_no_evidence() -> None:
+    names = [f"adapt/init={init},shots=1,seed=0" for init in ("base", "hpt")]
+    done = [finished(name, {"test/top1": 0.5}) for name in names]
+    done[1].run["same_as"] = done[0].key
+    found = build(launched(names), done).answer
+    assert (found.verdict, found.row) == ("no evidence", "hpt")
+    assert "it kept the weights of base, so its result is the same." in found.says
+
+
 def test_a_gate_answers_where_the_recipe_asks_for_no_figure() -> None:
     names = [f"probe/init={init}" for init in ("base", "hpt")]
     done = [
@@ -63,6 +72,18 @@ def test_a_gate_answers_where_the_recipe_asks_for_no_figure() -> None:
     found = build(launch, done).answer
     assert found.verdict == "helped"
     assert "frozen features judged by linear on validation in probe" in found.says
+
+
+def test_a_gate_of_several_budgets_compares_each_with_the_baseline_at_the_same() -> None:
+    values = {("base", 1): 0.2, ("base", 5): 0.5, ("hpt", 1): 0.5, ("hpt", 5): 0.5}
+    names = {f"few/init={init},shots={n}": value for (init, n), value in values.items()}
+    details = {"n_val": 2000}
+    done = [finished(n, {"val/top1": v}, kind="linear", details=details) for n, v in names.items()]
+    launch = launched(list(names))
+    object.__setattr__(launch, "report", {})
+    [gate] = build(launch, done).gates
+    found = {one.row: one.comparison.verdict for one in gate.differences}
+    assert found == {"hpt (shots=1)": "helped", "hpt (shots=5)": "no evidence"}
 
 
 def test_of_several_rows_validation_chooses_the_one_to_answer_about() -> None:

@@ -48,7 +48,12 @@ SHELL = {
 # One job on the profile's own CPUs, one on as many GPUs as it has up to 16, and an array.
 SHAPE = (
     *("stages.hpt.resources.gpus=16", "stages.hpt.resources.time_min=90"),
-    *("stages.adapt.sweep.init=[hpt]", "stages.adapt.sweep.seed=[0, 1, 2]"),
+    *("stages.hpt.sweep.seed=[0]", "stages.linear.sweep.seed=[0]"),
+    *(
+        "stages.few.sweep.init=[hpt]",
+        "stages.few.sweep.seed=[0]",
+        "stages.few.sweep.shots=[1, 2, 5]",
+    ),
 )
 
 
@@ -58,7 +63,7 @@ def test_the_scripts_of_each_profile(profile, drawings, tmp_path):
     store = tmp_path / "store"
     store.symlink_to(drawings)
     words = [word for setting in SHAPE for word in ("--set", setting)]
-    command = ("launch", "recipes/quickstart.yaml", "--on", profile, "--only", "adapt", *words)
+    command = ("launch", "recipes/quickstart.yaml", "--on", profile, "--only", "few", *words)
     done = subprocess.run(
         [sys.executable, "-m", "hpt_dist", *map(str, command), "--dry-run"],
         env=SHELL | {"HPT_STORE": str(store), "HPT_WORK": "/shared/work"},
