@@ -88,6 +88,7 @@ bench-gpu: $(VENV)/.bench  ## measure ResNet-50 MoCo v2 at 224 pixels on this ma
 	PYTHONPATH=tests/fixtures $(BIN)/python -W ignore -m benchmarks.gpu $(ARGS)
 
 evidence: data  ## measure what docs/evidence.md lacks (ARGS="--minutes 40"; ARGS=--list shows what is left)
+	$(BIN)/hpt-dist shard openmoji/color $(STORE)/datasets/openmoji/color
 	$(BIN)/hpt-dist shard openmoji/paint $(STORE)/datasets/openmoji/paint
 	$(BIN)/hpt-dist shard openclipart $(STORE)/datasets/openclipart
 	$(BIN)/hpt-dist shard fashion-mnist $(STORE)/datasets/fashion-mnist

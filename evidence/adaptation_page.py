@@ -30,10 +30,10 @@ _READING = (
     "and the mean says nothing of other drawings. Its first row of an objective is over all "
     "budgets: read that one first.",
     "Settings are the same in every row: recipes/evidence/common/adaptation.yaml. They began as "
-    "the quickstart's, in fewer steps, which val of colour to lines had chosen. "
+    "those of recipes/openmoji_line.yaml, in fewer steps, which val of lines had chosen. "
     "recipes/evidence/paint_to_line.yaml compares others, on val of a pair that is not reported. "
-    "Above, paint and colour are kept for tuning what pretraining does; no pretraining is tuned "
-    "here.",
+    "Paint and colour are also what pretraining alone was tuned on, val and test together "
+    "(docs/quickstart.md); none of its settings changed by that.",
     "openclipart and OpenMoji share 7 classes with 220 line drawings, of which 89 are tested on: "
     "too few for differences of a few points.",
 )

@@ -112,12 +112,11 @@ def paired(records: Iterable[UnitRecord], one: Find, other: Find) -> list[Pair]:
     """
     found: list[Pair] = []
     for record in sorted(records, key=lambda one: one.seed):
-        pair = one(record), other(record)
-        if pair[0] is None or pair[1] is None:
+        first, second = one(record), other(record)
+        if first is None or second is None:
             continue
-        both = pair[0], pair[1]
-        if not found or _settings(found[0]) == _settings(both):
-            found.append(both)
+        if not found or _settings(found[0]) == _settings((first, second)):
+            found.append((first, second))
     return found
 
 

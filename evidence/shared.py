@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from hpt_dist.datasets import shards
@@ -88,7 +88,7 @@ def _shared(
 
 
 def _placed(
-    samples: Iterator[Sample] | Sequence[Sample], ids: Mapping[Label, int], *, is_source: bool
+    samples: Iterable[Sample], ids: Mapping[Label, int], *, is_source: bool
 ) -> Iterator[Sample]:
     for sample in samples:
         if sample.label in ids:
