@@ -105,10 +105,14 @@ class _Prototypes(nn.Module):
     def __init__(self, head: Head, temperature: float) -> None:
         super().__init__()
         dim, feature_dim = head.state["embedding.weight"].shape
-        sizes = {"head_dim": dim, "temperature": temperature}
-        # Of all objectives the answers are the same.
         self._of = MME(
-            nn.Identity(), feature_dim, len(head.classes), **sizes, objective="s+t", seed=0
+            nn.Identity(),
+            feature_dim,
+            len(head.classes),
+            head_dim=dim,
+            temperature=temperature,
+            objective="s+t",  # the answers of all objectives are computed alike
+            seed=0,
         )
         self._of.load_state_dict(dict(head.state))
 

@@ -35,10 +35,11 @@ stages:
     sweep: {labels: [3, 6], seed: [0, 1]}
   objectives:
     steps: 2
+    eval_every: 2
     batch_labelled: 3
     batch_unlabelled: 3
     sweep: {objective: [s+t, consistency], labels: [3], seed: [0, 1]}
-  ceiling: {steps: 2, batch_labelled: 3, sweep: {seed: [0, 1]}}
+  ceiling: {steps: 2, eval_every: 2, batch_labelled: 3, sweep: {seed: [0, 1]}}
 """
 
 
@@ -83,11 +84,16 @@ def undisturbed(datasets, mlflow_tables, tmp_path_factory):
     """A store in which the twin went through at once, its recipe, and the folder of its report."""
     folder = tmp_path_factory.mktemp("undisturbed")
     store, recipe = fill(folder / "store", datasets, mlflow_tables), write_recipe(folder, TWIN)
-    threads = torch.get_num_threads()
-    hpt("launch", str(recipe), "--on", "inline", store=str(store), process=False)
-    torch.set_num_threads(threads)
+    inline("launch", str(recipe), store=store)
     hpt("report", str(recipe), "--out", str(folder / "report"), store=str(store))
     return store, recipe, folder / "report"
+
+
+def inline(*words, store):
+    """Launch in this process, which computes with as many threads afterwards as before."""
+    threads = torch.get_num_threads()
+    hpt(*words, "--on", "inline", store=str(store), process=False)
+    torch.set_num_threads(threads)
 
 
 def planned(recipe, store):
@@ -130,8 +136,8 @@ def test_the_flagships_report_fills_all_of_its_tables(undisturbed):
     [gains] = report["gains"]
     assert (gains["row"], gains["pairs"]) == ("hpt", len(BUDGETS) * len(SEEDS))
     total = sum(one["change"] * one["images"] for one in gains["classes"]) / 12
-    over_all = table["panels"][0]["differences"][-1]["comparison"]["mean"]
-    assert 100 * total == pytest.approx(over_all)
+    over_all = max(table["panels"][0]["differences"], key=lambda one: one["columns"])
+    assert 100 * total == pytest.approx(over_all["comparison"]["mean"])
     text = (folder / "report.md").read_text()
     assert "The paper's values beside ours" in text
     assert "MME+HPT" in text
@@ -140,12 +146,15 @@ def test_the_flagships_report_fills_all_of_its_tables(undisturbed):
 def kill_a_trial(store, keys):
     """Kill the process of the first of some trials that has saved a state; return its key."""
 
+    found = []
+
     def begun():
         folders = [store / "stages" / key for key in keys]
-        return [one for one in folders if saved_step(one) and not (one / "DONE").exists()]
+        found[:] = [one for one in folders if saved_step(one) and not (one / "DONE").exists()]
+        return found
 
     wait_for(begun)
-    [folder] = begun()
+    [folder] = found
     os.kill(json.loads((folder / "lease.json").read_text())["pid"], signal.SIGKILL)
     return folder.name
 
@@ -156,7 +165,7 @@ def test_a_lost_trial_costs_no_other_and_ends_with_the_same_bytes(
     calm, recipe, _ = undisturbed
     store = fill(tmp_path / "store", datasets, mlflow_tables)
     words = ("launch", str(recipe), "--only", "adapt")
-    keys = {row["key"]: name for name, row in planned(recipe, store).items() if "adapt" in name}
+    keys = {row["key"] for name, row in planned(recipe, calm).items() if "adapt" in name}
     launch = subprocess.Popen(
         [sys.executable, "-m", "hpt_dist", *words],
         env=environment(str(store)),
@@ -170,14 +179,12 @@ def test_a_lost_trial_costs_no_other_and_ends_with_the_same_bytes(
     assert "its process was killed" in printed
     assert f"1 of {2 + len(keys)} trials are not done" in printed
     before = outcome(store)
-    assert before.keys() == {key for key in outcome(calm) if key in keys or key in starts(calm)} - {
-        lost
-    }
+    assert set(before) == (keys | starts(calm)) - {lost}
     report = document(hpt("report", str(recipe), "--json", store=str(store)))
     counts = [len(cell["values"]) for cell in report["table"]["cells"]]
     assert sorted(counts) == [1, 2, 2, 2]
     costs = {key: (store / f"stages/{key}/run.json").read_bytes() for key in before}
-    hpt(*words, store=str(store), process=False)
+    inline(*words, store=store)
     assert outcome(store) == {key: outcome(calm)[key] for key in {*before, lost}}
     # Nothing else ran again, the pretraining least of all.
     assert costs == {key: (store / f"stages/{key}/run.json").read_bytes() for key in before}
