@@ -106,9 +106,9 @@ def blocks(gains: Sequence[Gains]) -> list[Block]:
     found: list[Block] = []
     for one in gains[:_DATASETS_SHOWN]:
         found += _of_dataset(one)
-    if more := len(gains) - _DATASETS_SHOWN:
+    if (more := len(gains) - _DATASETS_SHOWN) > 0:
         text = f"The classes of {more} more datasets are in report.json, under gains."
-        found += [Paragraph(text)] if more > 0 else []
+        found.append(Paragraph(text))
     return found
 
 

@@ -79,7 +79,7 @@ def test_the_page_shows_both_ends_and_escapes_names():
     assert len(rows) == 1 + 10
     assert [row.split("|")[1].strip() for row in rows[2:6]] == ["c0", "c1", "c2", "c3"]
     assert rows[-1].split("|")[1].strip() == "c12"
-    assert "+30.0 | [+20.0, +40.0]" in text
+    assert "+30.0 | [+20.0, +40.0]" in " ".join(text.split())
     assert "Of 14 classes 7 gain, 6 lose and 1 stay" in " ".join(text.split())
     assert "mean over 3 pairs" in " ".join(text.split())
     assert "\x1b" not in html + text
