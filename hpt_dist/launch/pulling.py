@@ -108,7 +108,7 @@ def pull(
             contents[loading_note.FILE] = note.encode()
             pulled.notes.append(f"how to load it: {folder / loading_note.FILE}")
             if HEAD in contents:
-                pulled.notes += ["", *loading_note.three_lines(folder, several=several), ""]
+                pulled.notes.extend(["", *loading_note.three_lines(folder, several=several), ""])
             if one.name in cards:
                 contents[card.FILE] = cards[one.name].encode()
         for path, content in contents.items():
