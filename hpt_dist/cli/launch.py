@@ -40,6 +40,7 @@ from hpt_dist.errors import RequestError
 from hpt_dist.errors.secrets import public_address
 from hpt_dist.launch import (
     arrivals,
+    by_class,
     here,
     launches,
     on_slurm,
@@ -53,7 +54,6 @@ from hpt_dist.launch.on_slurm import Site
 from hpt_dist.launch.survey import Planned
 from hpt_dist.processes import environment
 from hpt_dist.recipe.trial import Trial
-from hpt_dist.report.report import build
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.store import Store
 from hpt_dist.store.committed import is_done
@@ -142,7 +142,7 @@ def as_json(store: Store, record: Launch | None) -> dict[str, Any]:
         "launch": record.id,
         "store": store.uri,
         "trials": {name: survey.as_json(state) for name, state in states.items()},
-        "report": build(record, results.finished(store, record)).as_json(),
+        "report": by_class.build(store, record, results.finished(store, record)).as_json(),
     }
 
 
@@ -243,7 +243,7 @@ def _cached(prepared: Planned, trials: Sequence[Trial], settings: Settings) -> L
 def _print_report(record: Launch, store: Store, work: Path) -> None:
     """Print a launch's report, the path of its file, and where to see its runs."""
     done = results.finished(store, record)
-    report = build(record, done)
+    report = by_class.build(store, record, done)
     console.print_line("")
     console.print_line(report.markdown())
     written.write(report, record, done, store, work)

@@ -11,9 +11,16 @@ from hpt_dist.cli import console, written
 from hpt_dist.cli.lacking import print_lacking
 from hpt_dist.cli.options import JsonOption, RecipeStoreOption, RunArgument
 from hpt_dist.cli.requested import launch_of
-from hpt_dist.launch import arrivals, exhibited, launches, outdated, report_settings, results
+from hpt_dist.launch import (
+    arrivals,
+    by_class,
+    exhibited,
+    launches,
+    outdated,
+    report_settings,
+    results,
+)
 from hpt_dist.launch.description import ENDED
-from hpt_dist.report.report import build
 
 
 def report(
@@ -44,7 +51,7 @@ def report(
     for note in filter(None, (changes, outdated.since(opened, record, run))):
         console.print_note(f"note: {note}")
     done = results.finished(opened, record)
-    result = build(record, done)
+    result = by_class.build(opened, record, done)
     for path in (
         result.write(out, exhibited.exhibits(opened, record, done, result.judged)) if out else ()
     ):

@@ -1,4 +1,4 @@
-"""Classify images by what a linear evaluation or fine-tuning left, as `pull` copies it."""
+"""Classify images by what a linear evaluation, fine-tuning or adaptation left, once pulled."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from hpt_dist.errors import RequestError, WeightsError
-from hpt_dist.images.crops import center_box
+from hpt_dist.images.crops import center_box, squashed_box
 from hpt_dist.images.photometric import Normalize
 from hpt_dist.images.pixels import EncodedImage, resize_box
+from hpt_dist.methods import MME
 from hpt_dist.networks import backbones
 from hpt_dist.networks.inner_features import features_at
 from hpt_dist.store.committed import HEAD, MODEL
@@ -36,12 +37,11 @@ class Classifier(nn.Module):
     def __init__(self, backbone: nn.Module, head: Head) -> None:
         super().__init__()
         self.backbone = backbone
-        weight = head.state["weight"]
-        self.head = nn.Linear(weight.shape[1], weight.shape[0])
-        self.head.load_state_dict(dict(head.state))
+        self.head = _scores_of(head)
         self.classes = tuple(head.classes)
         self.several = head.several
         self.image_size = head.image_size
+        self._squash = head.squash
         self._normalize = Normalize(head.mean, head.std)
         self.eval().requires_grad_(False)
 
@@ -60,7 +60,9 @@ class Classifier(nn.Module):
         views = torch.empty((len(images), self.image_size, self.image_size, 3), dtype=torch.uint8)
         for path, view in zip(images, views, strict=True):
             encoded = EncodedImage(_content(Path(path)))
-            resize_box(encoded.decode(), center_box(0, *encoded.size()), view)
+            size = encoded.size()
+            middle = squashed_box(*size, self.image_size, 0.5, 0.5)
+            resize_box(encoded.decode(), middle if self._squash else center_box(0, *size), view)
         return self._normalize(views.permute(0, 3, 1, 2))
 
     def probabilities(self, *images: str | Path) -> Tensor:
@@ -68,7 +70,7 @@ class Classifier(nn.Module):
 
         Of one label an image they add up to 1; of several each stands alone. Raises as `prepared`.
         """
-        scores: Tensor = self(self.prepared(images).to(self.head.weight.device))
+        scores: Tensor = self(self.prepared(images).to(next(self.parameters()).device))
         return scores.sigmoid() if self.several else scores.softmax(dim=1)
 
     def classify(self, *images: str | Path) -> list[str]:
@@ -97,12 +99,43 @@ class Classifier(nn.Module):
         ]
 
 
+class _Prototypes(nn.Module):
+    """Similarities of features to prototypes, as the adaptation computes them."""
+
+    def __init__(self, head: Head, temperature: float) -> None:
+        super().__init__()
+        dim, feature_dim = head.state["embedding.weight"].shape
+        self._of = MME(
+            nn.Identity(),
+            feature_dim,
+            len(head.classes),
+            head_dim=dim,
+            temperature=temperature,
+            objective="s+t",  # the answers of all objectives are computed alike
+            seed=0,
+        )
+        self._of.load_state_dict(dict(head.state))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self._of.predict(features)
+
+
+def _scores_of(head: Head) -> nn.Module:
+    """Return what gives features [b, d] a score of each class."""
+    if head.temperature is not None:
+        return _Prototypes(head, head.temperature)
+    weight = head.state["weight"]
+    linear = nn.Linear(weight.shape[1], weight.shape[0])
+    linear.load_state_dict(dict(head.state))
+    return linear
+
+
 def load_classifier(folder: str | Path) -> Classifier:
     """Return the classifier that `hpt-dist pull RUN/STAGE FOLDER` copied.
 
     Args:
         folder: with head.safetensors of a linear evaluation and the backbone.safetensors that it
-            judged; or of fine-tuning, with the model.safetensors that it left.
+            judged; or of fine-tuning or adaptation, with the model.safetensors that it left.
 
     Raises:
         RequestError: the folder does not hold them.
@@ -122,19 +155,21 @@ def load_classifier(folder: str | Path) -> Classifier:
     features = features_at(backbone, head.features, head.image_size).eval()
     with torch.inference_mode():
         dim = features(torch.zeros(1, 3, head.image_size, head.image_size)).shape[1]
-    if head.state["weight"].shape[1] != dim:
+    first = "weight" if head.temperature is None else "embedding.weight"
+    if head.state[first].shape[1] != dim:
         raise WeightsError(f"this is no head for {name}", where=str(place / HEAD))
     return Classifier(features, head)
 
 
 def _of_model(state: StateDict, head: Head, where: str) -> StateDict:
-    """Return the backbone of a fine-tuned model, whose head is the one beside it.
+    """Return the backbone of a fine-tuned or adapted model, whose head is the one beside it.
 
     Raises:
         WeightsError: they do not belong together.
     """
+    place = "head." if head.temperature is None else ""
     for name, value in head.state.items():
-        if (ours := state.get(f"head.{name}")) is None or not torch.equal(ours, value):
+        if (ours := state.get(f"{place}{name}")) is None or not torch.equal(ours, value):
             raise WeightsError(f"{HEAD} is not the head of {MODEL}", where=where, fix="pull again")
     prefix = "backbone."
     return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
@@ -144,6 +179,6 @@ def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        fix = "hpt-dist pull RUN/STAGE FOLDER, of a linear evaluation or fine-tuning"
+        fix = "hpt-dist pull RUN/STAGE FOLDER, of a linear evaluation, fine-tuning or adaptation"
         what = f"{path.name} cannot be read: {error.strerror}"
         raise RequestError(what, where=str(path.parent), fix=fix) from error

@@ -24,10 +24,12 @@ class View:
     Args:
         size: side after resizing, pixels.
         area: smallest and largest area of the crop as a share of the image.
+        squash: cut a part of one size out of the squashed image instead; see `squashed_box`.
     """
 
     size: int
     area: tuple[float, float]
+    squash: bool = False
 
 
 def random_box(
@@ -55,6 +57,25 @@ def random_box(
     w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
+
+
+def squashed_box(width: int, height: int, size: int, across: float, down: float) -> Box:
+    """Return the part that is cut out of the image after it was squashed to a larger square.
+
+    The square's side is size + size / 7, rounded: 256 for 224, as in the code of MME (Saito et al.,
+    arXiv 1904.06487). The part starts at a whole pixel of that square.
+
+    Args:
+        width: of the image, pixels.
+        height: of the image, pixels.
+        size: side of the part, pixels of the square.
+        across: how far right the part is, 0 to 1; 1/2 is the middle.
+        down: the same of its place from top to bottom.
+    """
+    margin = round(size / 7)
+    left, top = (min(int(share * (margin + 1)), margin) for share in (across, down))
+    x, y = width / (size + margin), height / (size + margin)
+    return left * x, top * y, (left + size) * x, (top + size) * y
 
 
 def center_box(_: int, width: int, height: int) -> Box:

@@ -88,7 +88,8 @@ def crop_resize(image: Tensor, box: Box, out: Tensor) -> None:
     """Cut a box out of an image and resize it: torchvision's `resized_crop` with antialias.
 
     Bilinear; pixels outside of the box have no influence. Corners are moved to the nearest pixels:
-    `random_box` returns corners on pixels, and only in a reduced image they lie between two.
+    `random_box` returns corners on pixels; in a reduced image, and those of `squashed_box`, they
+    lie between two.
 
     Args:
         image: uint8 [h, w, 3], contiguous.

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from hpt_dist.errors import HptError
 from hpt_dist.errors.secrets import public_address
-from hpt_dist.launch import description, exhibited, launches, parent_run, results
+from hpt_dist.launch import by_class, description, exhibited, launches, parent_run, results
 from hpt_dist.launch.survey import state_of
-from hpt_dist.report.report import build
 from hpt_dist.slurm import jobs as slurm_jobs
 from hpt_dist.slurm.commands import Queued
 from hpt_dist.store import Store, lease
@@ -45,7 +44,7 @@ def finish_launch(store: Store, launch: Launch, *, done: bool, stopped: bool = F
         files["recipe.yaml"] = launch.written.encode()
     try:
         finished = results.finished(store, launch)
-        report = build(launch, finished)
+        report = by_class.build(store, launch, finished)
         if not stopped:  # somebody waits for the prompt, and pictures take long
             files |= report.files(exhibited.exhibits(store, launch, finished, report.judged))
         text = report.markdown()

@@ -107,6 +107,8 @@ def pull(
         if note:
             contents[loading_note.FILE] = note.encode()
             pulled.notes.append(f"how to load it: {folder / loading_note.FILE}")
+            if HEAD in contents:
+                pulled.notes.extend(["", *loading_note.three_lines(folder, several=several), ""])
             if one.name in cards:
                 contents[card.FILE] = cards[one.name].encode()
         for path, content in contents.items():
@@ -185,6 +187,9 @@ def _missing(store: Store, one: _Left) -> list[str]:
     """Return why an evaluation brings no classifier."""
     if one.kind == "knn":
         return [f"{one.name}: neighbours have no classifier to load; a linear stage leaves one"]
+    if one.kind == "mme" and HEAD not in one.objects:
+        what = f"an earlier version left no {HEAD}, so load_classifier cannot load it"
+        return [f"{one.name}: {what}; {loading_note.FILE} says what {MODEL} holds"]
     if one.kind not in ("linear", "finetune") or HEAD in one.objects:
         return []
     return [

@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from hpt_dist.errors import RequestError
-from hpt_dist.images.crops import CROP_DRAWS, View, center_box, random_box
+from hpt_dist.images.crops import CROP_DRAWS, Box, View, center_box, random_box, squashed_box
 from hpt_dist.images.photometric import DRAWS, Photometric
 from hpt_dist.reading.damage import Replacements
 from hpt_dist.reading.decoder import Batch, Crop, Decoder, Pending
@@ -201,6 +201,7 @@ def center_batches(
     workers: int = 2,
     rows: Ints | None = None,
     replacements: Replacements | None = None,
+    squash: bool = False,
 ) -> Iterator[Batch]:
     """Yield every image once and in order, cut out of the middle for evaluation.
 
@@ -213,12 +214,13 @@ def center_batches(
         workers: threads that read and decode; 0 does it on demand.
         rows: int64, which samples of the pool, in order; None is all.
         replacements: of damaged images; None refuses them: what is judged leaves none out.
+        squash: cut the middle out of the squashed image; see `crops.squashed_box`.
 
     Raises:
         StoreError: a shard does not exist.
         DataError: images are damaged that may not be replaced.
     """
-    crop = Crop(size, center_box)
+    crop = Crop(size, _squashed_middle(size) if squash else center_box)
     decoder = Decoder(pool, workers, replacements, whole=True)
     return _in_order(pool, batch, decoder, 0, lambda _: crop, rows)
 
@@ -282,8 +284,19 @@ def _order(pool: Pool, batch: int, seed: int, streams: int | None, window: int) 
 
 def _random_crop(seed: int, epochs: Ints, indices: Ints, number: int, view: View) -> Crop:
     draws = uniforms(seed, epochs, indices, number, CROP_DRAWS, purpose="crop")
-    area = view.area
-    return Crop(view.size, lambda row, width, height: random_box(width, height, draws[row], area))
+    size, area = view.size, view.area
+
+    def squashed(row: int, width: int, height: int) -> Box:
+        return squashed_box(width, height, size, *draws[row, :2])
+
+    def cut(row: int, width: int, height: int) -> Box:
+        return random_box(width, height, draws[row], area)
+
+    return Crop(size, squashed if view.squash else cut)
+
+
+def _squashed_middle(size: int) -> Callable[[int, int, int], Box]:
+    return lambda _, width, height: squashed_box(width, height, size, 0.5, 0.5)
 
 
 def _in_order(

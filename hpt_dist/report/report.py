@@ -15,13 +15,14 @@ from hpt_dist.evals.choice import Choice
 from hpt_dist.evals.evidence import scale_of
 from hpt_dist.page import Block, Heading, Items, Paragraph
 from hpt_dist.recipe import figures as asked
-from hpt_dist.report import appendix, figure, published, sections, unlabelled
+from hpt_dist.report import appendix, figure, gains, published, sections, unlabelled
 from hpt_dist.report.alike import compared_by
 from hpt_dist.report.answer import Answer, answer
 from hpt_dist.report.cells import Difference
 from hpt_dist.report.claims import Checked, check
 from hpt_dist.report.evaluations import Evaluated, evaluated
 from hpt_dist.report.exhibits import Exhibits
+from hpt_dist.report.gains import Gains
 from hpt_dist.report.gates import Gate, gates, verdict_of
 from hpt_dist.report.lineage import Node, nodes_of, setting_behind, taken_before
 from hpt_dist.report.points import (
@@ -69,6 +70,8 @@ class Report:
         costs: cost of each finished trial.
         lineage: what each trial starts from and reads.
         notes: what could not be reported and why, and what else its reader must know.
+        gains: for each dataset, which classes gain and lose in the answer's row; none where the
+            store was not asked. See `launch.by_class`.
     """
 
     recipe: str
@@ -89,6 +92,7 @@ class Report:
     costs: tuple[Cost, ...]
     lineage: tuple[Node, ...]
     notes: tuple[str, ...]
+    gains: tuple[Gains, ...] = ()
 
     @property
     def table(self) -> Table | None:
@@ -200,6 +204,7 @@ class Report:
         parts = zip(self.figures, self.claims, self.published, strict=True)
         for shown, checked, paper in parts:
             blocks += figure.blocks(shown, checked, paper)
+        blocks += gains.blocks(self.gains)
         blocks += sections.of_evaluations(self.evaluated, has_table=bool(self.figures))
         blocks += sections.of_verdicts(self.verdicts)
         # What a stage forgot says nothing of what it gained.

@@ -30,6 +30,7 @@ from hpt_dist.stages.choice import Left
 from hpt_dist.stages.inputs import (
     ahead,
     manifest_of,
+    mean_std,
     photometric_of,
     pool_of,
     stream_of,
@@ -41,6 +42,7 @@ from hpt_dist.train.loop import Accelerator, Feed, Inputs
 from hpt_dist.train.selection import Evaluation, Look
 from hpt_dist.trial.context import Context
 from hpt_dist.trial.result import Result
+from hpt_dist.weights.head import Head
 
 log = logging.getLogger(__name__)
 # What only its training needs of a method's state: no model that is left has it.
@@ -57,7 +59,7 @@ def run(context: Context, spec: Mme) -> Result:
     method = training.on_device(_method(spec, training.backbone, num_classes))
     # Of all images of a pass, which is not always of as many.
     method.group_batch_norm(spec.batch_of_labelled, None, training.accelerator.num_processes)
-    looks = _Looks(_looked_at(context, spec))
+    looks = _Looks(_looked_at(context, spec), squash=spec.squash)
     outcome = training.fit(
         method,
         spec.optimizer,
@@ -93,6 +95,7 @@ def run(context: Context, spec: Mme) -> Result:
             "intervals": {**on_val.details["intervals"], **on_test.details.get("intervals", {})},
         },
         model=_model(method),
+        head=_head(context, spec, method),
         seconds_before=outcome.seconds_before,
         numerics=training.computed,
         curves=("val/top1",),
@@ -140,6 +143,19 @@ def _model(method: MME) -> dict[str, Tensor]:
     return {name: value.cpu() for name, value in state if not name.startswith(_CENTRES)}
 
 
+def _head(context: Context, spec: Mme, method: MME) -> Head:
+    """Return what is behind the backbone, with all that `load_classifier` needs."""
+    layers = ("embedding.", "prototypes.")
+    return Head(
+        {name: value for name, value in _model(method).items() if name.startswith(layers)},
+        manifest_of(context, spec.target).classes,
+        context.order.image_size,
+        *mean_std(context),
+        temperature=spec.temperature,
+        squash=spec.squash,
+    )
+
+
 def _pools(context: Context, spec: Mme, num_classes: int) -> dict[str, Pool]:
     """Return the images that training reads: source, labelled and unlabelled, as far as it does."""
     train = pool_of(context, (f"{spec.target}/train",))
@@ -182,7 +198,8 @@ def _adapt_labels(
         return
     if since % spec.source_labels.update_every == 0:
         context, accelerator, pool = training.context, training.accelerator, pools["unlabelled"]
-        embedded = logits_of(context, accelerator, method, method.embed, pool, heeds=True)
+        given = context, accelerator, method, method.embed, pool
+        embedded = logits_of(*given, heeds=True, squash=spec.squash)
         method.place_centres(embedded)
     method.adapt_labels(on=True)
 
@@ -196,8 +213,8 @@ def _looked_at(context: Context, spec: Mme) -> Pool:
 class _Looks:
     """Looks at validation in training, and the time that they take of it."""
 
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
+    def __init__(self, pool: Pool, *, squash: bool) -> None:
+        self.pool, self._squash = pool, squash
         self._began, self._seconds = time.perf_counter(), 0.0
 
     def look(self, training: Training, method: MME) -> Look:
@@ -205,7 +222,7 @@ class _Looks:
         began = time.perf_counter()
         # Where one process looks, a state is saved; after the training there is none.
         given = training.context, training.accelerator, method, method.predict, self.pool
-        top1 = _top1(logits_of(*given, heeds=True), self.pool)
+        top1 = _top1(logits_of(*given, heeds=True, squash=self._squash), self.pool)
         self._seconds += time.perf_counter() - began
         return Look({"val/top1": top1})
 
@@ -221,7 +238,7 @@ def _answered(
 ) -> Result:
     """Return the share of a split's images that a method classifies rightly, and its answers."""
     pool = pool_of(context, (f"{spec.target}/{split}",))
-    logits = logits_of(context, accelerator, method, method.predict, pool)
+    logits = logits_of(context, accelerator, method, method.predict, pool, squash=spec.squash)
     scores, top1 = log_odds(logits.numpy(), several=False), _top1(logits, pool)
     replicates, intervals = answers.over_images(split, {"top1": top1}, scores, pool.labels)
     return Result(
@@ -258,6 +275,13 @@ def _policies(spec: Mme, name: str) -> list[Augment]:
     weak = Augment(crop_area=spec.crop_area, jitter=0, gray=0, blur=0)
     is_taught = name == "unlabelled" and spec.objective == "consistency"
     return [weak, spec.consistency.strong] if is_taught else [weak]
+
+
+def _crops(spec: Mme, policies: list[Augment], size: int) -> list[View]:
+    """Return the crops of views; the strong one has its own."""
+    weak, *strong = policies
+    first = View(size, weak.crop_area, squash=spec.squash)
+    return [first, *(View(size, one.crop_area) for one in strong)]
 
 
 def _feed(training: Training, spec: Mme, pools: dict[str, Pool]) -> Feed:
@@ -299,7 +323,7 @@ def _feed(training: Training, spec: Mme, pools: dict[str, Pool]) -> Feed:
                         accelerator,
                         batch=batch,
                         seed=spec.seed,
-                        views=[View(size, one.crop_area) for one in policies[name]],
+                        views=_crops(spec, policies[name], size),
                         replacements=training.replacements,
                     )
                 )

@@ -35,6 +35,7 @@ def logits_of(
     pool: Pool,
     *,
     heeds: bool = False,
+    squash: bool = False,
 ) -> Tensor:
     """Return what a method answers to the images of a pool, in its order; a collective call.
 
@@ -47,6 +48,7 @@ def logits_of(
         predict: normalised images [b, 3, h, w] -> logits [b, num_classes], by the module.
         pool: the images.
         heeds: whether a stop may end it, where one process looks and a state is saved.
+        squash: how the middle of images is cut; see `crops.squashed_box`.
 
     Returns:
         float32 [n, num_classes], on the CPU of every rank.
@@ -63,6 +65,7 @@ def logits_of(
         size=context.order.image_size,
         workers=context.order.threads,
         rows=share,
+        squash=squash,
     )
     with torch.inference_mode(), evaluating(module):
         heeded = context.interrupt.heeding(batches) if heeds and alone else batches

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -195,6 +196,27 @@ class Answer:
     top_scores: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class Hits:
+    """Which images of a split a model answered rightly.
+
+    Args:
+        facts: of the split.
+        labels: int64 [n], class ids, in the split's order.
+        right: bool [n], whether the likeliest class is the image's.
+    """
+
+    facts: Facts
+    labels: Ints
+    right: npt.NDArray[np.bool_]
+
+    def is_of_the_same(self, other: Hits) -> bool:
+        """Return whether another model answered the same images."""
+        ours, its = self.facts, other.facts
+        same = (ours.digest, ours.split, ours.classes) == (its.digest, its.split, its.classes)
+        return same and np.array_equal(self.labels, other.labels)
+
+
 def read(data: bytes, where: str) -> tuple[Facts, list[Answer]]:
     """Return the answers that a file holds.
 
@@ -205,6 +227,30 @@ def read(data: bytes, where: str) -> tuple[Facts, list[Answer]]:
     Raises:
         DataError: it is no such file, or of a format that this version does not know.
     """
+    with _opened(data, where) as (facts, file):
+        table = file.read().cast(_schema(several=facts.several))
+        return facts, list(_answers(facts, table.to_pydict()))
+
+
+def hits(data: bytes, where: str) -> Hits | None:
+    """Return which images were answered rightly; None of several labels an image.
+
+    Args: as of `read`, and it raises the same.
+    """
+    with _opened(data, where) as (facts, file):
+        if facts.several:
+            return None
+        table = file.read(columns=["label", "correct"])
+        labels, right = (table.column(name).to_numpy() for name in ("label", "correct"))
+        known = labels.size == 0 or 0 <= labels.min() <= labels.max() < len(facts.classes)
+        if not known or right.dtype != np.bool_:
+            raise ValueError("an image has a class that is none, or no answer")
+        return Hits(facts, labels.astype(np.int64), right)
+
+
+@contextmanager
+def _opened(data: bytes, where: str) -> Iterator[tuple[Facts, pq.ParquetFile]]:
+    """Open a file; whatever its reader finds wrong is an error that names it."""
     try:
         with pq.ParquetFile(pa.BufferReader(data)) as file:
             metadata = file.metadata.metadata or {}
@@ -216,8 +262,7 @@ def read(data: bytes, where: str) -> tuple[Facts, list[Answer]]:
                     allowed=str(_FORMAT),
                     fix="update hpt-dist",
                 )
-            table = file.read().cast(_schema(several=facts.several))
-        return facts, list(_answers(facts, table.to_pydict()))
+            yield facts, file
     except (*_DAMAGED, DamagedRecordError) as error:
         raise DataError(f"this is no file of predictions: {error}", where=where) from error
 

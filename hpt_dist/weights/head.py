@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from hpt_dist.errors import WeightsError
 from hpt_dist.images.normalization import RGB
@@ -16,7 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _FACTS = ("classes", "image_size", "mean", "std")
-_LATER = {"features": "pool", "several": False}  # not written where it is this
+# Not written where it is this.
+_LATER = {"features": "pool", "several": False, "temperature": None, "squash": False}
+_LINEAR = ("weight", "bias")
+_COSINE = ("embedding.weight", "embedding.bias", "prototypes.weight")
 
 
 @dataclass(frozen=True)
@@ -29,14 +34,18 @@ class _Facts:
     std: RGB
     features: str = "pool"
     several: bool = False
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    squash: bool = False
 
 
 @dataclass(frozen=True)
 class Head:
-    """A linear classifier on features, and how its images were prepared.
+    """A classifier on features, and how its images were prepared.
 
     Args:
-        state: `weight` [classes, d] and `bias` [classes], float32.
+        state: of a linear one `weight` [classes, d] and `bias` [classes]; of one by similarity to
+            prototypes `embedding.weight` [dim, d], `embedding.bias` [dim] and `prototypes.weight`
+            [classes, dim]; float32.
         classes: class names in the order of their ids.
         image_size: side of the network input, pixels.
         mean: of red, green and blue, 0 to 1, by which images are normalised.
@@ -44,6 +53,8 @@ class Head:
         features: where in the backbone they are; see `inner_features.features_at`.
         several: whether an image has several labels, so that a sigmoid of each score is its
             probability; of one label it is the softmax of all.
+        temperature: divisor of the similarities to prototypes; None of a linear classifier.
+        squash: how the middle of images is cut; see `images.crops.squashed_box`.
     """
 
     state: Mapping[str, Tensor]
@@ -53,6 +64,8 @@ class Head:
     std: RGB
     features: str = "pool"
     several: bool = False
+    temperature: float | None = None
+    squash: bool = False
 
     def encoded(self, names: Mapping[str, str]) -> bytes:
         """Return its file in safetensors' format.
@@ -89,7 +102,19 @@ def read(data: bytes, where: str) -> tuple[Head, str]:
     except (KeyError, DamagedRecordError) as error:
         raise WeightsError(f"this is no head of an evaluation: {error}", where=where) from error
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    layers = _LINEAR if facts.temperature is None else _COSINE
     count = len(facts.classes)
-    if shapes.keys() != {"weight", "bias"} or {shape[0] for shape in shapes.values()} != {count}:
+    if shapes.keys() != set(layers) or not _fit([shapes[name] for name in layers], count):
         raise WeightsError(f"this is no head for its {count} classes", where=where)
     return Head(state, **vars(facts)), backbone
+
+
+def _fit(shapes: Sequence[tuple[int, ...]], count: int) -> bool:
+    """Return whether the shapes of a head's layers go together, and with so many classes."""
+    match shapes:
+        case [(rows, _), (ends,)]:
+            return rows == ends == count
+        case [(rows, _), (ends,), (classes, dim)]:
+            return rows == ends == dim and classes == count
+        case _:
+            return False

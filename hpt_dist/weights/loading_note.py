@@ -21,10 +21,7 @@ _CLASSIFIER = """\
 ## The classifier
 
 ```python
-import hpt_dist
-
-classifier = hpt_dist.load_classifier({folder})
-print(classifier.{call}("image.jpg"))
+{lines}
 ```
 
 It prints {prints}. `classifier.probabilities("image.jpg")` gives the probability of
@@ -46,15 +43,27 @@ import torch
 from safetensors import safe_open
 
 with safe_open({head}, framework="pt") as file:
-    weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
+    {tensors}
     classes = json.loads(file.metadata()["classes"])
 
 
 {function}```
 """
+_OF_LINEAR = 'weight, bias = file.get_tensor("weight"), file.get_tensor("bias")'
+# By similarity to prototypes; the temperature changes probabilities, and no answer.
+_OF_PROTOTYPES = """\
+names = ("embedding.weight", "embedding.bias", "prototypes.weight")
+    weight, bias, prototypes = map(file.get_tensor, names)
+    temperature = json.loads(file.metadata()["temperature"])"""
 _CLASSIFY = """\
 def classify(features):
     scores = torch.nn.functional.linear(features, weight, bias)
+    return [classes[best] for best in scores.argmax(1).tolist()]
+"""
+_CLASSIFY_BY_PROTOTYPES = """\
+def classify(features):
+    embedded = torch.nn.functional.linear(features, weight, bias)
+    scores = torch.nn.functional.normalize(embedded, dim=1) @ prototypes.T / temperature
     return [classes[best] for best in scores.argmax(1).tolist()]
 """
 _LABELS = """\
@@ -148,6 +157,18 @@ length 1). The largest score is the class. `safetensors.torch.load_file` loads i
 }
 
 
+def three_lines(folder: Path, *, several: bool) -> tuple[str, ...]:
+    """Return the lines of Python that load a pulled classifier and classify an image by it.
+
+    Args:
+        folder: where it is.
+        several: whether the labels that it gives are several an image.
+    """
+    call = (_SEVERAL if several else _ONE_LABEL)["call"]
+    load = f"classifier = hpt_dist.load_classifier({_literal(folder)})"
+    return "import hpt_dist", load, f'print(classifier.{call}("image.jpg"))'
+
+
 def text(
     trial: str,
     launch: str,
@@ -174,21 +195,11 @@ def text(
     backbone = str(spec["backbone"])
     settings = spec.get("spec", {})
     parts = []
+    kind = str(settings.get("kind", ""))
     if HEAD in names:
-        words = _SEVERAL if several else _ONE_LABEL
-        where = str(settings.get("features", "pool"))
-        inner = f"The output of the part `{where}` of the backbone below, its mean over positions"
-        parts += [
-            _CLASSIFIER.format(folder=_literal(folder), **words),
-            _PLAIN_HEAD.format(
-                features=_FEATURES.get(where, inner),
-                head=_literal(folder / HEAD),
-                function=_LABELS if several else _CLASSIFY,
-            ),
-        ]
+        parts += _of_classifier(settings, folder, several=several, by_prototypes=kind in _MODELS)
     for name in names:
         parts += _of_backbone(backbone, folder, name, file_format)
-    kind = str(settings.get("kind", ""))
     if MODEL in names and HEAD in names:
         parts += _plain(*_library(backbone), _FROM_MODEL.format(file=_literal(folder / MODEL)))
     elif MODEL in names and kind in _MODELS:
@@ -198,7 +209,28 @@ def text(
     title = f"# How to load {trial}\n\nOf the launch `{launch}`, backbone `{backbone}`.\n"
     if average:
         title += f"\nThese weights are an average, {average}: no step of the training left them.\n"
-    return "\n".join([title, *parts, _images(spec.get("image", {}))])
+    squash = bool(settings.get("squash", False))
+    return "\n".join([title, *parts, _images(spec.get("image", {}), squash=squash)])
+
+
+def _of_classifier(
+    settings: Mapping[str, Any], folder: Path, *, several: bool, by_prototypes: bool
+) -> list[str]:
+    """Return the parts for a head: by hpt-dist, and without it."""
+    lines = three_lines(folder, several=several)
+    prints = (_SEVERAL if several else _ONE_LABEL)["prints"]
+    where = str(settings.get("features", "pool"))
+    inner = f"The output of the part `{where}` of the backbone below, its mean over positions"
+    plain = _LABELS if several else _CLASSIFY
+    return [
+        _CLASSIFIER.format(lines="\n".join([lines[0], "", *lines[1:]]), prints=prints),
+        _PLAIN_HEAD.format(
+            features=_FEATURES.get(where, inner),
+            head=_literal(folder / HEAD),
+            tensors=_OF_PROTOTYPES if by_prototypes else _OF_LINEAR,
+            function=_CLASSIFY_BY_PROTOTYPES if by_prototypes else plain,
+        ),
+    ]
 
 
 def _of_backbone(backbone: str, folder: Path, name: str, file_format: str) -> list[str]:
@@ -235,24 +267,44 @@ def _plain(library: str, model: str, load: str) -> list[str]:
     return [template.format(imports="\n".join(imports), model=_literal(model), load=load)]
 
 
-def _images(image: Mapping[str, Any]) -> str:
+def _images(image: Mapping[str, Any], *, squash: bool) -> str:
     if not image:
         return ""
     size, normalize = image["size"], image["normalize"]
     mean, std = NORMALIZE.get(normalize, (None, None))
     by = f"{mean} and {std}" if mean else "those of the datasets (`hpt-dist data show`)"
+    middle, lines = _middle(int(size), squash=squash)
     return f"""\
 ## Images
 
-RGB, upright; the central square, 7/8 of the short side, resized to {size} pixels; values divided by
+RGB, upright; {middle}, resized to {size} pixels; values divided by
 255, then normalised by mean and standard deviation: {by}.
 
     # image = PIL.ImageOps.exif_transpose(PIL.Image.open(path)).convert("RGB")
-    side = min(image.size) * 7 / 8
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    box = left, top, left + side, top + side
+{lines}
     pixels = image.resize(({size}, {size}), PIL.Image.Resampling.BILINEAR, box=box)
 """
+
+
+def _middle(size: int, *, squash: bool) -> tuple[str, str]:
+    """Return which part of an image is taken, in words and as lines of Python."""
+    if not squash:
+        return (
+            "the central square, 7/8 of the short side",
+            """\
+    side = min(image.size) * 7 / 8
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = left, top, left + side, top + side""",
+        )
+    from hpt_dist.images.crops import squashed_box  # it imports NumPy
+
+    left, _, right, _ = squashed_box(1, 1, size, 0.5, 0.5)
+    return (
+        "the middle, about 7/8 of both sides and squashed to a square",
+        f"""\
+    left, right = {left!r}, {right!r}
+    box = left * image.width, left * image.height, right * image.width, right * image.height""",
+    )
 
 
 def _literal(value: Path | str) -> str:

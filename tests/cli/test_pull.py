@@ -22,6 +22,8 @@ import hpt_dist
 from hpt_dist.evals import metrics
 from hpt_dist.store import open_store
 from hpt_dist.store.paths import DONE
+from hpt_dist.trial import predictions_file
+from hpt_dist.weights import head as heads
 
 RECIPE = """\
 name: judged
@@ -40,6 +42,19 @@ stages:
   within: {kind: linear, data: shapes, views: 1, steps: 40, batch: 20, features: blocks.3,
            init: base}
   tune: {kind: finetune, data: pets, init: base, batch: 10, schedule: 12 steps, lr: 0.02}
+  adapt:
+    kind: mme
+    init: base
+    source: pets/train
+    target: pets
+    shots: 2
+    steps: 12
+    eval_every: 4
+    batch_labelled: 4
+    batch_unlabelled: 8
+    head_dim: 16
+    optimizer: {lr: 0.05}
+    sweep: {squash: [false, true]}
   tune_several: {kind: finetune, data: shapes, init: base, batch: 10, schedule: 8 steps, lr: 0.05}
 """
 TOKENS = """\
@@ -98,6 +113,14 @@ def pull(judged: Path, name: str, *options: str, out: str = "out") -> tuple[Path
 def blocks(folder: Path) -> list[str]:
     """Return the blocks of Python that a page of `pull` shows."""
     return re.findall(r"```python\n(.*?)```", (folder / "loading.md").read_text(), re.DOTALL)
+
+
+def cut_as_on_the_page(page: str, image: PIL.Image.Image) -> np.ndarray:
+    """Return an image as the lines of a page of `pull` cut it, uint8 [h, w, 3]."""
+    lines = re.findall(r"^    (.*)", page.partition("## Images")[2], re.MULTILINE)
+    names = {"PIL": PIL, "image": image}
+    exec("\n".join(lines), names)
+    return np.array(names["pixels"])
 
 
 def key_of(judged: Path, stage: str) -> str:
@@ -200,6 +223,51 @@ def test_what_every_kind_leaves_answers_as_it_was_measured(judged, name):
             assert names["classify"](features) == own
 
 
+ADAPTED = {"cut": "adapt/squash=false", "squashed": "adapt/squash=true"}
+
+
+@pytest.mark.parametrize("name", ADAPTED.values(), ids=ADAPTED)
+def test_an_adapted_classifier_gives_the_answers_that_the_stage_computed(judged, name):
+    folder, printed = pull(judged, f"judged/{name}")
+    [three, plain, *backbones] = blocks(folder)
+    assert "\n".join(line for line in three.splitlines() if line) in printed
+    classifier = hpt_dist.load_classifier(folder)
+    kept = (folder / "predictions.test.parquet").read_bytes()
+    facts, found = predictions_file.read(kept, name)
+    files = [judged / "pets" / one.file for one in found]
+    assert classifier.classes == facts.classes
+    probable = classifier.probabilities(*files).numpy()
+    expected = np.zeros_like(probable)
+    for row, one in zip(expected, found, strict=True):
+        row[list(one.top)] = one.top_scores
+    np.testing.assert_allclose(probable, expected, atol=1e-5)
+    own = classifier.classify(*files)
+    right = np.mean([name == file.parent.name for name, file in zip(own, files, strict=True)])
+    result = json.loads((folder / "result.json").read_text())["metrics"]
+    assert right == pytest.approx(result["test/top1"], abs=1e-12)
+    # By the lines of the page alone.
+    names: dict = {}
+    exec(plain, names)
+    exec(next(block for block in backbones if "import timm" in block), names)
+    with torch.inference_mode():
+        assert names["classify"](names["backbone"](classifier.prepared(files))) == own
+
+
+def test_squashed_images_are_prepared_so_by_the_classifier_and_by_its_page(judged):
+    file = next((judged / "pets/test/dog").iterdir())
+    images = {}
+    for name, trial in ADAPTED.items():
+        folder, _ = pull(judged, f"judged/{trial}")
+        images[name] = hpt_dist.load_classifier(folder).prepared([file])
+        with PIL.Image.open(file) as image:
+            page = cut_as_on_the_page((folder / "loading.md").read_text(), image.convert("RGB"))
+        head, _ = heads.read((folder / "head.safetensors").read_bytes(), name)
+        mean, std = (torch.tensor(one)[:, None, None] for one in (head.mean, head.std))
+        shown = (images[name][0] * std + mean) * 255
+        assert (shown - torch.from_numpy(page).permute(2, 0, 1)).abs().max() <= 1.01
+    assert not torch.equal(images["cut"], images["squashed"])
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [
@@ -295,13 +363,10 @@ def test_the_page_says_how_images_are_cut(tmp_path, size):
 
     spec = {"backbone": "torchvision/resnet18", "image": {"size": 32, "normalize": "imagenet"}}
     page = loading_note.text("hpt", "l", spec, tmp_path, ("weights.safetensors",), "safetensors")
-    lines = re.findall(r"^    (.*)", page.partition("## Images")[2], re.MULTILINE)
     image = picture(3, size)
-    names = {"PIL": PIL, "image": image}
-    exec("\n".join(lines), names)
     cut = torch.empty((32, 32, 3), dtype=torch.uint8)
     resize_box(torch.from_numpy(np.array(image)), center_box(0, *size), cut)
-    apart = np.abs(np.array(names["pixels"], int) - cut.numpy())
+    apart = np.abs(cut_as_on_the_page(page, image).astype(int) - cut.numpy())
     assert apart.max() <= 1, "a level of 255, by the order of float sums"
 
 

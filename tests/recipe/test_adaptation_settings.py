@@ -46,13 +46,20 @@ def test_new_settings_leave_the_key_alone_where_they_stand_at_their_defaults():
     [trial] = adapted()
     written = (
         "train: all, transductive: false, protocol: disjoint, source_label_adaptation: false, "
-        "consistency: {threshold: 0.95}, source_labels: {mix: 0.3}, eval_images: 2000"
+        "consistency: {threshold: 0.95}, source_labels: {mix: 0.3}, eval_images: 2000, "
+        "squash: false"
     )
     [same] = adapted(written)
     assert same.key == trial.key
     assert not {"train", "protocol", "consistency", "eval_images"} & set(trial.document["spec"])
-    others = ("train: head", "source_label_adaptation: true", "objective: consistency")
-    assert len({adapted(one)[0].key for one in others} | {trial.key}) == 4
+    others = (
+        *("train: head", "source_label_adaptation: true", "objective: consistency"),
+        "squash: true",
+    )
+    assert len({adapted(one)[0].key for one in others} | {trial.key}) == 1 + len(others)
+    # A crop of a share of the area has no part in squashed images.
+    assert "crop_area" in counting_settings(trial.spec)
+    assert "crop_area" not in counting_settings(adapted("squash: true")[0].spec)
 
 
 @pytest.mark.parametrize(

@@ -144,22 +144,6 @@ def test_a_choice_of_a_source_feeds_the_target(trials):
     assert found["hpt/dataset=pascal"].init == best.key
 
 
-@pytest.mark.parametrize(
-    ("name", "before"),
-    [
-        ("paper/table3_real_to_clipart", "real_to_clip"),
-        ("paper/table3_real_to_sketch", "real_to_sketch"),
-    ],
-)
-def test_table_3_is_the_recipe_of_before(name, before, tmp_path):
-    keys = []
-    for one in (name, before):
-        recipe = recipe_file.load(shipped.recipe(one), environment={})
-        known = lookup.facts(recipe, open_store(str(tmp_path)), STAND_INS / "domainnet.yaml")
-        keys.append([trial.key for trial in plan.make(recipe, known)])
-    assert keys[0] == keys[1]
-
-
 def test_every_item_of_the_paper_has_a_row_and_every_recipe_is_in_one():
     page = (ROOT / "docs/paper.md").read_text()
     rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]

@@ -108,6 +108,12 @@ class Mme(Trained):
         name="sgd", lr=0.01, weight_decay=5e-4, nesterov=True, backbone_lr_scale=0.1
     )
     crop_area: tuple[Fraction, Fraction] = (0.7, 1.0)
+    squash: bool = Field(
+        default=False,
+        description="squash images to a square of 8/7 of the size and cut the size out of it, at "
+        "random to train and in the middle to judge, as MME's code does, in place of crop_area",
+        json_schema_extra=LATER,
+    )
     eval_every: Positive = 500
     eval_images: Positive | None = Field(
         2000,
@@ -186,6 +192,7 @@ class Mme(Trained):
         idle |= set() if self.objective in ("mme", "ent") else {"entropy_weight"}
         idle |= set() if self.objective == "consistency" else {"consistency"}
         idle |= set() if self.source_label_adaptation else {"source_labels"}
+        idle |= {"crop_area"} if self.squash else set()
         return frozenset(idle | ({"source"} if self.objective == "t" else set()))
 
     @property
