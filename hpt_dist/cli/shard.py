@@ -124,8 +124,6 @@ def shard(
             manifest = write(request, understood_source(request), workers)
     if manifest:
         print_written(manifest, destination, time.perf_counter() - began_s, json_)
-        if not manifest.classes:
-            console.print_note("recipes/unlabeled.yaml trains on images without labels")
 
 
 def tar_options(image: str, label: str, classes: str, split: str) -> TarOptions | None:
@@ -269,6 +267,8 @@ def _print_how_to_look(sharding: Sharding) -> None:
 
 def print_written(manifest: Manifest, destination: str, seconds: float, json_: bool) -> None:
     """Print what was written, and which images were left out."""
+    if not manifest.classes:
+        console.print_note("recipes/unlabeled.yaml trains on images without labels")
     images = sum(split.images for split in manifest.splits.values())
     left_out = [vars(one) for one in manifest.quarantined]
     if json_:
