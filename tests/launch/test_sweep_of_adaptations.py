@@ -153,7 +153,7 @@ def kill_a_trial(store, keys):
         found[:] = [one for one in folders if saved_step(one) and not (one / "DONE").exists()]
         return found
 
-    wait_for(begun)
+    wait_for(begun, timeout_s=400)
     [folder] = found
     os.kill(json.loads((folder / "lease.json").read_text())["pid"], signal.SIGKILL)
     return folder.name
