@@ -145,6 +145,14 @@ _MODELS = {
 `embedding.` (a linear layer) and `prototypes.` (a linear layer without bias, on embeddings of
 length 1). The largest score is the class. `safetensors.torch.load_file` loads it.
 """,
+    "detect": """\
+## The detector
+
+`{file}` holds the whole network: `backbone.`, with the names of its library, and the parts of
+torchvision that make boxes of it: `rpn.`, `roi_heads.`, and `fpn.` of a pyramid. Class 0 of its
+predictors is the background. `hpt-dist pull --format torchvision` (of an fpn) or `detectron2`
+writes it under their names, too; docs/detection.md of hpt-dist has the settings beside it.
+""",
 }
 
 
@@ -186,9 +194,9 @@ def text(
                 function=_LABELS if several else _CLASSIFY,
             ),
         ]
-    for name in names:
-        parts += _of_backbone(backbone, folder, name, file_format)
     kind = str(settings.get("kind", ""))
+    for name in names if kind != "detect" else ():
+        parts += _of_backbone(backbone, folder, name, file_format)
     if MODEL in names and HEAD in names:
         parts += _plain(*_library(backbone), _FROM_MODEL.format(file=_literal(folder / MODEL)))
     elif MODEL in names and kind in _MODELS:
@@ -198,7 +206,8 @@ def text(
     title = f"# How to load {trial}\n\nOf the launch `{launch}`, backbone `{backbone}`.\n"
     if average:
         title += f"\nThese weights are an average, {average}: no step of the training left them.\n"
-    return "\n".join([title, *parts, _images(spec.get("image", {}))])
+    images = _images(spec.get("image", {})) if kind != "detect" else ""
+    return "\n".join([title, *parts, images])
 
 
 def _of_backbone(backbone: str, folder: Path, name: str, file_format: str) -> list[str]:

@@ -45,7 +45,7 @@ def detector(architecture, name="torchvision/resnet18", *, masks=False, **design
 def scene(image, masks=False):
     """Return a picture of rectangles: pixels, boxes, labels, masks."""
     random = np.random.default_rng(image)
-    height, width = (64, 96) if image % 2 else (96, 80)
+    height, width = (64, 96) if image % 2 else (128 if image == 2 else 96, 80)
     pixels = torch.from_numpy(random.normal(0, 0.3, (3, height, width)).astype(np.float32))
     corners, labels = [], []
     for _ in range(1 + image % 3):
