@@ -12,17 +12,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hpt_dist.errors import DataError, DivergedError
+from hpt_dist.evals import detection_coco
+from hpt_dist.evals.detection_types import Detections, Floats, Kind, Truth
 from hpt_dist.reading.boxes import Boxes
 
-Kind = Literal["boxes", "masks"]
-Truth = Sequence[tuple[str, Boxes]]
-Floats = NDArray[np.float64]
+__all__ = [
+    "METRICS",
+    "MOST",
+    "Detections",
+    "Floats",
+    "Kind",
+    "Scores",
+    "Truth",
+    "check",
+    "merged",
+    "score",
+]
 
 # Over all overlaps, at an overlap of 0.5 and of 0.75; of small objects (below 32 x 32 pixels), of
 # medium ones and of large ones (above 96 x 96).
@@ -31,27 +40,6 @@ MOST = 100  # detections of a class in an image that count
 _AT = {"AP50": 0, "AP75": 5}  # of the ten overlaps
 _AREAS = {"APs": 1, "APm": 2, "APl": 3}
 _NAMED = 5
-
-
-@dataclass(frozen=True)
-class Detections:
-    """What a detector gives for one image, in any order.
-
-    Args:
-        boxes: float32 [m, 4]: x1, y1, x2, y2 in pixels of the image as decoded upright.
-        scores: float32 [m]: how sure it is; only their order counts.
-        labels: int64 [m]: indices into the dataset's classes.
-        masks: one COCO run-length encoding (compressed counts, of the image's size) per detection;
-            None of a detector without masks.
-    """
-
-    boxes: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    masks: tuple[bytes, ...] | None = None
-
-    def __len__(self) -> int:
-        return len(self.scores)
 
 
 @dataclass(frozen=True)
@@ -102,8 +90,6 @@ def score(
         DivergedError: boxes or scores are not finite.
         RequestError: the evaluator is not installed.
     """
-    from hpt_dist.evals import detection_coco
-
     check(truth, found, len(classes), kind)
     precision = detection_coco.precision(truth, found, len(classes), kind, areas or {})
     has_truth = [bool((precision[:, :, c, 0] >= 0).any()) for c in range(len(classes))]

@@ -6,16 +6,14 @@ It computes what pycocotools computes, in a fifteenth of the time (tests compare
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from hpt_dist.errors import RequestError
+from hpt_dist.evals.detection_types import Detections, Floats, Kind, Truth
 from hpt_dist.images import run_lengths
 from hpt_dist.reading.boxes import Boxes
-
-if TYPE_CHECKING:
-    from hpt_dist.evals.detection import Detections, Floats, Kind, Truth
 
 _NO_AREA = -1.0  # of an object that is ignored among all, small, medium and large ones
 

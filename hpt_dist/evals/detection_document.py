@@ -132,8 +132,9 @@ def shown(
         sure: see `Shown`.
         picture: see `Shown`.
     """
-    names = [str(one) for one in classes]
-    every = matches.curve(matches.ranked(truth, found, matched))
+    every, by_class = matches.ranked(truth, found, matched, len(classes))
+    right, wrong, missed = _counted(truth, found, matched, len(classes), sure)
+    curves = [matches.curve(one) for one in by_class]
     return Shown(
         format=_FORMAT,
         split=split,
@@ -142,34 +143,46 @@ def shown(
         sure=sure,
         metrics=dict(scores.metrics),
         without_truth=scores.without_truth,
-        precision=_points(every),
+        precision=_points(matches.curve(every)),
         classes=tuple(
-            _of_class(truth, found, matched, label, name, scores.per_class[name], sure)
-            for label, name in enumerate(names)
+            OfClass(
+                name,
+                curve.objects,
+                dict(scores.per_class[name]),
+                right[label],
+                wrong[label],
+                missed[label],
+                _points(curve),
+            )
+            for label, (name, curve) in enumerate(zip(classes, curves, strict=True))
         ),
-        worst=tuple(worst(truth, found, matched, names, sure=sure)),
+        worst=tuple(worst(truth, found, matched, classes, sure=sure)),
         picture=picture,
     )
 
 
-def _of_class(
+def _counted(
     truth: Truth,
     found: Mapping[str, Detections],
     matched: Sequence[matches.Matched],
-    label: int,
-    name: str,
-    metrics: Mapping[str, float | None],
+    num_classes: int,
     sure: float,
-) -> OfClass:
-    curve = matches.curve(matches.ranked(truth, found, matched, label))
-    right = wrong = missed = 0
+) -> tuple[list[int], list[int], list[int]]:
+    """Return how many sure detections are right and wrong, and objects missed, by class."""
+    totals = np.zeros((3, num_classes), np.int64)
     for (key, boxes), one in zip(truth, matched, strict=True):
         is_sure = found[key].scores >= sure
-        of_class = is_sure & (found[key].labels == label)
-        right += int((one.right & of_class).sum())
-        wrong += int((one.wrong & of_class).sum())
-        missed += int((one.missed(is_sure) & (boxes.labels == label)).sum())
-    return OfClass(name, curve.objects, dict(metrics), right, wrong, missed, _points(curve))
+        labels = found[key].labels
+        for row, these in enumerate(
+            (
+                labels[one.right & is_sure],
+                labels[one.wrong & is_sure],
+                boxes.labels[one.missed(is_sure)],
+            )
+        ):
+            totals[row] += np.bincount(these, minlength=num_classes)
+    right, wrong, missed = totals.tolist()
+    return right, wrong, missed
 
 
 def _points(curve: matches.Curve) -> tuple[float, ...]:

@@ -159,41 +159,42 @@ def _assigned(overlaps: Floats, ignored: Bools, crowd: Bools) -> Ints:
 
 
 def ranked(
-    truth: Truth,
-    found: Mapping[str, Detections],
-    matched: Sequence[Matched],
-    label: int | None = None,
-) -> Ranked:
-    """Return the detections of a class that count, or of all classes together.
+    truth: Truth, found: Mapping[str, Detections], matched: Sequence[Matched], num_classes: int
+) -> tuple[Ranked, list[Ranked]]:
+    """Return the detections that count, of all classes together and of each class.
 
     Args:
         truth: the objects of every image.
         found: by the images' keys.
         matched: see `of_images`.
-        label: the class; None is all of them.
+        num_classes: of the dataset.
     """
-    scores, right, images, positives = [], [], [], []
-    for number, ((key, boxes), one) in enumerate(zip(truth, matched, strict=True)):
-        of_class = np.ones(len(found[key]), np.bool_)
-        objects = one.scored
-        if label is not None:
-            of_class, objects = found[key].labels == label, objects & (boxes.labels == label)
-        rows = np.flatnonzero(one.counts & of_class)
-        # Equally sure ones stay in COCO's order, which is that of an image's own ranking.
-        values = found[key].scores[rows].astype(np.float64)
-        order = np.argsort(-values, kind="stable")
-        scores.append(values[order])
-        right.append(one.right[rows[order]])
-        images.append(np.full(len(rows), number))
-        positives.append(int(objects.sum()))
-    every = np.concatenate([np.empty(0), *scores])
-    order = np.argsort(-every, kind="stable")
-    return Ranked(
-        every[order],
-        np.concatenate([np.empty(0, np.bool_), *right])[order],
-        np.concatenate([np.empty(0, np.int64), *images])[order],
-        np.array(positives, np.int64),
+    every = [found[key] for key, _ in truth]
+    counts = np.concatenate([one.counts for one in matched])
+    sizes = [len(one) for one in every]
+    scores, labels, right, images = (
+        column[counts]
+        for column in (
+            np.concatenate([one.scores.astype(np.float64) for one in every]),
+            np.concatenate([one.labels for one in every]),
+            np.concatenate([one.right for one in matched]),
+            np.repeat(np.arange(len(every)), sizes),
+        )
     )
+    # Equally sure ones stay in the order of images, and of an image's own detections.
+    order = np.argsort(-scores, kind="stable")
+    scores, labels, right, images = (one[order] for one in (scores, labels, right, images))
+    positives = np.stack(
+        [
+            np.bincount(boxes.labels[one.scored], minlength=num_classes)
+            for (_, boxes), one in zip(truth, matched, strict=True)
+        ]
+    ).astype(np.int64)
+    by_class = []
+    for label in range(num_classes):
+        rows = labels == label
+        by_class.append(Ranked(scores[rows], right[rows], images[rows], positives[:, label]))
+    return Ranked(scores, right, images, positives.sum(axis=1)), by_class
 
 
 def curve(of: Ranked) -> Curve:
@@ -219,8 +220,7 @@ def ap50_replicates(by_class: Sequence[Ranked], images: int) -> Floats:
     """Return AP50 of resampled images, [draws], shares of 1 to nine decimals.
 
     An image that is drawn twice counts twice, with its objects and its detections. NaN is a draw in
-    which no object counts. It takes as long as sorting nothing and summing all detections 1,000
-    times: of 50,000 detections about two seconds.
+    which no object counts. It adds up weights of all detections a thousand times.
 
     Args:
         by_class: the ranked detections of each class.
@@ -237,19 +237,20 @@ def ap50_replicates(by_class: Sequence[Ranked], images: int) -> Floats:
 
 
 def _weighted(of: Ranked, weights: Floats) -> Floats:
-    """Return the average precision [draws] by weights of images [images, draws]; NaN is none."""
+    """Return the average precision [draws] by weights of images [images, draws]; NaN is none.
+
+    Recall grows, and precision is highest, at detections that are right: the others only count.
+    """
     totals = of.positives @ weights
     found = np.where(totals > 0, 0.0, np.nan)
+    rows = np.flatnonzero(of.right)
     at_once = max(1, _AT_ONCE // max(1, len(of.scores)))
-    for start in range(0, len(totals) if len(of.scores) else 0, at_once):
+    for start in range(0, len(totals) if len(rows) else 0, at_once):
         some = slice(start, start + at_once)
         each = weights[of.images, some]
-        hits, every = (each * of.right[:, None]).cumsum(axis=0), each.cumsum(axis=0)
+        every, hits = each.cumsum(axis=0)[rows], each[rows].cumsum(axis=0)
         best = _envelope(hits / np.maximum(every, 1e-300))
-        for draw in range(each.shape[1]):
-            if totals[start + draw] > 0:
-                recall = hits[:, draw] / totals[start + draw]
-                places = np.searchsorted(recall, RECALLS)
-                padded = np.append(best[:, draw], 0.0)
-                found[start + draw] = padded[places].mean()
+        recall = hits / np.maximum(totals[some], 1)
+        reached = np.searchsorted(RECALLS, recall, side="right")  # recalls up to each
+        found[some] += (best * np.diff(reached, axis=0, prepend=0)).sum(axis=0) / len(RECALLS)
     return found

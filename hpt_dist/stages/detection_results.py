@@ -131,9 +131,7 @@ def _note_interval(
     """Note the replicates of AP50, and its interval over images where there is one."""
     if name not in left.metrics:
         return
-    by_class = [
-        detection_matches.ranked(truth, found, matched, label) for label in range(num_classes)
-    ]
+    _, by_class = detection_matches.ranked(truth, found, matched, num_classes)
     drawn = detection_matches.ap50_replicates(by_class, len(truth))
     left.replicates[name] = drawn.tolist()
     if ends := bootstrap.interval(left.metrics[name], drawn, len(truth)):

@@ -126,8 +126,8 @@ def test_matches_have_the_evaluators_ap50_and_so_do_their_curves(data, kind):
     truth, found = data.draw(answers(masks=kind == "masks"))
     matched = detection_matches.of_images(truth, found, len(CLASSES), kind=kind)
     scores = score(truth, found, CLASSES, kind=kind)
-    for label, name in enumerate(CLASSES):
-        of_class = detection_matches.ranked(truth, found, matched, label)
+    _, by_class = detection_matches.ranked(truth, found, matched, len(CLASSES))
+    for name, of_class in zip(CLASSES, by_class, strict=True):
         average = detection_matches.curve(of_class).average
         wanted = scores.per_class[name]["AP50"]
         assert average == (None if wanted is None else pytest.approx(wanted / 100, abs=1e-9))
@@ -291,7 +291,7 @@ def test_replicates_are_the_scores_of_the_images_drawn(given_answers):
     truth, found = given_answers
     every = np.concatenate([one.scores for one in found.values()])
     matched = detection_matches.of_images(truth, found, 2)
-    by_class = [detection_matches.ranked(truth, found, matched, label) for label in range(2)]
+    _, by_class = detection_matches.ranked(truth, found, matched, 2)
     values = detection_matches.ap50_replicates(by_class, len(truth))
     assert len(values) == bootstrap.DRAWS
     if len(np.unique(every)) < len(every):
