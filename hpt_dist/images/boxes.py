@@ -6,8 +6,8 @@
     {"class": 0, "box": [0, 0, 5, 5], "crowd": false, "difficult": true}]}
 ```
 `box` is left, top, width and height in pixels of the image; `segmentation`, where the dataset has
-masks, is COCO's run-length encoding; `labels` are the classes of the objects that are neither a
-crowd nor difficult; `masks` says whether each object has one, as an image may have no object. The
+masks, is COCO's run-length encoding; `labels` are the classes of the objects that are no crowd;
+`masks` says whether each object has one, as an image may have no object. The
 sample's JSON member of a shard holds this and nothing else.
 """
 
@@ -119,8 +119,8 @@ class Boxes:
 
     @property
     def present(self) -> tuple[int, ...]:
-        """The classes of the objects that are neither a crowd nor difficult, ascending."""
-        return tuple(np.unique(self.labels[~(self.crowd | self.difficult)]).tolist())
+        """The classes of the objects that are no crowd, ascending: what there is to train on."""
+        return tuple(np.unique(self.labels[~self.crowd]).tolist())
 
     @property
     def has_masks(self) -> bool:
@@ -280,6 +280,3 @@ def _first(error: ValidationError) -> str:
     detail = error.errors(include_url=False, include_input=False)[0]
     shown = "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in detail["loc"])
     return f"{shown.removeprefix('.') or 'top level'}: {detail['msg']}"
-
-
-Kind = Literal["boxes", "masks"]

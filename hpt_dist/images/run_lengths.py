@@ -26,6 +26,7 @@ Size = tuple[int, int]  # height, width
 _FIRST = 48  # the character "0"
 _BITS, _SIGN, _MORE = 5, 1 << 4, 1 << 5
 _MOST_GROUPS = 8  # of a run: 40 bits
+_FAR = 3  # sides of an image
 _CORNERS = 3  # a polygon has at least so many
 
 
@@ -96,12 +97,10 @@ def from_polygons(polygons: Sequence[Sequence[float]], size: Size) -> bytes:
             raise ValueError(f"polygon {number} has {len(one)} values, not x and y of 3 corners")
     masks = _masks_of_coco()
     height, width = size
-    # Filling a polygon takes time and memory that grow with its extent: it ends at the image.
-    inside = [
-        np.clip(np.reshape(one, (-1, 2)), -1, (width + 1, height + 1)).ravel().tolist()
-        for one in polygons
-    ]
-    counts: bytes = masks.merge(masks.frPyObjects(inside, height, width))["counts"]
+    # Filling takes time and memory that grow with the extent: corners far outside come nearer.
+    far = _FAR * max(size)
+    near = [np.clip(one, -far, far).tolist() for one in polygons]
+    counts: bytes = masks.merge(masks.frPyObjects(near, height, width))["counts"]
     return counts
 
 

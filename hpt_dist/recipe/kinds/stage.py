@@ -34,6 +34,7 @@ class Read:
         labelled: whether its labels are needed.
         normalizes: whether its mean and std are among those of `normalize: dataset`.
         several: whether several labels an image will do.
+        boxes: whether the labels that are needed are objects in boxes.
     """
 
     setting: str
@@ -41,6 +42,7 @@ class Read:
     labelled: bool = False
     normalizes: bool = True
     several: bool = False
+    boxes: bool = False
 
 
 @dataclass(frozen=True)
