@@ -8,6 +8,7 @@ from hpt_dist.recipe.trial import Trial
 from hpt_dist.stages import (
     bn_refresh,
     choice,
+    dense,
     finetune,
     imported,
     knn,
@@ -25,6 +26,7 @@ RUNNERS: dict[str, Runner] = {
     "pretrain": pretrain.run,
     "knn": knn.run,
     "linear": linear.run,
+    "dense": dense.run,
     "select": select.run,
     "similarity": similarity.run,
     "mme": mme.run,

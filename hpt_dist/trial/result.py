@@ -35,7 +35,8 @@ class Result:
             which it commits as they are.
         replicates: of its metrics, shares of 1, [draws]; see `evals.bootstrap`.
         out: why it is no candidate any more; empty where it has a result.
-        pictures: what it saw and changed, WebP by file name; shown, and used for nothing.
+        pictures: what it saw, changed and found, WebP or JSON by file name; shown, and used for
+            nothing.
     """
 
     metrics: dict[str, float]

@@ -80,6 +80,8 @@ class StageSpec(Spec):
     # Whether validation can choose among its trials; `stages` then says how one reads test.
     CHOOSES: ClassVar[bool] = False
     USES_GPU: ClassVar[bool] = True
+    # Whether a report's page shows what a trial leaves beside its metrics; see `launch.exhibited`.
+    SHOWS: ClassVar[bool] = False
     # What its trials are measured by, which a report may ask for; empty where that is not known.
     METRICS: ClassVar[tuple[str, ...]] = ()
     # The settings that name a dataset or dataset/split.
