@@ -2,11 +2,13 @@
 
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from detections import SIDE, boxes_of, found_of
 from PIL import Image
+from ranks import on_ranks
 
 from hpt_dist.errors import DataError
 from hpt_dist.evals import detection_document
@@ -87,3 +89,21 @@ def test_nothing_to_score_leaves_no_metric():
     assert left.metrics == {}
     assert left.replicates == {}
     assert left.details["without_truth"] == {"boxes": list(CLASSES)}
+
+
+def answered(rank, world, keys):
+    """Return the keys that a rank gathers, or why it cannot."""
+    accelerator = SimpleNamespace(num_processes=world, process_index=rank)
+    ours = [(key, found_of([(NEAR, 0, 0.5, False)])) for key in keys[rank]]
+    try:
+        return list(detection_results.gathered(accelerator, ours))
+    except DataError as error:
+        return str(error)
+
+
+def test_ranks_gather_each_image_once(tmp_path):
+    shares = [["a", "c"], ["b"]]
+    assert on_ranks(2, tmp_path / "once", answered, shares) == [["a", "c", "b"]] * 2
+    shares = [["a", "c"], ["b", "c"]]
+    what = "the image c was answered twice, by rank 0 and 1"
+    assert on_ranks(2, tmp_path / "twice", answered, shares) == [what] * 2
