@@ -76,7 +76,10 @@ class _Regions(NamedTuple):
 
 
 class OneMap(nn.Module):
-    """Pools regions from a single map, whose pixels lie where detectron2 says since version 0.1.
+    """Pools regions from a single map, whose values lie in the middle of their pixels.
+
+    So does detectron2's second version of RoIAlign; its first, and torchvision's models, take them
+    half a pixel of the map further right and down.
 
     Args:
         stride: of the map.
@@ -146,18 +149,19 @@ class Conv5(nn.Module):
         return found
 
 
-class Heads(RoIHeads):
+class Heads(RoIHeads):  # type: ignore[misc]
     """Classifies regions, moves their boxes, and draws masks.
 
     Args:
         pool: of regions.
-        box_head: pooled regions -> what the predictor reads; a `Conv5`, or None for a pyramid's.
+        conv5: of a c4, on pooled regions; None for the two linear layers of a pyramid.
         num_classes: without the background, which is the predictor's class 0.
         masks: whether masks are predicted.
         trained_on: regions of an image in a step.
         detections: of an image, at most.
         least_score: below which nothing is reported.
         beta: see `detector_rpn.Proposer`.
+        strides: of a pyramid's maps that regions are pooled from.
     """
 
     def __init__(
@@ -289,11 +293,14 @@ class Heads(RoIHeads):
         self, maps: Sequence[Tensor], boxes: list[Tensor]
     ) -> tuple[Tensor | None, Tensor, Tensor]:
         """Return what masks read (of C4), class logits and box deltas of regions."""
-        pooled = self._pooled(maps, boxes)
-        if not self._is_c4:
-            return None, *self.box_predictor(self.box_head(pooled))
-        features = self.box_head(pooled, _rows(boxes))
-        return features, *self.box_predictor(features.mean(dim=(2, 3)))
+        pooled, features = self._pooled(maps, boxes), None
+        if self._is_c4:
+            features = self.box_head(pooled, _rows(boxes))
+            vectors = features.mean(dim=(2, 3))
+        else:
+            vectors = self.box_head(pooled)
+        logits, deltas = self.box_predictor(vectors)
+        return features, logits, deltas
 
     def _masks(
         self,

@@ -38,7 +38,7 @@ class Scored(NamedTuple):
     anchors: Tensor
 
 
-class Proposer(RegionProposalNetwork):
+class Proposer(RegionProposalNetwork):  # type: ignore[misc]
     """Maps features to the boxes of an image that may hold an object.
 
     Args:

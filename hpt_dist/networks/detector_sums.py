@@ -18,11 +18,11 @@ class Sum(NamedTuple):
 
     Args:
         total: float32 scalar, summed over what this rank has.
-        count: how many it is the sum of.
+        over: how many it is the sum of.
     """
 
     total: Tensor
-    count: int
+    over: int
 
 
 def global_means(sums: Mapping[str, Sum]) -> dict[str, Tensor]:
@@ -34,7 +34,7 @@ def global_means(sums: Mapping[str, Sum]) -> dict[str, Tensor]:
         sums: by name, the same names on every rank.
     """
     device = next(iter(sums.values())).total.device
-    counts = torch.tensor([one.count for one in sums.values()], device=device, dtype=torch.float64)
+    counts = torch.tensor([one.over for one in sums.values()], device=device, dtype=torch.float64)
     ranks = 1
     if dist.is_initialized():
         ranks = dist.get_world_size()

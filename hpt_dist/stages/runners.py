@@ -9,6 +9,7 @@ from hpt_dist.stages import (
     bn_refresh,
     choice,
     dense,
+    detect,
     finetune,
     imported,
     knn,
@@ -31,6 +32,7 @@ RUNNERS: dict[str, Runner] = {
     "similarity": similarity.run,
     "mme": mme.run,
     "finetune": finetune.run,
+    "detect": detect.run,
 }
 # Of the kinds that set CHOOSES; one that leaves a backbone has no test to read.
 TESTS: dict[str, choice.ReadTest] = {

@@ -37,6 +37,7 @@ class Result:
         out: why it is no candidate any more; empty where it has a result.
         pictures: what it saw, changed and found, WebP or JSON by file name; shown, and used for
             nothing.
+        detections: what its detector found, files by name; see `detections_file`.
     """
 
     metrics: dict[str, float]
@@ -54,3 +55,4 @@ class Result:
     replicates: Replicates = field(default_factory=dict)
     out: str = ""
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+    detections: Mapping[str, bytes] = field(default_factory=dict)

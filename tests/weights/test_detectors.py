@@ -55,7 +55,8 @@ def resnet50(prefixes):
 def detector(architecture, *, masks=True, name="torchvision/resnet50"):
     torch.manual_seed(0)
     sizes = (32, 64, 128, 256, 512)
-    design = Design(architecture, CLASSES, masks=masks, anchor_sizes=sizes, least_score=0.05)
+    proposals = {"before_nms": (2000, 1000), "after_nms": (2000, 1000)}  # torchvision's
+    design = Design(architecture, CLASSES, masks=masks, anchor_sizes=sizes, **proposals)
     return Detection(backbones.create(name), design, seed=1).eval()
 
 

@@ -2,6 +2,7 @@
 
 from hpt_dist.recipe.kinds.bn_refresh import BnRefresh
 from hpt_dist.recipe.kinds.dense import Dense
+from hpt_dist.recipe.kinds.detect import Detect
 from hpt_dist.recipe.kinds.finetune import Finetune
 from hpt_dist.recipe.kinds.imported import Import
 from hpt_dist.recipe.kinds.knn import Knn
@@ -23,4 +24,5 @@ KINDS: dict[str, type[StageSpec]] = {
     "similarity": Similarity,
     "mme": Mme,
     "finetune": Finetune,
+    "detect": Detect,
 }

@@ -24,8 +24,10 @@ from hpt_dist.recipe.settings import (
 FAMILIES = "ResNet, EfficientNet, ConvNeXt"
 _NAMES = ("resnet", "resnext", "wide_resnet", "efficientnet", "tf_efficientnet", "convnext")
 _TEST_NAMES = ("test_efficientnet", "test_resnet", "test_convnext")
-# What scoring computes of boxes, and of masks beside them; see `evals.detection`.
+# What scoring computes of boxes by COCO's rule, of masks, and of boxes by VOC's own rule; see
+# `stages.detection_results`.
 MEASURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+_REPORTED = (*MEASURES, *(f"mask_{one}" for one in MEASURES), "voc_AP", "voc_AP50", "voc_AP75")
 SELECTS = "val/AP"
 _STEP = 32  # pixels, by which VOC's and COCO's short sides grow
 
@@ -46,7 +48,7 @@ _VOC: Mapping[str, Any] = {
 # Each holds what a recipe leaves open (HPT, arXiv 2103.12718, section 4.3, and detectron2's C4,
 # which its authors trained with); docs/presets.md has what their code did otherwise.
 PRESETS: dict[str, Mapping[str, Any]] = {
-    "voc_24k": _VOC,
+    "voc_24k": {**_VOC, "voc_recalls": "11"},
     "bdd_90k": {
         **_VOC,
         "steps": 90_000,
@@ -77,9 +79,7 @@ class Detect(Trained):
     VERSION: ClassVar[int] = 1
     LEAVES: ClassVar = "model"
     METRICS: ClassVar[tuple[str, ...]] = tuple(
-        f"{split}/{name}"
-        for split in ("test", "val")
-        for name in (*MEASURES, *(f"masks/{one}" for one in MEASURES))
+        f"{split}/{name}" for split in ("test", "val") for name in _REPORTED
     )
     DATA: ClassVar[tuple[str, ...]] = ("data",)
 
@@ -158,6 +158,10 @@ class Detect(Trained):
     )
     eval_every: Positive | None = Field(
         None, description="steps between two looks at val; null never looks, and needs no val"
+    )
+    voc_recalls: Literal["11", "all"] | None = Field(
+        None,
+        description="score boxes by VOC's own rule, too, at 11 recalls (VOC 2007) or at all",
     )
     keep: Literal["last", "best"] = Field(
         "last", description="which weights are left and read test: the last, or the best on val"
