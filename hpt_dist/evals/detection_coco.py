@@ -73,6 +73,7 @@ def overlaps(truth: Boxes, found: Detections, crowd: Sequence[bool], kind: Kind)
         return np.zeros((len(found), len(truth.labels)))
     from faster_coco_eval import mask
 
+    sides: list[Any]
     if kind == "boxes":
         sides = [_left_top_size(found.boxes), _left_top_size(truth.corners)]
     else:

@@ -210,9 +210,11 @@ def worst(
         wrong = np.flatnonzero(one.wrong & is_sure)
         wrong = wrong[np.argsort(-found[key].scores[wrong], kind="stable")]
         if mistakes := len(missed) + len(wrong):
-            kinds = (boxes.labels[missed[:_LISTED]], found[key].labels[wrong[:_LISTED]])
-            named = (tuple(classes[i] for i in labels.tolist()) for labels in kinds)
-            listed.append(Worst(key, int(one.scored.sum()), *named, mistakes))
+            of_missed, of_wrong = (
+                tuple(classes[label] for label in labels[rows[:_LISTED]].tolist())
+                for labels, rows in ((boxes.labels, missed), (found[key].labels, wrong))
+            )
+            listed.append(Worst(key, int(one.scored.sum()), of_missed, of_wrong, mistakes))
     return sorted(listed, key=lambda one: -one.mistakes)[:count]
 
 

@@ -95,7 +95,9 @@ def _of_class(
         return None
     every = _Compared(*map(np.concatenate, zip(*compared, strict=True)))
     order = np.argsort(-every.scores, kind="stable")
-    ranked = _Compared(*(column[order] for column in every))
+    ranked = _Compared(
+        every.scores[order], every.overlaps[order], every.objects[order], every.images[order]
+    )
     return np.array([_average(_outcomes(ranked, counted, one), total, points) for one in _OVERLAPS])
 
 

@@ -74,14 +74,15 @@ def run(context: Context, spec: Dense) -> Result:
         temperature=spec.temperature,
     )
     base = first_of(context)
-    pictures, size = {}, ()
+    pictures: dict[str, bytes] = {}
+    grid: tuple[int, ...] = ()
     try:
-        pictures[PICTURE], size = _picture(context, spec, accelerator, judged["val"], base)
+        pictures[PICTURE], grid = _picture(context, spec, accelerator, judged["val"], base)
     except HptError as error:
         log.warning("%s is left out: %s", PICTURE, error)
     metrics = {name: found.pop(name) for name in _METRICS}
     replicates = found.pop("replicates")
-    details = found | {"grid": list(size), "before": base}
+    details = found | {"before": base} | ({"grid": list(grid)} if grid else {})
     return Result(metrics, details, replicates=replicates, pictures=pictures)
 
 
