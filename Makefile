@@ -11,7 +11,7 @@ STORE ?= $(or $(HPT_STORE),./hpt-store)
 export HPT_STORE := $(STORE)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart openmoji-line data venv test test-deep lint format bench-data bench-engine bench-evals bench-probes bench-adapt bench-precision bench-launch bench-gpu evidence evidence-page image ui slurm-up slurm-down clean
+.PHONY: help quickstart openmoji-line data venv test test-deep lint format bench-data bench-engine bench-evals bench-probes bench-adapt bench-precision bench-detect bench-launch bench-gpu evidence evidence-page image ui slurm-up slurm-down clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -80,6 +80,9 @@ bench-probes: $(VENV)/.bench  ## measure what probes of features decide (ARGS="-
 
 bench-precision: $(VENV)/.bench  ## measure each precision and memory format on this machine
 	GOMP_SPINCOUNT=10000 PYTHONPATH=tests/fixtures $(BIN)/python -W ignore -m benchmarks.precision $(ARGS)
+
+bench-detect: $(VENV)/.bench  ## compare a detector's step with its bare passes and with torchvision's model
+	GOMP_SPINCOUNT=10000 PYTHONPATH=tests/fixtures $(BIN)/python -W ignore -m benchmarks.detect $(ARGS)
 
 bench-launch: $(VENV)/.bench  ## compare starting a process per trial with one process for all
 	PYTHONPATH=tests/fixtures $(BIN)/python -W ignore -m benchmarks.launch $(ARGS)

@@ -23,7 +23,7 @@ from hpt_dist.store import open_store
 
 pytest_plugins = [
     *("services", "slurm_cluster", "slurm_site", "container_image"),
-    *("slow_tests", "groups"),
+    *("slow_tests", "groups", "composed", "forest"),
 ]
 
 # The same examples everywhere, and no time limit: another worker may have the core.

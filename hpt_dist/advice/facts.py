@@ -21,7 +21,7 @@ class Dataset:
         reference: its name in the store, or its URI.
         images: of each split.
         pool: the splits to pretrain on: all but those that judge.
-        label: single, multi or none.
+        label: single, multi, boxes or none.
         classes: how many.
         fewest: labelled images of the rarest class in train; 0 without labels.
         metric: of its evaluations; empty without labels.

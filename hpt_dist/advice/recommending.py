@@ -196,6 +196,8 @@ def _judges(domain: Domain) -> tuple[Judges, str]:
     if domain.label == "none":
         needed = round(images_to_show(evidence.GAIN, evidence.CHANGED), -1)
         return "none", words.lacks_labels(domain.alias, needed)
+    if domain.label == "boxes":
+        return "none", f"{domain.lacks()}: nothing judges, and the last weights are kept"
     if len(domain.classes) == 1 and domain.label == "single":
         return "none", f"{domain.alias} has one class: every accuracy would be 1"
     missing = [split for split in ("train", "val") if not domain.images.get(split)]

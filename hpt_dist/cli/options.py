@@ -161,6 +161,14 @@ SplitOption = Annotated[
         "15 % test by each image's key.",
     ),
 ]
+BoxesOption = Annotated[
+    bool,
+    typer.Option(
+        "--boxes",
+        help="Store the objects of COCO or Pascal VOC to detect them: boxes, and masks where every "
+        "object has one.",
+    ),
+]
 ResizeOption = Annotated[
     int | None,
     typer.Option(

@@ -14,6 +14,7 @@ import typer
 
 from hpt_dist.cli import console
 from hpt_dist.cli.options import (
+    BoxesOption,
     ClassesOption,
     ClusterOption,
     ColumnsOption,
@@ -66,6 +67,7 @@ def shard(
     label: LabelOption = "",
     classes: ClassesOption = "",
     split: SplitOption = "",
+    boxes: BoxesOption = False,
     max_bad: MaxBadOption = 10,
     shard_mb: Annotated[float, typer.Option(help="Size of one tar, MB.", min=0.001)] = 256,
     resize: ResizeOption = None,
@@ -84,8 +86,8 @@ def shard(
 
     JPEG and PNG files are copied byte by byte unless --resize, --quality or --scale changes them;
     WebP, TIFF, AVIF, HEIC and others become PNG with the same pixels. A dataset of other images or
-    options is only replaced with --replace. Boxes are stored as they are. How the source was
-    understood is printed first: its layout, columns, classes, splits, and what was set aside.
+    options is only replaced with --replace. Boxes are stored as they are, or with --boxes to be
+    detected. How the source was understood is printed first, and what was set aside.
 
     \b
     Examples:
@@ -93,7 +95,7 @@ def shard(
       hpt-dist shard labels.csv s3://bucket/hpt/datasets/flowers
       hpt-dist shard birds.parquet ./hpt-store/datasets/birds --columns path=photo,label=species
       hpt-dist shard openmoji/line ./hpt-store/datasets/openmoji/line
-      hpt-dist shard fashion-mnist ./hpt-store/datasets/fashion-mnist
+      hpt-dist shard cars/instances.json ./hpt-store/datasets/cars --boxes
       hpt-dist shard resisc45 ./hpt-store/datasets/resisc45 --root /data/NWPU-RESISC45
       hpt-dist shard ~/photos ./hpt-store/datasets/small --resize 256 --quality 85
       hpt-dist shard ~/scans ./hpt-store/datasets/scans --scale 0..4095 --replace
@@ -102,8 +104,7 @@ def shard(
       hpt-dist shard ~/photos ./hpt-store/datasets/photos --replace --leave-out leaks.csv
       hpt-dist shard s.csv s3://b/hpt/datasets/s --on slurm/profiles/generic-cpu.yaml --jobs 16
     """
-    if not on and (jobs or no_wait):
-        raise RequestError("--jobs and --no-wait need a cluster", fix="name it with --on PROFILE")
+    _refuse_jobs_here(on, jobs, no_wait)
     began_s = time.perf_counter()
     encoding = Encoding(resize, quality, depth.parse(scale))
     request = requested(
@@ -115,6 +116,7 @@ def shard(
         columns=columns,
         group_by=group_by,
         tars=tar_options(image, label, classes, split),
+        boxes=boxes,
         leave_out=str(leave_out) if leave_out else "",
     )
     with explained(lambda fix: other_files.for_destination(fix, destination)):
@@ -124,6 +126,11 @@ def shard(
             manifest = write(request, understood_source(request), workers)
     if manifest:
         print_written(manifest, destination, time.perf_counter() - began_s, json_)
+
+
+def _refuse_jobs_here(on: str, jobs: int | None, no_wait: bool) -> None:
+    if not on and (jobs or no_wait):
+        raise RequestError("--jobs and --no-wait need a cluster", fix="name it with --on PROFILE")
 
 
 def tar_options(image: str, label: str, classes: str, split: str) -> TarOptions | None:

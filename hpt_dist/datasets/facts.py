@@ -20,7 +20,8 @@ class Dataset:
         store: URI of its store.
         name: in the store.
         digest: SHA-256 of its manifest, which names its content.
-        label: "single", one class for each image; "multi", any number of classes; or "none".
+        label: "single", one class for each image; "multi", any number of classes;
+            "boxes", any number of objects; or "none".
         classes: class names in the order of their ids.
         splits: the number of images of each split.
         class_counts: of each split, the number of images of each class.
@@ -32,7 +33,7 @@ class Dataset:
     store: str
     name: str
     digest: str
-    label: Literal["single", "multi", "none"]
+    label: Literal["single", "multi", "boxes", "none"]
     classes: tuple[str, ...]
     splits: Mapping[str, int]
     class_counts: Mapping[str, Mapping[str, int]]

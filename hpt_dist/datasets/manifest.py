@@ -11,7 +11,8 @@ datasets/<name>/version-<digest>/<split>/...           the same of a dataset tha
 ```
 `<stem>` is the last part of the name. A tar holds KEY.jpg or KEY.png, then KEY.cls with the class
 id of a single label, or KEY.json with `{"labels": [ids], ...}` of several and the rest of the
-source's annotation (see `sources.sample.Sample`). Both JSON files are canonical, so that
+source's annotation (see `sources.sample.Sample`), or with the objects of a dataset of boxes as
+`images.boxes` writes them. Both JSON files are canonical, so that
 equal contents are equal bytes and the digest of a manifest names a dataset.
 """
 
@@ -26,6 +27,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import to_jsonable_python
 
+from hpt_dist.datasets import tar
 from hpt_dist.errors import DataError, RequestError, nearest
 from hpt_dist.store import Store
 
@@ -97,7 +99,7 @@ class Manifest:
         format: version of this file's format.
         name: the dataset's name in its store.
         label: "single", one class for each image (-1 where it has none), "multi", any number of
-            classes, or "none".
+            classes, "boxes", any number of objects of the classes, or "none".
         metric: the metric of its evaluations: one of `recipe.metrics`, or empty without labels.
         classes: class names in the order of their ids.
         mean: of the red, green and blue of all pixels of train (without it: of all), 0 to 1.
@@ -111,7 +113,7 @@ class Manifest:
 
     format: Literal[2]
     name: _Path
-    label: Literal["single", "multi", "none"]
+    label: Literal["single", "multi", "boxes", "none"]
     metric: str
     classes: tuple[str, ...]
     mean: tuple[_Share, _Share, _Share]
@@ -185,7 +187,10 @@ class Index:
         offsets: position of the image's first byte in the tar.
         lengths: of the image, bytes.
         crc32s: of the image's bytes, as `zlib.crc32` gives it.
-        labels: class ids, -1 for none; of a multi-label dataset tuples of ascending ids.
+        labels: class ids, -1 for none; of a dataset of several labels or of boxes, tuples of
+            ascending ids.
+        boxes: of a dataset of boxes: width and height of the upright image, then the length of
+            KEY.json, which follows it, and its CRC-32; four times 0 for an image without a label.
     """
 
     keys: tuple[_Key, ...]
@@ -194,13 +199,33 @@ class Index:
     lengths: tuple[_Count, ...]
     crc32s: tuple[_Checksum, ...]
     labels: tuple[_Label | tuple[_ClassId, ...], ...]
+    boxes: tuple[tuple[_Count, _Count, _Count, _Checksum], ...] = ()
 
     def __post_init__(self) -> None:
-        if len({len(column) for column in vars(self).values()}) > 1:
+        columns = [column for name, column in vars(self).items() if name != "boxes" or column]
+        if len({len(column) for column in columns}) > 1:
             raise ValueError("the lists of an index are not equally long")
-        ends = (offset + length for offset, length in zip(self.offsets, self.lengths, strict=True))
+        ends = [self._end(row) for row in range(len(self.keys))]
         if any(start < end for end, start in zip(ends, self.offsets[1:], strict=False)):
             raise ValueError("images overlap, or are not in the order of their offsets")
+
+    @property
+    def content(self) -> bytes:
+        """The bytes of the file; those of a dataset without boxes have no list of them."""
+        value = to_jsonable_python(self)
+        return canonical_json({k: v for k, v in value.items() if k != "boxes" or self.boxes})
+
+    def place_of_boxes(self, row: int) -> tuple[int, int, int]:
+        """Return position, length and CRC-32 of the boxes of an image; its label is not -1."""
+        _, _, length, crc32 = self.boxes[row]
+        padding = -self.lengths[row] % tar.BLOCK_BYTES
+        return self.offsets[row] + self.lengths[row] + padding + tar.BLOCK_BYTES, length, crc32
+
+    def _end(self, row: int) -> int:
+        if self.boxes and any(self.boxes[row]):
+            start, length, _ = self.place_of_boxes(row)
+            return start + length
+        return self.offsets[row] + self.lengths[row]
 
     def fault(self, shard: Shard, classes: int) -> str:
         """Return what contradicts the manifest, or an empty string.
@@ -211,7 +236,7 @@ class Index:
         """
         if len(self.keys) != shard.images:
             return f"{len(self.keys)} images are in it; the manifest says {shard.images}"
-        if self.keys and self.offsets[-1] + self.lengths[-1] > shard.bytes:
+        if self.keys and self._end(-1) > shard.bytes:
             return f"its last image ends behind the {shard.bytes} bytes of the shard"
         ids = {
             one

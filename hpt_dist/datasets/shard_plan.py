@@ -59,7 +59,10 @@ class ShardToWrite:
 
     def inputs(self, encoding: Encoding) -> str:
         """Return a digest of everything that decides the bytes of this shard."""
-        facts = [(one.key, one.label, one.version, one.annotation) for one in self.samples]
+        facts = [
+            (one.key, one.label, one.version, one.annotation, *([one.boxes] if one.boxes else []))
+            for one in self.samples
+        ]
         return sha256(canonical_json([_WRITER, encoding.as_json(), facts]))
 
 

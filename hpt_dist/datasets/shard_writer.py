@@ -29,11 +29,13 @@ from hpt_dist.datasets.shard_plan import ShardToWrite
 from hpt_dist.errors import DataError, RequestError, StoreError
 from hpt_dist.images.depth import NONE, Depths, joined
 from hpt_dist.images.formats import Encoding, encode
+from hpt_dist.images.frames import boxes_in_image
 from hpt_dist.sources.sample import Sample
 from hpt_dist.store import ObjectInfo, Store
 
 AfterEach = Callable[[Quarantined | None], None]
 _Column = tuple[str, str, int, int, int, int | tuple[int, ...]]
+_NO_BOXES = (0, 0, 0, 0)  # what an index holds of the boxes of an image without a label
 
 
 @checked_dataclass(frozen=True)
@@ -83,6 +85,7 @@ class _ShardContents:
     # `BytesIO.getvalue` gives its own buffer away, so that a shard is never in memory twice.
     tar: io.BytesIO = field(default_factory=io.BytesIO)
     columns: list[_Column] = field(default_factory=list)
+    boxes: dict[str, tuple[int, int, int, int]] = field(default_factory=dict)
     histogram: NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, 256), np.int64))
     quarantined: dict[str, str] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
@@ -97,12 +100,22 @@ class _ShardContents:
             return self._leave_out(sample, error)
         try:
             data, extension, rgb, found = encode(original, encoding)
+            boxes = _boxes(sample, rgb.size) if sample.boxes else b""
         except DataError as error:
             return self._leave_out(sample, error)
         self.histogram += np.asarray(rgb.histogram(), np.int64).reshape(3, 256)
         self.depths = joined([self.depths, found])
         self._add(sample, data, extension)
+        if boxes:
+            tar.add(self.tar, f"{sample.key}.json", boxes)
+            self.boxes[sample.key] = (*rgb.size, len(boxes), zlib.crc32(boxes))
         return ""
+
+    def index(self) -> bytes:
+        """Return the index of the images so far."""
+        columns = zip(*self.columns, strict=True) if self.columns else [()] * 6
+        keys = [one[0] for one in self.columns] if self.boxes else []
+        return Index(*columns, tuple(self.boxes.get(key, _NO_BOXES) for key in keys)).content
 
     def _leave_out(self, sample: Sample, error: DataError) -> str:
         self.quarantined[sample.key] = error.problem.what
@@ -112,6 +125,8 @@ class _ShardContents:
         offset = tar.add(self.tar, f"{sample.key}.{extension}", data)
         label = NO_LABEL if sample.label is None else sample.label
         self.columns.append((sample.key, extension, offset, len(data), zlib.crc32(data), label))
+        if sample.boxes:
+            return
         facts = dict(sample.annotation or {})
         if isinstance(sample.label, int):
             tar.add(self.tar, f"{sample.key}.cls", str(sample.label).encode())
@@ -119,6 +134,17 @@ class _ShardContents:
             facts["labels"] = sample.label
         if facts:
             tar.add(self.tar, f"{sample.key}.json", canonical_json(facts))
+
+
+def _boxes(sample: Sample, size: tuple[int, int]) -> bytes:
+    """Return the objects of an image of this width and height as KEY.json holds them.
+
+    Raises:
+        DataError: they do not fit it.
+    """
+    width, height = size
+    found = boxes_in_image(sample.annotation or {}, (height, width), masks=sample.boxes == "masks")
+    return canonical_json(found.to_json())
 
 
 def finished_record(
@@ -182,8 +208,7 @@ def write_shard(
             after_each(Quarantined(sample.origin, reason) if reason else None)
     contents.tar.write(tar.END)
     archive = contents.tar.getvalue()
-    columns = zip(*contents.columns, strict=True) if contents.columns else [()] * 6
-    index = canonical_json(Index(*columns))
+    index = contents.index()
     values = np.arange(256)
     record = ShardRecord(
         inputs=task.inputs(encoding),

@@ -7,9 +7,6 @@ the size of shards or the number of images.
 from __future__ import annotations
 
 import io
-import json
-import tarfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,9 +29,9 @@ from hpt_dist.datasets.manifest import (
     read_manifest,
     sha256,
 )
+from hpt_dist.datasets.members import member_problems
 from hpt_dist.datasets.subset import FOLDER, read_subset, subset_names
-from hpt_dist.errors import DataError, HptError, Problem, StoreError
-from hpt_dist.page import one_line
+from hpt_dist.errors import DataError, Problem, StoreError
 from hpt_dist.store import PIECE_BYTES, Store
 from hpt_dist.store.records import DamagedRecordError
 
@@ -47,10 +44,9 @@ _MANIFEST = "manifest.json"
 _FIX = "delete it and run the same hpt-dist shard again"
 _CLASSES_SHOWN = 5
 _PROBLEMS_SHOWN = 100  # of one tar
+_SEVERAL = ("multi", "boxes")
 
-Label = int | tuple[int, ...]
 Progress = Callable[[int, int], None]
-_Named = Callable[[str], str]
 
 
 @dataclass
@@ -128,7 +124,7 @@ def _check_shard(dataset: Store, shard: Shard, manifest: Manifest) -> _ShardChec
     except (DataError, StoreError) as error:
         check.problems.append(_problem(dataset, error))
     try:
-        check.problems += _tar_problems(dataset, shard, index)
+        check.problems += _tar_problems(dataset, shard, index, len(manifest.classes))
     except (DataError, StoreError) as error:
         check.problems.append(_problem(dataset, error))
     if index:
@@ -164,12 +160,17 @@ def _index_problems(
         yield Problem(
             f"{len(index.keys)} images are in it; the manifest says {shard.images}", where, fix=_FIX
         )
+    labelled = any(label != NO_LABEL for label in index.labels)
+    if manifest.label == "boxes" and labelled and not index.boxes:
+        yield Problem("it does not say where the boxes are", where, fix=_FIX)
     classes = len(manifest.classes)
     for key, label in zip(index.keys, index.labels, strict=True):
         several = isinstance(label, tuple)
         values = label if isinstance(label, tuple) else (label,)
         allowed = range(0 if several else NO_LABEL, classes)
-        if (several and manifest.label != "multi") or any(one not in allowed for one in values):
+        if (several and manifest.label not in _SEVERAL) or any(
+            one not in allowed for one in values
+        ):
             yield Problem(
                 f"the label of {key} is {label}",
                 where,
@@ -215,7 +216,7 @@ class _HashedStream(io.RawIOBase):
         return len(part)
 
 
-def _tar_problems(dataset: Store, shard: Shard, index: Index | None) -> list[Problem]:
+def _tar_problems(dataset: Store, shard: Shard, index: Index | None, classes: int) -> list[Problem]:
     """Check a tar's digest, and its members against the index if there is one."""
     where = f"{dataset.uri}/{shard.path}"
     info = dataset.stat(shard.path)
@@ -227,7 +228,7 @@ def _tar_problems(dataset: Store, shard: Shard, index: Index | None) -> list[Pro
     def named(key: str) -> str:
         return key + origins.suffix(dataset, shard, key)
 
-    members = _member_problems(file, info.bytes, index, named) if index else iter(())
+    members = member_problems(file, info.bytes, index, classes, named) if index else iter(())
     found = list(islice(members, _PROBLEMS_SHOWN + 1))
     if len(found) > _PROBLEMS_SHOWN:
         found[_PROBLEMS_SHOWN:] = ["and more"]
@@ -240,98 +241,6 @@ def _tar_problems(dataset: Store, shard: Shard, index: Index | None) -> list[Pro
     if content.size_bytes != shard.bytes:
         what += f", and so does its size: {content.size_bytes:,} bytes, not {shard.bytes:,}"
     return [Problem(what, where, fix=_FIX), *inside]
-
-
-def _member_problems(
-    file: io.BufferedIOBase, size_bytes: int, index: Index, named: _Named
-) -> Iterator[str]:
-    """Yield each difference between a tar and its index; `named` adds its file to a key."""
-    rows = {key: row for row, key in enumerate(index.keys)}
-    seen: set[str] = set()
-    labelled: set[str] = set()
-    try:
-        with tarfile.open(fileobj=file, mode="r|") as archive:
-            for member in _members(archive, size_bytes):
-                key, _, extension = member.name.partition(".")
-                row = rows.get(key)
-                if row is None or extension not in (index.extensions[row], "cls", "json"):
-                    yield f"{one_line(member.name)} belongs to no image of the index"
-                elif not member.isreg() or member.sparse is not None:
-                    yield f"{member.name} is no plain file"
-                elif member.name in seen:
-                    yield f"{member.name} is in it twice"
-                elif extension == index.extensions[row]:
-                    yield from _image_problems(archive, member, index, row, named)
-                else:
-                    yield from _label_problems(archive, member, index.labels[row], labelled)
-                seen.add(member.name)
-    except HptError:  # the store refused
-        raise
-    except Exception as error:  # noqa: BLE001 - tarfile raises almost anything on strange headers
-        yield f"not a sound tar: {str(error) or type(error).__name__}"
-    yield from _missing(index, seen, labelled, named)
-
-
-def _members(archive: tarfile.TarFile, size_bytes: int) -> Iterator[tarfile.TarInfo]:
-    """Yield the members of a tar of so many bytes.
-
-    Raises:
-        tarfile.TarError: one ends behind the tar; tarfile would search there for hours.
-    """
-    for member in archive:
-        archive.members = []  # type: ignore[attr-defined]  # or they would all be kept
-        if not 0 <= member.size <= size_bytes - member.offset_data:
-            raise tarfile.ReadError(f"{one_line(member.name)} does not end in it")
-        yield member
-
-
-def _missing(index: Index, seen: set[str], labelled: set[str], named: _Named) -> Iterator[str]:
-    for key, extension, label in zip(index.keys, index.extensions, index.labels, strict=True):
-        if f"{key}.{extension}" not in seen:
-            yield f"the image {named(key)} of the index is not in it"
-        elif label != NO_LABEL and key not in labelled:
-            yield f"{key} has label {label} in the index and none in the tar"
-
-
-def _image_problems(
-    archive: tarfile.TarFile, member: tarfile.TarInfo, index: Index, row: int, named: _Named
-) -> Iterator[str]:
-    key = index.keys[row]
-    if (member.offset_data, member.size) != (index.offsets[row], index.lengths[row]):
-        yield f"the image {named(key)} is not where the index says"
-    elif zlib.crc32(_data(archive, member)) != index.crc32s[row]:
-        yield f"the image {named(key)} is damaged: its CRC-32 differs from that in the index"
-
-
-def _label_problems(
-    archive: tarfile.TarFile, member: tarfile.TarInfo, label: Label, labelled: set[str]
-) -> Iterator[str]:
-    """Compare KEY.cls or KEY.json with the index; add the key to `labelled` if it has a label."""
-    key, _, extension = member.name.partition(".")
-    written = _label_in(_data(archive, member), extension)
-    if extension == "cls" or written is not None:
-        labelled.add(key)
-        if written != label:
-            yield f"{member.name} says label {one_line(str(written))}; the index {label}"
-
-
-def _label_in(data: bytes, extension: str) -> Label | None:
-    """Return the label in KEY.cls or KEY.json, None where an annotation has none."""
-    try:
-        if extension == "cls":
-            return int(data)
-        labels = json.loads(data).get("labels")
-    except (ValueError, AttributeError, RecursionError):
-        return NO_LABEL  # the content is no label
-    if labels is None:
-        return None
-    sound = isinstance(labels, list) and all(type(one) is int for one in labels)
-    return tuple(labels) if sound else NO_LABEL
-
-
-def _data(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = archive.extractfile(member)
-    return file.read() if file else b""
 
 
 def _count_problems(

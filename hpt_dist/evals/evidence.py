@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from hpt_dist.recipe.metrics import METRICS
+from hpt_dist.recipe.metrics import METRICS, OTHER_SHARES
 from hpt_dist.train.averages import Average, Place, in_words
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Scale:
 def scale_of(metric: str) -> Scale:
     """Return the scale of a metric: per cent for results that are shares of 1, else as it is."""
     last = metric.rpartition("/")[2]
-    if last in METRICS or last == "accuracy":
+    if last in METRICS or last == "accuracy" or last in OTHER_SHARES:
         lower_is_better = last in METRICS and METRICS[last].lower_is_better
         return Scale(100.0, "%", " points", 1, lower_is_better)
     decimals = 3 if last in _LIKENESSES else 4

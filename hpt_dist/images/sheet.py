@@ -12,7 +12,7 @@ from PIL import Image
 Pixels = npt.NDArray[np.uint8]
 
 _GAP = 3
-_PAPER = 236  # a gray that is legible on a light page and on a dark one
+PAPER = 236  # a gray that is legible on a light page and on a dark one
 _QUALITY = 82
 
 
@@ -31,7 +31,7 @@ def encoded(
     for column in range(columns):
         lefts.append(x)
         x += px + _GAP * (4 if column in wide_gap_after else 1)
-    sheet = Image.new("RGB", (x, len(rows) * (px + _GAP) + _GAP), (_PAPER,) * 3)
+    sheet = Image.new("RGB", (x, len(rows) * (px + _GAP) + _GAP), (PAPER,) * 3)
     for down, row in enumerate(rows):
         for left, pixels in zip(lefts, row, strict=True):
             image = Image.fromarray(pixels).resize((px, px), Image.Resampling.BICUBIC)

@@ -53,6 +53,11 @@ def exhibits(
         trials=tuple(cards),
         more=len(done) - len(chosen),
         mistakes={name: found for name in judged if (found := _mistakes(store, launch, name))},
+        results={
+            node.name: found
+            for node in shown.showing(nodes.values())
+            if (found := _results(store, node.name, finished[node.name]))
+        },
     )
 
 
@@ -117,6 +122,29 @@ def _mistakes(store: Store, launch: Launch, name: str) -> tuple[Block, ...]:
         log.info("%s shows no mistakes: %s", name, error)
         return ()
     return tuple(mistakes_page.blocks(wrong, name, pictures, lack, _MISTAKES))
+
+
+def _results(store: Store, name: str, trial: Finished) -> tuple[Block, ...]:
+    """Return what a trial left to show; nothing where it cannot be read."""
+    from hpt_dist.evals import detection_document  # it imports numpy
+    from hpt_dist.report import detections, patches
+
+    found: list[Block] = []
+    try:
+        left = committed.digests(store, trial.origin)
+        pictures = {
+            one: committed.read(store, trial.origin, one) for one in left if one.endswith(".webp")
+        }
+        for one in filter(detection_document.is_file, sorted(left)):
+            data = committed.read(store, trial.origin, one)
+            where = f"{store.uri}/{stage_prefix(trial.origin)}/{one}"
+            document = detection_document.decoded(data, where)
+            found += detections.blocks(document, name, pictures)
+        found += patches.blocks(trial.result, name, pictures)
+    except HptError as error:
+        log.info("%s shows no results: %s", name, error)
+        return ()
+    return tuple(found)
 
 
 def _page(launch: Launch, store: Store, key: str) -> str:

@@ -40,7 +40,7 @@ class Domain:
         reference: its name in the store, or its URI.
         images: of each split.
         class_counts: images of each class, of each split.
-        label: "single", "multi" or "none".
+        label: "single", "multi", "boxes" or "none".
         classes: names.
         metric: that the manifest names for evaluations.
     """
@@ -73,6 +73,8 @@ class Domain:
         """Return why nothing can be evaluated on it; empty if it can."""
         if self.label == "none":
             return f"{self.alias} has no labels"
+        if self.label == "boxes":
+            return f"the labels of {self.alias} are boxes, and no classes of images"
         if missing := [split for split in _EVALUATED if not self.images.get(split)]:
             return f"{self.alias} has no split {' and no '.join(missing)}"
         if faults := metric_faults(None, self.facts):

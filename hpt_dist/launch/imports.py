@@ -25,7 +25,8 @@ from hpt_dist.store import Store
 from hpt_dist.weights import public
 from hpt_dist.weights import source as weights_source
 
-_POOL = "pool"  # what every backbone gives
+# What backbones give, of an image and of its positions; one without a map says so when it runs.
+_POOL, _LAST = "pool", "last"
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,14 @@ class _Part:
         name: of the part; see `inner_features.features_at`.
         backbone: its name.
         size: of the images, pixels.
+        positions: whether those of each position are taken; see `inner_features.maps_at`.
     """
 
     setting: str
     name: str
     backbone: str
     size: int
+    positions: bool = False
 
 
 def check(recipe: Recipe, store: Store, trials: Sequence[Trial]) -> None:
@@ -76,8 +79,10 @@ def check(recipe: Recipe, store: Store, trials: Sequence[Trial]) -> None:
     asked: dict[_Question | _Part, Trial] = {}
     for trial in trials:
         for setting in ("features", "flattened"):
-            if (name := getattr(trial.spec, setting, None)) not in (None, _POOL):
-                part = _Part(setting, str(name), trial.backbone, recipe.image.size)
+            positions = trial.spec.kind == "dense"
+            usual = _LAST if positions else _POOL
+            if (name := getattr(trial.spec, setting, None)) not in (None, usual):
+                part = _Part(setting, str(name), trial.backbone, recipe.image.size, positions)
                 asked.setdefault(part, trial)
         source = trial.spec.imported
         forced = getattr(trial.spec, "force", False)
@@ -120,7 +125,8 @@ def _answer(question: _Question | _Part, _report: workers.Report) -> Problem | N
             from hpt_dist.networks import backbones, inner_features
 
             backbone = backbones.create(question.backbone)
-            inner_features.features_at(backbone, question.name, question.size)
+            place = inner_features.maps_at if question.positions else inner_features.features_at
+            place(backbone, question.name, question.size)
             return None
         from hpt_dist.weights import match
 

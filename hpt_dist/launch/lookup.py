@@ -28,7 +28,7 @@ class _StandIn(Spec):
     """A dataset that is only assumed, to plan before the images are there."""
 
     classes: Annotated[int, Field(ge=0, le=100_000)] = 0
-    label: Literal["single", "multi"] = "single"
+    label: Literal["single", "multi", "boxes"] = "single"
     images: Annotated[dict[str, Annotated[int, Field(ge=0)]], Field(max_length=100)]
 
 

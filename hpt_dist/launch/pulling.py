@@ -85,8 +85,7 @@ def pull(
     """
     found = [_left(store, launch, name) for name in names]
     if file_format != "safetensors":
-        for backbone in {one.spec["backbone"] for one in found if one.backbone}:
-            _require(backbone, file_format)
+        _require(found, file_format)
     folders = [
         destination / one.name.replace("/", "-") if len(names) > 1 else destination for one in found
     ]
@@ -166,6 +165,8 @@ def _contents(store: Store, one: _Left, file_format: str) -> dict[str, bytes]:
             contents[copy] = data
         if file_format != "safetensors":
             contents |= _exported(data, file_format)
+    if one.kind == "detect" and file_format != "safetensors":
+        contents |= _exported_detector(contents[MODEL], one.spec, file_format)
     return contents
 
 
@@ -198,10 +199,16 @@ def _missing(store: Store, one: _Left) -> list[str]:
     ]
 
 
-def _require(backbone: str, file_format: str) -> None:
-    from hpt_dist.weights import exports
+def _require(found: Sequence[_Left], file_format: str) -> None:
+    """Refuse a format that a backbone or a detector cannot be written in."""
+    from hpt_dist.weights import detectors, exports
 
-    exports.require(backbone, file_format)
+    for backbone in {one.spec["backbone"] for one in found if one.backbone}:
+        exports.require(backbone, file_format)
+    for one in found:
+        if one.kind == "detect":
+            architecture = one.spec["spec"]["architecture"]
+            detectors.require(one.spec["backbone"], architecture, file_format)
 
 
 def _exported(data: bytes, file_format: str) -> dict[str, bytes]:
@@ -210,3 +217,19 @@ def _exported(data: bytes, file_format: str) -> dict[str, bytes]:
 
     state, metadata = weights.read(data)
     return exports.export(state, metadata["backbone"], file_format)
+
+
+def _exported_detector(data: bytes, spec: Mapping[str, Any], file_format: str) -> dict[str, bytes]:
+    from hpt_dist.weights import detectors
+    from hpt_dist.weights import match as weights
+
+    settings = spec["spec"]
+    sizes = len(settings["anchor_sizes"]) if settings["architecture"] == "c4" else 1
+    return detectors.export(
+        weights.read(data)[0],
+        spec["backbone"],
+        settings["architecture"],
+        file_format,
+        sizes=sizes,
+        ratios=len(settings["anchor_ratios"]),
+    )

@@ -59,6 +59,7 @@ class ShardingRequest:
         columns: see `sources.open_source`.
         tars: see `sources.open_source`.
         leave_out: the file that lists images which are not written; empty for none.
+        boxes: see `sources.open_source`.
     """
 
     source: str
@@ -75,6 +76,7 @@ class ShardingRequest:
     columns: str = ""
     tars: TarOptions | None = None
     leave_out: str = ""
+    boxes: bool = False
 
     @property
     def id(self) -> str:
@@ -98,6 +100,7 @@ class ShardingRequest:
             group_by=self.group_by,
             columns=self.columns,
             tar_options=self.tars,
+            boxes=self.boxes,
             progress=progress,
         )
 

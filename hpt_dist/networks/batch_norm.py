@@ -7,6 +7,7 @@ their class's name, parameters and buffers; only what `forward` does in training
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Self
@@ -112,6 +113,22 @@ def freeze(module: nn.Module) -> None:
         layer.eval()
 
 
+def count_rows(module: nn.Module, rows: Sequence[int]) -> None:
+    """Say how many rows of what a module gets next are each image's, such as its regions.
+
+    Groups of images then hold as many rows as their images have, on each rank its own number.
+
+    Args:
+        module: whose layers have been regrouped; others are left alone.
+        rows: of each image of this rank's share, in order.
+    """
+    for layer in _layers(module):
+        if isinstance(layer, _Regrouped):
+            span = len(rows) // layer.grouping.groups
+            sums = (sum(rows[i : i + span]) for i in range(0, len(rows), span))
+            layer.rows = tuple(sums) if layer.training else None
+
+
 def hold_statistics(module: nn.Module, *, held: bool) -> None:
     """Let running statistics stand still for a while, or move again.
 
@@ -156,6 +173,7 @@ class _Regrouped(nn.Module):
     grouping: Grouping
     frozen: bool
     held: bool
+    rows: tuple[int, ...] | None = None  # of each group, where they are not equally many
 
     def train(self, mode: bool = True) -> Self:
         return super().train(mode and not self.frozen)
@@ -169,13 +187,14 @@ class _Regrouped(nn.Module):
 
     def _normalised(self: Any, x: Tensor) -> Tensor:
         """Return x [b, c, ...] normalised by its groups' statistics; move the running ones."""
-        groups = x.chunk(self.grouping.groups)
+        groups = x.chunk(self.grouping.groups) if self.rows is None else x.split(self.rows)
         if self.grouping.ranks is None:
             found = [self._normalised_here(group) for group in groups]
         else:
             weight, bias = self.weight, self.bias
+            ranks, uneven = self.grouping.ranks, self.rows is not None
             found = [
-                _NormOverRanks.apply(group, weight, bias, self.eps, self.grouping.ranks)
+                _NormOverRanks.apply(group, weight, bias, self.eps, ranks, uneven)
                 for group in groups
             ]
         if not self.held and self.track_running_stats:
@@ -208,13 +227,23 @@ class _NormOverRanks(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, ranks: Any
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        ranks: Any,
+        uneven: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return y like x [b, c, ...], and the group's mean [c] and unbiased variance [c]."""
         dims = [dim for dim in range(x.ndim) if dim != 1]
-        count = x.numel() // x.shape[1] * dist.get_world_size(ranks)
+        own = x.numel() // x.shape[1]
         var, mean = torch.var_mean(_wide(x), dims, correction=0)
-        mean, var = _combined(mean, var, ranks)
+        if uneven:
+            mean, var, count = _weighted(mean, var, own, ranks)
+        else:
+            count = own * dist.get_world_size(ranks)
+            mean, var = _combined(mean, var, ranks)
         y = functional.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
         ctx.save_for_backward(x, weight, mean, (var + eps).rsqrt())
         ctx.count, ctx.ranks, ctx.dims, ctx.has_bias = count, ranks, dims, bias is not None
@@ -243,6 +272,7 @@ class _NormOverRanks(torch.autograd.Function):
             d_bias if ctx.has_bias else None,
             None,
             None,
+            None,
         )
 
 
@@ -259,6 +289,28 @@ def _combined(mean: Tensor, var: Tensor, ranks: Any) -> tuple[Tensor, Tensor]:
     means, variances = torch.stack(shares).unbind(dim=1)  # [ranks, c]
     mean = means.mean(dim=0)
     return mean, variances.mean(dim=0) + (means - mean).square().mean(dim=0)
+
+
+def _weighted(mean: Tensor, var: Tensor, own: int, ranks: Any) -> tuple[Tensor, Tensor, int]:
+    """Return the mean and biased variance [c] of all ranks' values of a channel, and how many.
+
+    Args:
+        mean: float32 [c], of this rank's values.
+        var: float32 [c], biased.
+        own: how many values of a channel this rank has; it may have none.
+        ranks: their process group.
+    """
+    moments = torch.stack([mean, var]) if own else mean.new_zeros(2, len(mean))
+    flat = torch.cat([moments.flatten(), moments.new_tensor([own])])
+    shares = [torch.empty_like(flat) for _ in range(dist.get_world_size(ranks))]
+    dist.all_gather(shares, flat, group=ranks)
+    gathered = torch.stack(shares).double()
+    counts = gathered[:, -1:]
+    means, variances = gathered[:, :-1].chunk(2, dim=1)  # [ranks, c]
+    weights = counts / counts.sum()
+    whole = (weights * means).sum(dim=0)
+    within = (weights * (variances + (means - whole).square())).sum(dim=0)
+    return whole.to(mean.dtype), within.to(mean.dtype), round(float(counts.sum()))
 
 
 def _neighbours(span: int, world: int) -> Any:

@@ -1,7 +1,11 @@
-"""Features from inside a backbone: the output of one of its parts, or a ViT's last tokens."""
+"""Features from inside a backbone: the output of one of its parts, or a ViT's last tokens.
+
+They are one vector of an image, or one of each position: see `features_at` and `maps_at`.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,6 +16,7 @@ from hpt_dist.errors import RequestError, nearest
 from hpt_dist.networks.backbones import Backbone
 
 POOL = "pool"
+LAST = "last"
 _TOKENS = {"cls": ("cls",), "mean": ("mean",), "cls+mean": ("cls", "mean")}
 
 
@@ -49,6 +54,21 @@ def flattened_at(backbone: Backbone, name: str, size: int) -> nn.Module:
     return _tried(_Part(backbone, name, flat=True), backbone, name, size)
 
 
+def maps_at(backbone: Backbone, where: str, size: int) -> nn.Module:
+    """Return a module that maps images to the features of each position: [b, d, rows, columns].
+
+    Args:
+        backbone: images [b, 3, h, w] -> features [b, feature_dim].
+        where: last, the last features that have positions: a ViT's tokens of patches, and of other
+            networks the output before it is pooled; or the name of a module.
+        size: of the images that it must read, pixels.
+
+    Raises:
+        RequestError: as `features_at`; or its tokens fill no square.
+    """
+    return _tried(_Maps(backbone, where), backbone, where, size)
+
+
 def _tried(inner: nn.Module, backbone: Backbone, where: str, size: int) -> nn.Module:
     """Return a module that reads images of a size, and leaves the backbone in its modes."""
     modes = [(module, module.training) for module in backbone.modules()]
@@ -83,17 +103,15 @@ class _Part(nn.Module):
             )
         self.backbone, self._name, self._flat = backbone, name, flat
         self._prefix = _prefix_tokens(backbone)
-        self._channels_last = getattr(backbone, "output_fmt", "") == "NHWC" or isinstance(
-            backbone, models.SwinTransformer
-        )
+        self._channels_last = _gives_channels_last(backbone)
         self._seen: list[Any] = []
         parts[name].register_forward_hook(lambda _module, _given, output: self._see(output))
 
     def _see(self, output: Any) -> None:
         self._seen.append(output)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return float [b, d]: of a part that is used several times, its last output."""
+    def output(self, images: Tensor) -> Tensor:
+        """Return what the part gives: of one that is used several times, its last output."""
         self._seen.clear()
         self.backbone(images)
         output = self._seen[-1] if self._seen else None
@@ -104,12 +122,61 @@ class _Part(nn.Module):
                 where="features",
                 fix="name a part that gives a tensor of channels, such as a whole stage",
             )
+        return output
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return float [b, d], or all values where it is flattened."""
+        output = self.output(images)
         if self._flat:
             tokens = output[:, self._prefix :] if output.ndim == 3 else output
             return tokens.flatten(1)
         if output.ndim == 4:
             return output.mean(dim=(1, 2) if self._channels_last else (2, 3))
         return output[:, self._prefix :].mean(dim=1) if output.ndim == 3 else output
+
+
+class _Maps(nn.Module):
+    """The features of each position: of a part, or the last ones of a backbone."""
+
+    def __init__(self, backbone: Backbone, where: str) -> None:
+        super().__init__()
+        self.backbone, self._where = backbone, where
+        self._prefix = _prefix_tokens(backbone)
+        self._channels_last = _gives_channels_last(backbone)
+        name = where if where != LAST else _last_part(backbone)
+        self._part = _Part(backbone, name) if name else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return float [b, d, rows, columns]."""
+        whole = self.backbone.forward_features if self._part is None else self._part.output
+        output = whole(images)  # type: ignore[operator]
+        if isinstance(output, Tensor) and output.ndim == 4:
+            return output.permute(0, 3, 1, 2) if self._channels_last else output
+        if isinstance(output, Tensor) and output.ndim == 3:
+            tokens = output[:, self._prefix :].transpose(1, 2)
+            side = math.isqrt(tokens.shape[2])
+            if side and side * side == tokens.shape[2]:
+                return tokens.unflatten(2, (side, side))
+        raise RequestError(
+            f"the features {self._where} of this backbone have no rows and columns",
+            where="features",
+            fix="name a part that gives a tensor of channels, such as a whole stage",
+        )
+
+
+def _last_part(backbone: nn.Module) -> str:
+    """Return the part of a backbone before it pools; empty where it has a method for it."""
+    if hasattr(backbone, "forward_features"):
+        return ""
+    names = [name for name, _ in backbone.named_children()]
+    for name in ("encoder", "layer4", "norm", "features"):
+        if name in names:
+            return name
+    raise RequestError(
+        "this backbone does not say which of its features are the last ones with positions",
+        where="features",
+        allowed=", ".join(names),
+    )
 
 
 class _Tokens(nn.Module):
@@ -145,6 +212,12 @@ class _Tokens(nn.Module):
             return self.backbone.forward_features(images)  # type: ignore[operator]
         self.backbone(images)
         return self._seen.pop()
+
+
+def _gives_channels_last(backbone: nn.Module) -> bool:
+    """Return whether the parts of a backbone give [b, rows, columns, d]."""
+    swin = isinstance(backbone, models.SwinTransformer)
+    return getattr(backbone, "output_fmt", "") == "NHWC" or swin
 
 
 def _has_class_token(backbone: nn.Module) -> bool:

@@ -7,7 +7,8 @@ batches, so the moments of a batch do not depend on how many ranks there are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -74,24 +75,32 @@ def moments_of(network: nn.Module, images: Tensor) -> dict[str, Moments]:
     Returns:
         Moments by the layer's name, on the CPU; without layers that the images do not reach.
     """
+    network.eval()
+    try:
+        with watching(network) as seen:
+            for layer in layers_of(network).values():
+                layer.train()
+            network(images)
+    finally:
+        network.eval()
+    return {name: pooled(found) for name, found in seen.items()}
+
+
+@contextmanager
+def watching(network: nn.Module) -> Iterator[dict[str, list[Moments]]]:
+    """Note what each batch-norm layer gets while this is open: moments of each call, by name."""
     seen: dict[str, list[Moments]] = {}
-    layers = layers_of(network)
     hooks = [
         layer.register_forward_pre_hook(
             lambda _, inputs, name=name: seen.setdefault(name, []).append(_of_batch(inputs[0]))
         )
-        for name, layer in layers.items()
+        for name, layer in layers_of(network).items()
     ]
-    network.eval()
     try:
-        for layer in layers.values():
-            layer.train()
-        network(images)
+        yield seen
     finally:
-        network.eval()
         for hook in hooks:
             hook.remove()
-    return {name: pooled(found) for name, found in seen.items()}
 
 
 def pooled(parts: Sequence[Moments]) -> Moments:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hpt_dist.datasets.manifest import NO_LABEL
 from hpt_dist.errors import RequestError
+from hpt_dist.images.boxes import Boxes
 from hpt_dist.reading.order import Ints
 from hpt_dist.reading.split import Bools, ReadableSplit
 
@@ -73,6 +74,12 @@ class Pool:
         return members if self._indices is None else members[self._indices]
 
     @property
+    def image_sizes(self) -> Ints:
+        """Width and height of each image, int64 [n, 2]; the splits have boxes."""
+        sizes = np.concatenate([split.image_sizes for split in self.splits])
+        return sizes if self._indices is None else sizes[self._indices]
+
+    @property
     def keys(self) -> list[str]:
         """The keys of the samples."""
         keys = [key for split in self.splits for key in split.keys]
@@ -102,6 +109,11 @@ class Pool:
         """Return sample i decoded; raises as `ReadableSplit.image`."""
         split, i = self.locate(i)
         return split.image(i)
+
+    def boxes(self, i: int) -> Boxes:
+        """Return the objects of sample i; raises as `ReadableSplit.boxes`."""
+        split, i = self.locate(i)
+        return split.boxes(i)
 
     def prefetch(self, indices: Ints) -> None:
         """Start to download the shards of these samples to the node's cache, if there is one."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +21,13 @@ from torch import Tensor
 from hpt_dist.datasets import origins
 from hpt_dist.datasets.manifest import NO_LABEL, Index, Manifest, read_index, read_manifest
 from hpt_dist.datasets.manifest import sha256 as sha256_of
-from hpt_dist.errors import DamagedImageError, DataError
+from hpt_dist.errors import DamagedImageError, DataError, RequestError
+from hpt_dist.images.boxes import Boxes
 from hpt_dist.images.pixels import EncodedImage
 from hpt_dist.reading.damage import remake
 from hpt_dist.reading.node_cache import NodeCache, default_cache
 from hpt_dist.reading.order import Ints
+from hpt_dist.reading.places import ImagePlaces
 from hpt_dist.reading.shard_reader import ShardReader
 from hpt_dist.store import Store
 
@@ -37,22 +39,6 @@ _NAMED_IMAGES = 2**21
 
 T = TypeVar("T")
 Bools = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class _ImagePlaces:
-    """The places of one shard's images: columns of its index without the keys."""
-
-    offsets: Ints
-    lengths: Ints
-    crc32s: Ints
-    labels: Ints  # -1 for none, and for several
-
-    @classmethod
-    def from_index(cls, index: Index) -> _ImagePlaces:
-        labels = [label if isinstance(label, int) else NO_LABEL for label in index.labels]
-        columns = (index.offsets, index.lengths, index.crc32s, labels)
-        return cls(*(np.array(column, np.int64) for column in columns))
 
 
 class ReadableSplit:
@@ -123,6 +109,17 @@ class ReadableSplit:
         return members
 
     @property
+    def image_sizes(self) -> Ints:
+        """Width and height of each upright image, int64 [n, 2]; 0 and 0 where they are not known.
+
+        Of a dataset of boxes; reads and raises as `labels`.
+        """
+        with ThreadPoolExecutor(_INDEX_READERS) as executor:
+            boxes = executor.map(lambda number: self._index(number).boxes, self._numbers)
+            rows = [(one[0], one[1]) for shard in boxes for one in shard]
+        return np.array(rows, np.int64).reshape(-1, 2)
+
+    @property
     def keys(self) -> list[str]:
         """The keys of the samples. Reads the index of every shard; raises as `labels`."""
         with ThreadPoolExecutor(_INDEX_READERS) as executor:
@@ -157,13 +154,44 @@ class ReadableSplit:
         """
         shard, row = self.locate(i)
         places = self._places[shard]
-        length = int(places.lengths[row])
+        span = (places.offsets[row], places.lengths[row], places.crc32s[row])
+        return self._read(i, span, "its bytes")
+
+    def boxes(self, i: int) -> Boxes:
+        """Return the objects that are annotated in sample i.
+
+        Raises:
+            RequestError: the sample has no boxes.
+            StoreError: its shard does not exist.
+            DataError: its shard is cut, or differs from its manifest.
+            DamagedImageError: its boxes changed since they were written.
+        """
+        shard, row = self.locate(i)
+        places = self._places[shard]
+        if not len(places.box_offsets) or places.box_offsets[row] < 0:
+            raise RequestError(
+                f"image {self.key(i)} of {self.name} has no boxes",
+                fix="shard it again with --boxes, from COCO or Pascal VOC",
+            )
+        span = (places.box_offsets[row], places.box_lengths[row], places.box_crc32s[row])
+        data = self._read(i, span, "the bytes of its boxes")
+        try:
+            boxes = Boxes.from_json(json.loads(data), "")
+        except (ValueError, DataError) as error:
+            raise self._damaged(i, f"its boxes: {error}") from error
+        if len(boxes) and boxes.labels.max() >= len(self.classes):
+            raise self._damaged(i, f"its boxes: a class {boxes.labels.max()} is unknown")
+        return boxes
+
+    def _read(self, i: int, span: Sequence[Any], what: str) -> bytes:
+        shard, _ = self.locate(i)
+        start, length, checksum = map(int, span)
         # Retry a damaged read once, straight from the remote store.
         for anew in (False, True) if self.reader.is_remote else (False,):
-            data = self.reader.read(self.shards[shard], int(places.offsets[row]), length, anew=anew)
-            if crc32(data) == int(places.crc32s[row]):
+            data = self.reader.read(self.shards[shard], start, length, anew=anew)
+            if crc32(data) == checksum:
                 return data
-        raise self._damaged(i, "its bytes are not those that were written")
+        raise self._damaged(i, f"{what} are not those that were written")
 
     def encoded(self, i: int) -> EncodedImage:
         """Return sample i before it is decoded; raises as `read`."""
@@ -231,16 +259,17 @@ class ReadableSplit:
         covers, and cost an eighth of the SHA-256 of the whole shard.
         """
         places = self._places[number]
-        rows = zip(places.offsets.tolist(), places.lengths.tolist(), places.crc32s, strict=True)
         with memoryview(content) as view:
-            return all(crc32(view[start : start + length]) == crc for start, length, crc in rows)
+            return all(
+                crc32(view[start : start + length]) == crc for start, length, crc in places.spans()
+            )
 
     @property
     def _numbers(self) -> range:
         return range(len(self.shards))
 
-    def _read_places(self, number: int) -> _ImagePlaces:
-        return _ImagePlaces.from_index(self._index(number))
+    def _read_places(self, number: int) -> ImagePlaces:
+        return ImagePlaces.from_index(self._index(number))
 
     def _read_keys(self, number: int) -> tuple[str, ...]:
         return self._index(number).keys

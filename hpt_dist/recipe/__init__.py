@@ -1,6 +1,7 @@
 """What is asked for: recipes, and the plan of trials that follows from one. No torch."""
 
 from hpt_dist.recipe.kinds import KINDS
+from hpt_dist.recipe.kinds.detect import Detect
 from hpt_dist.recipe.kinds.finetune import Finetune
 from hpt_dist.recipe.kinds.imported import Import
 from hpt_dist.recipe.kinds.knn import Knn
@@ -25,6 +26,7 @@ __all__ = [
     "METHOD_SETTINGS",
     "SCALING_BATCH",
     "Augment",
+    "Detect",
     "Finetune",
     "Image",
     "Import",

@@ -17,7 +17,7 @@ class DatasetFacts:
         store: URI of the store that holds it; empty for the recipe's own.
         digest: of its manifest.
         classes: how many classes; 0 without labels.
-        label: single, multi or none; see `manifest.Manifest`.
+        label: single, multi, boxes or none; see `manifest.Manifest`.
         metric: of its evaluations, as the manifest names it; empty for the label's usual one.
         class_names: of its classes, in order; empty if unknown.
         class_counts: images of each class, by split.

@@ -35,6 +35,8 @@ def _missing(spec: StageSpec, read: Read, facts: Facts) -> Fault | None:
         return fault
     if not read.labelled:
         return None
+    if read.boxes or dataset.label == "boxes":
+        return _other_than_boxes(spec, read, dataset)
     whole = split.partition("@")[0]
     if dataset.label == "multi":
         if read.several:
@@ -45,6 +47,18 @@ def _missing(spec: StageSpec, read: Read, facts: Facts) -> Fault | None:
     if sum(dataset.class_counts.get(whole, ())) < dataset.images[whole]:
         return Fault(read.setting, f"{dataset.name}/{whole} has images without a label")
     return None
+
+
+def _other_than_boxes(spec: StageSpec, read: Read, dataset: DatasetFacts) -> Fault | None:
+    """Return why a stage cannot read the labels of a dataset, one of the two being boxes."""
+    if read.boxes and dataset.label == "boxes":
+        return None
+    if read.boxes:
+        what = f"{dataset.name} has labels without boxes; {spec.kind} needs boxes"
+        return Fault(read.setting, what, fix="shard it again with --boxes, from COCO or Pascal VOC")
+    what = f"the labels of {dataset.name} are boxes; {spec.kind} needs classes"
+    fix = "sharded without --boxes, the classes of its boxes are its labels"
+    return Fault(read.setting, what, fix=fix)
 
 
 def _no_share(read: Read, dataset: DatasetFacts, split: str) -> Fault | None:

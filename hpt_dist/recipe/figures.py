@@ -54,6 +54,9 @@ class Figure(Spec):
         None, description="null is that by which the stage's val chose, on test"
     )
     baseline: _Name = Field("base", description="the row that the others are compared with")
+    median: bool = Field(
+        default=False, description="whether a cell is the median of its trials, not their mean"
+    )
     title: _Name | None = Field(None, description="null is what it shows, in words")
     compare: _Name | None = Field(None, description="published values to print beside ours")
     paper: Paper | None = Field(
@@ -270,7 +273,7 @@ def recorded(figure: Figure, stages: Sequence[str]) -> dict[str, Any]:
         stages: those of its stages that were launched.
     """
     plain = figure.model_dump(mode="json")
-    newer = ("panels", "title", "paper", "paper_source", "claims", "reference")
+    newer = ("panels", "title", "paper", "paper_source", "claims", "reference", "median")
     kept = {key: value for key, value in plain.items() if value or key not in newer}
     return kept | {figure.kind: stages[0] if len(stages) == 1 else list(stages)}
 

@@ -52,6 +52,15 @@ METRICS: dict[str, Metric] = {
     "map": Metric("average precision, mean over classes", ("multi",), needs="both"),
     "ece": Metric("expected calibration error", ("single", "multi"), lower_is_better=True),
 }
+# Shares of 1 that no `metric` asks for: of detections by COCO's rule and by VOC's, of patches.
+OTHER_SHARES = frozenset(
+    ["miou", "knn_miou"]
+    + [
+        f"{rule}{name}"
+        for rule in ("", "mask_", "voc_")
+        for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    ]
+)
 # Where neither recipe nor manifest names one (HPT, arXiv 2103.12718, table 5).
 _DEFAULT = {"single": "top1", "multi": "auroc"}
 

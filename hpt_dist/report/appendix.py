@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from hpt_dist.page import (
@@ -40,7 +40,8 @@ def blocks(exhibits: Exhibits, nodes: Sequence[Node]) -> list[Block]:
     """
     return [
         *_trials(exhibits),
-        *_mistakes(exhibits),
+        *_shown("Objects and positions", exhibits.results),
+        *_shown("Mistakes on validation", exhibits.mistakes),
         *_lineage(nodes),
         *_data_and_weights(exhibits),
         *_recipe(exhibits),
@@ -91,10 +92,11 @@ def _trial(card: TrialCard, *, is_open: bool) -> Iterator[Block]:
     yield Folded("How it ran, and how to get its weights", inner)
 
 
-def _mistakes(exhibits: Exhibits) -> Iterator[Block]:
-    if exhibits.mistakes:
-        yield Heading(2, "Mistakes on validation")
-    for found in exhibits.mistakes.values():
+def _shown(title: str, by_trial: Mapping[str, Sequence[Block]]) -> Iterator[Block]:
+    """Yield the pages of single trials as parts of one section."""
+    if by_trial:
+        yield Heading(2, title)
+    for found in by_trial.values():
         for block in found:
             if isinstance(block, Heading):
                 yield Heading(block.level + 2, block.text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from statistics import median as middle
 from typing import Any
 
 from hpt_dist.evals import evidence, resampled
@@ -25,7 +26,7 @@ class Cell:
         column: its name.
         planned: number of its trials, done or not.
         values: the metric of each finished trial, on the printed scale.
-        mean: mean of the values; None if there are none.
+        mean: mean of the values, or their median in a table of medians; None if there are none.
         std: their sample standard deviation; None if there are fewer than two.
         over_images: the 95 % interval of the mean over images, (low, high); None if unknown.
     """
@@ -115,7 +116,7 @@ def entries_of(
 
 
 def cells_of(
-    entries: Sequence[Entry], metric: str, num_images: int | None = None
+    entries: Sequence[Entry], metric: str, num_images: int | None = None, *, median: bool = False
 ) -> tuple[Cell, ...]:
     """Return the cells of a table, row by row, with values on the metric's printed scale.
 
@@ -123,6 +124,7 @@ def cells_of(
         entries: of the table.
         metric: of the entries.
         num_images: that it was measured on; None gives no interval over images.
+        median: whether a cell's mean is the median of its values.
     """
     factor = evidence.scale_of(metric).factor
     cells = []
@@ -130,7 +132,7 @@ def cells_of(
         for column in names_of(entry.column for entry in entries):
             here = [entry for entry in entries if (entry.row, entry.column) == (row, column)]
             values = tuple(entry.value * factor for entry in here if entry.value is not None)
-            mean = fmean(values) if values else None
+            mean = (middle(values) if median else fmean(values)) if values else None
             std = stdev(values) if len(values) > 1 else None
             ends = _over_images(here, num_images, factor)
             cells.append(Cell(row, column, len(here), values, mean, std, ends))

@@ -118,6 +118,7 @@ class Exhibits:
         links: further pages, by what they show.
         commands: what shows more in a terminal.
         mistakes: the most confident ones and what is confused, by the trial that made them.
+        results: what trials left to show: curves, pictures, the worst images; by trial.
     """
 
     trials: tuple[TrialCard, ...] = ()
@@ -129,6 +130,7 @@ class Exhibits:
     links: Mapping[str, str] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
     mistakes: Mapping[str, tuple[Block, ...]] = field(default_factory=dict)
+    results: Mapping[str, tuple[Block, ...]] = field(default_factory=dict)
 
 
 def headline(nodes: Iterable[Node], most: int = MOST_TRIALS) -> list[Node]:
@@ -143,6 +145,12 @@ def headline(nodes: Iterable[Node], most: int = MOST_TRIALS) -> list[Node]:
     pretraining = [node for node in done if node.pretrains]
     others = [node for node in done if not node.pretrains and _trains(node)]
     return [*_in_turn(pretraining), *_in_turn(others)][:most]
+
+
+def showing(nodes: Iterable[Node], most: int = MOST_TRIALS) -> list[Node]:
+    """Return the finished trials that left something to show, one of each stage in turn."""
+    kinds = {name for name, kind in KINDS.items() if kind.SHOWS}
+    return [*_in_turn([node for node in nodes if node.is_done and node.kind in kinds])][:most]
 
 
 def _trains(node: Node) -> bool:

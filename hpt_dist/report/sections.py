@@ -30,7 +30,8 @@ def of_table(table: Table, computed: Mapping[str, str]) -> list[Block]:
     unit = f" in {scale.unit}" if scale.unit else ""
     over = " and ".join(table.over)
     text = f"{_with_title(table.metric)}{unit}"
-    text += f", mean ± sample standard deviation over {over} (n trials)." if over else "."
+    middle = "median" if table.median else "mean"
+    text += f", {middle} ± sample standard deviation over {over} (n trials)." if over else "."
     text += _about_images(table, scale)
     selection = _how_it_was_selected(table.metric)
     return [

@@ -184,7 +184,13 @@ def _panel(
     part: Part, figure: Figure, metric: str, columns: str, taken: Callable[[str], Taken | None]
 ) -> Panel:
     table, differences = tabulate(
-        part.points, part.stage, metric, figure.rows, columns, figure.baseline
+        part.points,
+        part.stage,
+        metric,
+        figure.rows,
+        columns,
+        figure.baseline,
+        median=figure.median,
     )
     if figure.kind == "curve":
         table, differences = _ordered(table, differences)

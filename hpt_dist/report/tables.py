@@ -33,10 +33,11 @@ class Table:
         rows: names of the rows, in the recipe's order.
         columns: names of the columns, in the recipe's order.
         cells: the cells, row by row.
-        over: the axes that a cell's mean is taken over.
+        over: the axes that a cell's mean, or median, is taken over.
         num_images: number of images of the metric's split; None if unknown.
         standard_error: the largest binomial standard error of a cell's accuracy on that many
             images, on the printed scale; None if unknown.
+        median: whether cells hold medians.
     """
 
     stage: str
@@ -50,10 +51,18 @@ class Table:
     over: tuple[str, ...]
     num_images: int | None
     standard_error: float | None
+    median: bool = False
 
 
 def tabulate(
-    points: Sequence[Point], stage: str, metric: str, rows: str, columns: str, baseline: str
+    points: Sequence[Point],
+    stage: str,
+    metric: str,
+    rows: str,
+    columns: str,
+    baseline: str,
+    *,
+    median: bool = False,
 ) -> tuple[Table, tuple[Difference, ...]]:
     """Return the table of a stage, and each row's difference from the baseline row.
 
@@ -64,10 +73,11 @@ def tabulate(
         rows: the axis with one row per value.
         columns: the axis with one column per value; empty for one column.
         baseline: name of the row to compare with.
+        median: whether cells hold the median of their trials; differences are means all the same.
     """
     entries = entries_of(points, stage, metric, rows, columns)
     num_images = images_of(points, stage, metric)
-    cells = cells_of(entries, metric, num_images)
+    cells = cells_of(entries, metric, num_images, median=median)
     means = [cell.mean for cell in cells if cell.mean is not None]
     scale = evidence.scale_of(metric)
     error = None
@@ -87,6 +97,7 @@ def tabulate(
         over=tuple(over),
         num_images=num_images,
         standard_error=error,
+        median=median,
     )
     kind = kind_of(points, stage)
     judges = bool(kind) and KINDS[kind].JUDGES

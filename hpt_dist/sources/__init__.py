@@ -11,6 +11,7 @@ from hpt_dist.errors import RequestError, nearest
 from hpt_dist.images import file_kinds
 from hpt_dist.sources import (
     coco,
+    detection,
     folder,
     image_folder,
     listing,
@@ -64,6 +65,7 @@ def open_source(
     group_by: str | None = None,
     columns: str = "",
     tar_options: TarOptions | None = None,
+    boxes: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Source:
     """Open the images that `text` names.
@@ -77,6 +79,7 @@ def open_source(
         columns: which columns of a list hold what, see `columns.parse`; empty where their names
             say it.
         tar_options: how tars are read, where that is not plain.
+        boxes: the objects of annotations are the labels, see `detection.with_boxes`.
         progress: called while tars are read, with (samples done, samples expected).
 
     Raises:
@@ -96,6 +99,8 @@ def open_source(
     if text in openmoji.NAMES:
         if group_by:
             raise RequestError(f"{text} has groups of its own", where="--group-by")
+        if boxes:
+            raise RequestError(f"{text} has no boxes", where=detection.OPTION)
         return openmoji.open_domain(text)
     chosen = parse_columns(columns)
     if is_tars and chosen:
@@ -106,7 +111,11 @@ def open_source(
         else _opened(text, root, layout, chosen)
     )
     _refuse_heic(source)
-    return kept_together(source, group_by)
+    source = kept_together(source, group_by)
+    if boxes and is_tars and not source.boxes:
+        fix = "shard what the tars were written from"
+        raise RequestError("tars hold boxes of any form", where=detection.OPTION, fix=fix)
+    return detection.with_boxes(source) if boxes else source
 
 
 def are_tars(text: str, root: Path | None = None, layout: str = "") -> bool:

@@ -7,12 +7,13 @@ loses boxes so and has no class left gets no label: it is not known to show none
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hpt_dist.errors import RequestError
 
 LABEL_RULE = "labels: the classes with a box"
+_SHOWN = 3
 
 
 @dataclass
@@ -21,11 +22,11 @@ class ImageBoxes:
 
     Args:
         objects: those that cover some of it, as `Sample.annotation` holds them.
-        left_out: how many others there are.
+        left_out: where each of the others is in its file.
     """
 
     objects: list[dict[str, Any]]
-    left_out: int = 0
+    left_out: list[str] = field(default_factory=list)
 
     def label(self) -> tuple[int, ...] | None:
         """Return the label of the image, or None where the boxes that would decide are left out."""
@@ -63,7 +64,7 @@ def refuse_none_left(images: Collection[ImageBoxes], where: str) -> None:
     Raises:
         RequestError: there are boxes, and all of them would be left out.
     """
-    left_out = sum(one.left_out for one in images)
+    left_out = sum(len(one.left_out) for one in images)
     if left_out and not any(one.objects for one in images):
         raise RequestError(
             f"none of its {left_out:,} boxes covers any of its image",
@@ -71,6 +72,15 @@ def refuse_none_left(images: Collection[ImageBoxes], where: str) -> None:
             allowed="boxes of a width and a height above 0, inside the image, in pixels",
             fix="export the boxes again",
         )
+
+
+def left_out_in_words(images: Collection[ImageBoxes]) -> list[str]:
+    """Return where the boxes are that are left out, in a line for the terminal; none for none."""
+    places = [place for one in images for place in one.left_out]
+    if not places:
+        return []
+    more = f" and {len(places) - _SHOWN:,} more" if len(places) > _SHOWN else ""
+    return [f"left out, as they cover nothing of their image: {'; '.join(places[:_SHOWN])}{more}"]
 
 
 def rule_in_words(rule: str, images: Collection[ImageBoxes]) -> str:
@@ -81,7 +91,7 @@ def rule_in_words(rule: str, images: Collection[ImageBoxes]) -> str:
         images: the boxes of each image.
     """
     words = [rule, LABEL_RULE]
-    if left_out := sum(one.left_out for one in images):
+    if left_out := sum(len(one.left_out) for one in images):
         words.append(f"{left_out:,} box{'es' if left_out != 1 else ''} without area left out")
     if unlabelled := sum(1 for one in images if one.left_out and not labels_of(one.objects)):
         words.append(

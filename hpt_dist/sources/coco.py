@@ -227,7 +227,10 @@ class _CocoListing:
             licence=licence,
             credit=credit,
             multi_label=True,
-            notes=(f"read as COCO: images below {printable(str(self._root))}",),
+            notes=(
+                f"read as COCO: images below {printable(str(self._root))}",
+                *annotated.left_out_in_words(boxes),
+            ),
         )
 
     def _take_categories(self, file: Path, categories: list[CocoCategory]) -> None:
@@ -277,7 +280,8 @@ class _CocoListing:
             if annotated.has_area(box.bbox, *frames[box.image_id]):
                 objects[box.image_id].objects.append(_object(box))
             else:
-                objects[box.image_id].left_out += 1
+                where = f"{file.name}: annotations[{place}]: annotation {box.id}"
+                objects[box.image_id].left_out.append(printable(where))
         return objects
 
     def _unknown(self, box: CocoBox, images: Container[int | str], contents: CocoFile) -> str:

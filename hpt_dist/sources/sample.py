@@ -13,7 +13,8 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Literal, Protocol
 
-LabelKind = Literal["single", "multi", "none"]
+LabelKind = Literal["single", "multi", "boxes", "none"]
+BoxKind = Literal["", "boxes", "masks"]
 Label = int | tuple[int, ...] | None
 
 # The split names of folders and lists, and what they are called in a dataset.
@@ -27,7 +28,7 @@ SPLITS = {
     "unlabelled": "unlabeled",
 }
 
-METRICS: dict[LabelKind, str] = {"single": "top1", "multi": "auroc", "none": ""}
+METRICS: dict[LabelKind, str] = {"single": "top1", "multi": "auroc", "boxes": "", "none": ""}
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
@@ -49,6 +50,8 @@ class Sample:
         annotation: further facts about the image, as JSON: `width` and `height` of the frame,
             pixels, and `objects`, each with `class` (id), `box` [left, top, width, height] in
             pixels of that frame, `crowd` and, where there is one, `segmentation` as COCO writes it.
+        boxes: whether the objects are stored to detect them, in pixels of the stored image, and
+            with their masks, which all of them have then; empty stores the annotation as it is.
     """
 
     key: str
@@ -59,6 +62,7 @@ class Sample:
     size_bytes: int
     read: Callable[[], bytes]
     annotation: Mapping[str, Any] | None = None
+    boxes: BoxKind = ""
 
 
 class Source(Protocol):
@@ -82,11 +86,11 @@ class Source(Protocol):
 
     @property
     def label(self) -> LabelKind:
-        """Whether an image has one class, any number of them, or none."""
+        """Whether an image has one class, any number of them, objects in boxes, or none."""
 
     @property
     def metric(self) -> str:
-        """The metric of its evaluations: `top1`, `auroc`, or empty without labels."""
+        """The metric of its evaluations: `top1`, `auroc`, or empty without labels and of boxes."""
 
     @property
     def classes(self) -> list[str]:
@@ -110,6 +114,7 @@ class FileSource:
         multi_label: an image has any number of classes.
         notes: how the files were understood and what was set aside, a line each, for the terminal.
         groups: of images that must share a split, such as those of a patient, by the sample's key.
+        boxes: the objects of an image are what is learned: `Sample.boxes` of each labelled one.
     """
 
     name: str
@@ -121,10 +126,13 @@ class FileSource:
     multi_label: bool = False
     notes: tuple[str, ...] = ()
     groups: Mapping[str, str] = field(default_factory=dict)
+    boxes: bool = False
 
     @property
     def label(self) -> LabelKind:
-        """Follows from the classes and `multi_label`."""
+        """Follows from the classes, `multi_label` and `boxes`."""
+        if self.boxes:
+            return "boxes"
         return ("multi" if self.multi_label else "single") if self.classes else "none"
 
     @property

@@ -33,6 +33,7 @@ from hpt_dist.sources.sample import (
     Sample,
     file_sample,
     hash_split,
+    printable,
     read_file,
 )
 from hpt_dist.sources.split_names import split_of
@@ -293,7 +294,7 @@ class _VocListing:
             licence=licence,
             credit=credit,
             multi_label=True,
-            notes=("read as Pascal VOC",),
+            notes=("read as Pascal VOC", *annotated.left_out_in_words(boxes)),
         )
 
 
@@ -324,7 +325,7 @@ def _parsed(xml: Path) -> tuple[tuple[int, int], ImageBoxes, list[str]]:
         if annotated.has_area(entry["box"], width, height):
             boxes.objects.append(entry)
         else:
-            boxes.left_out += 1
+            boxes.left_out.append(printable(f"{xml.name}: object[{number}] {entry['class']}"))
     return (width, height), boxes, faults
 
 

@@ -8,6 +8,8 @@ from hpt_dist.recipe.trial import Trial
 from hpt_dist.stages import (
     bn_refresh,
     choice,
+    dense,
+    detect,
     finetune,
     imported,
     knn,
@@ -25,10 +27,12 @@ RUNNERS: dict[str, Runner] = {
     "pretrain": pretrain.run,
     "knn": knn.run,
     "linear": linear.run,
+    "dense": dense.run,
     "select": select.run,
     "similarity": similarity.run,
     "mme": mme.run,
     "finetune": finetune.run,
+    "detect": detect.run,
 }
 # Of the kinds that set CHOOSES; one that leaves a backbone has no test to read.
 TESTS: dict[str, choice.ReadTest] = {

@@ -122,5 +122,6 @@ def left_by(store: Store, key: str) -> Result:
         taken=files_that(split_of),
         replicates=replicates.read(store, key),
         out=str(result["details"].get("out", "")),
-        pictures=files_that(lambda name: name.endswith(".webp")),
+        pictures=files_that(lambda name: name.endswith(".webp") or name.startswith("detection.")),
+        detections=files_that(lambda name: name.startswith("detections.")),
     )

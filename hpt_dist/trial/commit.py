@@ -59,6 +59,7 @@ def commit(context: Context, tracker: Tracker, result: Result, run: Run) -> None
         **_tensors(context, result),
         **_predictions(result),
         **result.pictures,
+        **result.detections,
     }
     if result.replicates:
         objects[REPLICATES] = replicates.encoded(result.replicates)

@@ -35,7 +35,9 @@ class Result:
             which it commits as they are.
         replicates: of its metrics, shares of 1, [draws]; see `evals.bootstrap`.
         out: why it is no candidate any more; empty where it has a result.
-        pictures: what it saw and changed, WebP by file name; shown, and used for nothing.
+        pictures: what it saw, changed and found, WebP or JSON by file name; shown, and used for
+            nothing.
+        detections: what its detector found, files by name; see `detections_file`.
     """
 
     metrics: dict[str, float]
@@ -53,3 +55,4 @@ class Result:
     replicates: Replicates = field(default_factory=dict)
     out: str = ""
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+    detections: Mapping[str, bytes] = field(default_factory=dict)

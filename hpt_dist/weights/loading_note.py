@@ -154,6 +154,14 @@ _MODELS = {
 `embedding.` (a linear layer) and `prototypes.` (a linear layer without bias, on embeddings of
 length 1). The largest score is the class. `safetensors.torch.load_file` loads it.
 """,
+    "detect": """\
+## The detector
+
+`{file}` holds the whole network: `backbone.`, with the names of its library, and the parts of
+torchvision that make boxes of it: `rpn.`, `roi_heads.`, and `fpn.` of a pyramid. Class 0 of its
+predictors is the background. `hpt-dist pull --format torchvision` (of an fpn) or `detectron2`
+writes it under their names, too; docs/detection.md of hpt-dist has the settings beside it.
+""",
 }
 
 
@@ -198,7 +206,7 @@ def text(
     kind = str(settings.get("kind", ""))
     if HEAD in names:
         parts += _of_classifier(settings, folder, several=several, by_prototypes=kind in _MODELS)
-    for name in names:
+    for name in names if kind != "detect" else ():
         parts += _of_backbone(backbone, folder, name, file_format)
     if MODEL in names and HEAD in names:
         parts += _plain(*_library(backbone), _FROM_MODEL.format(file=_literal(folder / MODEL)))
@@ -210,7 +218,8 @@ def text(
     if average:
         title += f"\nThese weights are an average, {average}: no step of the training left them.\n"
     squash = bool(settings.get("squash", False))
-    return "\n".join([title, *parts, _images(spec.get("image", {}), squash=squash)])
+    images = "" if kind == "detect" else _images(spec.get("image", {}), squash=squash)
+    return "\n".join([title, *parts, images])
 
 
 def _of_classifier(

@@ -5,7 +5,7 @@ import torch
 
 from hpt_dist.errors import RequestError
 from hpt_dist.networks import backbones
-from hpt_dist.networks.inner_features import features_at, flattened_at
+from hpt_dist.networks.inner_features import features_at, flattened_at, maps_at
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -95,3 +95,53 @@ def test_what_a_backbone_has_not_is_refused(name, where, what):
         features_at(made(name), where, 160 if "vit" in name else 32)
     assert refused.value.problem.where == "features"
     assert refused.value.problem.allowed
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "part", "size", "side"),
+    [
+        ("torchvision/resnet18", "layer3", 64, 4),
+        ("timm/test_convnext", "stages.2", 64, 4),
+        ("timm/test_vit", "blocks.1", 160, 10),
+    ],
+)
+def test_maps_hold_what_is_averaged_over_positions(name, part, size, side):
+    backbone, images = made(name), torch.randn(2, 3, size, size)
+    maps = maps_at(backbone, part, size)(images)
+    assert maps.shape[2:] == (side, side)
+    averaged = features_at(backbone, part, size)(images)
+    torch.testing.assert_close(maps.mean(dim=(2, 3)), averaged)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "size", "side"),
+    [
+        ("torchvision/resnet18", 64, 2),
+        ("torchvision/swin_t", 64, 2),
+        ("timm/test_efficientnet", 64, 2),
+        ("timm/test_vit", 160, 10),
+        ("vit_b_32", 224, 7),
+    ],
+)
+def test_the_last_map_is_what_the_backbone_pools(name, size, side):
+    backbone, images = made(name), torch.randn(2, 3, size, size)
+    maps = maps_at(backbone, "last", size)(images)
+    assert maps.shape[2:] == (side, side)
+    if "vit" in name:
+        torch.testing.assert_close(
+            maps.mean(dim=(2, 3)), features_at(backbone, "mean", size)(images)
+        )
+        return
+    torch.testing.assert_close(maps.mean(dim=(2, 3)), backbone(images))
+    # Rows are rows: what changes above changes most above.
+    changed = images.clone()
+    changed[:, :, : size // 8] = 0
+    moved = (maps_at(backbone, "last", size)(changed) - maps).abs().mean(dim=(0, 1))
+    assert moved[0].mean() > moved[-1].mean()
+
+
+def test_a_part_without_positions_gives_no_map():
+    with pytest.raises(RequestError, match="have no rows and columns"):
+        maps_at(made("torchvision/resnet18"), "fc", 64)

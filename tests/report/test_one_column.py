@@ -83,3 +83,19 @@ def test_a_launch_is_read_again_with_and_without_columns() -> None:
     launch.report["columns"] = 5  # type: ignore[index]
     with pytest.raises(DamagedRecordError, match="its report has no such columns"):
         decoded(json.dumps(dataclasses.asdict(launch)).encode(), Launch, where="")
+
+
+def test_a_table_of_medians_says_so_and_prints_them() -> None:
+    values = (0.2, 0.9, 0.3)
+    names = [f"features/init=base,seed={seed}" for seed in range(3)]
+    done = [
+        finished(name, {"test/AP": value}, kind="detect", details={"n_test": 10})
+        for name, value in zip(names, values, strict=True)
+    ]
+    plain = {"table": "features", "metric": "test/AP", "columns": None}
+    medians = build(launched(names, **plain, median=True), done).markdown()
+    assert "median ± sample standard deviation over seed" in medians
+    assert "30.0 ± " in medians
+    means = build(launched(names, **plain), done).markdown()
+    assert "mean ± sample standard deviation over seed" in means
+    assert "46.7 ± " in means

@@ -1,6 +1,8 @@
 """The kinds of stage, one file each; `stages` has a file of the same name that runs it."""
 
 from hpt_dist.recipe.kinds.bn_refresh import BnRefresh
+from hpt_dist.recipe.kinds.dense import Dense
+from hpt_dist.recipe.kinds.detect import Detect
 from hpt_dist.recipe.kinds.finetune import Finetune
 from hpt_dist.recipe.kinds.imported import Import
 from hpt_dist.recipe.kinds.knn import Knn
@@ -17,8 +19,10 @@ KINDS: dict[str, type[StageSpec]] = {
     "pretrain": Pretrain,
     "knn": Knn,
     "linear": Linear,
+    "dense": Dense,
     "select": Select,
     "similarity": Similarity,
     "mme": Mme,
     "finetune": Finetune,
+    "detect": Detect,
 }

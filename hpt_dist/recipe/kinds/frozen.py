@@ -94,12 +94,17 @@ def judged_faults(
         datasets: by the recipe's names.
         judged: the splits that judge.
     """
+    return learned_faults(data) or metric_faults(asked, datasets[dataset_of(data)], judged)
+
+
+def learned_faults(data: str) -> list[Fault]:
+    """Return that a split that judges cannot be learned from; see `SPLITS`."""
     split = trained_on(data).partition("/")[2].partition("@")[0]
-    if split in _JUDGED:
-        use = "chooses" if split == "val" else "is read once, at the end"
-        what = f"{data} cannot be learned from: {split} {use}"
-        return [Fault("data", what, f"{dataset_of(data)}, or {dataset_of(data)}/train@10%")]
-    return metric_faults(asked, datasets[dataset_of(data)], judged)
+    if split not in _JUDGED:
+        return []
+    use = "chooses" if split == "val" else "is read once, at the end"
+    what = f"{data} cannot be learned from: {split} {use}"
+    return [Fault("data", what, f"{dataset_of(data)}, or {dataset_of(data)}/train@10%")]
 
 
 def metric_faults(

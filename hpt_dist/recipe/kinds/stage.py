@@ -34,6 +34,7 @@ class Read:
         labelled: whether its labels are needed.
         normalizes: whether its mean and std are among those of `normalize: dataset`.
         several: whether several labels an image will do.
+        boxes: whether the labels that are needed are objects in boxes.
     """
 
     setting: str
@@ -41,6 +42,7 @@ class Read:
     labelled: bool = False
     normalizes: bool = True
     several: bool = False
+    boxes: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class StageSpec(Spec):
     # Whether validation can choose among its trials; `stages` then says how one reads test.
     CHOOSES: ClassVar[bool] = False
     USES_GPU: ClassVar[bool] = True
+    # Whether a report's page shows what a trial leaves beside its metrics; see `launch.exhibited`.
+    SHOWS: ClassVar[bool] = False
     # What its trials are measured by, which a report may ask for; empty where that is not known.
     METRICS: ClassVar[tuple[str, ...]] = ()
     # The settings that name a dataset or dataset/split.

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hpt_dist.errors import RequestError
 from hpt_dist.sources.named import (
+    boxes,
     chest,
     domainnet,
     domainnet_126,
@@ -155,6 +156,34 @@ DATASETS = {
         credit="Lam et al., xView: Objects in Context in Overhead Imagery, 2018",
     ),
 }
+# Tables 1 and 2: objects in boxes; what trains is whole, and there is nothing to choose on val.
+_FOR_BOXES = ("train", "test")
+DETECTION = {
+    "voc/boxes": Named(
+        open=boxes.open_voc,
+        home="http://host.robots.ox.ac.uk/pascal/VOC/",
+        licence="images under Flickr's terms (check at the source)",
+        credit="Everingham et al., The Pascal Visual Object Classes Challenge, IJCV 2015",
+        images={"train": 16_551, "test": 4_952},
+        splits=_FOR_BOXES,
+    ),
+    "bdd100k/boxes": Named(
+        open=boxes.open_bdd,
+        home="https://doc.bdd100k.com/download.html",
+        licence="BDD100K licence (check at the source)",
+        credit="Yu et al., BDD100K, CVPR 2020",
+        images={"train+unlabeled": 70_000, "test": 10_000},
+        splits=_FOR_BOXES,
+    ),
+    "coco2017": Named(
+        open=boxes.open_coco2017,
+        home="https://cocodataset.org/#download",
+        licence="annotations CC BY 4.0; images under Flickr's terms, each with its own licence",
+        credit="Lin et al., Microsoft COCO, ECCV 2014",
+        images={"train": 118_287, "test": 5_000},
+        splits=_FOR_BOXES,
+    ),
+}
 # MME's lists (arXiv 1904.06487): 126 classes; images of source domains, labelled ones of targets.
 _SOURCES = {"clipart": 18_703, "painting": 31_502, "real": 70_358, "sketch": 24_582}
 _TARGETS = {f"{one}-{k}": (one, k) for one in domainnet_126.DOMAINS for k in domainnet_126.SHOTS}
@@ -184,9 +213,9 @@ ADAPTATION = {
         for name, target in _TARGETS.items()
     },
 }
-NAMES = (*installed.DATASETS, *DATASETS, *ADAPTATION)
+NAMES = (*installed.DATASETS, *DATASETS, *DETECTION, *ADAPTATION)
 # As messages list them.
-LISTED = (*installed.DATASETS, *DATASETS, "domainnet-126/DOMAIN (docs/datasets.md)")
+LISTED = (*installed.DATASETS, *DATASETS, *DETECTION, "domainnet-126/DOMAIN (docs/datasets.md)")
 
 
 def open_named(name: str, root: Path | None) -> FileSource:
@@ -202,7 +231,7 @@ def open_named(name: str, root: Path | None) -> FileSource:
     """
     if name in installed.DATASETS:
         return installed.open_installed(name, root)
-    named = (DATASETS | ADAPTATION)[name]
+    named = (DATASETS | DETECTION | ADAPTATION)[name]
     if root is None:
         raise RequestError(
             f"{name} is read from the folder that it was unpacked to",

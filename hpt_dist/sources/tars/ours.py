@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from hpt_dist.sources.problems import Problems
-from hpt_dist.sources.sample import FileSource, Label, LabelKind, Sample
+from hpt_dist.sources.sample import BoxKind, FileSource, Label, LabelKind, Sample
 from hpt_dist.sources.tars.places import MANIFEST, Places
 from hpt_dist.sources.tars.samples import Progress, TarSample, image_sample, list_samples
 
@@ -76,12 +76,13 @@ def open_dataset(dataset: Dataset, places: Places, progress: Progress) -> FileSo
     shards = replace(places, tars=tuple(there[path] for path in splits))
     listing = list_samples(shards, label=_LABELS, annotations=True, progress=progress)
     files = []
+    is_boxes = dataset.label == "boxes"
     for one in listing.samples:
         label = _label(one, dataset)
         if label == () and dataset.label == "single":
             problems.add(places.where(one.tar.path), f"the label of {one.key} is no class")
             continue
-        files.append(_sample(places, one, splits[one.tar.path], label))
+        files.append(_sample(places, one, splits[one.tar.path], label, is_boxes=is_boxes))
     problems.refuse(f"the dataset {dataset.name}", _FIX)
     return FileSource(
         name=dataset.source.name,
@@ -91,6 +92,7 @@ def open_dataset(dataset: Dataset, places: Places, progress: Progress) -> FileSo
         licence=dataset.source.licence,
         credit=dataset.source.credit,
         multi_label=dataset.label == "multi",
+        boxes=is_boxes,
         notes=(
             f"read as a dataset of hpt-dist: {len(splits):,} tars, {len(files):,} samples; labels, "
             "classes, splits and keys are those of its manifest",
@@ -108,21 +110,24 @@ def _paths(dataset: Dataset) -> Iterator[tuple[str, str]]:
 
 def _label(one: TarSample, dataset: Dataset) -> Label:
     """Return the label of an image; an empty one is no class of a dataset of single labels."""
-    value = one.values.get(_LABELS if dataset.label == "multi" else "cls")
+    several = dataset.label in ("multi", "boxes")
+    value = one.values.get(_LABELS if several else "cls")
     if dataset.label == "none" or value is None:
         return None
     texts = value if isinstance(value, tuple) else (str(value),)
     ids = tuple(int(text) for text in texts if text.isdecimal())
     ids = tuple(number for number in ids if number < len(dataset.classes))
-    if dataset.label == "multi":
+    if several:
         return ids
     return ids[0] if ids else ()
 
 
-def _sample(places: Places, one: TarSample, split: str, label: Label) -> Sample:
+def _sample(places: Places, one: TarSample, split: str, label: Label, *, is_boxes: bool) -> Sample:
     facts = {name: value for name, value in (one.annotation or {}).items() if name != "labels"}
+    kind: BoxKind = "masks" if facts.pop("masks", False) else "boxes"
     return replace(
         image_sample(places.store, one, one.images[0], split, label),
         key=one.key,
         annotation=facts or None,
+        boxes=kind if is_boxes and label is not None else "",
     )
