@@ -86,9 +86,8 @@ def shard(
 
     JPEG and PNG files are copied byte by byte unless --resize, --quality or --scale changes them;
     WebP, TIFF, AVIF, HEIC and others become PNG with the same pixels. A dataset of other images or
-    options is only replaced with --replace. Boxes are stored as they are, or with --boxes for
-    detection. How the source was
-    understood is printed first: its layout, columns, classes, splits, and what was set aside.
+    options is only replaced with --replace. Boxes are stored as they are, or with --boxes to be
+    detected. How the source was understood is printed first, and what was set aside.
 
     \b
     Examples:
@@ -97,7 +96,6 @@ def shard(
       hpt-dist shard birds.parquet ./hpt-store/datasets/birds --columns path=photo,label=species
       hpt-dist shard openmoji/line ./hpt-store/datasets/openmoji/line
       hpt-dist shard cars/instances.json ./hpt-store/datasets/cars --boxes
-      hpt-dist shard fashion-mnist ./hpt-store/datasets/fashion-mnist
       hpt-dist shard resisc45 ./hpt-store/datasets/resisc45 --root /data/NWPU-RESISC45
       hpt-dist shard ~/photos ./hpt-store/datasets/small --resize 256 --quality 85
       hpt-dist shard ~/scans ./hpt-store/datasets/scans --scale 0..4095 --replace
@@ -106,8 +104,7 @@ def shard(
       hpt-dist shard ~/photos ./hpt-store/datasets/photos --replace --leave-out leaks.csv
       hpt-dist shard s.csv s3://b/hpt/datasets/s --on slurm/profiles/generic-cpu.yaml --jobs 16
     """
-    if not on and (jobs or no_wait):
-        raise RequestError("--jobs and --no-wait need a cluster", fix="name it with --on PROFILE")
+    _refuse_jobs_here(on, jobs, no_wait)
     began_s = time.perf_counter()
     encoding = Encoding(resize, quality, depth.parse(scale))
     request = requested(
@@ -129,6 +126,11 @@ def shard(
             manifest = write(request, understood_source(request), workers)
     if manifest:
         print_written(manifest, destination, time.perf_counter() - began_s, json_)
+
+
+def _refuse_jobs_here(on: str, jobs: int | None, no_wait: bool) -> None:
+    if not on and (jobs or no_wait):
+        raise RequestError("--jobs and --no-wait need a cluster", fix="name it with --on PROFILE")
 
 
 def tar_options(image: str, label: str, classes: str, split: str) -> TarOptions | None:
