@@ -187,7 +187,9 @@ class _Regrouped(nn.Module):
 
     def _normalised(self: Any, x: Tensor) -> Tensor:
         """Return x [b, c, ...] normalised by its groups' statistics; move the running ones."""
-        groups = x.chunk(self.grouping.groups) if self.rows is None else x.split(self.rows)
+        groups = (
+            x.chunk(self.grouping.groups) if self.rows is None else torch.split(x, list(self.rows))
+        )
         if self.grouping.ranks is None:
             found = [self._normalised_here(group) for group in groups]
         else:

@@ -209,8 +209,8 @@ def _padded(images: Tensor, size: Sequence[int]) -> Tensor:
 
 def _by_image(inputs: Inputs, size: Sequence[int]) -> list[Truth]:
     counts = inputs.counts.tolist()
-    boxes, labels = inputs.boxes.split(counts), inputs.labels.split(counts)
+    boxes, labels = torch.split(inputs.boxes, counts), torch.split(inputs.labels, counts)
     if inputs.masks.ndim == 1:
         return [Truth(*pair) for pair in zip(boxes, labels, strict=True)]
-    masks = _padded(inputs.masks, size).split(counts)
+    masks = torch.split(_padded(inputs.masks, size), counts)
     return [Truth(*its) for its in zip(boxes, labels, masks, strict=True)]

@@ -231,7 +231,7 @@ class Heads(RoIHeads):  # type: ignore[misc]
         positive = torch.where(regions.labels > 0)[0]
         masks = None
         if self.mask_predictor is not None:
-            by_image = regions.labels.split([len(one) for one in regions.boxes])
+            by_image = torch.split(regions.labels, _rows(regions.boxes))
             chosen = [torch.where(one > 0)[0] for one in by_image]
             boxes = [its[rows] for its, rows in zip(regions.boxes, chosen, strict=True)]
             matches = [its[rows] for its, rows in zip(regions.matches, chosen, strict=True)]
@@ -277,7 +277,8 @@ class Heads(RoIHeads):  # type: ignore[misc]
         features = self.box_head(self._pooled(maps, boxes), _rows(boxes)) if self._is_c4 else None
         masks = self._masks(maps, features, boxes, None).float().sigmoid()
         flat = torch.cat(labels)
-        chosen = masks[torch.arange(len(flat), device=flat.device), flat].split(_rows(boxes))
+        of_label = masks[torch.arange(len(flat), device=flat.device), flat]
+        chosen = torch.split(of_label, _rows(boxes))
         rows = zip(boxes, scores, labels, chosen, strict=True)
         return [Found(box, score, label - 1, mask) for box, score, label, mask in rows]
 

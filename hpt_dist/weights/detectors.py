@@ -151,7 +151,7 @@ def _reordered(name: str, value: Tensor, sizes: int, ratios: int) -> Tensor:
     """Return an entry of detectron2's in its orders of anchors and classes."""
     if name.startswith((f"{_RPN}.objectness_logits", f"{_RPN}.anchor_deltas")):
         order = torch.arange(sizes * ratios).view(ratios, sizes).T.reshape(-1)
-        return value.unflatten(0, (sizes * ratios, -1))[order].flatten(0, 1)
+        return value.view(sizes * ratios, -1, *value.shape[1:])[order].flatten(0, 1)
     if name.startswith("roi_heads.box_predictor.cls_score"):
         return torch.cat([value[1:], value[:1]])
     if name.startswith("roi_heads.box_predictor.bbox_pred"):
