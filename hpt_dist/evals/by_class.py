@@ -61,7 +61,7 @@ def changes(
     count = len(classes)
 
     def by_class(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.bincount(labels, values, minlength=count)
+        return np.bincount(labels, values, minlength=count).astype(np.float64)
 
     sums = [(by_class(base.astype(float)), by_class(ours.astype(float))) for base, ours in pairs]
     base, ours = (np.mean([one[side] for one in sums], axis=0) for side in (0, 1))

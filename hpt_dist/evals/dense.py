@@ -129,14 +129,16 @@ def evaluate(
     models = logistic.fit(scaling(train.features), train.labels, num_classes=num_classes, l2=l2)
     heads = {weight: scaling.head(model) for weight, model in models.items()}
     near = partial(_nearest, train, num_classes=num_classes, temperature=temperature)
-    by_l2, by_k = count(
-        val(), [partial(_linear, heads), partial(near, k=sorted(set(k)))], num_classes
-    )
+    tried: list[Answers] = [partial(_linear, heads), partial(near, k=sorted(set(k)))]
+    by_l2, by_k = count(val(), tried, num_classes)
     best_l2 = max(by_l2, key=lambda one: (by_l2[one].mean(), one))
     best_k = max(by_k, key=lambda one: (by_k[one].mean(), -one))
     counts = {"val/miou": by_l2[best_l2], "val/knn_miou": by_k[best_k]}
     if test is not None:
-        chosen = [partial(_linear, {best_l2: heads[best_l2]}), partial(near, k=[best_k])]
+        chosen: list[Answers] = [
+            partial(_linear, {best_l2: heads[best_l2]}),
+            partial(near, k=[best_k]),
+        ]
         at_l2, at_k = count(test(), chosen, num_classes)
         counts |= {"test/miou": at_l2[best_l2], "test/knn_miou": at_k[best_k]}
     return {
@@ -242,4 +244,5 @@ def principal(features: Tensor) -> Tensor:
     if projected.shape[1] < 3:
         projected = torch.nn.functional.pad(projected, (0, 3 - projected.shape[1]))
     low, high = (projected.quantile(share, dim=0) for share in (0.02, 0.98))
-    return ((projected - low) / (high - low).clamp_min(1e-12)).clamp(0, 1).float()
+    shares: Tensor = (projected - low) / (high - low).clamp_min(1e-12)
+    return shares.clamp(0, 1).float()

@@ -64,7 +64,8 @@ def resized(mask: Mask, size: Size) -> Mask:
         np.minimum((np.arange(new) + 0.5) * old / new, old - 1).astype(np.int64)
         for new, old in zip(size, mask.shape, strict=True)
     )
-    return mask[rows[:, None], columns]
+    found: Mask = mask[rows[:, None], columns]
+    return found
 
 
 def checked(runs: Sequence[int], size: Size) -> bytes:

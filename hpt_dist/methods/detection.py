@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hpt_dist.methods.method import Loss, Method
+from hpt_dist.networks.backbones import Backbone
 from hpt_dist.networks.detector import Detector, Inputs
 
 
@@ -15,6 +16,7 @@ class Detection(Detector, Method):
     Args: as of `Detector`.
     """
 
+    backbone: Backbone
     phases = 1
 
     def forward(self, inputs: tuple[Tensor, ...], phase: int) -> Loss:  # noqa: ARG002 - of one

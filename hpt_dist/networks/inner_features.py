@@ -156,7 +156,7 @@ class _Maps(nn.Module):
             tokens = output[:, self._prefix :].transpose(1, 2)
             side = math.isqrt(tokens.shape[2])
             if side and side * side == tokens.shape[2]:
-                return tokens.unflatten(2, (side, side))
+                return tokens.reshape(*tokens.shape[:2], side, side)
         raise RequestError(
             f"the features {self._where} of this backbone have no rows and columns",
             where="features",

@@ -116,7 +116,7 @@ def _is_known(sample: Sample) -> bool:
 def _reaches_out(box: Sequence[float], facts: Mapping[str, Any]) -> bool:
     left, top, width, height = box
     right, bottom = left + width - facts["width"], top + height - facts["height"]
-    return max(-left, -top, right, bottom) > _A_PIXEL
+    return bool(max(-left, -top, right, bottom) > _A_PIXEL)
 
 
 def _with_objects(sample: Sample, kind: BoxKind) -> Sample:

@@ -19,7 +19,7 @@ from hpt_dist.images import run_lengths
 from hpt_dist.images.boxes import Boxes
 from hpt_dist.images.photometric import Normalize
 from hpt_dist.methods.detection import Detection
-from hpt_dist.networks.detector import Found
+from hpt_dist.networks.detector_heads import Found
 from hpt_dist.networks.precision import autocast
 from hpt_dist.reading.box_stream import WholeImage, whole_images
 from hpt_dist.reading.pool import Pool
@@ -74,7 +74,7 @@ class Judge:
     def look(self) -> Look:
         """Return the scores on val; a collective call."""
         truth, found, _ = self._answers("val", heeds=True)
-        metrics = {}
+        metrics: dict[str, float] = {}
         for kind in self._kinds:
             scores = detection.score(truth, found, self._classes, kind=kind)
             rule = "mask_" if kind == "masks" else ""
