@@ -15,7 +15,7 @@ import io
 import warnings
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,7 +115,8 @@ class _ShardContents:
         """Return the index of the images so far."""
         columns = zip(*self.columns, strict=True) if self.columns else [()] * 6
         keys = [one[0] for one in self.columns] if self.boxes else []
-        return Index(*columns, tuple(self.boxes.get(key, _NO_BOXES) for key in keys)).content
+        boxes = tuple(self.boxes.get(key, _NO_BOXES) for key in keys)
+        return replace(Index(*columns), boxes=boxes).content
 
     def _leave_out(self, sample: Sample, error: DataError) -> str:
         self.quarantined[sample.key] = error.problem.what

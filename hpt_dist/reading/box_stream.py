@@ -228,7 +228,7 @@ class BoxStream:
         damaged = {name: error for one in filled for name, error in one.damaged.items()}
         self._replacements.note(pending.step, damaged)
         samples = [one.sample for one in filled if one.sample]
-        indices = np.array([one.index for one in filled], np.int64)
+        indices = np.array([one.number for one in filled], np.int64)
         return BoxBatch(pending.step, samples, indices, pending.epochs)
 
     def _drop_pending(self) -> None:
@@ -241,7 +241,7 @@ class BoxStream:
 class _Filled(NamedTuple):
     """A sample that was read; None where those that are damaged may not be replaced."""
 
-    index: int
+    number: int
     sample: tuple[Tensor, Target] | None
     damaged: dict[str, DamagedImageError]
 
