@@ -80,7 +80,8 @@ def test_every_preset_speaks_of_every_kind_and_method_that_has_presets():
     assert all(set(entries) == expected for entries in PRESETS.values())
     assert all(set(parts) <= set(PRESETS[preset]) for preset, parts in BN_GROUPS.items())
     with_presets = {kind for kind, spec in KINDS.items() if "preset" in spec.model_fields}
-    assert with_presets == {"pretrain", "linear", "finetune", "select"}  # which judges by linear
+    # select judges by linear, and detect has presets of its own.
+    assert with_presets == {"pretrain", "linear", "finetune", "select", "detect"}
 
 
 def test_without_a_preset_the_defaults_are_the_papers():
