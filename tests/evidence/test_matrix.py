@@ -21,8 +21,8 @@ STAND_INS = ROOT / "recipes/stand_ins/evidence.yaml"
 def trials(tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
 
-    def of(target):
-        recipe = recipe_file.load(target.recipe, environment={})
+    def of(file):
+        recipe = recipe_file.load(file, environment={})
         known = lookup.facts(recipe, open_store(str(folder)), STAND_INS)
         return plan.make(recipe, known)
 
@@ -31,7 +31,7 @@ def trials(tmp_path_factory):
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 def test_a_unit_has_every_arm_and_shares_only_what_has_no_seed(trials, target):
-    every = trials(target)
+    every = trials(target.recipe)
     first, second = (left.of_unit(every, Unit(target, seed)) for seed in (0, 1))
     assert {t.name for t in first} & {t.name for t in second} == {"base"}
     judged = {(t.stage, str(t.axes["init"])) for t in first if t.stage in EVALUATIONS}
@@ -58,7 +58,7 @@ def test_a_recipe_opens_with_its_question_and_commands(target):
 
 def test_variants_of_hpt_differ_from_it_in_one_setting(trials):
     for target in TARGETS:
-        specs = {t.stage: t.spec for t in trials(target) if t.stage in GATED}
+        specs = {t.stage: t.spec for t in trials(target.recipe) if t.stage in GATED}
         for arm, setting in (("anchored", {"anchor"}), ("averaged", {"averages", "keep"})):
             hpt, other = (specs[name].model_dump() for name in ("hpt", arm))
             assert {name for name in hpt if hpt[name] != other[name]} - {"seed"} == setting
@@ -66,7 +66,7 @@ def test_variants_of_hpt_differ_from_it_in_one_setting(trials):
 
 def test_no_test_image_is_trained_on_and_reserved_images_are_not_reported(trials):
     for target in TARGETS:
-        for trial in trials(target):
+        for trial in trials(target.recipe):
             if trial.spec.kind in ("pretrain", "bn_refresh"):
                 assert not any("/val" in one or "/test" in one for one in trial.spec.data)
         assert target.dataset not in ("openmoji/color", "openmoji/paint")
@@ -84,3 +84,9 @@ def test_planning_them_imports_no_torch():
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_quickstart_is_a_part_of_it_but_for_one_label_a_class(trials):
+    keys = {one.key for one in trials(ROOT / "recipes/evidence/line.yaml")}
+    own = {one.name for one in trials(ROOT / "recipes/quickstart.yaml") if one.key not in keys}
+    assert own == {f"few/init={i},shots=1,seed={s}" for i in ("base", "hpt") for s in range(3)}

@@ -1,17 +1,13 @@
 """Detectors launched on drawings composed on backgrounds: resumed, on two ranks, judged, pulled."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import environment, hpt, outcome, saved_step, wait_for, write_recipe
+from small import hpt, kill_once_saved, outcome, write_recipe
 
 from hpt_dist.evals import detection
 from hpt_dist.evals.detection import Detections
@@ -142,23 +138,7 @@ def test_the_page_of_the_launch_shows_what_was_found(trained):
 def test_killed_by_kill_9_it_goes_on_to_the_same_bits(trained, composed, inline, tmp_path):
     done, recipe = trained
     store = copied(composed, tmp_path)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hpt_dist", "launch", str(recipe), "--on", "inline"],
-        env=environment(str(store)),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        wait_for(
-            lambda: (
-                process.poll() is not None
-                or max(map(saved_step, store.glob("stages/*")), default=0) >= 2
-            )
-        )
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    kill_once_saved(recipe, store, 2)
     assert outcome(store).keys() != outcome(done).keys(), "it ended before it was killed"
     assert "resumes after step" in inline(recipe, store)
     assert outcome(store) == outcome(done)

@@ -1,11 +1,7 @@
 """Fine-tuning launched on drawings and on drawn images of several labels."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from shapes import SHAPES, write_shapes
 from sklearn.metrics import roc_auc_score
-from small import environment, fill, hpt, outcome, saved_step, wait_for, write_recipe
+from small import fill, hpt, kill_once_saved, outcome, write_recipe
 
 from hpt_dist.datasets.fewshot import n_labels
 from hpt_dist.datasets.manifest import read_manifest
@@ -202,24 +198,7 @@ def test_of_several_labels_the_metric_is_the_datasets(several):
 def test_killed_by_kill_9_it_goes_on_to_the_same_bits(several, made, inline, tmp_path):
     done, recipe = several
     store = shutil.copytree(made, tmp_path / "store", symlinks=True)
-    command = [sys.executable, "-m", "hpt_dist", "launch", str(recipe), "--on", "inline"]
-    process = subprocess.Popen(
-        command,
-        env=environment(str(store)),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        wait_for(
-            lambda: (
-                process.poll() is not None
-                or max(map(saved_step, store.glob("stages/*")), default=0) >= 4
-            )
-        )
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    kill_once_saved(recipe, store, 4)
     assert outcome(store).keys() != outcome(done).keys(), "it ended before it was killed"
     assert "resumes after step" in inline(recipe, store)
     assert outcome(store) == outcome(done)
