@@ -33,6 +33,9 @@ $(VENV)/.demo: pyproject.toml
 $(VENV)/.test: pyproject.toml
 	$(call install,demo$(comma)test)
 
+$(VENV)/.detect: pyproject.toml
+	$(call install,demo$(comma)detect)
+
 $(VENV)/.bench: pyproject.toml
 	$(call install,demo$(comma)test$(comma)bench)
 
@@ -90,13 +93,14 @@ bench-launch: $(VENV)/.bench  ## compare starting a process per trial with one p
 bench-gpu: $(VENV)/.bench  ## measure ResNet-50 MoCo v2 at 224 pixels on this machine's GPU
 	PYTHONPATH=tests/fixtures $(BIN)/python -W ignore -m benchmarks.gpu $(ARGS)
 
-evidence: data  ## measure what docs/evidence.md lacks (ARGS="--minutes 40"; ARGS=--list shows what is left)
+evidence: data $(VENV)/.detect  ## measure what docs/evidence.md lacks (ARGS="--minutes 40"; ARGS=--list shows what is left)
 	$(BIN)/hpt-dist shard openmoji/color $(STORE)/datasets/openmoji/color
 	$(BIN)/hpt-dist shard openmoji/paint $(STORE)/datasets/openmoji/paint
 	$(BIN)/hpt-dist shard openclipart $(STORE)/datasets/openclipart
 	$(BIN)/hpt-dist shard fashion-mnist $(STORE)/datasets/fashion-mnist
 	$(BIN)/hpt-dist shard tuxpaint $(STORE)/datasets/tuxpaint
 	$(BIN)/python -m evidence.shared --store $(STORE)
+	$(BIN)/python -m evidence.composed --store $(STORE)
 	$(BIN)/python -m evidence.run $(ARGS)
 
 evidence-page: $(VENV)/.demo  ## write docs/evidence.md from evidence/results

@@ -15,9 +15,10 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from evidence.matrix import ROOT
-from evidence.records import Gate, Sitting, TrialRecord, packed
+from evidence.records import Detector, Gate, Sitting, TrialRecord, packed, shares_packed
 from hpt_dist.recipe.trial import Trial, key_of
 from hpt_dist.store import Store, committed
+from hpt_dist.trial import replicates
 from hpt_dist.trial.predictions import file_of
 from hpt_dist.trial.records import ResultPart, RunPart, document
 
@@ -25,6 +26,7 @@ _CODE = ("hpt_dist", "recipes/evidence", "evidence")
 _RESULTS = "evidence/results/"
 _OF_OTHERS = {"spec", "init", "candidates", "compared"}  # keys of trials, which have seeds
 _DIGITS = 16
+_AP50 = "test/AP50"
 _ON_VAL = ("val/top1", "ridge/top1", "knn/top1")  # of evaluations, and of what watches pretraining
 _PACKAGES = ("torch", "timm", "numpy", "scikit-learn")
 
@@ -46,7 +48,7 @@ def record_of(store: Store, trial: Trial, sitting: int, known: Mapping[str, Tria
     metrics, details = result["metrics"], result["details"]
     test = file_of("test")
     right = _right(store, trial) if test in committed.digests(store, trial.key) else None
-    gate = details.get("gate")
+    gate, detector = details.get("gate"), _detector(store, trial, metrics)
     return TrialRecord(
         trial.key,
         _settings(trial, known),
@@ -58,7 +60,8 @@ def record_of(store: Store, trial: Trial, sitting: int, known: Mapping[str, Tria
         gate=Gate(**{name: gate[name] for name in Gate.__annotations__}) if gate else None,
         chose=details.get("choice", {}).get("chosen", ""),
         right="" if right is None else packed(right),
-        images=0 if right is None else len(right),
+        images=details["n_test"] if detector else 0 if right is None else len(right),
+        detector=detector,
     )
 
 
@@ -115,6 +118,13 @@ def sitting(by: Code | None, cpu_seconds: float | None, numerics: str) -> Sittin
         numerics=numerics,
         cpu_seconds=None if cpu_seconds is None else round(cpu_seconds, 1),
     )
+
+
+def _detector(store: Store, trial: Trial, metrics: Mapping[str, float]) -> Detector | None:
+    if _AP50 not in metrics:
+        return None
+    drawn = shares_packed(replicates.read(store, trial.key)[_AP50])
+    return Detector(metrics["test/AP"], metrics[_AP50], drawn)
 
 
 def _right(store: Store, trial: Trial) -> Any:

@@ -55,7 +55,12 @@ ADAPTATIONS = (
     Target("color_to_paint", "OpenMoji, colour to paint", "openmoji/paint", "OpenMoji"),
     Target("clipart_to_line", "openclipart to OpenMoji's lines", "shared/line", "OpenMoji"),
 )
-EVERY = (*TARGETS, *ADAPTATIONS)
+
+# Pictures with boxes. Drawings of OpenMoji, so that they are of its domain.
+DETECTIONS = (
+    Target("composed", "OpenMoji's drawings on backgrounds", "composed", "OpenMoji", seeds=3),
+)
+EVERY = (*TARGETS, *ADAPTATIONS, *DETECTIONS)
 
 # What stands beside the base in tables, in this order. What a recipe does not have has no row.
 ARMS = {
@@ -89,6 +94,10 @@ OBJECTIVES = {
 }
 
 
+# The stage of detectors.
+DETECTOR = "detector"
+
+
 @dataclass(frozen=True)
 class Unit:
     """All arms of a target with one seed: they share labels, and what they start from."""
@@ -115,7 +124,7 @@ def units(targets: Sequence[Target] = TARGETS) -> list[Unit]:
 
 def every_unit() -> list[Unit]:
     """Return all units, those of pretraining first."""
-    return [*units(), *units(ADAPTATIONS)]
+    return [*units(), *units(ADAPTATIONS), *units(DETECTIONS)]
 
 
 def axes_of(trial: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from evidence import adaptation_page, calibration, cells, records, rows
+from evidence import adaptation_page, calibration, cells, detection_page, records, rows
 from evidence.calibration import VERDICTS
 from evidence.matrix import ARMS, BASE, EVALUATIONS, PIXELS, RESULTS, ROOT, TARGETS, Target, units
 from evidence.records import UnitRecord
@@ -108,7 +108,8 @@ def text(results: Path) -> str:
     """Return the page of the records in a folder, as Markdown."""
     every = [records.read(unit, results) for unit in units()]
     measured = [(one, [r for r in every if r.target == one.name]) for one in TARGETS]
-    return markdown([*_blocks(measured, every), *adaptation_page.blocks(results)])
+    later = (*adaptation_page.blocks(results), *detection_page.blocks(results))
+    return markdown([*_blocks(measured, every), *later])
 
 
 def _blocks(measured: Measured, every: Sequence[UnitRecord]) -> Iterator[Block]:

@@ -20,12 +20,10 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 import numpy as np
-import numpy.typing as npt
 
-from evidence.records import Bools
+from evidence.records import Bools, Shares
 from hpt_dist.evals.evidence import Verdict, scale_of, t_quantile, verdict_of
 
-Shares = npt.NDArray[np.float64]
 _QUANTILE = 0.975
 _NORMAL = 1.959964
 _POINTS = scale_of("test/top1")
@@ -104,6 +102,24 @@ def difference(row: Sequence[Bools | Shares], base: Sequence[Bools | Shares]) ->
     # Half an image more for each arm, as Agresti and Min (2005) have it: the error is never zero.
     spread = float(((by_image - by_image.mean()) ** 2).sum()) + 100**2 / count
     return Difference(float(by_seed.mean()), seeds, Part(spread / (n + 2) ** 2, n - 1))
+
+
+def of_metrics(
+    row: Sequence[tuple[float, Shares]], base: Sequence[tuple[float, Shares]], images: int
+) -> Difference:
+    """Return the difference in a metric of all images together, such as AP50.
+
+    Args:
+        row: for each seed its value, a share of 1, and the values of resampled images, [draws].
+        base: the same of what it is compared with, for the same seeds and draws.
+        images: of test.
+    """
+    changes = [100 * (ours[0] - theirs[0]) for ours, theirs in zip(row, base, strict=True)]
+    drawn = [100 * (ours[1] - theirs[1]) for ours, theirs in zip(row, base, strict=True)]
+    count = len(changes)
+    seeds = Part(stdev(changes) ** 2 / count, count - 1) if count > 1 else None
+    spread = float(np.mean(drawn, axis=0).var(ddof=1))
+    return Difference(fmean(changes), seeds, Part(spread, images - 1))
 
 
 def of_a_domain(targets: Sequence[Difference]) -> Difference:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,8 +21,11 @@ from hpt_dist.evals.evidence import Verdict
 from hpt_dist.store.records import Count, Line, PathPart, Sha256, decoded
 
 Bools = npt.NDArray[np.bool_]
+Shares = npt.NDArray[np.float64]
 _Finite = Annotated[float, Field(gt=-1e9, lt=1e9)]
 _FORMAT = 1
+_SMALL = np.dtype("<u2")
+_STEPS = 50_000  # of a share, in two bytes
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,25 @@ class Gate:
     mean: _Finite
     half_width: _Finite
     num_images: Count
+
+
+@dataclass(frozen=True)
+class Detector:
+    """What a detector finds on test.
+
+    Args:
+        ap: by COCO's rule, a share of 1.
+        ap50: the same at an overlap of 0.5.
+        replicates: of `ap50` over resampled images, see `shares_packed`.
+    """
+
+    ap: _Finite
+    ap50: _Finite
+    replicates: Line
+
+    def resampled(self) -> Shares:
+        """Return AP50 of resampled images, float64 [draws], a share of 1."""
+        return np.frombuffer(base64.b64decode(self.replicates), _SMALL) / _STEPS
 
 
 @dataclass(frozen=True)
@@ -53,6 +75,7 @@ class TrialRecord:
         right: for each test image in the split's order whether it was answered rightly: bits in
             base64, the first image the highest bit; empty where test is not read.
         images: of test.
+        detector: of a detector; None of others.
     """
 
     key: Sha256
@@ -66,6 +89,7 @@ class TrialRecord:
     chose: Line = ""
     right: Line = ""
     images: Count = 0
+    detector: Detector | None = None
 
     def answers(self) -> Bools:
         """Return for each test image whether it was answered rightly, bool [n]."""
@@ -142,6 +166,11 @@ class UnitRecord:
 def packed(right: Bools) -> str:
     """Return whether images were answered rightly, as `TrialRecord.right` has it."""
     return base64.b64encode(np.packbits(right).tobytes()).decode()
+
+
+def shares_packed(shares: Sequence[float]) -> str:
+    """Return shares of 1 as `Detector.replicates` has them: 50,000ths in two bytes, base64."""
+    return base64.b64encode((np.array(shares) * _STEPS).round().astype(_SMALL).tobytes()).decode()
 
 
 def file_of(unit: Unit, folder: Path = RESULTS) -> Path:
