@@ -13,6 +13,7 @@ from hpt_dist.datasets.manifest import parse_index, read_manifest
 from hpt_dist.datasets.shards import write_dataset
 from hpt_dist.datasets.verify import verify
 from hpt_dist.errors import RequestError
+from hpt_dist.evals.detection import Detections, score
 from hpt_dist.images import run_lengths
 from hpt_dist.images.boxes import Boxes
 from hpt_dist.images.formats import Encoding
@@ -153,6 +154,58 @@ def test_boxes_and_masks_are_resized_with_their_image(tmp_path):
         np.testing.assert_allclose(own, corners, atol=0.5)
 
 
+AREAS = [
+    ("a", 3, [4, 2, 8, 8], {"area": 61.75}),
+    ("a", 8, [20, 5, 11, 4], {"area": 0}),
+    ("b", 3, [1, 1, 10, 10], {"area": 12.5}),
+    ("b", 8, [3, 3, 4, 4], {}),  # COCO requires an area; this export has none here
+    ("b", 8, [3, 3, 0, 4], {"area": 7}),  # covers nothing
+    ("c", 3, [2, 2, 5, 5], {}),
+]
+
+
+def test_annotated_areas_come_into_the_shards_and_a_missing_one_is_measured(tmp_path):
+    source = open_source(str(coco(tmp_path / "cars", AREAS)), boxes=True)
+    assert "areas measured: 2 of 5 objects have none" in in_words(source)
+    _, found = sharded(source, tmp_path)
+    assert found["train_a"].areas.tolist() == [61.75, 0]
+    assert found["train_b"].areas.tolist() == [12.5, 16]
+    assert found["train_c"].areas is None
+    _, again = sharded(open_source(str(tmp_path / "store/datasets/boxes")), tmp_path / "again")
+    assert again == found
+
+
+def test_areas_are_resized_with_their_image(tmp_path):
+    masked = [(*MASKED[0][:3], MASKED[0][3] | {"area": 61}), MASKED[1]]
+    source = open_source(str(coco(tmp_path / "cars", masked)), boxes=True)
+    _, found = sharded(source, tmp_path, encoding=Encoding(resize=15))
+    boxes = found["train_a"]
+    assert boxes.areas.tolist() == [61 / 4, boxes.mask(1).sum()]
+
+
+def test_an_area_that_is_none_is_named(tmp_path):
+    wrong = [("a", 3, [4, 2, 8, 8], {"area": -3}), ("a", 3, [4, 2, 8, 8], {"area": "9"})]
+    with pytest.raises(RequestError) as error:
+        open_source(str(coco(tmp_path / "cars", wrong)), boxes=True)
+    for number in range(2):
+        assert f"annotations[{number}].area" in str(error.value)
+
+
+def test_the_annotated_area_decides_which_objects_are_small(tmp_path):
+    """A thin thing in a large box counts as small, as its polygon does."""
+    thin = [("a", 3, [0, 0, 40, 30], {"area": 900}), ("b", 3, [0, 0, 40, 30], {"area": 1100})]
+    _, found = sharded(open_source(str(coco(tmp_path / "cars", thin)), boxes=True), tmp_path)
+    truth = [(key, found[f"train_{key}"]) for key in "ab"]
+    one = np.ones(1, np.float32)
+    answers = {
+        key: Detections(boxes.corners, one, np.zeros(1, np.int64)) for key, boxes in truth[:1]
+    } | {"b": Detections(np.zeros((0, 4), np.float32), one[:0], np.zeros(0, np.int64))}
+    metrics = score(truth, answers, ["car", "dog"]).metrics
+    assert metrics["APs"] == pytest.approx(100)
+    assert metrics["APm"] == 0
+    assert metrics["APl"] is None
+
+
 def test_an_image_of_other_proportions_than_its_frame_is_left_out_and_named(tmp_path):
     folder = coco(tmp_path / "cars", USUAL, size=(30, 40))
     store = f"{tmp_path}/store"
@@ -193,7 +246,9 @@ def test_our_own_shards_are_a_source_of_the_same_boxes(tmp_path):
 
 def test_a_dataset_without_boxes_has_the_inputs_it_had(tmp_path):
     """A new kind of label changes no shard that is there."""
-    source = open_source(str(coco(tmp_path / "cars", MASKED)))
+    masked = [(*one[:3], one[3] | {"area": 9}) for one in MASKED]
+    source = open_source(str(coco(tmp_path / "cars", masked)))
+    assert not any("area" in one for image in source.files for one in image.annotation["objects"])
     manifest = write_dataset(source, open_store(str(tmp_path / "store")), "cars")
     assert manifest.label == "multi"
     [shard] = manifest.splits["train"].shards
