@@ -18,7 +18,8 @@ stages:
   detect: {kind: detect, init: base, data: things}
 """
 COUNTS = {"train": 32, "val": 16, "test": 16}
-THINGS = DatasetFacts("things", "", "d", 4, COUNTS, {s: [4] * 4 for s in COUNTS}, label="boxes")
+OF_CLASSES = {split: [4] * 4 for split in COUNTS}
+THINGS = DatasetFacts("things", "", "d", 4, COUNTS, OF_CLASSES, label="boxes", masks=True)
 
 
 def planned(more="", known=THINGS, text=RECIPE):
@@ -110,6 +111,16 @@ def test_only_boxes_are_read_and_only_backbones_with_stages():
     assert "things has no split val" in refused("eval_every: 10", known=no_val)
     learned = RECIPE.replace("data: things", "data: things/test")
     assert "cannot be learned from: it judges" in refused(text=learned)
+
+
+@pytest.mark.parametrize("asked", ["masks: true", "preset: coco_1x_b8"])
+def test_masks_that_the_dataset_does_not_have_are_refused_with_what_to_do(asked):
+    without = replace(THINGS, masks=False)
+    printed = refused(asked, known=without)
+    assert "stages.detect.masks: the objects of things have no masks" in printed
+    assert "allowed: false" in printed
+    assert "shard it again with --boxes, from annotations in which every object has" in printed
+    assert planned(f"{asked}, masks: false".removeprefix("masks: true, "), known=without)
 
 
 def test_the_plan_says_how_long_it_is_and_what_it_leaves_out():

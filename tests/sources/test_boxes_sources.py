@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from forest import CLASSES, SETS
 from pictures import encoded, picture
-from small import REFUSED, document, hpt
+from small import REFUSED, document, hpt, write_recipe
 
 from hpt_dist.datasets.manifest import parse_index, read_manifest
 from hpt_dist.datasets.shards import write_dataset
@@ -24,6 +24,15 @@ from hpt_dist.store import open_store
 
 POLYGON = [[4.0, 2, 12, 2, 12, 10, 4, 10]]
 SIZE = (40, 30)
+RECIPE = """\
+name: cars
+store: ${HPT_STORE}
+datasets: {cars: boxes}
+backbone: resnet18
+stages:
+  base: {kind: import, weights: random}
+  detector: {kind: detect, init: base, data: cars, masks: true}
+"""
 MASK = np.zeros((30, 40), np.bool_)
 MASK[5:9, 20:31] = True
 RUNS = {"size": [30, 40], "counts": run_lengths.encode(MASK).decode()}
@@ -129,7 +138,10 @@ MASKED = [
 
 
 def test_masks_of_any_form_become_run_lengths(tmp_path):
-    _, found = sharded(open_source(str(coco(tmp_path / "cars", MASKED)), boxes=True), tmp_path)
+    source = open_source(str(coco(tmp_path / "cars", MASKED)), boxes=True)
+    manifest, found = sharded(source, tmp_path)
+    assert manifest.masks
+    assert read_manifest(open_store(str(tmp_path / "store")), "boxes") == manifest
     square = np.zeros_like(MASK)
     square[2:10, 4:12] = True
     np.testing.assert_array_equal(found["train_a"].mask(0), square)
@@ -140,7 +152,22 @@ def test_masks_of_any_form_become_run_lengths(tmp_path):
 def test_masks_that_only_some_objects_have_are_left_out(tmp_path):
     source = open_source(str(coco(tmp_path / "cars", [*MASKED, *USUAL[:1]])), boxes=True)
     assert "masks left out: 1 of 3 objects have none" in in_words(source)
-    assert not sharded(source, tmp_path)[1]["train_a"].has_masks
+    manifest, found = sharded(source, tmp_path)
+    assert not found["train_a"].has_masks
+    assert not manifest.masks
+    assert b"masks" not in manifest.content
+
+
+def test_a_plan_that_asks_for_masks_which_nobody_drew_exits_with_what_to_do(tmp_path):
+    for split in ("train", "test"):
+        coco(tmp_path / "cars", USUAL, split=split)
+    sharded(open_source(str(tmp_path / "cars"), boxes=True), tmp_path)
+    recipe = write_recipe(tmp_path, RECIPE)
+    said = hpt("plan", str(recipe), store=f"{tmp_path}/store", code=REFUSED, process=False)
+    words = " ".join(said.split())
+    assert "stages.detector.masks: the objects of boxes have no masks" in words
+    assert "allowed: false" in words
+    assert "do: shard it again with --boxes" in words
 
 
 def test_boxes_and_masks_are_resized_with_their_image(tmp_path):

@@ -9,7 +9,14 @@ from pydantic import Field, model_validator
 
 from hpt_dist.recipe.facts import DatasetFacts
 from hpt_dist.recipe.kinds.frozen import dataset_of, trained_on
-from hpt_dist.recipe.kinds.stage import Fault, Read, Trained, group_faults, images_of
+from hpt_dist.recipe.kinds.stage import (
+    Fault,
+    Read,
+    Trained,
+    group_faults,
+    images_of,
+    mask_faults,
+)
 from hpt_dist.recipe.settings import (
     OPERATIONAL,
     Fraction,
@@ -235,13 +242,14 @@ class Detect(Trained):
         """Return why its batch, or its batch-norm groups, cannot be shared out over ranks."""
         return super().rank_faults(ranks) or group_faults(self.batch, self.bn_group, ranks)
 
-    def faults(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:  # noqa: ARG002
-        """Return that it would learn from what judges it."""
+    def faults(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
+        """Return that it would learn from what judges it, or from masks that there are not."""
         split = trained_on(self.data).partition("/")[2].partition("@")[0]
         if split == "test" or (split == "val" and self.looks_at_val):
             what = f"{self.data} cannot be learned from: it judges"
             return [Fault("data", what, f"{dataset_of(self.data)}")]
-        return []
+        dataset = datasets[dataset_of(self.data)]
+        return mask_faults("masks", dataset, "false") if self.masks else []
 
     def backbone_faults(self, backbone: str) -> list[Fault]:
         """Return that the recipe's backbone has no stages that are known."""
