@@ -72,8 +72,16 @@ def test_a_preset_and_its_values_written_out_are_one_trial():
     )
     assert planned(written).key == planned("preset: bdd_90k").key
     others = ["masks: true", "architecture: fpn", "seed: 1", "images_without_boxes: keep"]
-    keys = {planned(one).key for one in (*others, "precise_batch_norm: 10", "jitter: 0.5")}
-    assert len(keys | {planned().key}) == 7
+    others += ["precise_batch_norm: 10", "jitter: 0.5", "decay_norms: true"]
+    keys = {planned(one).key for one in others}
+    assert len(keys | {planned().key}) == 8
+
+
+@pytest.mark.parametrize("optimizer", ["{name: adamw, lr: 1e-4}", "{weight_decay: 0}"])
+def test_decay_of_norms_is_in_no_key_where_nothing_decays_them(optimizer):
+    keys = {planned(f"decay_norms: {one}, optimizer: {optimizer}").key for one in ("true", "false")}
+    assert len(keys) == 1
+    assert planned().document["spec"]["decay_norms"] is False
 
 
 @pytest.mark.parametrize(

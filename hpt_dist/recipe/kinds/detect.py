@@ -23,6 +23,7 @@ from hpt_dist.recipe.settings import (
     Optimizer,
     Positive,
     Rate,
+    later_than,
     misfit,
     tuples,
 )
@@ -118,6 +119,12 @@ class Detect(Trained):
         Optimizer.model_validate(_OPTIMIZER),
         description="by default sgd at 0.02; what is not written here stays",
     )
+    decay_norms: bool = Field(
+        default=False,
+        description="whether weight decay also shrinks the weights and biases of batch norm and "
+        "other norms; sgd only, the others never do",
+        json_schema_extra=later_than(before=True),
+    )
     warmup_steps: Annotated[int, Field(ge=0)] = Field(
         100, description="first steps in which the learning rate grows linearly"
     )
@@ -204,6 +211,11 @@ class Detect(Trained):
             what = "a detector has no head_warmup_steps"
             raise misfit("head_warmup_steps", what, fix="use warmup_steps")
         return self
+
+    def idle(self) -> frozenset[str]:
+        """Return `decay_norms` where the optimizer decays no norm anyway."""
+        decays = self.optimizer.name == "sgd" and self.optimizer.weight_decay > 0
+        return frozenset() if decays else frozenset({"decay_norms"})
 
     @property
     def looks_at_val(self) -> bool:
