@@ -151,7 +151,7 @@ def test_killed_by_kill_9_it_goes_on_to_the_same_bits(trained, composed, inline,
 
 
 def test_two_ranks_begin_like_one(trained, composed, tmp_path):
-    """Later on, rounding decides which of two proposals with equal scores comes first."""
+    """Later on, rounding decides which of two proposals with equal scores is dropped."""
     done, recipe = trained
     store = copied(composed, tmp_path)
     hpt("launch", str(recipe), "--ranks", "2", store=str(store))
