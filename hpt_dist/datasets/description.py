@@ -97,6 +97,7 @@ def describe(
         splits=splits,
         quarantined=tuple(in_order(bad + leave_out.quarantined(listed))),
         folder=folder,
+        masks=any(one.boxes == "masks" for shard in shards for one in shard.task.samples),
     )
 
 

@@ -28,6 +28,7 @@ class Dataset:
         mean: of the red, green and blue of all pixels of train (without it: of all), 0 to 1.
         std: the standard deviation of the same pixels.
         licence: of the images.
+        masks: of "boxes", whether each object has a mask.
     """
 
     store: str
@@ -40,6 +41,7 @@ class Dataset:
     mean: RGB
     std: RGB
     licence: str
+    masks: bool = False
 
 
 def open_dataset(store: str, name: str) -> Dataset:
@@ -74,4 +76,5 @@ def _described(store: str, manifest: Manifest) -> Dataset:
         mean=manifest.mean,
         std=manifest.std,
         licence=manifest.source.licence,
+        masks=manifest.masks,
     )

@@ -109,6 +109,7 @@ class Manifest:
         quarantined: images that do not decode, or that a list left out, sorted.
         folder: where the paths of its shards start, below the dataset's folder: empty, or the
             folder of a dataset that replaced another. The digest does not depend on it.
+        masks: of "boxes", whether each object has a mask; only then is it in the file.
     """
 
     format: Literal[2]
@@ -122,8 +123,11 @@ class Manifest:
     splits: dict[str, Split]
     quarantined: tuple[Quarantined, ...]
     folder: _Folder = ""
+    masks: bool = False
 
     def __post_init__(self) -> None:
+        if self.masks and self.label != "boxes":
+            raise ValueError(f"labels that are {self.label} have no masks")
         paths = [shard.path for split in self.splits.values() for shard in split.shards]
         if len(set(paths)) < len(paths):
             raise ValueError("a shard is listed twice")
@@ -152,7 +156,8 @@ class Manifest:
     def as_json(self) -> dict[str, Any]:
         """Return manifest.json as a JSON value."""
         value: dict[str, Any] = to_jsonable_python(self)
-        return value if self.folder else {k: v for k, v in value.items() if k != "folder"}
+        later = {"folder", "masks"}  # came later: manifests without them have the bytes they had
+        return {k: v for k, v in value.items() if v or k not in later}
 
     def shards_in(self, dataset: Store) -> Store:
         """Return the folder that the paths of its shards start from.

@@ -68,21 +68,20 @@ def score(
     classes: Sequence[str],
     *,
     kind: Kind = "boxes",
-    areas: Mapping[str, Sequence[float]] | None = None,
 ) -> Scores:
     """Return COCO's scores of what a detector found.
 
     Equally sure detections of a class count in the order of the images in `truth`, and in an image
     in their own order, so that the same detections always have the same scores.
 
+    An object is small, medium or large by its annotated area; without one by that of its mask, and
+    without a mask by that of its box.
+
     Args:
         truth: the objects of every image, by its key.
         found: of every image, by its key.
         classes: names in the order of their indices.
         kind: what is compared; masks need masks on both sides.
-        areas: of the objects, square pixels, by the image's key, as the dataset's annotations have
-            them; None takes those of the masks, and without masks those of the boxes. They decide
-            which objects are small, medium and large.
 
     Raises:
         DataError: an image is missing, unknown or twice there, or its detections are no detections;
@@ -91,7 +90,7 @@ def score(
         RequestError: the evaluator is not installed.
     """
     check(truth, found, len(classes), kind)
-    precision = detection_coco.precision(truth, found, len(classes), kind, areas or {})
+    precision = detection_coco.precision(truth, found, len(classes), kind)
     has_truth = [bool((precision[:, :, c, 0] >= 0).any()) for c in range(len(classes))]
     return Scores(
         kind=kind,

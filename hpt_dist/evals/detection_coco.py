@@ -23,7 +23,6 @@ def precision(
     found: Mapping[str, Detections],
     num_classes: int,
     kind: Kind,
-    areas: Mapping[str, Sequence[float]],
 ) -> Floats:
     """Return float64 [10 overlaps, 101 recalls, classes, 4 areas]; -1 where no object counts.
 
@@ -32,7 +31,6 @@ def precision(
         found: by the images' keys, each of which has detections.
         num_classes: of the dataset.
         kind: what is compared.
-        areas: of objects, by the images' keys; those that are left out are computed.
     """
     package = _package()
     images = [
@@ -43,8 +41,7 @@ def precision(
     objects: list[dict[str, Any]] = []
     detections: list[dict[str, Any]] = []
     for number, (key, boxes) in enumerate(truth, 1):
-        of_image = areas[key] if key in areas else areas_of(boxes)
-        objects += _objects(boxes, of_image, number, len(objects), kind)
+        objects += _objects(boxes, number, len(objects), kind)
         detections += _detections(found[key], boxes.size, number, len(detections), kind)
 
     def dataset(annotations: list[dict[str, Any]]) -> Any:
@@ -84,17 +81,9 @@ def overlaps(truth: Boxes, found: Detections, crowd: Sequence[bool], kind: Kind)
     return np.asarray(mask.iou(*sides, [int(one) for one in crowd]), np.float64)
 
 
-def areas_of(boxes: Boxes) -> list[float]:
-    """Return the areas of objects in square pixels: of their masks, else of their boxes."""
-    if boxes.masks is not None:
-        return [float(_pixels(one, boxes.size)) for one in boxes.masks]
-    return _box_areas(boxes.corners)
-
-
-def _objects(
-    boxes: Boxes, areas: Sequence[float], image: int, before: int, kind: Kind
-) -> list[dict[str, Any]]:
+def _objects(boxes: Boxes, image: int, before: int, kind: Kind) -> list[dict[str, Any]]:
     annotations = _annotations(boxes.corners, boxes.labels, image, before)
+    areas = boxes.measured() if boxes.areas is None else boxes.areas
     # A crowd overlaps by the share of the detection that lies in it, and takes many. A difficult
     # object is like any other, but that nothing counts which is matched to it.
     ignored = boxes.difficult & ~boxes.crowd

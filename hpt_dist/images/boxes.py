@@ -2,10 +2,11 @@
 
 ```
 {"width": 640, "height": 480, "labels": [2], "masks": false, "objects": [
-    {"class": 2, "box": [10, 20, 30.5, 40], "crowd": false},
-    {"class": 0, "box": [0, 0, 5, 5], "crowd": false, "difficult": true}]}
+    {"class": 2, "box": [10, 20, 30.5, 40], "crowd": false, "area": 803.25},
+    {"class": 0, "box": [0, 0, 5, 5], "crowd": false, "difficult": true, "area": 25}]}
 ```
-`box` is left, top, width and height in pixels of the image; `segmentation`, where the dataset has
+`box` is left, top, width and height in pixels of the image; `area`, where the annotations have
+areas, is in square pixels of it; `segmentation`, where the dataset has
 masks, is COCO's run-length encoding; `labels` are the classes of the objects that are no crowd;
 `masks` says whether each object has one, as an image may have no object. The
 sample's JSON member of a shard holds this and nothing else.
@@ -30,6 +31,7 @@ _MAX_CLASS = 2**31
 _Number = Annotated[float, Strict()]
 _Flag = Annotated[bool, Strict()]
 _Side = Annotated[int, Strict(), Field(gt=0, lt=2**24)]
+_Area = Annotated[float, Strict(), Field(ge=0)]
 _Polygons = list[list[_Number]]
 _RunLengths = dict[Literal["size", "counts"], StrictStr | list[StrictInt]]
 Segmentation = _Polygons | _RunLengths
@@ -42,6 +44,7 @@ class _Object:
     crowd: _Flag
     difficult: _Flag = False
     segmentation: Segmentation | None = None
+    area: _Area | None = None
 
 
 @checked.dataclass(frozen=True, slots=True, config=_CLOSED)
@@ -69,6 +72,8 @@ class Boxes:
         crowd: bool [n]: COCO's flag: a region of many; never trained on, ignored by scoring.
         masks: one COCO run-length encoding (compressed counts, of `size`) per object, or None if
             the dataset has no masks.
+        areas: float64 [n]: square pixels, as the annotations have them, by which scoring tells
+            small objects from large ones; None if they have none. Of no object it is None.
 
     Raises:
         ValueError: they do not fit each other.
@@ -80,22 +85,24 @@ class Boxes:
     difficult: NDArray[np.bool_]
     crowd: NDArray[np.bool_]
     masks: tuple[bytes, ...] | None
+    areas: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.labels)
-        shapes = {"corners": (count, 4), "labels": (count,)} | dict.fromkeys(
-            ("difficult", "crowd"), (count,)
-        )
+        if not count:
+            object.__setattr__(self, "areas", None)
         types = {
             "corners": np.float32,
             "labels": np.int64,
             "difficult": np.bool_,
             "crowd": np.bool_,
         }
-        for name, shape in shapes.items():
-            array = getattr(self, name)
-            if array.shape != shape or array.dtype != types[name]:
+        for name, kind in (types if self.areas is None else types | {"areas": np.float64}).items():
+            array, shape = getattr(self, name), (count, 4) if name == "corners" else (count,)
+            if array.shape != shape or array.dtype != kind:
                 raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, not {list(shape)}")
+        if self.areas is not None and not ((self.areas >= 0) & np.isfinite(self.areas)).all():
+            raise ValueError(f"areas {self.areas.tolist()} are not all finite and 0 or above")
         if self.masks is not None and len(self.masks) != count:
             raise ValueError(f"{len(self.masks)} masks for {count} objects")
         if (wrong := _outside(self.corners, self.size)).any():
@@ -152,7 +159,20 @@ class Boxes:
             self.difficult[numbers],
             self.crowd[numbers],
             masks,
+            None if self.areas is None else self.areas[numbers],
         )
+
+    def measured(self) -> NDArray[np.float64]:
+        """Return the areas of the objects' masks, without masks of their boxes, float64 [n].
+
+        Raises:
+            ValueError: the run lengths of a mask are wrong.
+        """
+        if self.masks is not None:
+            runs = (run_lengths.runs_in(one, self.size) for one in self.masks)
+            return np.array([one[1::2].sum() for one in runs], np.float64)
+        wide = self.corners.astype(np.float64)
+        return np.asarray((wide[:, 2:] - wide[:, :2]).prod(axis=1), np.float64)
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form, in which `from_json` finds the same values, bit for bit."""
@@ -177,6 +197,8 @@ class Boxes:
         if self.masks is not None:
             counts = self.masks[number].decode("ascii")
             value["segmentation"] = {"size": list(self.size), "counts": counts}
+        if self.areas is not None:
+            value["area"] = float(self.areas[number])
         return value
 
     @classmethod
@@ -208,6 +230,7 @@ class Boxes:
             np.array([one.difficult for one in member.objects], np.bool_),
             np.array([one.crowd for one in member.objects], np.bool_),
             _masks(member, place),
+            _areas(member, place),
         )
         if member.labels is not None and tuple(member.labels) != boxes.present:
             what = f"labels are {member.labels}, and those of its objects {list(boxes.present)}"
@@ -274,6 +297,14 @@ def _masks(member: _Member, place: str) -> tuple[bytes, ...] | None:
         what = f"{len(masks)} of {count} objects have a mask, and {'all' if has_masks else 'none'}"
         raise DataError(f"{what} should", where=place)
     return tuple(masks) if has_masks else None
+
+
+def _areas(member: _Member, place: str) -> NDArray[np.float64] | None:
+    areas = [one.area for one in member.objects if one.area is not None]
+    if areas and len(areas) != len(member.objects):
+        what = f"{len(areas)} of {len(member.objects)} objects have an area, and all should"
+        raise DataError(what, where=place)
+    return np.array(areas, np.float64) if areas else None
 
 
 def _first(error: ValidationError) -> str:

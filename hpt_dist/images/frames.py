@@ -2,11 +2,14 @@
 
 An image may have been resized since it was annotated, or be resized while it is sharded. What the
 annotation says of it is scaled with it, and boxes that reach out of the frame end at its edge.
+Areas are kept as they are annotated; where only some objects of an image have one, those of the
+others are measured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,8 +32,8 @@ def boxes_in_image(annotation: Mapping[str, Any], size: Size, *, masks: bool) ->
         masks: whether each object has a segmentation, which is wanted.
 
     Raises:
-        DataError: the image has other proportions than the frame, a box covers none of it, or a
-            segmentation is none.
+        DataError: the image has other proportions than the frame, a box covers none of it, a
+            segmentation is none, or an area is no finite number of 0 or above.
         RequestError: masks are polygons, and what fills them is not installed.
     """
     frame = (annotation["height"], annotation["width"])
@@ -42,7 +45,7 @@ def boxes_in_image(annotation: Mapping[str, Any], size: Size, *, masks: bool) ->
     if len(empty):
         number = int(empty[0])
         raise DataError(f"objects[{number}]: the box {objects[number]['box']} has no area left")
-    return Boxes(
+    boxes = Boxes(
         size,
         corners,
         np.array([one["class"] for one in objects], np.int64),
@@ -52,6 +55,27 @@ def boxes_in_image(annotation: Mapping[str, Any], size: Size, *, masks: bool) ->
         if masks
         else None,
     )
+    return _with_areas(boxes, [one.get("area") for one in objects], float(scale.prod()))
+
+
+def _with_areas(boxes: Boxes, annotated: list[float | None], scale: float) -> Boxes:
+    """Return objects with their areas, of which those of None are measured; all None is none.
+
+    Args:
+        boxes: the objects.
+        annotated: square pixels of the frame, or None, of each object.
+        scale: square pixels of the image in one of the frame.
+    """
+    if all(area is None for area in annotated):
+        return boxes
+    areas = boxes.measured()
+    for number, area in enumerate(annotated):
+        if area is not None:
+            areas[number] = area * scale
+    try:
+        return replace(boxes, areas=areas)
+    except ValueError as error:
+        raise DataError(str(error)) from error
 
 
 def _refuse_other_proportions(frame: Size, size: Size) -> None:

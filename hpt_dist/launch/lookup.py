@@ -29,6 +29,7 @@ class _StandIn(Spec):
 
     classes: Annotated[int, Field(ge=0, le=100_000)] = 0
     label: Literal["single", "multi", "boxes"] = "single"
+    masks: bool = False
     images: Annotated[dict[str, Annotated[int, Field(ge=0)]], Field(max_length=100)]
 
 
@@ -140,6 +141,7 @@ def _dataset(store: Store, reference: str, subset_names: Iterable[str]) -> Datas
         label=manifest.label,
         metric=manifest.metric,
         class_names=manifest.classes,
+        masks=manifest.masks,
         subsets={name: subset.digest for name, subset in subsets.items()},
     )
 
@@ -179,7 +181,7 @@ def _stand_ins(path: Path) -> dict[str, _StandIn]:
 
 def _assumed(name: str, stand_in: _StandIn) -> DatasetFacts:
     """Describe a dataset that is not there, its classes taken to be balanced."""
-    plain = stand_in.model_dump(exclude={"label"} if stand_in.label == "single" else None)
+    plain = stand_in.model_dump(exclude_defaults=True) | {"classes": stand_in.classes}
     text = json.dumps(plain, sort_keys=True)
     return DatasetFacts(
         name=name,
@@ -192,6 +194,7 @@ def _assumed(name: str, stand_in: _StandIn) -> DatasetFacts:
             for split, images in stand_in.images.items()
         },
         label=stand_in.label,
+        masks=stand_in.masks,
         stand_in=True,
     )
 

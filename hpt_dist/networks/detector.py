@@ -150,7 +150,7 @@ class Detector(nn.Module):
         images = _padded(images, images.shape[-2:])
         maps = self.maps(images)
         proposals, _ = self.rpn.propose(images, sizes, maps)
-        return self.roi_heads.detect(maps, proposals, sizes)
+        return self.roi_heads.detect(maps, [one.boxes for one in proposals], sizes)
 
 
 def _proposer(design: Design, stages: detector_stages.Stages) -> Proposer:

@@ -15,7 +15,8 @@ from torchvision.ops import MultiScaleRoIAlign, RoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
 from hpt_dist.networks import batch_norm
-from hpt_dist.networks.detector_sampling import balanced
+from hpt_dist.networks.detector_rpn import Proposed
+from hpt_dist.networks.detector_sampling import balanced, numbers
 from hpt_dist.networks.detector_stages import Stages
 from hpt_dist.networks.detector_sums import Sum
 
@@ -212,7 +213,7 @@ class Heads(RoIHeads):  # type: ignore[misc]
     def losses(
         self,
         maps: Sequence[Tensor],
-        proposals: Sequence[Tensor],
+        proposals: Sequence[Proposed],
         truth: Sequence[Truth],
         generators: Sequence[torch.Generator],
     ) -> dict[str, Sum]:
@@ -220,7 +221,7 @@ class Heads(RoIHeads):  # type: ignore[misc]
 
         Args:
             maps: of features.
-            proposals: of each image, float32 [p, 4].
+            proposals: of each image.
             truth: of each image.
             generators: of each image.
         """
@@ -327,19 +328,23 @@ class Heads(RoIHeads):  # type: ignore[misc]
 
     def _sampled(
         self,
-        proposals: Sequence[Tensor],
+        proposals: Sequence[Proposed],
         truth: Sequence[Truth],
         generators: Sequence[torch.Generator],
     ) -> _Regions:
         """Return the regions that are trained on; an object's own box is a proposal too."""
         regions, matches, labels, deltas = [], [], [], []
         for its, objects, generator in zip(proposals, truth, generators, strict=True):
-            boxes = torch.cat([its, objects.boxes])
+            boxes = torch.cat([its.boxes, objects.boxes])
+            every = torch.arange(its.anchors + len(objects.boxes), device=boxes.device)
+            places = torch.cat([its.places, every[its.anchors :]])
+            draws = numbers(len(every), generator)[places]
             (match,), (label,) = self.assign_targets_to_proposals(
                 [boxes], [objects.boxes], [objects.labels + 1]
             )
             count = self.fg_bg_sampler.batch_size_per_image
-            rows = torch.cat(balanced(label, count, _POSITIVE_SHARE, generator)).sort().values
+            rows = torch.cat(balanced(label, count, _POSITIVE_SHARE, draws))
+            rows = rows[places[rows].argsort()]  # whatever their scores
             boxes, match, label = boxes[rows], match[rows], label[rows]
             own = objects.boxes if len(objects.boxes) else boxes.new_zeros(1, 4)
             regions.append(boxes)

@@ -15,13 +15,28 @@ from torchvision.models.detection.rpn import (
     RPNHead,
     concat_box_prediction_layers,
 )
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
-from hpt_dist.networks.detector_sampling import balanced
+from hpt_dist.networks.detector_sampling import balanced, numbers
 from hpt_dist.networks.detector_sums import Sum
 
 _FOREGROUND, _BACKGROUND = 0.7, 0.3  # intersection over union with a box
 _TRAINED_ON, _POSITIVE_SHARE = 256, 0.5  # anchors of an image
 _OVERLAP = 0.7  # above which the less likely of two proposals goes
+
+
+class Proposed(NamedTuple):
+    """The boxes of an image that may hold an object, likeliest first.
+
+    Args:
+        boxes: float32 [p, 4], corners in pixels of the network's image.
+        places: int64 [p], the anchor that each was made from.
+        anchors: how many there are.
+    """
+
+    boxes: Tensor
+    places: Tensor
+    anchors: int
 
 
 class Scored(NamedTuple):
@@ -77,7 +92,7 @@ class Proposer(RegionProposalNetwork):  # type: ignore[misc]
 
     def propose(
         self, images: Tensor, sizes: Sequence[tuple[int, int]], maps: Sequence[Tensor]
-    ) -> tuple[list[Tensor], Scored]:
+    ) -> tuple[list[Proposed], Scored]:
         """Return the proposals of each image, without gradients, and what they were made from.
 
         Args:
@@ -85,8 +100,6 @@ class Proposer(RegionProposalNetwork):  # type: ignore[misc]
             sizes: height and width of each image inside its padding, pixels.
             maps: of features, float [b, c, h / stride, w / stride].
 
-        Returns:
-            For each image float32 [p, 4], likeliest first; and the scores.
         """
         objectness, deltas = self.head(list(maps))
         with torch.autocast(images.device.type, enabled=False):
@@ -96,13 +109,33 @@ class Proposer(RegionProposalNetwork):  # type: ignore[misc]
             counts = [one[0].numel() for one in objectness]
             flat, flat_deltas = concat_box_prediction_layers(objectness, deltas)
             proposals = self.box_coder.decode(flat_deltas.detach(), anchors)
-            boxes, _ = self.filter_proposals(
-                proposals.view(len(sizes), -1, 4), flat, list(sizes), counts
-            )
             scored = Scored(
                 flat.view(len(sizes), -1), flat_deltas.view(len(sizes), -1, 4), anchors[0]
             )
-        return boxes, scored
+            by_image = zip(
+                proposals.view(len(sizes), -1, 4), scored.objectness.detach(), sizes, strict=True
+            )
+            return [self._likeliest(*its, counts) for its in by_image], scored
+
+    def _likeliest(
+        self, boxes: Tensor, logits: Tensor, size: tuple[int, int], counts: Sequence[int]
+    ) -> Proposed:
+        """Return what is left of the boxes of all anchors of an image.
+
+        As `filter_proposals` of torchvision, which does not return what they were made from.
+        """
+        tops = [
+            part.topk(min(self.pre_nms_top_n(), len(part))).indices for part in logits.split(counts)
+        ]
+        starts = [sum(counts[:level]) for level in range(len(counts))]
+        places = torch.cat([start + top for start, top in zip(starts, tops, strict=True)])
+        levels = torch.cat([torch.full_like(top, level) for level, top in enumerate(tops)])
+        boxes = clip_boxes_to_image(boxes[places], size)
+        large = remove_small_boxes(boxes, self.min_size)
+        boxes, places, levels = boxes[large], places[large], levels[large]
+        kept = batched_nms(boxes, logits[places].sigmoid(), levels, self.nms_thresh)
+        kept = kept[: self.post_nms_top_n()]
+        return Proposed(boxes[kept], places[kept], len(logits))
 
     def losses(
         self,
@@ -124,7 +157,10 @@ class Proposer(RegionProposalNetwork):  # type: ignore[misc]
             targets = [{"boxes": its}]
             labels, matched = self.assign_targets_to_anchors([scored.anchors], targets)
             positives, negatives = balanced(
-                labels[0], self.fg_bg_sampler.batch_size_per_image, _POSITIVE_SHARE, generator
+                labels[0],
+                self.fg_bg_sampler.batch_size_per_image,
+                _POSITIVE_SHARE,
+                numbers(len(scored.anchors), generator),
             )
             sampled = torch.cat([positives, negatives])
             count += len(sampled)

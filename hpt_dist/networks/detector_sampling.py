@@ -1,8 +1,9 @@
 """Which anchors and proposals of an image are trained on: by random numbers of its own.
 
 torchvision draws from the global generator, so what an image gets depends on the images before it
-and on the rank. Here each image has a generator, and each of its anchors a number by its place: how
-many others fit does not change which of two is taken first.
+and on the rank. Here each image has a generator, and each of its anchors a number by its place,
+which the proposal that is made from it has too: neither how many others fit, nor which of two with
+nearly the same score comes first, changes which of them is taken.
 """
 
 from __future__ import annotations
@@ -21,8 +22,16 @@ def generator_of(seed: int, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
+def numbers(count: int, generator: torch.Generator) -> Tensor:
+    """Return random numbers of an image's places, float64 [count] below 1.
+
+    In double precision two of many thousand anchors hardly ever draw the same.
+    """
+    return torch.rand(count, generator=generator, device=generator.device, dtype=torch.float64)
+
+
 def balanced(
-    labels: Tensor, count: int, positive_share: float, generator: torch.Generator
+    labels: Tensor, count: int, positive_share: float, draws: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return random positives and negatives of one image, ascending.
 
@@ -33,13 +42,11 @@ def balanced(
         labels: [n]; 1 and more is positive, 0 negative, and less is neither.
         count: how many in all, at most.
         positive_share: of the positives, at most.
-        generator: of the image, on the device of the labels.
+        draws: the random number of each, [n]; the smallest are taken.
 
     Returns:
         Indices int64 [positives] and [negatives].
     """
-    # In double precision two of many thousand anchors hardly ever draw the same.
-    draws = torch.rand(labels.shape, generator=generator, device=labels.device, dtype=torch.float64)
     positives = _first(draws, labels >= 1, int(count * positive_share))
     return positives, _first(draws, labels == 0, count - len(positives))
 

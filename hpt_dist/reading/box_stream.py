@@ -1,18 +1,18 @@
 """Batches of images with their boxes, for detectors; and every image of a split once, for scores.
 
 Which samples a batch holds is `aspect.AspectOrder`, and how they are cut, resized, flipped and
-coloured is a function of (seed, epoch, sample), so ranks, workers and restarts change neither. The
-position of a stream is its whole state.
+coloured is a function of (seed, epoch, sample), so ranks, workers and restarts change neither.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor, from_numpy
@@ -29,6 +29,7 @@ from hpt_dist.images.box_views import (
     viewed,
 )
 from hpt_dist.images.boxes import Boxes
+from hpt_dist.reading.ahead import AheadStream, Pending
 from hpt_dist.reading.aspect import AspectOrder
 from hpt_dist.reading.damage import Replacements
 from hpt_dist.reading.order import WINDOW, Ints, Order, streams_for, uniforms
@@ -70,7 +71,7 @@ class WholeImage(NamedTuple):
     truth: Boxes
 
 
-class BoxStream:
+class BoxStream(AheadStream[BoxBatch]):
     """An endless stream of batches of images with their boxes.
 
     Crowds are never in a target. Damaged images and boxes are refused, unless `replacements` allows
@@ -118,68 +119,28 @@ class BoxStream:
                 f"parts of {together or batch}",
                 fix=f"use numbers that divide {batch}",
             )
-        self.position = 0
+        super().__init__(prefetch if workers else 0)
         self.pool = pool if empty else with_objects(pool)
         self._seed = seed
         self._augment = augment
         self._masks, self._difficult = masks, difficult
         self._rank, self._world = rank, world
         self._order = _order(self.pool, batch, seed, together)
-        self._prefetch = prefetch if workers else 0
         self._workers = workers
         self._executor = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="boxes")
         self._replacements = Replacements() if replacements is None else replacements
-        self._pending: deque[_Pending] = deque()
-
-    def __iter__(self) -> Iterator[BoxBatch]:
-        return self
-
-    def __next__(self) -> BoxBatch:
-        """Return the batch at `position`, and go on to the next.
-
-        Raises:
-            RequestError: the pool has no masks, and they are wanted.
-            StoreError: a shard does not exist.
-            DataError: a shard differs from its manifest, or images or boxes are damaged that may
-                not be replaced: all those of the batch are named. The position does not change.
-        """
-        while len(self._pending) <= self._prefetch:
-            self._pending.append(self._start(self.position + len(self._pending)))
-        try:
-            batch = self._finished(self._pending[0])
-        except BaseException:
-            self._drop_pending()  # so that the next call tries again
-            raise
-        self._pending.popleft()
-        self.position += 1
-        return batch
 
     def steps_of(self, epochs: int) -> int:
         """Return how many whole batches the first epochs fill."""
         return self._order.steps_of(epochs)
 
-    def state_dict(self) -> dict[str, int]:
-        """Return the position: the number of batches taken."""
-        return {"step": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to a position, forward or back."""
-        self._drop_pending()
-        self.position = state["step"]
-
     def close(self) -> None:
         """Stop the threads and close the files."""
-        self._drop_pending()
+        super().close()
         self._executor.shutdown(cancel_futures=True)
         self.pool.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _start(self, step: int) -> _Pending:
+    def _start(self, step: int) -> Pending[BoxBatch]:
         indices, epochs = self._order.at(step, self._rank, self._world)
         draws = uniforms(self._seed, epochs, indices, 0, VIEW_DRAWS, purpose="boxes")
         first = self._rank * len(indices)
@@ -187,11 +148,11 @@ class BoxStream:
         def sample(row: int) -> _Filled:
             return self._filled(int(indices[row]), draws[row], first + row)
 
-        if not self._workers:
-            return _Pending(step, indices, epochs, [], sample)
-        self.pool.prefetch(indices)
-        fillings = [self._executor.submit(sample, row) for row in range(len(indices))]
-        return _Pending(step, indices, epochs, fillings, sample)
+        if self._workers:
+            self.pool.prefetch(indices)
+        parts = [partial(sample, row) for row in range(len(indices))]
+        executor = self._executor if self._workers else None
+        return Pending(parts, partial(self._finished, step, epochs), executor)
 
     def _filled(self, first: int, draws: Floats, place: int) -> _Filled:
         """Return the first sample from its own on that is sound, and which were damaged."""
@@ -222,20 +183,12 @@ class BoxStream:
         }
         return found.image, target if found.masks is None else target | {"masks": found.masks}
 
-    def _finished(self, pending: _Pending) -> BoxBatch:
-        filled = [one.result() for one in pending.fillings]
-        filled = filled or [pending.sample(row) for row in range(len(pending.indices))]
+    def _finished(self, step: int, epochs: Ints, filled: list[_Filled]) -> BoxBatch:
         damaged = {name: error for one in filled for name, error in one.damaged.items()}
-        self._replacements.note(pending.step, damaged)
+        self._replacements.note(step, damaged)
         samples = [one.sample for one in filled if one.sample]
         indices = np.array([one.row for one in filled], np.int64)
-        return BoxBatch(pending.step, samples, indices, pending.epochs)
-
-    def _drop_pending(self) -> None:
-        for pending in self._pending:
-            for one in pending.fillings:
-                one.cancel()
-        self._pending.clear()
+        return BoxBatch(step, samples, indices, epochs)
 
 
 class _Filled(NamedTuple):
@@ -244,17 +197,6 @@ class _Filled(NamedTuple):
     row: int
     sample: tuple[Tensor, Target] | None
     damaged: dict[str, DamagedImageError]
-
-
-@dataclass(frozen=True)
-class _Pending:
-    """A batch that threads are filling, or that `sample` fills row by row on demand."""
-
-    step: int
-    indices: Ints
-    epochs: Ints
-    fillings: Sequence[Future[_Filled]]
-    sample: Callable[[int], _Filled]
 
 
 def with_objects(pool: Pool) -> Pool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 from hpt_dist.errors import DamagedImageError, DataError
 from hpt_dist.images import pixels
 from hpt_dist.images.crops import Box
+from hpt_dist.reading.ahead import Pending
 from hpt_dist.reading.damage import Replacements
 from hpt_dist.reading.order import Ints
 from hpt_dist.reading.pool import Pool
@@ -91,7 +93,7 @@ class Decoder:
         epochs: Ints,
         crops: Sequence[Crop],
         noted_as: int | None = None,
-    ) -> Pending:
+    ) -> Pending[Batch]:
         """Begin a batch with one view for each crop.
 
         Args:
@@ -100,6 +102,8 @@ class Decoder:
             epochs: int64 [b], theirs.
             crops: of each view.
             noted_as: the step as which replaced images are noted; None is that of the batch.
+
+        Its result raises DataError where it holds more damaged images than may be replaced.
         """
         filling = _Filling(
             indices=indices.copy(),
@@ -117,21 +121,16 @@ class Decoder:
         )
         noted = step if noted_as is None else noted_as
 
-        def accept() -> None:
+        def accepted(_: list[None]) -> Batch:
             damaged = {self._pool.name(i): error for i, error in filling.damaged.items()}
             self._replacements.note(noted, damaged)
+            return batch
 
-        if not self._workers:
-            return Pending(batch, [], accept, lambda: self._fill(filling, range(len(indices))))
         # Rows in turns: neighbours in a shard are often alike in size, and so in work.
-        return Pending(
-            batch,
-            [
-                self._executor.submit(self._fill, filling, range(k, len(indices), self._workers))
-                for k in range(self._workers)
-            ],
-            accept,
-        )
+        turns = max(1, self._workers)
+        rows = [range(k, len(indices), turns) for k in range(turns)]
+        fillings = [partial(self._fill, filling, one) for one in rows]
+        return Pending(fillings, accepted, self._executor if self._workers else None)
 
     def close(self) -> None:
         """Stop the threads; unfinished batches stay unfinished."""
@@ -225,38 +224,3 @@ class _Filling:
     crops: Sequence[Crop]
     reads: Sequence[Future[bytes] | None]
     damaged: dict[int, DamagedImageError] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Pending:
-    """A batch that threads are filling, or that `fill` fills on demand.
-
-    Args:
-        batch: to be returned.
-        fillings: its parts.
-        accept: raises if the batch cannot be used.
-        fill: fills it.
-    """
-
-    batch: Batch
-    fillings: list[Future[None]]
-    accept: Callable[[], None]
-    fill: Callable[[], None] = lambda: None
-
-    def result(self) -> Batch:
-        """Wait for the batch and return it.
-
-        Raises:
-            DataError: it holds more damaged images than may be replaced.
-            Exception: what a thread raised.
-        """
-        self.fill()
-        for filling in self.fillings:
-            filling.result()
-        self.accept()
-        return self.batch
-
-    def cancel(self) -> None:
-        """Cancel the parts that no thread has started."""
-        for filling in self.fillings:
-            filling.cancel()

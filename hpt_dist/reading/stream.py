@@ -1,8 +1,7 @@
 """Batches of random crops, decoded once for all views.
 
 Which samples a batch holds is `order.Order`, and how they are cropped is a function of
-(seed, epoch, sample, view), so ranks, workers and restarts change neither. The position of a
-stream is its whole state: resuming seeks and replays nothing.
+(seed, epoch, sample, view), so ranks, workers and restarts change neither.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Self
 
 import numpy as np
 from torch import Tensor
@@ -18,8 +16,9 @@ from torch import Tensor
 from hpt_dist.errors import RequestError
 from hpt_dist.images.crops import CROP_DRAWS, Box, View, center_box, random_box, squashed_box
 from hpt_dist.images.photometric import DRAWS, Photometric
+from hpt_dist.reading.ahead import AheadStream, Pending
 from hpt_dist.reading.damage import Replacements
-from hpt_dist.reading.decoder import Batch, Crop, Decoder, Pending
+from hpt_dist.reading.decoder import Batch, Crop, Decoder
 from hpt_dist.reading.order import WINDOW, Ints, Order, streams_for, uniforms
 from hpt_dist.reading.pool import Pool
 from hpt_dist.reading.split import ReadableSplit, open_split
@@ -41,7 +40,7 @@ _AHEAD_BATCHES = 256  # between asking for a shard's download and its use, at mo
 _AHEAD_IMAGES = 4096  # the same where images are read in order
 
 
-class Stream:
+class Stream(AheadStream[Batch]):
     """An endless stream of batches of random crops.
 
     Damaged images are refused, unless `replacements` allows to replace some by the next ones of
@@ -94,7 +93,7 @@ class Stream:
             raise RequestError(
                 f"{len(pool)} images do not fill a batch of {batch}", fix="use a smaller batch"
             )
-        self.position = 0
+        super().__init__(prefetch if workers else 0)
         self._pool = pool
         self._batch = batch
         self._seed = seed
@@ -102,57 +101,18 @@ class Stream:
         self._rank, self._world = rank, world
         self._whole_epochs = whole_epochs
         self._order = _order(pool, batch, seed, streams, window)
-        self._prefetch = prefetch if workers else 0
         # At most a window ahead, so that at most two windows of each stream are in use.
         self._ahead = max(1, min(_AHEAD_BATCHES, streams * window // batch))
         self._downloads = _fits_the_cache(pool, 2 * math.ceil(streams / nodes) * window)
         self._decoder = Decoder(pool, workers, replacements)
-        self._pending: deque[Pending] = deque()
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        """Return the batch at `position`, and go on to the next.
-
-        Raises:
-            StoreError: a shard does not exist.
-            DataError: a shard differs from its manifest, or images are damaged that may not be
-                replaced: all those of the batch are named. The position does not change.
-        """
-        while len(self._pending) <= self._prefetch:
-            self._pending.append(self._start(self.position + len(self._pending)))
-        try:
-            batch = self._pending[0].result()
-        except BaseException:
-            self._drop_pending()  # so that the next call tries again
-            raise
-        self._pending.popleft()
-        self.position += 1
-        return batch
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the position: the number of batches taken."""
-        return {"step": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to a position, forward or back."""
-        self._drop_pending()
-        self.position = state["step"]
 
     def close(self) -> None:
         """Stop the threads and close the files."""
-        self._drop_pending()
+        super().close()
         self._decoder.close()
         self._pool.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _start(self, step: int) -> Pending:
+    def _start(self, step: int) -> Pending[Batch]:
         indices, epochs = self._drawn(step)
         crops = [
             _random_crop(self._seed, epochs, indices, number, view)
@@ -168,11 +128,6 @@ class Stream:
         return self._order.batch(
             step, self._batch, self._rank, self._world, whole_epochs=self._whole_epochs
         )
-
-    def _drop_pending(self) -> None:
-        for pending in self._pending:
-            pending.cancel()
-        self._pending.clear()
 
 
 def batch_keys(
@@ -307,7 +262,7 @@ def _in_order(
     crop_of: Callable[[Ints], Crop],
     rows: Ints | None = None,
 ) -> Iterator[Batch]:
-    pending: deque[Pending] = deque()
+    pending: deque[Pending[Batch]] = deque()
     rows = np.arange(len(pool)) if rows is None else rows
     downloads = _fits_the_cache(pool, len(rows))
     try:

@@ -23,6 +23,7 @@ class DatasetFacts:
         class_counts: images of each class, by split.
         images: images by split, and by `split@subset` and `split@10%` of the parts that the recipe
             names.
+        masks: of boxes, whether each object has a mask.
         stand_in: whether it is only assumed, so that nothing can run on it.
         subsets: digests of the subsets that the recipe names, by `split@subset`.
     """
@@ -36,6 +37,7 @@ class DatasetFacts:
     label: str = "single"
     metric: str = ""
     class_names: Sequence[str] = ()
+    masks: bool = False
     stand_in: bool = False
     subsets: Mapping[str, str] = field(default_factory=dict)
 

@@ -24,7 +24,7 @@ OPERATIONAL: dict[str, Any] = {"operational": True}
 LATER: dict[str, Any] = {"later": True}
 
 
-def later_than(before: str) -> dict[str, Any]:
+def later_than(before: str | bool) -> dict[str, Any]:
     """Return the mark of a choice that came after keys were made, and was `before` until then.
 
     It is left out of keys at that value, and where it is idle; its default is another one.

@@ -94,9 +94,11 @@ def _results(report: Report, nodes: Mapping[str, Node], name: str) -> Iterator[B
     if rows:
         header = ["stage", "row", "at", "metric", "value", "against the baseline"]
         yield Grid(header, rows, num_left=6)
+        panels = [panel for figure in report.figures for panel in figure.panels]
+        chosen = not all(panel.table.val_unread for panel in panels)
         yield Paragraph(
             "Mean \u00b1 sample standard deviation over n trials; differences are paired by seed, "
-            "with their 95 % interval. Choices were made on validation."
+            f"with their 95 % interval.{' Choices were made on validation.' if chosen else ''}"
         )
     if report.missing:
         done = report.trials - len(report.missing)

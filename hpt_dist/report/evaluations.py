@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from hpt_dist.report.cells import Cell, cells_of, entries_of
-from hpt_dist.report.points import Point
+from hpt_dist.report.points import Point, leave_val_alone
 
 _SPLITS = ("val", "test")
 
@@ -20,12 +20,14 @@ class Evaluated:
         metric: by which val chose, such as `top1`.
         val: its mean on validation.
         test: its mean on test.
+        val_unread: whether its stage kept last weights without a look at validation.
     """
 
     name: str
     metric: str
     val: Cell
     test: Cell
+    val_unread: bool = False
 
 
 def evaluated(points: Sequence[Point], shown: Collection[str]) -> list[Evaluated]:
@@ -45,8 +47,9 @@ def evaluated(points: Sequence[Point], shown: Collection[str]) -> list[Evaluated
             cells_of(entries_of(points, stage, name, "", ""), name)
             for name in (f"{split}/{metric}" for split in _SPLITS)
         )
+        unread = leave_val_alone(points, stage)
         found += [
-            Evaluated(f"{stage} {one.row.strip()}".strip(), metric, one, other)
+            Evaluated(f"{stage} {one.row.strip()}".strip(), metric, one, other, unread)
             for one, other in zip(val, test, strict=True)
         ]
     return found

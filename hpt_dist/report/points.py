@@ -107,6 +107,21 @@ def chosen_by(trial: Finished) -> Choice | None:
     return Choice(**found) if found else None
 
 
+def leave_val_alone(points: Sequence[Point], stage: str) -> bool:
+    """Return whether the trials of a stage kept their last weights without a look at validation.
+
+    Those that are done say it; where none is done, it is not known to be so.
+    """
+    results = [one.finished.result for one in points if one.stage == stage and one.finished]
+    return bool(results) and all(map(_kept_last_unseen, results))
+
+
+def _kept_last_unseen(result: Mapping[str, Any]) -> bool:
+    details = result["details"]
+    kept_last = "steps" in details and details.get("selected") == {"step": details["steps"]}
+    return kept_last and not any(name.startswith("val/") for name in result["metrics"])
+
+
 def _chain(name: str, names: Mapping[str, str], parents: Mapping[str, str]) -> list[str]:
     """Return the names of a trial, its parent, that one's parent, and so on."""
     chain = [name]

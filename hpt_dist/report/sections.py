@@ -20,6 +20,8 @@ _GATE_ADVICE = {
     "no evidence": "{baseline} is the simpler choice",
     "none": "keep {baseline} until there is evidence",
 }
+_CHOSEN_ON_VAL = "Every choice was made on validation; each trial read the test split once."
+_LAST = "kept its last weights without a look at validation, and read the test split once."
 
 
 def of_table(table: Table, computed: Mapping[str, str]) -> list[Block]:
@@ -33,7 +35,7 @@ def of_table(table: Table, computed: Mapping[str, str]) -> list[Block]:
     middle = "median" if table.median else "mean"
     text += f", {middle} ± sample standard deviation over {over} (n trials)." if over else "."
     text += _about_images(table, scale)
-    selection = _how_it_was_selected(table.metric)
+    selection = _how_it_was_selected(table)
     return [
         Grid(header, rows),
         Paragraph(f"{text} {selection}"),
@@ -107,9 +109,10 @@ def _how_it_was_computed(computed: Mapping[str, str]) -> list[str]:
     return [f"{', '.join(names)}: {numerics}" for numerics, names in rows.items()]
 
 
-def _how_it_was_selected(metric: str) -> str:
+def _how_it_was_selected(table: Table) -> str:
+    metric = table.metric
     if metric.startswith("test/"):
-        return "Every choice was made on validation; each trial read the test split once."
+        return f"Each trial {_LAST}" if table.val_unread else _CHOSEN_ON_VAL
     if metric.startswith("published/"):
         return "Choices were made on validation images that are also among these, as published."
     if metric.startswith("val/"):
@@ -165,25 +168,32 @@ def of_differences(
 
 
 def of_evaluations(evaluated: Sequence[Evaluated], *, has_table: bool) -> list[Block]:
-    """Return what validation and test say of the evaluations that no table shows."""
+    """Return what validation and test say of the evaluations that no table shows.
+
+    Where no trial has a value on validation, there is no column of them.
+    """
     if not evaluated:
         return []
+    has_val = any(one.val.values for one in evaluated)
     rows = []
     for one in evaluated:
         scale = scale_of(f"test/{one.metric}")
         unit = f", {scale.unit}" if scale.unit else ""
-        rows.append(
-            [one.name, f"{one.metric}{unit}", _cell(one.val, scale), _cell(one.test, scale)]
-        )
-    text = (
-        "Mean ± sample standard deviation over seeds. Every choice was made on validation; each "
-        "trial read the test split once."
-    )
+        val = [Faint("-") if one.val_unread else _cell(one.val, scale)] if has_val else []
+        rows.append([one.name, f"{one.metric}{unit}", *val, _cell(one.test, scale)])
+    text = f"Mean ± sample standard deviation over seeds. {_how_these_were_selected(evaluated)}"
     if not has_table:
         text += " `report: {table: STAGE, rows: SETTING}` in the recipe compares with a baseline."
     title = "Other evaluations" if has_table else "Evaluations"
-    header = ["trials", "metric", "val", "test"]
+    header = ["trials", "metric", *(["val"] if has_val else []), "test"]
     return [Heading(2, title), Grid(header, rows, num_left=2), Paragraph(text)]
+
+
+def _how_these_were_selected(evaluated: Sequence[Evaluated]) -> str:
+    unread = [one.name for one in evaluated if one.val_unread]
+    if len(unread) == len(evaluated):
+        return f"Each trial {_LAST}"
+    return " ".join([_CHOSEN_ON_VAL, *(f"Each trial of {name} {_LAST}" for name in unread)])
 
 
 def of_verdicts(verdicts: Mapping[str, str]) -> list[Block]:

@@ -17,7 +17,7 @@ from hpt_dist.report.cells import (
     entries_of,
     names_of,
 )
-from hpt_dist.report.points import Point, images_of, kind_of
+from hpt_dist.report.points import Point, images_of, kind_of, leave_val_alone
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Table:
         standard_error: the largest binomial standard error of a cell's accuracy on that many
             images, on the printed scale; None if unknown.
         median: whether cells hold medians.
+        val_unread: whether its trials kept their last weights without a look at validation.
     """
 
     stage: str
@@ -52,6 +53,7 @@ class Table:
     num_images: int | None
     standard_error: float | None
     median: bool = False
+    val_unread: bool = False
 
 
 def tabulate(
@@ -98,6 +100,7 @@ def tabulate(
         num_images=num_images,
         standard_error=error,
         median=median,
+        val_unread=leave_val_alone(points, stage),
     )
     kind = kind_of(points, stage)
     judges = bool(kind) and KINDS[kind].JUDGES

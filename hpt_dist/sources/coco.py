@@ -4,7 +4,8 @@ The classes are the categories by ascending id, numbered from 0, since COCO's ow
 category without a box that is only the super-category of others (Roboflow writes one) is no class.
 The labels of an image are the classes of its boxes that are no crowd, which may be none; a file
 without `annotations` (COCO's test sets) makes unlabelled images. Masks stay as COCO writes them,
-polygons or run lengths. A box that covers nothing of its image is left out, see `annotated`.
+polygons or run lengths. Areas come along as `Sample.areas`: the labels of images do not need them.
+A box that covers nothing of its image is left out, see `annotated`.
 
 What a user has:
 
@@ -19,7 +20,7 @@ import contextlib
 import gc
 import os
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -297,15 +298,20 @@ class _CocoListing:
 def _sample(relative: str, listed: _ListedImage, numbers: Mapping[int, int]) -> Sample:
     annotation: dict[str, Any] = {"width": listed.image.width, "height": listed.image.height}
     label: Label = None
+    areas: tuple[float | None, ...] = ()
     if listed.boxes is not None:
         for one in listed.boxes.objects:
             one["class"] = numbers[one["class"]]
+        areas = tuple(one.pop("area", None) for one in listed.boxes.objects)
         label = listed.boxes.label()
         annotation["objects"] = listed.boxes.objects
-    return file_sample(listed.path, relative, listed.split, label, annotation)
+    sample = file_sample(listed.path, relative, listed.split, label, annotation)
+    return replace(sample, areas=areas)
 
 
 def _object(box: CocoBox) -> dict[str, Any]:
     """Return a box as an annotation holds it, its class still the id of the category."""
     entry = {"class": box.category_id, "box": box.bbox, "crowd": bool(box.iscrowd)}
-    return entry | {"segmentation": box.segmentation} if box.segmentation else entry
+    if box.segmentation:
+        entry["segmentation"] = box.segmentation
+    return entry if box.area is None else entry | {"area": box.area}

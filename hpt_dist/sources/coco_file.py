@@ -14,7 +14,7 @@ from hpt_dist.errors import RequestError
 from hpt_dist.sources.problems import Problems
 
 _BOM = b"\xef\xbb\xbf"
-# Other fields of COCO, such as areas and licences, are ignored.
+# Other fields of COCO, such as licences, are ignored.
 _STRICT = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
 _Polygons = list[list[float]]
 _RunLengths = dict[Literal["counts", "size"], str | list[int]]
@@ -41,13 +41,17 @@ class CocoCategory:
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
 class CocoBox:
-    """An annotation: an object in an image, `bbox` as [left, top, width, height] in pixels."""
+    """An annotation: an object in an image, `bbox` as [left, top, width, height] in pixels.
+
+    `area` is in square pixels; COCO's is that of the object's polygons, and some exports have none.
+    """
 
     image_id: int | str
     category_id: int
     bbox: Annotated[list[float], Field(min_length=4, max_length=4)]
     iscrowd: Literal[0, 1] = 0
     segmentation: _Polygons | _RunLengths | None = None
+    area: Annotated[float, Field(ge=0)] | None = None
     id: int | str | None = None
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any
 
 from hpt_dist.errors import RequestError
@@ -58,6 +59,7 @@ class _Count:
 
     objects: int = 0
     masks: int = 0
+    areas: int = 0
     crowds: int = 0
     difficult: int = 0
     reaching: list[str] = field(default_factory=list)
@@ -78,6 +80,9 @@ class _Count:
         elif self.masks:
             without = self.objects - self.masks
             lines.append(f"masks left out: {without:,} of {self.objects:,} objects have none")
+        if 0 < self.areas < self.objects:
+            without = self.objects - self.areas
+            lines.append(f"areas measured: {without:,} of {self.objects:,} objects have none")
         if self.reaching:
             lines.append(f"cut at the edge of their image: {_named(self.reaching, 'boxes')}")
         if self.empty:
@@ -97,6 +102,7 @@ def _counted(files: Sequence[Sample]) -> _Count:
             count.unknown.append(one.origin)
             continue
         count.empty.update([] if objects else [one.split])
+        count.areas += sum(area is not None for area in one.areas)
         for number, thing in enumerate(objects or ()):
             count.objects += 1
             count.masks += bool(thing.get("segmentation"))
@@ -123,11 +129,12 @@ def _with_objects(sample: Sample, kind: BoxKind) -> Sample:
     if not _is_known(sample):
         return replace(sample, split=_UNLABELLED, label=None, annotation=None)
     facts = dict(sample.annotation or {})
-    if kind == "boxes":
-        facts["objects"] = [
-            {name: value for name, value in thing.items() if name != "segmentation"}
-            for thing in facts["objects"]
-        ]
+    left_out = {"segmentation"} if kind == "boxes" else set()
+    facts["objects"] = [
+        {name: value for name, value in thing.items() if name not in left_out}
+        | ({} if area is None else {"area": area})
+        for thing, area in zip_longest(facts["objects"], sample.areas)
+    ]
     present = {thing["class"] for thing in facts["objects"] if not thing["crowd"]}
     return replace(sample, label=tuple(sorted(present)), annotation=facts, boxes=kind)
 

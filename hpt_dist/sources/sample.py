@@ -52,6 +52,8 @@ class Sample:
             pixels of that frame, `crowd` and, where there is one, `segmentation` as COCO writes it.
         boxes: whether the objects are stored to detect them, in pixels of the stored image, and
             with their masks, which all of them have then; empty stores the annotation as it is.
+        areas: of the annotation's objects, square pixels of the frame, None where one has none;
+            they are only stored with `boxes`, as `area` of each object. Empty for none.
     """
 
     key: str
@@ -63,6 +65,7 @@ class Sample:
     read: Callable[[], bytes]
     annotation: Mapping[str, Any] | None = None
     boxes: BoxKind = ""
+    areas: tuple[float | None, ...] = ()
 
 
 class Source(Protocol):

@@ -48,6 +48,7 @@ def run(context: Context, spec: Detect) -> Result:
         keys_of=partial(detect_inputs.keys_of, spec, learned.pool),
         steps=spec.steps,
         saves_last=bool(spec.precise_batch_norm),
+        decay_norms=spec.decay_norms,
     )
     if spec.keep == "best":
         method.load_state_dict(outcome.selection.weights)

@@ -66,7 +66,6 @@ def exhibit(
     split: str,
     kinds: Sequence[Kind] = ("boxes",),
     voc: detection_voc.Points | None = None,
-    areas: Mapping[str, Sequence[float]] | None = None,
     sure: float = SURE,
 ) -> Exhibit:
     """Return what a trial leaves of a split; a picture that cannot be made is left out.
@@ -83,7 +82,6 @@ def exhibit(
         split: its name, with which names of metrics start.
         kinds: what is compared, the first of which the picture shows.
         voc: also score boxes by VOC's rule, at 11 recalls or at all; None does not.
-        areas: of objects, see `detection.score`.
         sure: the score from which detections are looked at one by one.
 
     Raises:
@@ -92,7 +90,7 @@ def exhibit(
     details = {"metric": "AP", "classes": {}, "without_truth": {}, "intervals": {}}
     left = Exhibit({}, {**details, f"n_{split}": len(truth)})
     for kind in kinds:
-        scores = score(truth, found, classes, kind=kind, areas=areas)
+        scores = score(truth, found, classes, kind=kind)
         matched = detection_matches.of_images(truth, found, len(classes), kind=kind)
         name = f"{split}/{'mask_' if kind == 'masks' else ''}"
         _note(left, scores, name, kind)

@@ -84,6 +84,7 @@ class Training:
         keys_of: Callable[[int], list[str]],
         steps: int,
         saves_last: bool = False,
+        decay_norms: bool = True,
         before_step: Callable[[int], None] = lambda _: None,
     ) -> TrainOutcome:
         """Train a method that is on its device, from where an earlier process left it.
@@ -99,11 +100,12 @@ class Training:
             keys_of: the images of a step, for messages.
             steps: of the whole training.
             saves_last: whether something comes after it that a kill is not to throw back.
+            decay_norms: see `optim.build`.
             before_step: see `Loop`.
         """
         loop = Loop(
             method=method,
-            optimizer=_optimizer(method, optimizer, peak_lr, self.numerics),
+            optimizer=_optimizer(method, optimizer, peak_lr, self.numerics, decay_norms),
             set_rates=rates,
             feed=feed,
             steps=steps,
@@ -131,8 +133,8 @@ def begin_training(context: Context, spec: Trained) -> Training:
 
 
 def _optimizer(
-    method: Method, spec: Optimizer, lr: float, numerics: Numerics
+    method: Method, spec: Optimizer, lr: float, numerics: Numerics, decay_norms: bool
 ) -> torch.optim.Optimizer:
     """Return the optimizer of a method that is on its device, in its memory format."""
     settings = {**spec.model_dump(), "lr": lr, "fused": numerics.precision != "float16"}
-    return optim.build(method, method.backbone, **settings)
+    return optim.build(method, method.backbone, decay_norms=decay_norms, **settings)

@@ -7,14 +7,18 @@ that the rate of any step is known without having run the steps before it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
 from timm.optim import Lars
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from hpt_dist.errors import RequestError
+
+# As detectron2 has them; batch norm and instance norm are of the first.
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 def build(
@@ -29,10 +33,12 @@ def build(
     trust: float,
     backbone_lr_scale: float,
     fused: bool = True,
+    decay_norms: bool = True,
 ) -> torch.optim.Optimizer:
     """Return the optimizer of a method's trainable parameters, at its peak learning rates.
 
-    SGD decays every parameter, batch norm and biases included, as MoCo and HPT do. AdamW decays
+    SGD decays every parameter, batch norm and biases included, as MoCo and HPT do, or with
+    `decay_norms` false all but those of norms, as detectron2 does. AdamW decays
     only parameters of two or more dimensions: its decay does not pass through the gradient's
     normalisation, and would pull scales and biases to zero at the full learning rate. LARS
     (arXiv 1708.03888, eq. 6) adapts and decays only these, as BYOL and SimCLR do; the others take
@@ -54,6 +60,7 @@ def build(
         backbone_lr_scale: the backbone's peak learning rate as a share of `lr`.
         fused: sgd and adamw only; not with a gradient scaler, whose first skipped step leaves
             torch's fused momentum unset.
+        decay_norms: sgd only; whether the weights and biases of norms decay.
 
     Returns:
         An optimizer whose groups carry "part" ("backbone" or "head") and "peak_lr" for
@@ -62,7 +69,8 @@ def build(
     Raises:
         RequestError: if there is no such optimizer.
     """
-    groups = list(_groups(module, backbone, name, lr, weight_decay, backbone_lr_scale))
+    undecayed = frozenset() if decay_norms else _of_norms(module)
+    groups = list(_groups(module, backbone, name, lr, weight_decay, backbone_lr_scale, undecayed))
     optimizer: torch.optim.Optimizer
     if name == "sgd":
         optimizer = torch.optim.SGD(
@@ -159,6 +167,11 @@ def after_warmup(step: int, warmup_steps: int) -> float:
     return float(step >= warmup_steps)
 
 
+def _of_norms(module: nn.Module) -> frozenset[nn.Parameter]:
+    norms = (one for one in module.modules() if isinstance(one, _NORMS))
+    return frozenset(parameter for one in norms for parameter in one.parameters(recurse=False))
+
+
 def _groups(
     module: nn.Module,
     backbone: nn.Module,
@@ -166,6 +179,7 @@ def _groups(
     lr: float,
     weight_decay: float,
     backbone_lr_scale: float,
+    undecayed: Collection[nn.Parameter],
 ) -> Iterator[dict[str, Any]]:
     """Yield the parameter groups that are not empty, backbone first."""
     in_backbone = set(backbone.parameters())
@@ -176,7 +190,7 @@ def _groups(
                 for parameter in module.parameters()
                 if parameter.requires_grad
                 and (parameter in in_backbone) is (part == "backbone")
-                and (name == "sgd" or parameter.ndim > 1) is decays
+                and _decays(parameter, name, undecayed) is decays
             ]
             if parameters:
                 yield {
@@ -187,6 +201,10 @@ def _groups(
                     "lr": lr * scale,
                     "weight_decay": weight_decay if decays else 0.0,
                 }
+
+
+def _decays(parameter: nn.Parameter, name: str, undecayed: Collection[nn.Parameter]) -> bool:
+    return (name == "sgd" or parameter.ndim > 1) and parameter not in undecayed
 
 
 def _match_layouts(optimizer: torch.optim.Optimizer) -> None:

@@ -90,6 +90,7 @@ def boxes(draw):
         )
         if with_masks
         else None,
+        draw(st.none() | arrays.arrays(np.float64, count, elements=st.floats(0, 1e300))),
     )
 
 
@@ -100,6 +101,16 @@ def test_the_json_form_gives_the_same_bits_back(one):
     assert again == one
     assert again.corners.tobytes() == one.corners.tobytes()
     assert again.has_masks == one.has_masks
+    assert (again.areas is None) == (one.areas is None)
+    assert again.areas is None or again.areas.tobytes() == one.areas.tobytes()
+
+
+@given(boxes(), st.data())
+def test_some_of_the_objects_keep_their_areas(one, data):
+    rows = data.draw(arrays.arrays(np.bool_, len(one)))
+    taken = one.take(rows)
+    kept = None if one.areas is None or not rows.any() else one.areas[rows].tolist()
+    assert (taken.areas if taken.areas is None else taken.areas.tolist()) == kept
 
 
 def a_document(**changes):
@@ -120,6 +131,10 @@ WRONG = [
     ({"box": [-1, 3, 3, 5]}, "reaches out"),
     ({"box": [2, 3, float("nan"), 5]}, "objects[1].box[2]"),
     ({"box": [2, 3, 4]}, "objects[1].box"),
+    ({"area": 4.5}, "1 of 2 objects have an area, and all should"),
+    ({"area": -1}, "objects[1].area"),
+    ({"area": float("inf")}, "objects[1].area"),
+    ({"area": "4"}, "objects[1].area"),
     ({"class": -1}, "objects[1].class"),
     ({"class": "1"}, "objects[1].class"),
     ({"colour": "red"}, "objects[1].colour"),
@@ -161,3 +176,11 @@ def test_values_that_do_not_fit_each_other_are_refused():
     values[0] = np.array([[0, 0, 5, 5]], np.float64)
     with pytest.raises(ValueError, match="corners is float64"):
         Boxes((5, 5), *values, None)
+    values[0] = values[0].astype(np.float32)
+    for areas, words in (
+        ([-1.0], "not all finite"),
+        ([np.nan], "not all"),
+        ([1.0, 2.0], "areas is"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Boxes((5, 5), *values, None, np.array(areas))

@@ -20,7 +20,9 @@ from hpt_dist.errors import RequestError
 from hpt_dist.methods.detection import Detection
 from hpt_dist.networks import backbones, batch_norm, detector_stages
 from hpt_dist.networks.detector import Design, Detector, Inputs
-from hpt_dist.networks.detector_sampling import balanced, generator_of
+from hpt_dist.networks.detector_heads import Truth
+from hpt_dist.networks.detector_rpn import Proposed
+from hpt_dist.networks.detector_sampling import balanced, generator_of, numbers
 from hpt_dist.networks.detector_sums import Sum, global_means
 
 SMALL = {
@@ -30,6 +32,8 @@ SMALL = {
     "regions": 16,
     "anchor_sizes": (16, 32, 64, 96, 128),
 }
+
+CPU = torch.device("cpu")
 
 
 def backbone(name="torchvision/resnet18", seed=0):
@@ -163,15 +167,23 @@ def test_an_fpn_is_torchvisions_model(masks):
 
 
 class Replayed:
-    """Torchvision's sampler with our draws."""
+    """Torchvision's sampler with our draws, of anchors or of those that proposals are made of."""
 
-    def __init__(self, generators, count, share):
+    def __init__(self, generators, count, share, proposed=None):
         self.generators, self.count, self.share = generators, count, share
+        self.proposed = proposed or [None] * len(generators)
+
+    def draws(self, label, generator, proposed):
+        if proposed is None:
+            return numbers(len(label), generator)
+        objects = len(label) - len(proposed.places)
+        drawn = numbers(proposed.anchors + objects, generator)
+        return torch.cat([drawn[proposed.places], drawn[proposed.anchors :]])
 
     def __call__(self, labels):
         chosen = [
-            balanced(one, self.count, self.share, generator)
-            for one, generator in zip(labels, self.generators, strict=True)
+            balanced(one, self.count, self.share, self.draws(one, *its))
+            for one, *its in zip(labels, self.generators, self.proposed, strict=True)
         ]
         masks = ([torch.zeros_like(one, dtype=torch.uint8) for one in labels] for _ in range(2))
         positives, negatives = masks
@@ -187,9 +199,11 @@ def test_losses_of_an_fpn_are_torchvisions_on_one_rank(masks):
     ours = detector("fpn", masks=masks)
     model = theirs(ours, masks=masks).train()
     inputs = batch([1, 3], masks=masks)  # of one size, which torchvision would otherwise change
-    generators = [generator_of(seed, torch.device("cpu")) for seed in inputs.seeds.tolist()]
+    generators = [generator_of(seed, CPU) for seed in inputs.seeds.tolist()]
     model.rpn.fg_bg_sampler = Replayed(generators, 256, 0.5)
-    model.roi_heads.fg_bg_sampler = Replayed(generators, 16, 0.25)
+    sizes = [tuple(one) for one in inputs.sizes.tolist()]
+    proposed, _ = ours.train().rpn.propose(inputs.images, sizes, ours.maps(inputs.images))
+    model.roi_heads.fg_bg_sampler = Replayed(generators, 16, 0.25, proposed)
     targets = [
         {"boxes": one[1], "labels": one[2] + 1, "masks": one[3]} for one in map(scene, [1, 3])
     ]
@@ -212,7 +226,7 @@ def test_losses_of_c4_are_those_of_a_plain_reference():
     ours = detector("c4").train()
     inputs = batch([1, 3])
     found = copy.deepcopy(ours).losses(inputs)
-    generators = [generator_of(seed, torch.device("cpu")) for seed in inputs.seeds.tolist()]
+    generators = [generator_of(seed, CPU) for seed in inputs.seeds.tolist()]
     net = ours.backbone
     x = net.maxpool(net.relu(net.bn1(net.conv1(inputs.images))))
     conv4 = net.layer3(net.layer2(net.layer1(x)))
@@ -228,7 +242,7 @@ def test_losses_of_c4_are_those_of_a_plain_reference():
         labels = torch.from_numpy(np.where(ious.max(0) < 0.3, 0.0, -1.0))
         labels[ious.max(0) >= 0.7] = 1
         labels[(ious == ious.max(1, keepdims=True)).any(0)] = 1
-        positive, negative = balanced(labels, 256, 0.5, generators[n])
+        positive, negative = balanced(labels, 256, 0.5, numbers(len(labels), generators[n]))
         count += len(positive) + len(negative)
         whether += nn.functional.softplus(-logits[n, positive]).sum().item()
         whether += nn.functional.softplus(logits[n, negative]).sum().item()
@@ -264,7 +278,10 @@ def coded(boxes, anchors):
 def test_a_sample_is_balanced_and_its_own(labels, count, share, seed):
     given_labels = torch.tensor(labels, dtype=torch.int64)
     before = torch.get_rng_state()
-    drawn = [balanced(given_labels, count, share, generator_of(seed, "cpu")) for _ in range(2)]
+    drawn = [
+        balanced(given_labels, count, share, numbers(len(labels), generator_of(seed, CPU)))
+        for _ in range(2)
+    ]
     assert torch.equal(torch.get_rng_state(), before)
     for one, other in zip(*drawn, strict=True):
         assert torch.equal(one, other)
@@ -279,9 +296,10 @@ def test_a_sample_is_balanced_and_its_own(labels, count, share, seed):
 
 def test_one_more_positive_changes_no_order_of_the_others():
     labels = torch.zeros(200, dtype=torch.int64)
-    _, first = balanced(labels, 50, 0.5, generator_of(3, "cpu"))
+    draws = numbers(200, generator_of(3, CPU))
+    _, first = balanced(labels, 50, 0.5, draws)
     labels[first[7]] = -1
-    _, second = balanced(labels, 50, 0.5, generator_of(3, "cpu"))
+    _, second = balanced(labels, 50, 0.5, draws)
     assert len(set(first.tolist()) - set(second.tolist())) == 1
 
 
@@ -343,8 +361,6 @@ def trained(rank, world, architecture, bn_group, masks):
     """Return proposals, samples, losses and gradients of a batch of four images."""
     images, share = list(range(4)), 4 // world
     ours = detector(architecture, masks=masks).train()
-    with torch.no_grad():  # initial scores hardly differ, and what is first is up to rounding
-        ours.rpn.head.cls_logits.weight.mul_(100)
     ours.group_batch_norm(4, bn_group, world)
     seen, original = [], type(ours.roi_heads)._sampled
 
@@ -365,7 +381,7 @@ def trained(rank, world, architecture, bn_group, masks):
         batch_norm.share_statistics(ours)
     ((proposals, regions),) = seen
     return {
-        "proposals": [one.detach().clone() for one in proposals],
+        "proposals": [one.boxes.clone() for one in proposals],
         "regions": [one.detach().clone() for one in regions],
         "losses": {name: float(value) for name, value in metrics.items()},
         "gradients": gradients,
@@ -445,3 +461,20 @@ def test_groups_of_images_hold_the_rows_of_their_images():
     batch_norm.count_rows(net, [1, 2, 4, 1])
     plain = nn.BatchNorm2d(4)
     torch.testing.assert_close(net(x), torch.cat([plain(x[:3]), plain(x[3:])]))
+
+
+def test_the_order_of_proposals_changes_no_sample():
+    """Of two with nearly the same score, rounding decides which comes first."""
+    heads = detector("c4").train().roi_heads
+    pixels = torch.rand(40, 4, generator=torch.Generator().manual_seed(0)) * 40
+    pixels[:, 2:] += pixels[:, :2] + 4
+    places = torch.arange(100, 140)
+    _, boxes, labels, _ = scene(1)
+    samples = []
+    for order in (torch.arange(40), torch.arange(39, -1, -1)):
+        proposed = Proposed(pixels[order], places[order], anchors=500)
+        samples.append(heads._sampled([proposed], [Truth(boxes, labels)], [generator_of(5, CPU)]))
+    (one,), (other,) = (sample.boxes for sample in samples)
+    assert torch.equal(one, other)
+    assert torch.equal(samples[0].labels, samples[1].labels)
+    assert 0 < int((samples[0].labels > 0).sum()) < len(one)

@@ -18,7 +18,8 @@ stages:
   detect: {kind: detect, init: base, data: things}
 """
 COUNTS = {"train": 32, "val": 16, "test": 16}
-THINGS = DatasetFacts("things", "", "d", 4, COUNTS, {s: [4] * 4 for s in COUNTS}, label="boxes")
+OF_CLASSES = {split: [4] * 4 for split in COUNTS}
+THINGS = DatasetFacts("things", "", "d", 4, COUNTS, OF_CLASSES, label="boxes", masks=True)
 
 
 def planned(more="", known=THINGS, text=RECIPE):
@@ -71,8 +72,16 @@ def test_a_preset_and_its_values_written_out_are_one_trial():
     )
     assert planned(written).key == planned("preset: bdd_90k").key
     others = ["masks: true", "architecture: fpn", "seed: 1", "images_without_boxes: keep"]
-    keys = {planned(one).key for one in (*others, "precise_batch_norm: 10", "jitter: 0.5")}
-    assert len(keys | {planned().key}) == 7
+    others += ["precise_batch_norm: 10", "jitter: 0.5", "decay_norms: true"]
+    keys = {planned(one).key for one in others}
+    assert len(keys | {planned().key}) == 8
+
+
+@pytest.mark.parametrize("optimizer", ["{name: adamw, lr: 1e-4}", "{weight_decay: 0}"])
+def test_decay_of_norms_is_in_no_key_where_nothing_decays_them(optimizer):
+    keys = {planned(f"decay_norms: {one}, optimizer: {optimizer}").key for one in ("true", "false")}
+    assert len(keys) == 1
+    assert planned().document["spec"]["decay_norms"] is False
 
 
 @pytest.mark.parametrize(
@@ -110,6 +119,16 @@ def test_only_boxes_are_read_and_only_backbones_with_stages():
     assert "things has no split val" in refused("eval_every: 10", known=no_val)
     learned = RECIPE.replace("data: things", "data: things/test")
     assert "cannot be learned from: it judges" in refused(text=learned)
+
+
+@pytest.mark.parametrize("asked", ["masks: true", "preset: coco_1x_b8"])
+def test_masks_that_the_dataset_does_not_have_are_refused_with_what_to_do(asked):
+    without = replace(THINGS, masks=False)
+    printed = refused(asked, known=without)
+    assert "stages.detect.masks: the objects of things have no masks" in printed
+    assert "allowed: false" in printed
+    assert "shard it again with --boxes, from annotations in which every object has" in printed
+    assert planned(f"{asked}, masks: false".removeprefix("masks: true, "), known=without)
 
 
 def test_the_plan_says_how_long_it_is_and_what_it_leaves_out():

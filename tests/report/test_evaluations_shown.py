@@ -70,6 +70,48 @@ def test_beside_a_table_the_others_are_shown_and_it_is_not_shown_twice() -> None
     assert "SETTING" not in text
 
 
+UNREAD = "kept its last weights without a look at validation, and read the test split once."
+
+
+def detected(*more: str, **metrics: float) -> Report:
+    """A launch of two detectors that never look at val; `metrics` are of a probe beside them."""
+    details = {"metric": "AP", "steps": 8, "selected": {"step": 8}}
+    names = ["detector/init=base,seed=0", "detector/init=hpt,seed=0"]
+    done = [
+        finished(name, {"test/AP": 0.2 + at / 10}, kind="detect", details=details)
+        for at, name in enumerate(names)
+    ]
+    if metrics:
+        found = {name.replace("_", "/"): value for name, value in metrics.items()}
+        done.append(finished("probe", found, kind="linear", details={"metric": "top1"}))
+    launch = launched([*names, "probe"])
+    table = {"table": "detector", "rows": "init", "metric": "test/AP"} if more else {}
+    return build(dataclasses.replace(launch, report=table), done)
+
+
+def test_where_no_trial_looked_at_val_there_is_no_column_of_it() -> None:
+    text = " ".join(detected().markdown().split())
+    assert "trials | metric | test" in text
+    assert f"Each trial {UNREAD}" in text
+    assert "Every choice" not in text
+
+
+def test_beside_what_chose_on_val_those_that_did_not_look_are_named() -> None:
+    text = " ".join(detected(val_top1=0.5, test_top1=0.4).markdown().split())
+    assert "trials | metric | val | test" in text
+    assert "detector (init=base) | AP, % | - | 20.0 (n=1)" in text
+    assert "Every choice was made on validation; each trial read the test split once." in text
+    for row in ("detector (init=base)", "detector (init=hpt)"):
+        assert f"Each trial of {row} {UNREAD}" in text
+    assert f"Each trial of probe {UNREAD}" not in text
+
+
+def test_a_table_of_trials_that_did_not_look_at_val_says_so() -> None:
+    text = " ".join(detected("table").markdown().split())
+    assert f"Each trial {UNREAD}" in text
+    assert "Every choice" not in text
+
+
 def test_what_has_read_no_test_split_is_no_evaluation() -> None:
     done = [finished("hpt", {"knn/top1": 0.5}, kind="pretrain")]
     report = build(dataclasses.replace(launched(["hpt", "tuned"]), report={}), done)

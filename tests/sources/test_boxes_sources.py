@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from forest import CLASSES, SETS
 from pictures import encoded, picture
-from small import REFUSED, document, hpt
+from small import REFUSED, document, hpt, write_recipe
 
 from hpt_dist.datasets.manifest import parse_index, read_manifest
 from hpt_dist.datasets.shards import write_dataset
 from hpt_dist.datasets.verify import verify
 from hpt_dist.errors import RequestError
+from hpt_dist.evals.detection import Detections, score
 from hpt_dist.images import run_lengths
 from hpt_dist.images.boxes import Boxes
 from hpt_dist.images.formats import Encoding
@@ -23,6 +24,15 @@ from hpt_dist.store import open_store
 
 POLYGON = [[4.0, 2, 12, 2, 12, 10, 4, 10]]
 SIZE = (40, 30)
+RECIPE = """\
+name: cars
+store: ${HPT_STORE}
+datasets: {cars: boxes}
+backbone: resnet18
+stages:
+  base: {kind: import, weights: random}
+  detector: {kind: detect, init: base, data: cars, masks: true}
+"""
 MASK = np.zeros((30, 40), np.bool_)
 MASK[5:9, 20:31] = True
 RUNS = {"size": [30, 40], "counts": run_lengths.encode(MASK).decode()}
@@ -128,7 +138,10 @@ MASKED = [
 
 
 def test_masks_of_any_form_become_run_lengths(tmp_path):
-    _, found = sharded(open_source(str(coco(tmp_path / "cars", MASKED)), boxes=True), tmp_path)
+    source = open_source(str(coco(tmp_path / "cars", MASKED)), boxes=True)
+    manifest, found = sharded(source, tmp_path)
+    assert manifest.masks
+    assert read_manifest(open_store(str(tmp_path / "store")), "boxes") == manifest
     square = np.zeros_like(MASK)
     square[2:10, 4:12] = True
     np.testing.assert_array_equal(found["train_a"].mask(0), square)
@@ -139,7 +152,22 @@ def test_masks_of_any_form_become_run_lengths(tmp_path):
 def test_masks_that_only_some_objects_have_are_left_out(tmp_path):
     source = open_source(str(coco(tmp_path / "cars", [*MASKED, *USUAL[:1]])), boxes=True)
     assert "masks left out: 1 of 3 objects have none" in in_words(source)
-    assert not sharded(source, tmp_path)[1]["train_a"].has_masks
+    manifest, found = sharded(source, tmp_path)
+    assert not found["train_a"].has_masks
+    assert not manifest.masks
+    assert b"masks" not in manifest.content
+
+
+def test_a_plan_that_asks_for_masks_which_nobody_drew_exits_with_what_to_do(tmp_path):
+    for split in ("train", "test"):
+        coco(tmp_path / "cars", USUAL, split=split)
+    sharded(open_source(str(tmp_path / "cars"), boxes=True), tmp_path)
+    recipe = write_recipe(tmp_path, RECIPE)
+    said = hpt("plan", str(recipe), store=f"{tmp_path}/store", code=REFUSED, process=False)
+    words = " ".join(said.split())
+    assert "stages.detector.masks: the objects of boxes have no masks" in words
+    assert "allowed: false" in words
+    assert "do: shard it again with --boxes" in words
 
 
 def test_boxes_and_masks_are_resized_with_their_image(tmp_path):
@@ -151,6 +179,58 @@ def test_boxes_and_masks_are_resized_with_their_image(tmp_path):
     for number, corners in enumerate(boxes.corners):
         own = run_lengths.corners_of(boxes.mask(number))
         np.testing.assert_allclose(own, corners, atol=0.5)
+
+
+AREAS = [
+    ("a", 3, [4, 2, 8, 8], {"area": 61.75}),
+    ("a", 8, [20, 5, 11, 4], {"area": 0}),
+    ("b", 3, [1, 1, 10, 10], {"area": 12.5}),
+    ("b", 8, [3, 3, 4, 4], {}),  # COCO requires an area; this export has none here
+    ("b", 8, [3, 3, 0, 4], {"area": 7}),  # covers nothing
+    ("c", 3, [2, 2, 5, 5], {}),
+]
+
+
+def test_annotated_areas_come_into_the_shards_and_a_missing_one_is_measured(tmp_path):
+    source = open_source(str(coco(tmp_path / "cars", AREAS)), boxes=True)
+    assert "areas measured: 2 of 5 objects have none" in in_words(source)
+    _, found = sharded(source, tmp_path)
+    assert found["train_a"].areas.tolist() == [61.75, 0]
+    assert found["train_b"].areas.tolist() == [12.5, 16]
+    assert found["train_c"].areas is None
+    _, again = sharded(open_source(str(tmp_path / "store/datasets/boxes")), tmp_path / "again")
+    assert again == found
+
+
+def test_areas_are_resized_with_their_image(tmp_path):
+    masked = [(*MASKED[0][:3], MASKED[0][3] | {"area": 61}), MASKED[1]]
+    source = open_source(str(coco(tmp_path / "cars", masked)), boxes=True)
+    _, found = sharded(source, tmp_path, encoding=Encoding(resize=15))
+    boxes = found["train_a"]
+    assert boxes.areas.tolist() == [61 / 4, boxes.mask(1).sum()]
+
+
+def test_an_area_that_is_none_is_named(tmp_path):
+    wrong = [("a", 3, [4, 2, 8, 8], {"area": -3}), ("a", 3, [4, 2, 8, 8], {"area": "9"})]
+    with pytest.raises(RequestError) as error:
+        open_source(str(coco(tmp_path / "cars", wrong)), boxes=True)
+    for number in range(2):
+        assert f"annotations[{number}].area" in str(error.value)
+
+
+def test_the_annotated_area_decides_which_objects_are_small(tmp_path):
+    """A thin thing in a large box counts as small, as its polygon does."""
+    thin = [("a", 3, [0, 0, 40, 30], {"area": 900}), ("b", 3, [0, 0, 40, 30], {"area": 1100})]
+    _, found = sharded(open_source(str(coco(tmp_path / "cars", thin)), boxes=True), tmp_path)
+    truth = [(key, found[f"train_{key}"]) for key in "ab"]
+    one = np.ones(1, np.float32)
+    answers = {
+        key: Detections(boxes.corners, one, np.zeros(1, np.int64)) for key, boxes in truth[:1]
+    } | {"b": Detections(np.zeros((0, 4), np.float32), one[:0], np.zeros(0, np.int64))}
+    metrics = score(truth, answers, ["car", "dog"]).metrics
+    assert metrics["APs"] == pytest.approx(100)
+    assert metrics["APm"] == 0
+    assert metrics["APl"] is None
 
 
 def test_an_image_of_other_proportions_than_its_frame_is_left_out_and_named(tmp_path):
@@ -193,7 +273,9 @@ def test_our_own_shards_are_a_source_of_the_same_boxes(tmp_path):
 
 def test_a_dataset_without_boxes_has_the_inputs_it_had(tmp_path):
     """A new kind of label changes no shard that is there."""
-    source = open_source(str(coco(tmp_path / "cars", MASKED)))
+    masked = [(*one[:3], one[3] | {"area": 9}) for one in MASKED]
+    source = open_source(str(coco(tmp_path / "cars", masked)))
+    assert not any("area" in one for image in source.files for one in image.annotation["objects"])
     manifest = write_dataset(source, open_store(str(tmp_path / "store")), "cars")
     assert manifest.label == "multi"
     [shard] = manifest.splits["train"].shards

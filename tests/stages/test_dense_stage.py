@@ -1,6 +1,7 @@
 """Features of positions judged in a launch: of drawings on backgrounds, before and after."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 from small import fill, hpt, write_recipe
 
+from hpt_dist.datasets import manifest
 from hpt_dist.errors import RecipeError
 from hpt_dist.launch import lookup
 from hpt_dist.recipe import file as recipe_file
@@ -83,12 +85,20 @@ def planned(text, place):
     return {one.name: one for one in trials}
 
 
-def test_a_plan_knows_what_it_reads_and_refuses_what_has_no_objects(composed, drawings):
+def test_a_plan_knows_what_it_reads_and_refuses_what_it_cannot_read(
+    composed, drawings, monkeypatch
+):
     trial = planned(RECIPE, composed)["patches/init=fresh"]
     assert trial.spec.judged_on(trial.datasets) == 32 + 16 + 16 + 24
     assert "compare backbones" in trial.spec.remark()
     with pytest.raises(RecipeError, match="val chooses"):
         planned(RECIPE.replace("dense, data: scenes", "dense, data: scenes/val"), composed)
+    monkeypatch.setattr(
+        lookup, "read_manifest", lambda *one: replace(manifest.read_manifest(*one), masks=False)
+    )
+    with pytest.raises(RecipeError, match=r"patches.data: the objects of composed have no masks"):
+        planned(RECIPE, composed)
+    monkeypatch.undo()
     with pytest.raises(RecipeError, match="features"):
         planned(RECIPE.replace("blocks.1", "a..b"), composed)
     with pytest.raises(RecipeError, match="needs boxes"):

@@ -14,6 +14,7 @@ from hpt_dist.evals.detection import Detections
 from hpt_dist.reading.split import open_split
 from hpt_dist.stages import detect_inputs, detect_scores
 from hpt_dist.store import open_store
+from hpt_dist.train import optim
 from hpt_dist.trial import detections_file
 
 RECIPE = """\
@@ -89,8 +90,13 @@ def test_the_last_weights_alone_read_test_and_nothing_reads_val(
         monkeypatch.setattr(
             module, "pool_of", lambda *a, of=pool_of: opened.append(a[1][0]) or of(*a)
         )
+    build, decayed = optim.build, []
+    monkeypatch.setattr(
+        optim, "build", lambda *a, **more: decayed.append(more["decay_norms"]) or build(*a, **more)
+    )
     inline(write_recipe(tmp_path, RECIPE), store)
     result = result_of(store)
+    assert decayed == [False]
     assert opened == ["things/train", "things/test"]
     assert {name for name in result["metrics"] if name.startswith("val/")} == set()
     assert result["details"]["n_train"] == 32
@@ -145,7 +151,7 @@ def test_killed_by_kill_9_it_goes_on_to_the_same_bits(trained, composed, inline,
 
 
 def test_two_ranks_begin_like_one(trained, composed, tmp_path):
-    """Later on, rounding decides which of two proposals with equal scores comes first."""
+    """Later on, rounding decides which of two proposals with equal scores is dropped."""
     done, recipe = trained
     store = copied(composed, tmp_path)
     hpt("launch", str(recipe), "--ranks", "2", store=str(store))

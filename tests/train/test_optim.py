@@ -7,10 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.layers import BatchNormAct2d, LayerNorm2d
 from torch import nn
 
 from hpt_dist import recipe
 from hpt_dist.errors import RequestError
+from hpt_dist.networks import batch_norm
 from hpt_dist.train import optim
 
 steps = st.integers(1, 100_000)
@@ -67,6 +69,46 @@ def test_sgd_decays_everything_and_the_others_only_matrices():
         for group in build(Net(), name=name).param_groups:
             for parameter in group["params"]:
                 assert group["weight_decay"] == (0.01 if parameter.ndim > 1 else 0.0)
+
+
+class Normed(Net):
+    """Norms of all kinds in both parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [nn.Conv2d(3, 6, 3), BatchNormAct2d(6), LayerNorm2d(6), nn.GroupNorm(2, 6)]
+        self.backbone = nn.Sequential(*layers, nn.InstanceNorm2d(6, affine=True))
+        self.head = nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3), nn.LayerNorm(3))
+        batch_norm.regroup(self, batch_norm.Grouping())
+
+
+def test_sgd_decays_all_but_norms_where_it_is_asked_to():
+    """Biases of convolutions and linear layers decay: they are no norms."""
+    net = Normed()
+    spec = recipe.Optimizer(lr=0.1, weight_decay=0.01)
+    groups = optim.build(net, net.backbone, decay_norms=False, **spec.model_dump()).param_groups
+    decay = {one: group["weight_decay"] for group in groups for one in group["params"]}
+    decayed = [name for name, one in net.named_parameters() if decay[one]]
+    assert decayed == ["backbone.0.weight", "backbone.0.bias", "head.0.weight", "head.0.bias"]
+    assert len(decay) == len(list(net.parameters()))
+    still = {name: one.detach().clone() for name, one in net.named_parameters()}
+    for one in net.parameters():
+        one.grad = torch.zeros_like(one)
+    optim.build(net, net.backbone, decay_norms=False, **spec.model_dump()).step()
+    for name, one in net.named_parameters():
+        expected = still[name] * (1 - 0.1 * 0.01) if name in decayed else still[name]
+        torch.testing.assert_close(one.detach(), expected)
+
+
+def test_other_optimizers_decay_no_norm_anyway():
+    net = Normed()
+    for name in ("lars", "adamw"):
+        settings = recipe.Optimizer(name=name, lr=0.1).model_dump()
+        either = [
+            optim.build(net, net.backbone, decay_norms=one, **settings).param_groups
+            for one in (True, False)
+        ]
+        assert str(either[0]) == str(either[1])
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.01])

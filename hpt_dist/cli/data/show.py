@@ -53,7 +53,7 @@ def show(
     kinds = {
         "single": "one class per image",
         "multi": "any number of classes per image",
-        "boxes": "objects in boxes",
+        "boxes": f"objects in boxes{', each with a mask' if manifest.masks else ''}",
         "none": "no labels",
     }
     metric = f"; metric {manifest.metric}" if manifest.metric else ""

@@ -9,8 +9,14 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from hpt_dist.recipe.facts import DatasetFacts
-from hpt_dist.recipe.kinds.frozen import MODULE, decoded, evaluated, learned_faults
-from hpt_dist.recipe.kinds.stage import Fault, Read, StageSpec
+from hpt_dist.recipe.kinds.frozen import (
+    MODULE,
+    dataset_of,
+    decoded,
+    evaluated,
+    learned_faults,
+)
+from hpt_dist.recipe.kinds.stage import Fault, Read, StageSpec, mask_faults
 from hpt_dist.recipe.settings import Positive, Rate
 
 _L2 = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
@@ -65,9 +71,11 @@ class Dense(StageSpec):
         """Return the images of its three splits, and those of its picture."""
         return decoded(self.data, datasets) + 2 * PICTURES
 
-    def faults(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:  # noqa: ARG002
-        """Return why nothing could be judged: what judges is learned from."""
-        return learned_faults(self.data)
+    def faults(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
+        """Return why nothing could be judged: it learns from what judges, or there are no masks."""
+        allowed = "a dataset in which every object has a mask"
+        dataset = datasets[dataset_of(self.data)]
+        return learned_faults(self.data) or mask_faults("data", dataset, allowed)
 
     def remark(self) -> str:
         """Return that the number of positions is part of what is measured."""

@@ -9,13 +9,21 @@ from pydantic import Field, model_validator
 
 from hpt_dist.recipe.facts import DatasetFacts
 from hpt_dist.recipe.kinds.frozen import dataset_of, trained_on
-from hpt_dist.recipe.kinds.stage import Fault, Read, Trained, group_faults, images_of
+from hpt_dist.recipe.kinds.stage import (
+    Fault,
+    Read,
+    Trained,
+    group_faults,
+    images_of,
+    mask_faults,
+)
 from hpt_dist.recipe.settings import (
     OPERATIONAL,
     Fraction,
     Optimizer,
     Positive,
     Rate,
+    later_than,
     misfit,
     tuples,
 )
@@ -111,6 +119,12 @@ class Detect(Trained):
         Optimizer.model_validate(_OPTIMIZER),
         description="by default sgd at 0.02; what is not written here stays",
     )
+    decay_norms: bool = Field(
+        default=False,
+        description="whether weight decay also shrinks the weights and biases of batch norm and "
+        "other norms; sgd only, the others never do",
+        json_schema_extra=later_than(before=True),
+    )
     warmup_steps: Annotated[int, Field(ge=0)] = Field(
         100, description="first steps in which the learning rate grows linearly"
     )
@@ -198,6 +212,11 @@ class Detect(Trained):
             raise misfit("head_warmup_steps", what, fix="use warmup_steps")
         return self
 
+    def idle(self) -> frozenset[str]:
+        """Return `decay_norms` where the optimizer decays no norm anyway."""
+        decays = self.optimizer.name == "sgd" and self.optimizer.weight_decay > 0
+        return frozenset() if decays else frozenset({"decay_norms"})
+
     @property
     def looks_at_val(self) -> bool:
         """Whether val is read."""
@@ -235,13 +254,14 @@ class Detect(Trained):
         """Return why its batch, or its batch-norm groups, cannot be shared out over ranks."""
         return super().rank_faults(ranks) or group_faults(self.batch, self.bn_group, ranks)
 
-    def faults(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:  # noqa: ARG002
-        """Return that it would learn from what judges it."""
+    def faults(self, datasets: Mapping[str, DatasetFacts]) -> list[Fault]:
+        """Return that it would learn from what judges it, or from masks that there are not."""
         split = trained_on(self.data).partition("/")[2].partition("@")[0]
         if split == "test" or (split == "val" and self.looks_at_val):
             what = f"{self.data} cannot be learned from: it judges"
             return [Fault("data", what, f"{dataset_of(self.data)}")]
-        return []
+        dataset = datasets[dataset_of(self.data)]
+        return mask_faults("masks", dataset, "false") if self.masks else []
 
     def backbone_faults(self, backbone: str) -> list[Fault]:
         """Return that the recipe's backbone has no stages that are known."""

@@ -274,6 +274,20 @@ class Trained(StageSpec):
         return self.model_copy(update=decided)
 
 
+def mask_faults(setting: str, dataset: DatasetFacts, allowed: str) -> list[Fault]:
+    """Return that the objects of a dataset have no masks, which a stage needs.
+
+    Args:
+        setting: the one that asks for masks.
+        dataset: a dataset with boxes.
+        allowed: what the setting may be, in words.
+    """
+    if dataset.masks:
+        return []
+    fix = "shard it again with --boxes, from annotations in which every object has a mask"
+    return [Fault(setting, f"the objects of {dataset.name} have no masks", allowed, fix)]
+
+
 def images_of(datasets: Mapping[str, DatasetFacts], split: str) -> int:
     """Return the images of a dataset/split, which its dataset has."""
     alias, _, name = split.partition("/")
