@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -71,7 +71,7 @@ def _source(folder: str) -> FileSource:
     """Return the set in a folder under its name, with the licence of the drawings."""
     for file in Path(folder).rglob("*"):
         os.utime(file, (0, 0))  # the same files each time, by names, sizes and times
-    found = open_source(folder, boxes=True)
+    found = cast(FileSource, open_source(folder, boxes=True))
     drawings = openmoji.open_domain("openmoji/color")
     return replace(found, name=NAME, licence=drawings.licence, credit=drawings.credit)
 
@@ -89,7 +89,8 @@ def compose(folder: Path, counts: Mapping[str, int], classes: Sequence[str]) -> 
     """
     for number, (split, count) in enumerate(counts.items()):
         drawings = _drawings("val" if split == "valid" else split, tuple(classes))
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         (folder / split).mkdir(parents=True)
         for image in range(count):
             rng = np.random.default_rng([number, image])
@@ -169,7 +170,10 @@ def _background(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
 
 
 def _annotation(number: int, image: int, class_id: int, mask: Any) -> dict[str, Any]:
-    left, top, right, bottom = run_lengths.corners_of(mask)
+    corners = run_lengths.corners_of(mask)
+    if corners is None:  # none is: earlier drawings keep most of their pixels
+        raise ValueError(f"object {number} covers no pixel")
+    left, top, right, bottom = corners
     counts = run_lengths.encode(mask).decode()
     return {
         "id": number,

@@ -125,7 +125,8 @@ class Proposer(RegionProposalNetwork):  # type: ignore[misc]
         As `filter_proposals` of torchvision, which does not return what they were made from.
         """
         tops = [
-            part.topk(min(self.pre_nms_top_n(), len(part))).indices for part in logits.split(counts)
+            part.topk(min(self.pre_nms_top_n(), len(part))).indices
+            for part in torch.split(logits, list(counts))
         ]
         starts = [sum(counts[:level]) for level in range(len(counts))]
         places = torch.cat([start + top for start, top in zip(starts, tops, strict=True)])
