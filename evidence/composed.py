@@ -71,7 +71,7 @@ def _source(folder: str) -> FileSource:
     """Return the set in a folder under its name, with the licence of the drawings."""
     for file in Path(folder).rglob("*"):
         os.utime(file, (0, 0))  # the same files each time, by names, sizes and times
-    found = cast(FileSource, open_source(folder, boxes=True))
+    found = cast("FileSource", open_source(folder, boxes=True))
     drawings = openmoji.open_domain("openmoji/color")
     return replace(found, name=NAME, licence=drawings.licence, credit=drawings.credit)
 
