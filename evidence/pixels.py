@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from hpt_dist.stages.inputs import EVAL_BATCH, few_of
 from hpt_dist.store import Store
 
 _SIZE = 28  # pixels a side
-_VERSION = 1  # raised by hand when the code gives another result
+_VERSION = 2  # raised by hand when the code gives another result
 
 
 def document(trial: Trial) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def evaluate(store: Store, trial: Trial, sitting: int) -> TrialRecord:
     learned = _pool(store, trial, trained_on(spec.data))
     if isinstance(spec, Linear) and spec.shots:
         learned = few_of(learned, num_classes, spec.shots, spec.seed, several=False)
-    splits = [_pixels(pool) for pool in (learned, *_judges(store, trial, data))]
+    splits = _once([_pixels(pool) for pool in (learned, *_judges(store, trial, data))])
     found = _judged(spec, splits, num_classes)
     answered = found["scores"]["test"].argmax(axis=1) == splits[2].labels.numpy()
     return TrialRecord(
@@ -86,6 +87,14 @@ def _pool(store: Store, trial: Trial, reference: str) -> Pool:
         return pool
     percentage = fractions.percent(share)
     return pool.subset(fewshot.percent(pool.keys, percentage, trial.spec.seed))
+
+
+def _once(splits: Sequence[Labelled]) -> list[Labelled]:
+    """Return gray images with one channel: three that are the same cost minutes and add nothing."""
+    channels = [one.features.unflatten(1, (3, -1)) for one in splits]
+    if any(bool((one != one[:, :1]).any()) for one in channels):
+        return list(splits)
+    return [Labelled(gray[:, 0], one.labels) for one, gray in zip(splits, channels, strict=True)]
 
 
 def _pixels(pool: Pool) -> Labelled:

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -51,6 +51,7 @@ class Sitting:
         options: what is set of every recipe, as by `--set`.
         code: that measures, as it was at the start.
         plans: of each target, once it was asked for.
+        stopped: whether Ctrl-C or SIGTERM ended a unit.
     """
 
     results: Path
@@ -60,6 +61,7 @@ class Sitting:
     options: Sequence[str] = ()
     code: collect.Code = field(default_factory=collect.code)
     plans: dict[str, Planned] = field(default_factory=dict)
+    stopped: bool = False
 
     def plan(self, target: Target) -> Planned:
         """Return the plan of a target's recipe.
@@ -92,8 +94,8 @@ class Sitting:
 
     @property
     def is_over(self) -> bool:
-        """Whether its time is up."""
-        return time.monotonic() >= self.ends_s
+        """Whether its time is up, or it was stopped."""
+        return self.stopped or time.monotonic() >= self.ends_s
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -125,8 +127,9 @@ def measure(sitting: Sitting, unit: Unit) -> Mapping[str, str]:
     _record(sitting, unit, store, None, of_pixels=False)
     began = _cpu_seconds()
     errors = _run(sitting, unit, store)
-    stopped = sitting.is_over or any(one.stopped for one in errors.values())
-    _record(sitting, unit, store, began, of_pixels=not stopped)
+    if not sitting.is_over:
+        sitting.stopped = any(one.stopped for one in errors.values())
+    _record(sitting, unit, store, began, of_pixels=not sitting.is_over)
     if sitting.page:
         page.write(sitting.results, sitting.page)
     return {name: one.why for name, one in errors.items() if not one.stopped}
@@ -159,14 +162,36 @@ def _record(
     """
     record, trials = records.read(unit, sitting.results), sitting.trials(unit)
     made = _finished(store, sitting.plan(unit.target).trials, trials, record)
-    if of_pixels:
+    spent = None if began is None else _cpu_seconds() - began
+    if of_pixels:  # they belong to no trial, and so to no trial's CPU seconds
         made |= _pixels_of(store, trials, record)
     if not made:
         return
     numerics = collect.numerics_of(store, [trial for trial in trials if trial.name in made])
-    code, spent = (None, None) if began is None else (sitting.code, _cpu_seconds() - began)
-    record = _joined(record, made, collect.sitting(code, spent, numerics), sitting.keys(unit))
+    ours = collect.sitting(None if began is None else sitting.code, spent, numerics)
+    keys = sitting.keys(unit)
+    for on, part in _by_sitting(sitting, made, ours, found=began is None):
+        record = _joined(record, part, on, keys)
     records.write(record, records.file_of(unit, sitting.results))
+
+
+def _by_sitting(
+    sitting: Sitting, made: Mapping[str, TrialRecord], ours: records.Sitting, *, found: bool
+) -> list[tuple[records.Sitting, dict[str, TrialRecord]]]:
+    """Return what was made, by who made it: where it was found, units that share it may know."""
+    theirs: dict[str, records.Sitting] = {}
+    for record in (records.read(one, sitting.results) for one in every_unit() if found):
+        theirs |= {one.key: record.sittings[one.sitting] for one in record.trials.values()}
+    parts: list[tuple[records.Sitting, dict[str, TrialRecord]]] = []
+    for name, one in made.items():
+        # Its CPU seconds are of trials that this unit does not have.
+        by = replace(theirs[one.key], cpu_seconds=None) if one.key in theirs else ours
+        of_it = next((its for on, its in parts if on == by), None)
+        if of_it is None:
+            of_it = {}
+            parts.append((by, of_it))
+        of_it[name] = one
+    return parts
 
 
 def _finished(
@@ -204,7 +229,8 @@ def _joined(
     keys: Mapping[str, str],
 ) -> UnitRecord:
     """Return a record with what was made; what has another key by now, or no place, is left out."""
-    joined = {**record.trials, **made}
+    place = len(record.sittings)
+    joined = {**record.trials, **{name: replace(one, sitting=place) for name, one in made.items()}}
     kept = {name: one for name, one in joined.items() if keys.get(name) == one.key}
     return UnitRecord(record.target, record.seed, kept, (*record.sittings, on))
 
@@ -231,7 +257,7 @@ def _work_through(sitting: Sitting, chosen: Sequence[Unit]) -> int:
     print(f"{len(chosen) - len(behind)} of {len(chosen)} units are measured")
     for name, why in failed.items():
         print(f"failed: {name}: {why}", file=sys.stderr)
-    if behind and not failed and not sitting.is_over:
+    if behind and not failed and sitting.stopped:
         print("stopped; to go on, run the same command", file=sys.stderr)
         return _FAILED
     return _FAILED if failed else 0

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 from small import fill
 
-from evidence import page, pixels, records
+from evidence import matrix, page, pixels, records, run
 from evidence.matrix import ROOT, Target, Unit
 from evidence.run import Sitting, measure
 from hpt_dist.datasets import fewshot
+from hpt_dist.evals.features import Labelled
+from hpt_dist.launch.local import NotDone
 from hpt_dist.store import committed, open_store
 
 # The arms and evaluations of the real ones, with a network of random weights and few of them.
@@ -103,9 +108,8 @@ def check(record, store, trials):
 
 def check_pixels(record, store, trial):
     """Raw pixels are worth what scikit-learn makes of five labelled drawings a class."""
-    learned, test = (
-        pixels._pixels(pixels._pool(store, trial, f"target/{split}")) for split in ("train", "test")
-    )
+    pools = (pixels._pool(store, trial, f"target/{split}") for split in ("train", "test"))
+    learned, test = pixels._once([pixels._pixels(pool) for pool in pools])
     chosen = fewshot.k_shot(learned.labels.numpy(), 38, 5, 0)
     train = learned.features[chosen].double().numpy()
     mean, std = train.mean(axis=0), train.std(axis=0)
@@ -118,3 +122,47 @@ def check_pixels(record, store, trial):
     answers = model.fit(train, learned.labels.numpy()[chosen]).predict(judged)
     differ = (answers == test.labels.numpy()) != record.of("few", "pixels").answers()
     assert differ.sum() <= 2  # an image between two classes may fall on either side
+
+
+def test_gray_images_are_judged_by_one_channel():
+    gray = torch.rand(4, 1, 5).expand(4, 3, 5).flatten(1)
+    split = Labelled(gray, torch.arange(4))
+    (once,) = pixels._once([split])
+    assert torch.equal(once.features, gray[:, :5])
+    colour = split._replace(features=torch.rand(4, 15))
+    assert [one.features.shape[1] for one in pixels._once([split, colour])] == [15, 15]
+
+
+def test_a_sitting_that_is_stopped_begins_no_other_unit(unit, tmp_path, monkeypatch, capsys):
+    begun = []
+
+    def stopped(sitting, one, store):
+        begun.append(one.name)
+        return {"hpt/seed=0": NotDone("stopped", stopped=True)}
+
+    monkeypatch.setattr(run, "_run", stopped)
+    monkeypatch.setattr(run, "_record", lambda *_, **__: None)
+    monkeypatch.setattr(run.Sitting, "missing", lambda *_: ["hpt/seed=0"])
+    monkeypatch.setattr(run.Sitting, "plan", lambda *_: SimpleNamespace(store=None))
+    monkeypatch.setattr(run.marker, "begin", lambda store: store)
+    ours = Sitting(tmp_path / "results", None)
+    assert run._work_through(ours, [unit, dataclasses.replace(unit, seed=1)]) == 1
+    assert begun == ["line/0"]
+    assert "to go on, run the same command" in capsys.readouterr().err
+
+
+def test_what_two_units_share_names_who_measured_it(tmp_path):
+    first = Unit(matrix.TARGETS[2], 0)
+    by = records.Sitting("c" * 40, (), "a processor", {}, "float32", 60.0)
+    unknown = dataclasses.replace(by, commit="", cpu_seconds=None)
+    shared, own = (records.TrialRecord(f"{n:064x}", "s", 0, 1.0) for n in (1, 2))
+    kept = records.UnitRecord(first.target.name, 0, {"near/init=base,seed=0": shared}, (by,))
+    records.write(kept, records.file_of(first, tmp_path))
+    made = {"near/init=base,seed=0": shared, "fresh/seed=0": own}
+    found = run._by_sitting(Sitting(tmp_path, None), made, unknown, found=True)
+    assert found == [
+        (dataclasses.replace(by, cpu_seconds=None), {"near/init=base,seed=0": shared}),
+        (unknown, {"fresh/seed=0": own}),
+    ]
+    alone = run._by_sitting(Sitting(tmp_path, None), made, unknown, found=False)
+    assert alone == [(unknown, made)]
