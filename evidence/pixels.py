@@ -91,7 +91,7 @@ def _pool(store: Store, trial: Trial, reference: str) -> Pool:
 
 def _once(splits: Sequence[Labelled]) -> list[Labelled]:
     """Return gray images with one channel: three that are the same cost minutes and add nothing."""
-    channels = [one.features.unflatten(1, (3, -1)) for one in splits]
+    channels = [one.features.view(len(one.features), 3, -1) for one in splits]
     if any(bool((one != one[:, :1]).any()) for one in channels):
         return list(splits)
     return [Labelled(gray[:, 0], one.labels) for one, gray in zip(splits, channels, strict=True)]

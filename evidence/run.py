@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import sys
 import threading
 import time
@@ -23,6 +22,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+
+import psutil
 
 from evidence import collect, left, page, pixels, records
 from evidence.matrix import BASE, EVALUATIONS, EVERY, PIXELS, RESULTS, Target, Unit, every_unit
@@ -334,9 +335,15 @@ def _cancelled_at(ends_s: float, store: Store, launch: Launch) -> Iterator[None]
 
 
 def _cpu_seconds() -> float:
-    """Return the CPU seconds of this process and those that it started, as far as they ended."""
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(one.ru_utime + one.ru_stime for one in used)
+    """Return the CPU seconds of this process and all below it: those that ended, and a server's."""
+    own = psutil.Process()
+    times = [own.cpu_times()]
+    for one in own.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            times.append(one.cpu_times())
+    return float(
+        sum(one.user + one.system + one.children_user + one.children_system for one in times)
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
