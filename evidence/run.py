@@ -38,6 +38,7 @@ from hpt_dist.store import Store, committed, marker
 from hpt_dist.trial.records import Launch
 
 _FAILED = 1
+Others = Mapping[str, tuple[TrialRecord, records.Sitting]]
 
 
 @dataclass
@@ -164,29 +165,38 @@ def _record(
     record, trials = records.read(unit, sitting.results), sitting.trials(unit)
     made = _finished(store, sitting.plan(unit.target).trials, trials, record)
     spent = None if began is None else _cpu_seconds() - began
+    others = _others(sitting)
     if of_pixels:  # they belong to no trial, and so to no trial's CPU seconds
-        made |= _pixels_of(store, trials, record)
+        made |= _pixels_of(store, trials, record, others)
     if not made:
         return
     numerics = collect.numerics_of(store, [trial for trial in trials if trial.name in made])
     ours = collect.sitting(None if began is None else sitting.code, spent, numerics)
     keys = sitting.keys(unit)
-    for on, part in _by_sitting(sitting, made, ours, found=began is None):
+    for on, part in _by_sitting(made, ours, others):
         record = _joined(record, part, on, keys)
     records.write(record, records.file_of(unit, sitting.results))
 
 
+def _others(sitting: Sitting) -> Others:
+    """Return all that is recorded, by key: units share what does not depend on their target."""
+    every = [records.read(one, sitting.results) for one in every_unit()]
+    return {
+        trial.key: (trial, record.sittings[trial.sitting])
+        for record in every
+        for trial in record.trials.values()
+    }
+
+
 def _by_sitting(
-    sitting: Sitting, made: Mapping[str, TrialRecord], ours: records.Sitting, *, found: bool
+    made: Mapping[str, TrialRecord], ours: records.Sitting, others: Others
 ) -> list[tuple[records.Sitting, dict[str, TrialRecord]]]:
-    """Return what was made, by who made it: where it was found, units that share it may know."""
-    theirs: dict[str, records.Sitting] = {}
-    for record in (records.read(one, sitting.results) for one in every_unit() if found):
-        theirs |= {one.key: record.sittings[one.sitting] for one in record.trials.values()}
+    """Return what a unit's record gets, by who measured it: this sitting, or another unit's."""
     parts: list[tuple[records.Sitting, dict[str, TrialRecord]]] = []
     for name, one in made.items():
-        # Its CPU seconds are of trials that this unit does not have.
-        by = replace(theirs[one.key], cpu_seconds=None) if one.key in theirs else ours
+        by, known = ours, others.get(one.key)
+        if known and _content(known[0]) == _content(one):
+            by = replace(known[1], cpu_seconds=None)  # those are also of trials that are not here
         of_it = next((its for on, its in parts if on == by), None)
         if of_it is None:
             of_it = {}
@@ -209,13 +219,17 @@ def _finished(
     return made
 
 
-def _pixels_of(store: Store, trials: Sequence[Trial], record: UnitRecord) -> dict[str, TrialRecord]:
+def _pixels_of(
+    store: Store, trials: Sequence[Trial], record: UnitRecord, others: Others
+) -> dict[str, TrialRecord]:
     """Return what raw pixels are worth, as far as that is not in a unit's record."""
-    return {
-        name: pixels.evaluate(store, trial, len(record.sittings))
-        for name, trial in _of_pixels(trials).items()
-        if name not in record.trials or record.trials[name].key != pixels.key(trial)
-    }
+    made = {}
+    for name, trial in _of_pixels(trials).items():
+        key = pixels.key(trial)
+        if name not in record.trials or record.trials[name].key != key:
+            known = others.get(key)
+            made[name] = known[0] if known else pixels.evaluate(store, trial, len(record.sittings))
+    return made
 
 
 def _content(one: TrialRecord) -> tuple[object, ...]:

@@ -162,10 +162,21 @@ def test_what_two_units_share_names_who_measured_it(tmp_path):
     kept = records.UnitRecord(first.target.name, 0, {"near/init=base,seed=0": shared}, (by,))
     records.write(kept, records.file_of(first, tmp_path))
     made = {"near/init=base,seed=0": shared, "fresh/seed=0": own}
-    found = run._by_sitting(Sitting(tmp_path, None), made, unknown, found=True)
-    assert found == [
+    others = run._others(Sitting(tmp_path, None))
+    assert run._by_sitting(made, unknown, others) == [
         (dataclasses.replace(by, cpu_seconds=None), {"near/init=base,seed=0": shared}),
         (unknown, {"fresh/seed=0": own}),
     ]
-    alone = run._by_sitting(Sitting(tmp_path, None), made, unknown, found=False)
-    assert alone == [(unknown, made)]
+    assert run._by_sitting(made, unknown, {}) == [(unknown, made)]
+
+
+def test_pixels_are_judged_once_for_units_that_share_them(monkeypatch):
+    trials = [SimpleNamespace(name="near/init=base,seed=0")]
+    known = records.TrialRecord("a" * 64, "s", 3, 0.0, top1=0.5)
+    monkeypatch.setattr(run, "_of_pixels", lambda _: {"near/init=pixels,seed=0": trials[0]})
+    monkeypatch.setattr(run.pixels, "key", lambda _: known.key)
+    monkeypatch.setattr(run.pixels, "evaluate", lambda *_: pytest.fail("they are known"))
+    empty = records.UnitRecord("fashion_5k", 0)
+    by = records.Sitting("c" * 40, (), "a processor", {}, "", None)
+    found = run._pixels_of(None, trials, empty, {known.key: (known, by)})
+    assert found == {"near/init=pixels,seed=0": known}
