@@ -23,6 +23,7 @@ from hpt_dist.reading.stream import Batch, Pool, View, batch_keys, network_views
 from hpt_dist.recipe import Augment, Finetune
 from hpt_dist.recipe.kinds.frozen import dataset_of, trained_on
 from hpt_dist.recipe.metrics import METRICS
+from hpt_dist.stages import monitor
 from hpt_dist.stages.choice import Left
 from hpt_dist.stages.frozen import head_of, judged, metric_for
 from hpt_dist.stages.inputs import (
@@ -59,7 +60,7 @@ def run(context: Context, spec: Finetune) -> Result:
     tuning = spec.tuning_steps(len(pool))
     steps = spec.linear_first_steps + tuning
     metric = metric_for(context, spec.data, spec.metric)
-    judge = _Judge(training, method, several=several)
+    judge = _Judge(training, method, spec, several=several)
     outcome = training.fit(
         method,
         # The head is what others are a share of.
@@ -109,7 +110,7 @@ def read_test(context: Context, spec: Finetune, left: Left) -> Result:
         FineTuning(backbone, backbone.feature_dim, num_classes, several=several, seed=spec.seed)
     )
     method.load_state_dict(left.model)
-    scores, splits = _Judge(training, method, several=several).answers("test")
+    scores, splits = _Judge(training, method, spec, several=several).answers("test")
     metric = metric_for(context, spec.data, spec.metric)
     return judged(context, spec.data, answers.results(metric, scores, splits))
 
@@ -180,13 +181,16 @@ def _labels(pool: Pool, *, several: bool) -> Tensor:
 class _Judge:
     """What a method answers to the images that judge it; each rank looks at its share of them."""
 
-    def __init__(self, training: Training, method: FineTuning, *, several: bool) -> None:
+    def __init__(
+        self, training: Training, method: FineTuning, spec: Finetune, *, several: bool
+    ) -> None:
         self._training, self._method, self._several = training, method, several
-        self._data = dataset_of(training.spec.data)  # type: ignore[attr-defined]
+        self._spec, self._data = spec, dataset_of(spec.data)
 
     def look(self, metric: str) -> Look:
-        """Return a metric on val; a collective call."""
-        pool = self._pool("val")
+        """Return a metric on the images of val that are looked at; a collective call."""
+        val, spec = self._pool("val"), self._spec
+        pool = monitor.chosen(val, spec.eval_images or len(val), spec.seed)
         labels = self._true(pool)
         return Look({f"val/{metric}": metrics.compute(metric, self._scores(pool), labels)})
 

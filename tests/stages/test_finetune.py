@@ -129,6 +129,33 @@ def test_val_chooses_a_step_whose_weights_alone_read_test(inline, store, tmp_pat
     assert set(pool.labels[n_labels(pool.labels, num_classes, 40, 0)]) == set(range(num_classes))
 
 
+def test_some_images_of_val_may_choose_the_step_and_all_of_them_judge(inline, store, tmp_path):
+    text = DRAWINGS.replace("sweep: {labels: [40, 10%]}", "labels: 40\n    eval_images: 32")
+    inline(write_recipe(tmp_path, text), store)
+    (result,) = (one for name, one in results(store).items() if name == "tune")
+    by_step = result["details"]["val/top1_by_step"]
+    assert all((32 * value) % 1 == 0 for value in by_step.values())
+    val, answers = logits(store, result, "val", "openmoji/line")
+    right = (answers.argmax(1).numpy() == val.labels).mean()
+    assert result["metrics"]["val/top1"] == pytest.approx(right, abs=1e-8)
+    assert result["details"]["n_val"] == len(val)
+
+
+def test_looks_at_all_of_val_have_the_key_that_they_had(store, tmp_path):
+    keys, decoded = {}, {}
+    for number in ("", 32, 155, 5000):
+        more = f"    eval_images: {number}\n" if number else ""
+        text = DRAWINGS.replace("sweep: {labels: [40, 10%]}\n", f"labels: 40\n{more}")
+        path = write_recipe(tmp_path, text)
+        *_, row = json.loads(hpt("plan", str(path), "--json", store=str(store)))
+        keys[number] = row["key"]
+        printed = hpt("plan", str(path), store=str(store))
+        decoded[number] = next(one for one in printed.splitlines() if "evaluations decode" in one)
+    assert keys[155] == keys[5000] == keys[""] != keys[32]
+    assert decoded[155] == decoded[5000] == decoded[""] == "evaluations decode: 912 images at most"
+    assert decoded[32] == "evaluations decode: 698 images at most"
+
+
 def test_a_share_of_labels_is_that_share_of_train_and_the_stored_list(inline, store, tmp_path):
     """Three ways to say it: the same images and the same bits."""
     opened = open_store(str(store))

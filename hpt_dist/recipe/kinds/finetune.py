@@ -24,9 +24,10 @@ from hpt_dist.recipe.kinds.frozen import (
     shots_faults,
     trained_on,
 )
-from hpt_dist.recipe.kinds.stage import Fault, Read, Trained, group_faults
+from hpt_dist.recipe.kinds.stage import Fault, Read, Trained, group_faults, images_of
 from hpt_dist.recipe.metrics import MetricName
 from hpt_dist.recipe.settings import (
+    LATER,
     OPERATIONAL,
     PRESET,
     Fraction,
@@ -119,6 +120,12 @@ class Finetune(Trained):
     eval_every: Positive | None = Field(
         None, description="steps between two looks at val; null is a tenth of all steps"
     )
+    eval_images: Positive | None = Field(
+        None,
+        description="images of val at each look, at most, a seeded choice; the end judges all. "
+        "Null = all",
+        json_schema_extra=LATER,
+    )
     keep: Literal["best", "last"] = Field(
         "best", description="which step's weights are left and read test: the best on val"
     )
@@ -177,7 +184,19 @@ class Finetune(Trained):
     def judged_on(self, datasets: Mapping[str, DatasetFacts]) -> int:
         """Return the images of val at each look, and of test."""
         steps = self.steps_on(datasets)
-        return looks(self.data, datasets, steps, self.eval_every or max(1, steps // 10))
+        every = self.eval_every or max(1, steps // 10)
+        val, test = (images_of(datasets, read.split) for read in self.reads()[1:])
+        if not self.eval_images or self.eval_images >= val:
+            return looks(self.data, datasets, steps, every)
+        return -(-steps // every) * self.eval_images + val + test
+
+    def result_fields_on(self, datasets: Mapping[str, DatasetFacts]) -> dict[str, Any]:
+        """Return the settings that determine its result; how many images of val, if not all."""
+        fields = super().result_fields_on(datasets)
+        val = datasets[dataset_of(self.data)].images["val"]
+        if self.eval_images and self.eval_images >= val:
+            fields.pop("eval_images", None)
+        return fields
 
     def reads(self) -> list[Read]:
         """Return what is learned from, val and test, with their labels."""
