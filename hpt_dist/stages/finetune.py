@@ -87,6 +87,8 @@ def run(context: Context, spec: Finetune) -> Result:
     judging = ("val",) if context.order.trial.is_candidate else ("val", "test")
     scores, splits = judge.answers(*judging)
     found = answers.results(metric, scores, {"train": judge.labels(pool), **splits})
+    if not several:
+        found |= _one_answer(scores["val"], manifest.classes)
     found |= _details(outcome.selection, spec, steps, metric, pool, manifest.classes)
     return replace(
         judged(context, spec.data, found, head=head_of(context, spec.data, method.head)),
@@ -219,6 +221,25 @@ class _Judge:
         training, method = self._training, self._method
         logits = logits_of(training.context, training.accelerator, method, method.predict, pool)
         return log_odds(logits.numpy(), several=self._several)
+
+
+def _one_answer(scores: Floats, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Return which class alone is answered, and warn of it; nothing where several are.
+
+    Args:
+        scores: of val, [n, num_classes].
+        classes: their names.
+    """
+    answered = np.unique(scores.argmax(axis=1))
+    if len(answered) > 1 or len(classes) < 2:
+        return {}
+    name = classes[answered[0]]
+    log.warning(
+        "%s is the answer to every image of val: nothing is left of what was learned; "
+        "a smaller learning rate may help",
+        name,
+    )
+    return {"answers_only": name}
 
 
 def _details(

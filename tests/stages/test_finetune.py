@@ -156,6 +156,16 @@ def test_looks_at_all_of_val_have_the_key_that_they_had(store, tmp_path):
     assert decoded[32] == "evaluations decode: 698 images at most"
 
 
+def test_weights_that_answer_one_class_are_warned_of(caplog):
+    """A learning rate that is too high ends so, and the launch with exit 0."""
+    scores = np.zeros((5, 3))
+    scores[:, 1] = 1
+    assert finetune._one_answer(scores, ("a", "b", "c")) == {"answers_only": "b"}
+    assert "b is the answer to every image of val" in caplog.text
+    scores[0, 2] = 2
+    assert finetune._one_answer(scores, ("a", "b", "c")) == {}
+
+
 def test_a_share_of_labels_is_that_share_of_train_and_the_stored_list(inline, store, tmp_path):
     """Three ways to say it: the same images and the same bits."""
     opened = open_store(str(store))
