@@ -71,6 +71,7 @@ def of_train(monkeypatch):
     monkeypatch.setattr(detect_scores, "pool_of", opened)
 
 
+@pytest.mark.timeout(1500)  # five minutes of one core
 def test_a_small_c4_learns_32_pictures(composed, launched, of_train):
     found = launched(composed, NAME, "torchvision/resnet18", SMALL)
     assert found["details"]["n_test"] == 32
@@ -78,6 +79,7 @@ def test_a_small_c4_learns_32_pictures(composed, launched, of_train):
 
 
 @pytest.mark.deep
+@pytest.mark.timeout(5400)
 @pytest.mark.parametrize("variant", LONGER)
 def test_larger_detectors_learn_them_too(composed, launched, of_train, variant):
     backbone = "torchvision/resnet50" if variant == "r50_c4" else "torchvision/resnet18"
