@@ -60,7 +60,7 @@ def assert_gradients_are_those_of(method, reference, expected):
     names, parameters = zip(*reference.named_parameters(), strict=True)
     wanted = dict(zip(names, torch.autograd.grad(expected, parameters), strict=True))
     for name, parameter in method.named_parameters():
-        # An entry is a float32 sum of terms as large as the largest entry: processors round it apart.
+        # An entry is a float32 sum of terms as large as the largest: processors round it apart.
         size = float(wanted[name].abs().max())
         torch.testing.assert_close(parameter.grad.double(), wanted[name], rtol=0, atol=1e-6 * size)
 
