@@ -174,8 +174,10 @@ def _lead(one: OverTargets) -> Lead:
     text += f" ({_so_far(one)})" if _so_far(one) else ""
     here = cells.pooled(one.here, "one seed")
     text += f", {_SHORT[one.evaluation]} evaluation; on these targets alone {here}."
-    title = f"{one.arm}: {_SAYS[verdict]}."
-    return Lead(title, text, "good" if tone.get(verdict) == "good" else "neutral")
+    # A verdict at every look, until one pleases, would be one of chance.
+    title = f"{one.arm}: {'no verdict before all seeds' if _so_far(one) else _SAYS[verdict]}."
+    is_good = tone.get(verdict) == "good" and not _so_far(one)
+    return Lead(title, text, "good" if is_good else "neutral")
 
 
 def _so_far(one: OverTargets) -> str:

@@ -73,6 +73,7 @@ def test_one_seed_has_no_verdict_and_seeds_of_other_settings_do_not_count(tmp_pa
     assert table_row(found, "The answer over all targets", "hpt", "linear") == [
         "1", "1", "+10.0: one domain", "+10.0: one seed",
     ]  # fmt: skip
+    assert "**hpt: no verdict before all seeds.** +10.0" in found
 
 
 def test_targets_decide_together_and_a_story_does_not_count(tmp_path):
