@@ -6,7 +6,6 @@ it. The same bytes each time: the numbers come from a generator with a seed for 
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
@@ -22,13 +21,13 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
+from evidence import into_store
 from hpt_dist.datasets import shards
 from hpt_dist.datasets.shard_workers import cores
-from hpt_dist.errors import HptError
 from hpt_dist.images import run_lengths
 from hpt_dist.sources import open_source, openmoji
 from hpt_dist.sources.sample import FileSource
-from hpt_dist.store import Store, marker, open_store
+from hpt_dist.store import Store
 
 NAME = "composed"
 # Groups of drawings with at least ten to test on, which look unlike each other.
@@ -188,16 +187,7 @@ def _annotation(number: int, image: int, class_id: int, mask: Any) -> dict[str, 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Write the set; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m evidence.composed", description=__doc__)
-    usual = os.environ.get("HPT_STORE") or "./hpt-store"
-    parser.add_argument("--store", default=usual, help="of the images")
-    given = parser.parse_args(words)
-    try:
-        write(marker.begin(open_store(given.store)))
-    except HptError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
+    return into_store.main(write, "python -m evidence.composed", __doc__, words)
 
 
 if __name__ == "__main__":

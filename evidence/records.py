@@ -169,8 +169,15 @@ def packed(right: Bools) -> str:
 
 
 def shares_packed(shares: Sequence[float]) -> str:
-    """Return shares of 1 as `Detector.replicates` has them: 50,000ths in two bytes, base64."""
-    return base64.b64encode((np.array(shares) * _STEPS).round().astype(_SMALL).tobytes()).decode()
+    """Return shares of 1 as `Detector.replicates` has them: 50,000ths in two bytes, base64.
+
+    Raises:
+        ValueError: one is no share of 1, as of a draw without any object.
+    """
+    values = np.array(shares, np.float64)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError("a replicate is no share of 1")
+    return base64.b64encode((values * _STEPS).round().astype(_SMALL).tobytes()).decode()
 
 
 def file_of(unit: Unit, folder: Path = RESULTS) -> Path:

@@ -8,19 +8,17 @@ there, and a tomato a fruit.
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from evidence import into_store
 from hpt_dist.datasets import shards
 from hpt_dist.datasets.shard_workers import cores
-from hpt_dist.errors import HptError
 from hpt_dist.sources import Source, open_source
 from hpt_dist.sources.families import UNLABELED
 from hpt_dist.sources.sample import FileSource, Label, Sample
-from hpt_dist.store import Store, marker, open_store
+from hpt_dist.store import Store
 
 # By openclipart's name what OpenMoji calls it.
 CLASSES = {
@@ -100,16 +98,7 @@ def _placed(
 
 def main(words: Sequence[str] | None = None) -> int:
     """Write both domains; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m evidence.shared", description=__doc__)
-    usual = os.environ.get("HPT_STORE") or "./hpt-store"
-    parser.add_argument("--store", default=usual, help="of the images")
-    given = parser.parse_args(words)
-    try:
-        write(marker.begin(open_store(given.store)))
-    except HptError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
+    return into_store.main(write, "python -m evidence.shared", __doc__, words)
 
 
 if __name__ == "__main__":

@@ -130,6 +130,9 @@ def test_packed_shares_are_what_they_were():
     shares = [0.0, 0.123456, 0.5, 1.0]
     unpacked = Detector(0.0, 0.0, records.shares_packed(shares)).resampled()
     assert unpacked == pytest.approx(shares, abs=1.01e-5)
+    for wrong in (float("nan"), 1.1, -0.1):
+        with pytest.raises(ValueError, match="no share of 1"):
+            records.shares_packed([0.5, wrong])
 
 
 def test_a_twin_of_a_unit_leaves_what_the_page_shows(request, mlflow_tables, tmp_path, monkeypatch):
